@@ -1,0 +1,162 @@
+"""The context in force: who sees parameters as they are made, and what a layer multiplies by."""
+import contextlib
+import contextvars
+import warnings
+from typing import Any, NamedTuple, Protocol
+
+import haiku as hk
+import jax
+
+from haiku_mup.errors import MupError, MupWarning
+
+# A ContextVar is not in the key of JAX's caches: a function traced in one context would be reused in
+# another, and its creators never run. A user context is. None is the standard parametrization.
+_scope = jax.make_user_context(default_value=None)
+_applied = contextvars.ContextVar("apply_mup", default=None)        # the _Applied innermost
+_enclosing = contextvars.ContextVar("enclosing", default=None)      # the attention or LSTM being called
+_latest: dict[tuple, set] = {}      # (parameter, shape) of a layer -> the `warned` of its target's Mup
+
+
+class Made(NamedTuple):
+    """A parameter that a creator has made: whether the tree has it shows as apply_mup() ends.
+
+    Attributes:
+      name: "module/name" with the prefix of hk.lift and layer_stack, as the tree has it.
+      local: the same without the prefix.
+      shape: its shape in one layer.
+      value: what the scope wants back, or the error to raise.
+    """
+
+    name: str
+    local: str
+    shape: tuple[int, ...]
+    value: Any
+
+
+class Scope(Protocol):
+    """What a Mup puts in force around an init or an apply. Hashable: it is in JAX's cache keys."""
+
+    def create(self, next_creator, shape, dtype, init, context, enclosing) -> tuple[Any, Made]:
+        """Makes a parameter, as an hk.custom_creator does, and says what it made."""
+
+    def keep(self, made: Made) -> None:
+        """Called for each parameter that is in the tree as apply_mup() ends."""
+
+    def multiplier(self, name: str, shape: tuple[int, ...]) -> float:
+        """What the layer of parameter `name` multiplies its product by."""
+
+    def tied_multiplier(self) -> float:
+        """What a readout multiplies by that was given the matrix of an embedding."""
+
+
+class _Applied:
+    """An apply_mup() that is open, and has a scope to serve."""
+
+    def __init__(self, scope: Scope):
+        self.scope = scope
+
+
+def current() -> Scope | None:
+    """The scope in force in this thread."""
+    return _scope.value
+
+
+def entered(scope: Scope):
+    """A context manager in which `scope` is in force, for this thread."""
+    return _scope(scope)
+
+
+@contextlib.contextmanager
+def apply_mup():
+    """Puts the parameters that are made below it in μP; use it inside the transformed function.
+
+    In `Mup.init_base` it records every parameter's shape and std, in `Mup.init_target` and in the init
+    of a wrapped model it rescales the draws; elsewhere it does nothing. One inside another is one.
+
+    >>> def fn(x):
+    ...     with apply_mup():
+    ...         return hk.Linear(3)(x)
+    >>> hk.transform(fn).init(jax.random.PRNGKey(0), jax.numpy.ones(2))["linear"]["w"].shape
+    (2, 3)
+    """
+    scope, outer = current(), _applied.get()
+    if scope is None or (outer is not None and scope is outer.scope):
+        yield
+        return
+
+    made, mine = [], _Applied(scope)
+
+    def creator(next_creator, shape, dtype, init, context):
+        if current() is not scope or _applied.get() is not mine:    # another Mup's model inside ours
+            return next_creator(shape, dtype, init)
+        array, what = scope.create(next_creator, shape, dtype, init, context, _enclosing.get())
+        made.append(what)
+        return array
+
+    token = _applied.set(mine)
+    try:
+        with hk.custom_creator(creator), hk.intercept_methods(_enclose):
+            yield
+        _keep(scope, made, hk.get_params() if made else {})
+    finally:
+        _applied.reset(token)
+
+
+def _keep(scope: Scope, made: list[Made], params: hk.Params) -> None:
+    """Hands over what the tree has: an inner hk.transform may have made more, for itself."""
+    for what in made:
+        for name in (what.name, what.local):        # under a lift, apply_mup() sees the local tree
+            module, _, leaf = name.rpartition("/")
+            array = params.get(module, {}).get(leaf)
+            if array is not None and tuple(array.shape)[-len(what.shape) or None:] == what.shape:
+                if isinstance(what.value, MupError):
+                    raise what.value
+                scope.keep(what)
+                break
+
+
+def _enclose(next_method, args, kwargs, context):
+    """Tells the creator which LSTM or attention a parameter is made in."""
+    if context.method_name != "__call__" or not isinstance(
+            context.module, (hk.MultiHeadAttention, hk.LSTM)):
+        return next_method(*args, **kwargs)
+    token = _enclosing.set((context, args))
+    try:
+        return next_method(*args, **kwargs)
+    finally:
+        _enclosing.reset(token)
+
+
+def multiplier(name: str, shape: tuple[int, ...]) -> float:
+    """What the layer of parameter `name` (without a lift's prefix) multiplies by: 1 outside of μP."""
+    scope = current()
+    if scope is not None:
+        return scope.multiplier(name, shape)
+    if hk.running_init():
+        initialised(set(), name, shape, 1.0)
+    elif (name, shape) in _latest:
+        warn_once(_latest[name, shape], "unwrapped", f"{name!r}: target {shape}: this model was "
+                  "initialised in Mup.init_target, and is applied without its multipliers; apply "
+                  "mup.wrap_model(model) instead")
+    return 1.0
+
+
+def tied_multiplier() -> float:
+    """What a SharedReadout multiplies by that was given an array: 1 outside of μP."""
+    scope = current()
+    return 1.0 if scope is None else scope.tied_multiplier()
+
+
+def initialised(warned: set, name: str, shape: tuple[int, ...], value: float) -> None:
+    """Remembers the latest init of a layer: in a target context with multiplier `value`, or plain."""
+    if value != 1:
+        _latest[name, shape] = warned
+    else:
+        _latest.pop((name, shape), None)
+
+
+def warn_once(warned: set, kind: str, text: str) -> None:
+    """Warns, the first time for this kind of doubt; `warned` is a Mup's set of kinds."""
+    if kind not in warned:
+        warned.add(kind)
+        warnings.warn(text, MupWarning, stacklevel=4)

@@ -1,0 +1,269 @@
+"""Mup: captures the base's and the target's shapes, and puts a model and its optimizer in μP."""
+import contextlib
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+import jax
+import optax
+
+from haiku_mup import context, optim, summary
+from haiku_mup.capture import Session, Wrapped
+from haiku_mup.errors import MupError
+from haiku_mup.shapes import Entry, Record
+
+Model = TypeVar("Model")
+_MARK = "_haiku_mup"
+
+
+class Mup:
+    """The μP of one model: what its widths are at a base, and at the target that is to be trained.
+
+    Rules: Tensor Programs V (arXiv 2203.03466), Table 8; at base width nothing changes, bit for bit.
+
+    >>> def fn(x, width):
+    ...     with haiku_mup.apply_mup():
+    ...         x = jax.nn.relu(hk.Linear(width)(x))
+    ...         return haiku_mup.Readout(10)(x)
+    >>> base, target = (hk.transform(functools.partial(fn, width=w)) for w in (64, 256))
+    >>> key, x = jax.random.PRNGKey(0), jax.numpy.ones((1, 784))
+    >>> mup = haiku_mup.Mup()
+    >>> with mup.init_base():
+    ...     _ = jax.eval_shape(base.init, key, x)
+    >>> with mup.init_target():
+    ...     params = target.init(key, x)
+    >>> model = mup.wrap_model(target)
+    >>> optimizer = mup.wrap_optimizer(optax.adam(3e-4), adam=True)
+    >>> mup.lr_scales()["linear"]
+    {'b': 1.0, 'w': 1.0}
+    """
+
+    def __init__(self):
+        self._base: Mapping[str, Record] | None = None
+        self._entries: Mapping[str, Entry] | None = None
+        self._session: Session | None = None        # of the init_target that is open
+        self._warned: set[str] = set()
+
+    def __repr__(self) -> str:
+        captured = ", ".join(f"{side}={len(what)} parameters" for side, what in
+                             (("base", self._base), ("target", self._entries)) if what is not None)
+        return f"Mup({captured})"
+
+    @contextlib.contextmanager
+    def init_base(self) -> Iterator[None]:
+        """A context in which a model's init is captured as the base; `jax.eval_shape` of it is enough.
+
+        A second one before `init_target` takes the place of the first.
+
+        Raises:
+          MupError: after `init_target`; nothing captured; one name with two shapes.
+        """
+        if self._entries is not None or self._session is not None:
+            raise MupError("init_base after init_target: its factors would no longer hold; make a new "
+                           "Mup()")
+        session = Session(None, self._warned)
+        with context.entered(session):
+            yield
+        _check_captured(session, "init_base")
+        self._base = session.records
+
+    @contextlib.contextmanager
+    def init_target(self) -> Iterator[None]:
+        """A context in which a model's init is captured as the target, and draws in μP.
+
+        Raises:
+          MupError: before `init_base`; nothing captured; parameters that only one of the two has; a
+            parameter that can't be right in μP; shapes other than an earlier init_target's.
+        """
+        if self._base is None:
+            raise MupError("init_target before init_base: initialise the base model first, inside `with "
+                           "mup.init_base():`")
+        session, before = Session(self._base, self._warned), self._session
+        self._session = session
+        try:
+            with context.entered(session):
+                yield
+            entries = self._judge(session)
+        finally:
+            self._session = before
+        self._entries = entries
+
+    def _judge(self, session: Session) -> Mapping[str, Entry]:
+        """What a session captured, if it is whole and the same as before."""
+        _check_captured(session, "init_target")
+        for name, record in self._base.items():
+            if name not in session.entries:
+                raise MupError.about(name, record.shape, None, "the target has no such parameter; build "
+                                     "base and target from one function, and capture the base again")
+        for name, entry in (self._entries or {}).items():
+            if entry.target.shape != session.records[name].shape:
+                raise MupError.about(name, entry.base.shape, session.records[name].shape, "an earlier "
+                                     f"init_target saw {entry.target.shape}; make a new Mup() for "
+                                     "another width")
+        return self._entries or dict(session.entries)
+
+    def _captured(self, what: str) -> Mapping[str, Entry]:
+        if self._session is not None:
+            return self._judge(self._session)
+        if self._entries is None:
+            raise MupError(f"{what} before init_target: initialise the base inside `with "
+                           "mup.init_base():` and the target inside `with mup.init_target():` first")
+        return self._entries
+
+    def wrap_model(self, model: Model) -> Model:
+        """The model with init and apply in μP, of the type that was given.
+
+        Args:
+          model: an hk.Transformed, TransformedWithState, MultiTransformed or MultiTransformedWithState.
+
+        Raises:
+          MupError: before `init_target`; a model that is wrapped already, or that is none of these.
+        """
+        scope = Wrapped(self._captured("wrap_model"))
+        if not (hasattr(model, "_replace") and hasattr(model, "init") and hasattr(model, "apply")):
+            raise MupError(f"wrap_model: a {type(model).__name__} is not a transformed model; give it "
+                           "what hk.transform returns")
+        if any(map(_is_wrapped, jax.tree.leaves((model.init, model.apply)))):
+            raise MupError("wrap_model: this model is wrapped already; wrap the plain one, once")
+        wrap = functools.partial(_in_scope, scope)
+        return model._replace(init=wrap(model.init), apply=jax.tree.map(wrap, model.apply))
+
+    def wrap_optimizer(self, optimizer: Any, adam: bool = True, *, scale_decay: bool = False,
+                       scale_eps: bool = False) -> optax.GradientTransformationExtraArgs:
+        """The optimizer with each parameter's learning rate in μP. Its state is the inner one's.
+
+        Gradient clipping by the global norm belongs outside: `optax.chain(clip, wrapped)`.
+
+        Args:
+          optimizer: any optax optimizer, of Adam's kind (entrywise normalised) or SGD's.
+          adam: which of the two it is.
+          scale_decay: False leaves what weight decay takes from a parameter in a step independent of
+            the width; True multiplies it by the learning rate's factor, as haiku-mup 0.1.5 did.
+          scale_eps: multiply the gradients that the optimizer sees by 1 / (Adam's ε factor), so that ε,
+            or a starting value of an accumulator, acts alike at every width. Then one pair of factors
+            is exact for SGD, Adam and all between, and `adam` has no effect; but a clip inside the
+            optimizer sees gradients that grow with the width.
+
+        Raises:
+          MupError: before `init_target`; an optimizer that is wrapped already; when it meets them,
+            parameters of other names or shapes than the target's.
+
+        Warns:
+          MupWarning: an optimizer that behaves like SGD with adam=True, or like Adam with adam=False.
+        """
+        entries = self._captured("wrap_optimizer")
+        if optim.is_wrapped(optimizer):
+            raise MupError("wrap_optimizer: this optimizer is wrapped already; wrap the plain one, once")
+        lr = _by_name(entries, lambda e: e.factors.adam if adam or scale_eps else e.factors.sgd)
+        one = _by_name(entries, lambda e: 1.0)
+        gradient = _by_name(entries, lambda e: 1 / e.factors.eps) if scale_eps else one
+        wrapped = optim.scale_optimizer(optimizer, lr, gradient, one if scale_decay else lr,
+                                        functools.partial(_check_params, entries))
+        if not scale_eps:
+            self._check_kind(optimizer, adam, entries)
+        return wrapped
+
+    def _check_kind(self, optimizer: Any, adam: bool, entries: Mapping[str, Entry]) -> None:
+        """Warns of factors that don't fit what the optimizer does."""
+        tree = _tree({name: jax.ShapeDtypeStruct(e.target.shape, "float32")
+                      for name, e in entries.items()})
+        kind = optim.behaviour(optimizer, tree)
+        if kind and (kind == optim.ADAM_LIKE) != adam:
+            context.warn_once(self._warned, f"adam={adam}", f"wrap_optimizer(adam={adam}): this "
+                              f"optimizer behaves like {kind}; pass adam={not adam}, or scale_eps=True, "
+                              "which is right for both")
+
+    def scale_updates(self, adam: bool = True) -> optax.GradientTransformationExtraArgs:
+        """The bare factors as an optax transform, to place in a chain of one's own.
+
+        Put it behind what makes updates from gradients, and before the decay:
+        `optax.chain(optax.scale_by_adam(), mup.scale_updates(), optax.add_decayed_weights(λ),
+        optax.scale(-lr))`.
+
+        Args:
+          adam: Adam's factors, or SGD's.
+        """
+        return optim.scale_by_name(_by_name(self._captured("scale_updates"), _lr(adam)))
+
+    def lr_scales(self, adam: bool = True) -> dict[str, dict[str, float]]:
+        """The factors of the learning rate: a tree shaped like the parameters, of Python floats."""
+        entries = self._captured("lr_scales")
+        return _tree({name: _lr(adam)(entry) for name, entry in entries.items()})
+
+    def table(self) -> list[summary.Row]:
+        """One record a parameter, in the order of its creation: see `Row`."""
+        return [summary.Row.of(entry) for entry in self._captured("table").values()]
+
+    def summary(self, width: int = 100) -> str:
+        """The table as text, aligned; names that don't fit in `width` columns lose their middle."""
+        return summary.text(self.table(), width)
+
+
+def _lr(adam: bool):
+    return lambda entry: entry.factors.adam if adam else entry.factors.sgd
+
+
+def _tree(leaves: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """{"module/name": x} as Haiku nests it: {"module": {"name": x}}."""
+    tree: dict[str, dict[str, Any]] = {}
+    for full, value in leaves.items():
+        module, _, name = full.rpartition("/")
+        tree.setdefault(module, {})[name] = value
+    return {module: dict(sorted(bundle.items())) for module, bundle in sorted(tree.items())}
+
+
+def _by_name(entries: Mapping[str, Entry], value):
+    """A function from a parameter's name to a number; it raises for names that nobody captured."""
+    values = {name: value(entry) for name, entry in entries.items()}
+
+    def factor(name: str) -> float:
+        if name not in values:
+            raise _foreign(name, values)
+        return values[name]
+
+    return factor
+
+
+def _foreign(name: str, known: Mapping[str, Any]) -> MupError:
+    return MupError(f"{name!r}: not among the target's parameters ({', '.join(list(known)[:3])}, …); give "
+                    "the optimizer the parameters of the model that init_target captured, and make them "
+                    "all inside apply_mup()")
+
+
+def _check_params(entries: Mapping[str, Entry], params: Any) -> None:
+    """Raises for parameters that are not the target's: other names, or other widths."""
+    for name, leaf in optim.named_leaves(params):
+        if isinstance(leaf, optax.MaskedNode):
+            continue
+        if name not in entries:
+            raise _foreign(name, entries)
+        shape, target = tuple(leaf.shape), entries[name].target.shape
+        if shape[-len(target) or len(shape):] != target:
+            raise MupError.about(name, entries[name].base.shape, target, f"the optimizer was given {shape}; "
+                                 "give it the target's parameters, or make a new Mup() for this width")
+
+
+def _check_captured(session: Session, where: str) -> None:
+    if not session.records:
+        raise MupError(f"{where} captured no parameter: call the model's init inside it, and put the "
+                       "layers inside `with haiku_mup.apply_mup():`, in the function that is transformed")
+
+
+def _in_scope(scope: Wrapped, function):
+    """`function` with the scope in force, and so whatever Haiku transforms anew from it."""
+    @functools.wraps(function)
+    def wrapped(*args, **kwargs):
+        with context.entered(scope):
+            return function(*args, **kwargs)
+
+    original = getattr(function, "_original_fn", None)
+    if original is not None:
+        wrapped._original_fn = _in_scope(scope, original)
+    setattr(wrapped, _MARK, True)
+    return wrapped
+
+
+def _is_wrapped(function: Any) -> bool:
+    return hasattr(function, _MARK) or hasattr(getattr(function, "_original_fn", None), _MARK)
+
+

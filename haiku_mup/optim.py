@@ -1,0 +1,141 @@
+"""Per-parameter scaling of an optax optimizer, and what kind of optimizer it is."""
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from haiku_mup.errors import MupError
+from haiku_mup.initializers import scaled
+
+Factor = Callable[[str], float]         # a parameter's name, "module/name" -> a number
+_MARK = "_haiku_mup"
+
+
+def scale_by_name(factor: Factor) -> optax.GradientTransformationExtraArgs:
+    """Multiplies each parameter's update by a number that its name gives; no state.
+
+    Args:
+      factor: from "module/name" to a Python float.
+
+    >>> t = scale_by_name(lambda name: 0.5 if name == "linear/w" else 1.0)
+    >>> updates = {"linear": {"w": jnp.ones(2), "b": jnp.ones(2)}}
+    >>> t.update(updates, t.init(updates))[0]["linear"]["w"]
+    Array([0.5, 0.5], dtype=float32)
+    """
+    def update(updates, state, params=None, **extra):
+        del params, extra
+        return _map(factor, updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def scale_optimizer(optimizer: Any, lr: Factor, gradient: Factor, decay: Factor,
+                    check: Callable[[Any], None]) -> optax.GradientTransformationExtraArgs:
+    """An optimizer, a black box, whose learning rate and decay have a factor for each parameter.
+
+    The optimizer works on p' = p / s and its update is multiplied by s, which is p's update. What it
+    takes from gradients is so multiplied by s, and what it takes from p itself, its decay, is not. Its
+    state is the inner optimizer's own.
+
+    Args:
+      optimizer: any optax optimizer.
+      lr: the factor of its updates, by name.
+      gradient: the factor of the gradients that it sees.
+      decay: s, or 1 for a decay that is multiplied along with the updates.
+      check: called with the parameters as the state is made.
+    """
+    inner = _extra_args(optimizer)
+
+    def init(params):
+        check(params)
+        return inner.init(_map(lambda name: 1 / decay(name), params))
+
+    def update(updates, state, params=None, **extra):
+        inside = None if params is None else _map(lambda name: 1 / decay(name), params)
+        updates, state = inner.update(_map(gradient, updates), state, inside, **extra)
+        return _map(lr, updates), state
+
+    setattr(update, _MARK, True)
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def is_wrapped(optimizer: Any) -> bool:
+    """Whether `scale_optimizer` made it."""
+    return hasattr(getattr(optimizer, "update", None), _MARK)
+
+
+def _extra_args(optimizer: Any) -> optax.GradientTransformationExtraArgs:
+    if hasattr(optimizer, "gradient_transformation"):       # optax.MultiSteps
+        optimizer = optimizer.gradient_transformation()
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise MupError(f"{type(optimizer).__name__} is not an optax optimizer: give wrap_optimizer a "
+                       "GradientTransformation, such as optax.adam(1e-3)")
+    return optax.with_extra_args_support(optimizer)
+
+
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """(name, leaf) of a parameter tree, in the order of its leaves. An optax.MaskedNode is a leaf.
+
+    Raises:
+      MupError: the tree is no mapping from modules to mappings from names.
+    """
+    leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_masked)[0]
+    return [(_name(path, leaf), leaf) for path, leaf in leaves]
+
+
+def _name(path: tuple, leaf: Any) -> str:
+    if isinstance(leaf, optax.MaskedNode) and len(path) < 2:    # a whole module, or tree, is masked
+        return ""
+    if len(path) != 2 or not all(isinstance(k, jax.tree_util.DictKey) for k in path):
+        raise MupError(f"{jax.tree_util.keystr(path)!r}: a parameter's place in the tree must be "
+                       "[module][name], as in Haiku's params; give the optimizer such a tree, or a "
+                       "part of it")
+    return f"{path[0].key}/{path[1].key}"
+
+
+def _is_masked(x: Any) -> bool:
+    return isinstance(x, optax.MaskedNode)
+
+
+def _map(factor: Factor, tree: Any) -> Any:
+    """Each leaf times its name's factor; masked ones and those with factor 1 as they are."""
+    leaves = [x if _is_masked(x) else scaled(x, factor(name)) for name, x in named_leaves(tree)]
+    return jax.tree.unflatten(jax.tree.structure(tree, is_leaf=_is_masked), leaves)
+
+
+# --- what an optimizer is, by trying it on two numbers ---
+
+SGD_LIKE, ADAM_LIKE, UNKNOWN = "SGD", "Adam", ""
+
+
+def behaviour(optimizer: Any, tree: Mapping[str, Mapping[str, Any]]) -> str:
+    """`SGD_LIKE` if twice the gradient gives twice the update, `ADAM_LIKE` if it gives the same.
+
+    Args:
+      optimizer: an optax optimizer.
+      tree: shapes of parameters; it is tried on small arrays with these names and ranks, at zero (so
+        that decay does nothing), with gradients of 1e-3 (so that a clip does nothing).
+    """
+    inner = _extra_args(optimizer)
+    zeros = jax.tree.map(lambda x: x if _is_masked(x) else
+                         jnp.zeros(tuple(min(n, 2) for n in x.shape)), tree, is_leaf=_is_masked)
+    with jax.ensure_compile_time_eval():
+        small, large = (_first_update(inner, zeros, size) for size in (1e-3, 2e-3))
+    if small == 0 or large == 0:
+        return UNKNOWN
+    ratio = large / small
+    return ADAM_LIKE if ratio < 1.1 else SGD_LIKE if ratio > 1.9 else UNKNOWN
+
+
+def _first_update(optimizer, params, size: float, steps: int = 64) -> float:
+    """Size of the first update that isn't zero: warm-up and accumulation begin with zeros."""
+    gradients = jax.tree.map(lambda p: jnp.full_like(p, size), params)
+    state = optimizer.init(params)
+    for _ in range(steps):
+        updates, state = optimizer.update(gradients, state, params)
+        total = sum(float(abs(u).sum()) for u in jax.tree.leaves(updates))
+        if total > 0:
+            return total
+    return 0.0

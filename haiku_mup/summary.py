@@ -1,0 +1,70 @@
+"""What μP made of a model, to be read by people: one row a parameter."""
+import dataclasses
+from collections.abc import Iterable
+
+from haiku_mup.shapes import Entry
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One parameter of a captured model.
+
+    Attributes:
+      name: "module/name" in the parameter tree.
+      base_shape: its shape at the base, in one layer (without a stack axis).
+      target_shape: its shape at the target.
+      role: "input", "hidden", "output" or "fixed".
+      base_std: std of its initializer at the base (0 for a constant).
+      target_std: std at the target, in μP.
+      multiplier: what its layer's product is multiplied by; for the queries of an attention, what they
+        are; for a shared embedding, what the logits are.
+      adam_lr: factor of the learning rate for Adam.
+      sgd_lr: factor of the learning rate for SGD.
+    """
+
+    name: str
+    base_shape: tuple[int, ...]
+    target_shape: tuple[int, ...]
+    role: str
+    base_std: float
+    target_std: float
+    multiplier: float
+    adam_lr: float
+    sgd_lr: float
+
+    @classmethod
+    def of(cls, entry: Entry) -> "Row":
+        return cls(entry.target.name, entry.base.shape, entry.target.shape, entry.role,
+                   entry.base.moments.std, entry.std, entry.multiplier, entry.factors.adam,
+                   entry.factors.sgd)
+
+
+HEADS = ("parameter", "base", "target", "role", "std base", "std target", "multiplier", "Adam lr",
+         "SGD lr")
+
+
+def text(rows: Iterable[Row], width: int = 100) -> str:
+    """An aligned table of at most `width` columns where that can be: long names lose their middle."""
+    cells = [tuple(map(_cell, dataclasses.astuple(row))) for row in rows]
+    widths = [max(map(len, column)) for column in zip(HEADS, *cells)]
+    room = max(24, width - sum(widths[1:]) - 2 * (len(HEADS) - 1))
+    widths[0] = min(widths[0], room)
+    return "\n".join(_line(line, widths) for line in (HEADS, *cells))
+
+
+def _cell(value) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, tuple):
+        return "×".join(map(str, value)) or "scalar"
+    return value
+
+
+def _line(cells, widths) -> str:
+    first, *rest = cells
+    if len(first) > widths[0]:
+        half = (widths[0] - 1) // 2
+        first = f"{first[:widths[0] - half - 1]}…{first[-half:]}"
+    left = [f"{c:<{w}}" for c, w in zip((first, *rest[:3]), widths)]
+    right = [f"{c:>{w}}" for c, w in zip(rest[3:], widths[4:])]
+    return "  ".join(left + right)
