@@ -68,8 +68,7 @@ class Session:
         if isinstance(made.value, Entry):
             self.entries.setdefault(made.name, made.value)
             if made.value.doubt:
-                context.warn_once(self.warned, made.value.doubt.partition(":")[2][-60:],
-                                  made.value.doubt)
+                context.warn_once(self.warned, *made.value.doubt)
 
     def multiplier(self, name: str, shape: tuple[int, ...]) -> float:
         value = self._multipliers.get((name, shape))

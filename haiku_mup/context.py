@@ -1,6 +1,7 @@
 """The context in force: who sees parameters as they are made, and what a layer multiplies by."""
 import contextlib
 import contextvars
+import sys
 import warnings
 from typing import Any, NamedTuple, Protocol
 
@@ -159,4 +160,13 @@ def warn_once(warned: set, kind: str, text: str) -> None:
     """Warns, the first time for this kind of doubt; `warned` is a Mup's set of kinds."""
     if kind not in warned:
         warned.add(kind)
-        warnings.warn(text, MupWarning, stacklevel=4)
+        warnings.warn(text, MupWarning, stacklevel=_users_frame())
+
+
+def _users_frame() -> int:
+    """How many frames above `warn_once` the user's own line is."""
+    depth, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in (
+            "haiku_mup", "haiku", "jax", "contextlib", "functools"):
+        depth, frame = depth + 1, frame.f_back
+    return depth

@@ -1,4 +1,5 @@
 """The layers that μP multiplies: readouts, shared embeddings and attention."""
+import functools
 from typing import Any
 
 import haiku as hk
@@ -185,17 +186,17 @@ class MultiHeadAttention(hk.MultiHeadAttention):
         Returns:
           Vectors [..., T', model_size].
         """
-        with hk.intercept_methods(self._scale_query):
+        with hk.intercept_methods(functools.partial(_scale_query, self)):
             return super().__call__(query, key, value, mask)
 
-    def _scale_query(self, next_method, args, kwargs, call):
-        """Multiplies queries, and so logits: softmax's input is (query · factor) · key / √key_size."""
-        name = f"{self.module_name}/query"
-        if call.module.module_name != name or call.method_name != "__call__":
-            return next_method(*args, **kwargs)
-        if self.zero_query:
-            call.module.w_init = call.module.b_init = jnp.zeros
-        queries = next_method(*args, **kwargs)      # [..., T', H·K]
-        shape = (args[0].shape[-1], queries.shape[-1])
-        return scaled(queries, context.multiplier(f"{name}/w", shape))
 
+def _scale_query(attention: MultiHeadAttention, next_method, args, kwargs, call):
+    """Multiplies queries, and so logits: softmax's input is (query · factor) · key / √key_size."""
+    name = f"{attention.module_name}/query"
+    if call.method_name != "__call__" or call.module.module_name != name:
+        return next_method(*args, **kwargs)
+    if attention.zero_query:
+        call.module.w_init = call.module.b_init = jnp.zeros
+    queries = next_method(*args, **kwargs)      # [..., T', H·K]
+    shape = (args[0].shape[-1], queries.shape[-1])
+    return scaled(queries, context.multiplier(f"{name}/w", shape))

@@ -1,9 +1,12 @@
 """Per-parameter scaling of an optax optimizer, and what kind of optimizer it is."""
-from collections.abc import Callable, Mapping
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from haiku_mup.errors import MupError
@@ -11,6 +14,7 @@ from haiku_mup.initializers import scaled
 
 Factor = Callable[[str], float]         # a parameter's name, "module/name" -> a number
 _MARK = "_haiku_mup"
+_inside = contextvars.ContextVar("inside a wrapped optimizer", default=False)
 
 
 def scale_by_name(factor: Factor) -> optax.GradientTransformationExtraArgs:
@@ -28,7 +32,12 @@ def scale_by_name(factor: Factor) -> optax.GradientTransformationExtraArgs:
         del params, extra
         return _map(factor, updates), state
 
-    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    def init(params):
+        del params
+        with _once():
+            return optax.EmptyState()
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def scale_optimizer(optimizer: Any, lr: Factor, gradient: Factor, decay: Factor,
@@ -50,7 +59,8 @@ def scale_optimizer(optimizer: Any, lr: Factor, gradient: Factor, decay: Factor,
 
     def init(params):
         check(params)
-        return inner.init(_map(lambda name: 1 / decay(name), params))
+        with _once():
+            return inner.init(_map(lambda name: 1 / decay(name), params))
 
     def update(updates, state, params=None, **extra):
         inside = None if params is None else _map(lambda name: 1 / decay(name), params)
@@ -59,6 +69,19 @@ def scale_optimizer(optimizer: Any, lr: Factor, gradient: Factor, decay: Factor,
 
     setattr(update, _MARK, True)
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+@contextlib.contextmanager
+def _once():
+    """Guards against factors that are applied twice, however deep in a chain."""
+    if _inside.get():
+        raise MupError("an optimizer with μP's factors is inside another that has them, so they would act "
+                       "twice; wrap once: wrap_optimizer(optax.chain(…)), or chain(…, wrap_optimizer(…))")
+    token = _inside.set(True)
+    try:
+        yield
+    finally:
+        _inside.reset(token)
 
 
 def is_wrapped(optimizer: Any) -> bool:
@@ -110,32 +133,45 @@ def _map(factor: Factor, tree: Any) -> Any:
 SGD_LIKE, ADAM_LIKE, UNKNOWN = "SGD", "Adam", ""
 
 
-def behaviour(optimizer: Any, tree: Mapping[str, Mapping[str, Any]]) -> str:
+def behaviour(optimizer: Any, trees: Iterable[Any]) -> str:
     """`SGD_LIKE` if twice the gradient gives twice the update, `ADAM_LIKE` if it gives the same.
 
     Args:
       optimizer: an optax optimizer.
-      tree: shapes of parameters; it is tried on small arrays with these names and ranks, at zero (so
-        that decay does nothing), with gradients of 1e-3 (so that a clip does nothing).
+      trees: trees of parameters' shapes, to try one after another while the answer is `UNKNOWN`: on
+        small arrays of these names and ranks, at zero (so that decay does nothing), with gradients of
+        1e-3 (so that a clip does nothing).
+
+    >>> shapes = {"linear": {"w": jax.ShapeDtypeStruct((8, 8), "float32")}}
+    >>> behaviour(optax.sgd(0.1, momentum=0.9), [shapes]), behaviour(optax.adamw(1e-3), [shapes])
+    ('SGD', 'Adam')
     """
     inner = _extra_args(optimizer)
-    zeros = jax.tree.map(lambda x: x if _is_masked(x) else
-                         jnp.zeros(tuple(min(n, 2) for n in x.shape)), tree, is_leaf=_is_masked)
-    with jax.ensure_compile_time_eval():
-        small, large = (_first_update(inner, zeros, size) for size in (1e-3, 2e-3))
-    if small == 0 or large == 0:
-        return UNKNOWN
-    ratio = large / small
-    return ADAM_LIKE if ratio < 1.1 else SGD_LIKE if ratio > 1.9 else UNKNOWN
+    for tree in trees:
+        try:
+            with jax.ensure_compile_time_eval():
+                small, large = (_first_update(inner, tree, size) for size in (1e-3, 2e-3))
+        except MupError:
+            raise
+        except Exception:       # it wants other parameters than these, or has a traced learning rate
+            continue
+        if small > 0 and large > 0:
+            ratio = large / small
+            return ADAM_LIKE if ratio < 1.1 else SGD_LIKE if ratio > 1.9 else UNKNOWN
+    return UNKNOWN
 
 
-def _first_update(optimizer, params, size: float, steps: int = 64) -> float:
+def _first_update(optimizer: Any, tree: Any, size: float) -> float:
     """Size of the first update that isn't zero: warm-up and accumulation begin with zeros."""
-    gradients = jax.tree.map(lambda p: jnp.full_like(p, size), params)
+    def full(value):
+        return jax.tree.map(lambda x: x if _is_masked(x) else jnp.asarray(np.full(
+            [min(n, 2) for n in x.shape], value, np.float32)), tree, is_leaf=_is_masked)
+
+    params, gradients = full(0), full(size)
     state = optimizer.init(params)
-    for _ in range(steps):
+    for _ in range(64 if len(jax.tree.leaves(params)) == 1 else 4):
         updates, state = optimizer.update(gradients, state, params)
-        total = sum(float(abs(u).sum()) for u in jax.tree.leaves(updates))
+        total = sum(float(np.abs(u).sum()) for u in jax.tree.leaves(updates))
         if total > 0:
             return total
     return 0.0

@@ -1,5 +1,6 @@
 """What grows: a parameter as the base had it beside the same parameter at the target."""
 import dataclasses
+import functools
 import math
 
 import jax
@@ -51,7 +52,7 @@ class Entry:
       factors: its `rules.Factors`.
       draw: what a draw of the target's initializer is multiplied by.
       multiplier: what the layer multiplies its product by.
-      doubt: what is probably not meant, with the remedy; "" for nothing.
+      doubt: what is probably not meant: its kind, and a text with the remedy; or None.
     """
 
     base: Record
@@ -60,7 +61,7 @@ class Entry:
     factors: rules.Factors
     draw: float
     multiplier: float
-    doubt: str = ""
+    doubt: tuple[str, str] | None = None
 
     @property
     def std(self) -> float:
@@ -74,9 +75,7 @@ def compare(base: Record, target: Record) -> Entry:
     Raises:
       MupError: for what cannot be right; it names the parameter, both shapes and the remedy.
     """
-    def wrong(text):
-        return MupError.about(target.name, base.shape, target.shape, text)
-
+    wrong = functools.partial(MupError.about, target.name, base.shape, target.shape)
     if len(base.shape) != len(target.shape):
         raise wrong("rank differs; rebuild the base model")
     fans = _fans(base, target, wrong)
@@ -93,7 +92,7 @@ def compare(base: Record, target: Record) -> Entry:
     elif target.scaled_attention and base.key_size:
         multiplier = rules.attention(base.key_size, target.key_size)
     draw = _draw(base, target, role, factors, wrong)
-    return Entry(base, target, role, factors, draw, multiplier, _doubt(base, target, factors))
+    return Entry(base, target, role, factors, draw, multiplier, _doubt(base, target, factors.init, wrong))
 
 
 def _ratio(base, target, axes) -> float:
@@ -152,19 +151,20 @@ def _draw(base: Record, target: Record, role: str, factors: rules.Factors, wrong
     return rules.rescale(was.std, now.std, factors.init)
 
 
-def _doubt(base: Record, target: Record, factors: rules.Factors) -> str:
+def _doubt(base: Record, target: Record, init: float, say) -> tuple[str, str] | None:
+    """What runs and is probably not meant: its kind, and what to say."""
     was, now = base.moments, target.moments
-    if not (now.drawn or was.drawn) and factors.init != 1 and was.std > 0 and \
-            not 0.8 < rules.rescale(was.std, now.std, factors.init) < 1.25:
-        return (f"{target.name!r}: base {base.shape}, target {target.shape}: a hidden weight's "
-                f"initializer gives one array whatever the key, so it is left as it is, with std "
-                f"{now.std:.3g} where μP wants {was.std * factors.init:.3g}; draw with "
-                "hk.next_rng_key(), or scale the array")
+    given = not (was.drawn or now.drawn) and init != 1 and was.std > 0
+    if given and not 0.8 < rules.rescale(was.std, now.std, init) < 1.25:
+        return "given", str(say(
+            "a hidden weight's initializer gives one array whatever the key, so it is left as it is, "
+            f"with std {now.std:.3g} where μP wants {was.std * init:.3g}; draw with hk.next_rng_key(), "
+            "or scale the array"))
     if base.key_size != target.key_size and not target.scaled_attention:
-        return (f"{target.name!r}: an hk.MultiHeadAttention whose key size grows from {base.key_size} "
-                f"to {target.key_size} divides its logits by its root, and μP by the size itself; use "
-                "haiku_mup.MultiHeadAttention")
-    return ""
+        return "attention", str(say(
+            f"an hk.MultiHeadAttention whose key size grows from {base.key_size} to {target.key_size} "
+            "divides its logits by the size's root, and μP by the size; use haiku_mup.MultiHeadAttention"))
+    return None
 
 
 def _same(was: Moments, now: Moments) -> bool:

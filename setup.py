@@ -1,0 +1,30 @@
+"""Metadata of the distribution haiku-mup: dependencies, extras, and the only place with a version."""
+import pathlib
+
+from setuptools import setup
+
+PLOT = ["matplotlib>=3.8"]
+DEMOS = [*PLOT, "tqdm>=4.60", "mlxtend>=0.23", "scikit-learn>=1.3"]
+
+setup(
+    name="haiku-mup",
+    version="0.2.0",
+    description="The maximal update parametrization (μP) for Haiku models and optax optimizers",
+    long_description=(pathlib.Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=["haiku_mup"],
+    install_requires=["jax>=0.8.0", "jaxlib>=0.8.0", "dm-haiku>=0.0.16", "optax>=0.2.6", "numpy>=1.26"],
+    extras_require={
+        "plot": PLOT,
+        "demos": DEMOS,
+        "test": [*DEMOS, "pytest>=8", "ruff>=0.6"],
+    },
+    classifiers=[
+        "License :: OSI Approved :: MIT License",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+    ],
+)
