@@ -90,12 +90,11 @@ def _setting(x: Any) -> Any:
 
 def _measure(init: Initializer, shape: tuple[int, ...], dtype: Any) -> Moments:
     with jax.ensure_compile_time_eval():
-        count = max(2, -(-ENTRIES // max(1, math.prod(shape))))
-        keys = jax.random.split(jax.random.PRNGKey(0), count)
-        first, second = (_sample(_draw(init, key, shape, dtype), init) for key in keys[:2])
+        first, second = (_sample(_draw(init, seed, shape, dtype), init) for seed in (0, 1))
         if not np.array_equal(first.head, second.head):
-            rest = _draws(init, keys[2:], shape, dtype)
-            return _moments([first, second, *(_sample(x, init) for x in rest)])
+            count = -(-ENTRIES // first.size) - 2
+            rest = (_sample(x, init) for x in _draws(init, count, shape, dtype))
+            return _moments([first, second, *rest])
     std = first.square / first.size - abs(first.total / first.size)**2
     constant = first.size == 0 or first.low == first.high
     return Moments(0.0 if constant else math.sqrt(std), abs(first.total) / max(1, first.size),
@@ -133,22 +132,23 @@ def _moments(samples: Sequence[_Sample]) -> Moments:
     return Moments(std, mean, drawn=True, error=1 / math.sqrt(2 * size))
 
 
-def _draw(init: Initializer, key: jax.Array, shape: tuple[int, ...], dtype: Any) -> Any:
-    return hk.transform(lambda: jnp.asarray(init(shape, dtype))).apply({}, key)
+def _draw(init: Initializer, seed: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    return hk.transform(lambda: jnp.asarray(init(shape, dtype))).apply({}, jax.random.PRNGKey(seed))
 
 
-def _draws(init: Initializer, keys: jax.Array, shape: tuple[int, ...], dtype: Any) -> Iterator:
-    """One draw a key: many small ones in one program, unless it can't see into the initializer."""
-    if len(keys) > 2**9:
+def _draws(init: Initializer, count: int, shape: tuple[int, ...], dtype: Any) -> Iterator:
+    """More draws: many small ones in one program, unless it can't see into the initializer."""
+    if count > 2**9:
+        seeds = np.arange(2, 2 + 2**math.ceil(math.log2(count)))
         try:
-            many = jax.jit(jax.vmap(lambda key: _draw(init, key, shape, dtype)))(keys)
+            many = jax.jit(jax.vmap(lambda seed: _draw(init, seed, shape, dtype)))(seeds)
         except Exception:       # an initializer may do with its key what only a loop can follow
             many = np.zeros(2)
         if not np.array_equal(many[0], many[1]):
             yield many
             return
-    for key in keys[:2**10]:
-        yield _draw(init, key, shape, dtype)
+    for seed in range(2, 2 + min(count, 2**10)):
+        yield _draw(init, seed, shape, dtype)
 
 
 # --- Haiku's initializers: one function each, from the shape and the attributes to the moments ---

@@ -132,7 +132,8 @@ class SharedReadout(hk.Module):
                            "they are [vocab_size, embed_dim] and [..., embed_dim]")
         out = jnp.dot(scaled(x, self.output_mult * factor), weights.T, precision=precision)
         if self.use_bias:
-            out = out + hk.get_parameter("b", weights.shape[:1], weights.dtype, init=self.bias_init)
+            bias = hk.get_parameter("b", weights.shape[:1], weights.dtype, init=self.bias_init)
+            out = out + jnp.broadcast_to(bias, out.shape)
         return out
 
 

@@ -1,9 +1,10 @@
 """Per-parameter scaling of an optax optimizer, and what kind of optimizer it is."""
 import contextlib
 import contextvars
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,8 +35,8 @@ def scale_by_name(factor: Factor) -> optax.GradientTransformationExtraArgs:
 
     def init(params):
         del params
-        with _once():
-            return optax.EmptyState()
+        _check_outermost()
+        return optax.EmptyState()
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -58,8 +59,9 @@ def scale_optimizer(optimizer: Any, lr: Factor, gradient: Factor, decay: Factor,
     inner = _extra_args(optimizer)
 
     def init(params):
+        _check_outermost()
         check(params)
-        with _once():
+        with _inner():
             return inner.init(_map(lambda name: 1 / decay(name), params))
 
     def update(updates, state, params=None, **extra):
@@ -72,16 +74,19 @@ def scale_optimizer(optimizer: Any, lr: Factor, gradient: Factor, decay: Factor,
 
 
 @contextlib.contextmanager
-def _once():
-    """Guards against factors that are applied twice, however deep in a chain."""
-    if _inside.get():
-        raise MupError("an optimizer with μP's factors is inside another that has them, so they would act "
-                       "twice; wrap once: wrap_optimizer(optax.chain(…)), or chain(…, wrap_optimizer(…))")
+def _inner():
+    """Marks that an optimizer with μP's factors calls the one inside it."""
     token = _inside.set(True)
     try:
         yield
     finally:
         _inside.reset(token)
+
+
+def _check_outermost() -> None:
+    if _inside.get():
+        raise MupError("an optimizer with μP's factors is inside another that has them, so they would act "
+                       "twice; wrap once: wrap_optimizer(optax.chain(…)), or chain(…, wrap_optimizer(…))")
 
 
 def is_wrapped(optimizer: Any) -> bool:
@@ -104,6 +109,8 @@ def named_leaves(tree: Any) -> list[tuple[str, Any]]:
     Raises:
       MupError: the tree is no mapping from modules to mappings from names.
     """
+    if isinstance(tree, Mapping) and not isinstance(tree, dict):
+        tree = hk.data_structures.to_mutable_dict(tree)     # Haiku's own mapping has no paths
     leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_masked)[0]
     return [(_name(path, leaf), leaf) for path, leaf in leaves]
 
@@ -149,7 +156,7 @@ def behaviour(optimizer: Any, trees: Iterable[Any]) -> str:
     inner = _extra_args(optimizer)
     for tree in trees:
         try:
-            with jax.ensure_compile_time_eval():
+            with _inner(), jax.ensure_compile_time_eval():
                 small, large = (_first_update(inner, tree, size) for size in (1e-3, 2e-3))
         except MupError:
             raise

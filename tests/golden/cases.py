@@ -1,0 +1,138 @@
+"""What both sides of the golden test share: sizes, optimizers, weights and data, in numpy alone.
+
+make_microsoft_mup.py trains these cases with microsoft/mup, ../test_golden.py with haiku_mup.
+Weights are drawn here on both sides, so that none need to be stored.
+"""
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+STEPS = 20
+INPUTS, CLASSES, EXAMPLES = 6, 5, 16  # the MLP's data
+VOCAB, LENGTH, SENTENCES = 11, 7, 4  # the language model's
+LAYERS = 2
+
+
+class Mlp(NamedTuple):
+    widths: tuple[int, int, int]
+
+
+class Lm(NamedTuple):
+    d: int
+    heads: int
+    key: int
+    ffn: int
+
+
+class Model(NamedTuple):
+    """A base and a target size, and what the two have in common."""
+    base: Mlp | Lm
+    target: Mlp | Lm
+    tied: bool = False
+    readout_bias: bool = True
+    output_mult: float = 1.0
+
+    @property
+    def kind(self):
+        return type(self.base).__name__.lower()
+
+
+class Optimizer(NamedTuple):
+    """`scale_decay`: each parameter's decay is multiplied by its lr factor (mup undoes this)."""
+    rule: str  # 'sgd', 'adam' or 'adamw'
+    lr: dict
+    momentum: float = 0.0
+    decay: float = 0.0
+    scale_decay: bool = False
+
+
+_LM, _WIDE = Lm(d=8, heads=2, key=4, ffn=12), Lm(d=16, heads=2, key=8, ffn=36)
+MODELS = {
+    'mlp': Model(Mlp((8, 8, 8)), Mlp((24, 24, 24))),
+    'mlp_rect': Model(Mlp((8, 8, 8)), Mlp((16, 24, 40)), output_mult=2.5),
+    'mlp_kept': Model(Mlp((8, 6, 8)), Mlp((8, 15, 12)), readout_bias=False),  # one width stays
+    'lm': Model(_LM, _WIDE, output_mult=1.5),
+    'lm_heads': Model(_LM, Lm(d=24, heads=4, key=6, ffn=24)),  # more heads, and wider ones
+    'lm_tied': Model(_LM, _WIDE, tied=True, readout_bias=False),
+    'lm_tied_bias': Model(_LM, _WIDE, tied=True, output_mult=0.75),
+}
+
+# Steps this large take every loss down by a fifth at least. A factor that is 1% off on one
+# parameter then shows as 1e-6 or more (but on the keys' biases, which have no gradient), while
+# rounding stays near 1e-15.
+_SGD, _MOMENTUM = {'mlp': 0.1, 'lm': 0.1}, {'mlp': 0.02, 'lm': 0.02}
+_ADAM = {'mlp': 0.02, 'lm': 0.02}
+OPTIMIZERS = {
+    'sgd': Optimizer('sgd', _SGD),
+    'momentum': Optimizer('sgd', _MOMENTUM, momentum=0.9),
+    'sgd_decay': Optimizer('sgd', _MOMENTUM, momentum=0.9, decay=0.1),
+    'sgd_decay_scaled': Optimizer('sgd', _MOMENTUM, momentum=0.9, decay=0.1, scale_decay=True),
+    'adam': Optimizer('adam', _ADAM),
+    'adamw': Optimizer('adamw', _ADAM, decay=0.5),
+    'adamw_scaled': Optimizer('adamw', _ADAM, decay=0.5, scale_decay=True),
+}
+EPS = 1e-8  # of Adam, outside the square root on both sides
+
+
+def shapes(model, size):
+    """Haiku's parameter names -> shapes, matrices as (in, out)."""
+    return (_mlp_shapes if model.kind == 'mlp' else _lm_shapes)(model, size)
+
+
+def _linear(name, n_in, n_out):
+    return {f'{name}/w': (n_in, n_out), f'{name}/b': (n_out,)}
+
+
+def _norm(name, d):
+    return {f'{name}/scale': (d,), f'{name}/offset': (d,)}
+
+
+def _mlp_shapes(model, size):
+    out = {}
+    for i, (n_in, n_out) in enumerate(pairwise((INPUTS, *size.widths))):
+        out |= _linear(f'hidden{i}', n_in, n_out)
+    return out | _readout(model, size.widths[-1], CLASSES)
+
+
+def _lm_shapes(model, size):
+    out = {'tokens/embeddings': (VOCAB, size.d), 'positions/embeddings': (LENGTH, size.d)}
+    inner = size.heads * size.key
+    for i in range(LAYERS):
+        for name in ('query', 'key', 'value'):
+            out |= _linear(f'attention{i}/{name}', size.d, inner)
+        out |= _linear(f'attention{i}/linear', inner, size.d) | _norm(f'norm{i}_1', size.d)
+        out |= _linear(f'up{i}', size.d, size.ffn) | _linear(f'down{i}', size.ffn, size.d)
+        out |= _norm(f'norm{i}_2', size.d)
+    return out | _readout(model, size.d, VOCAB)
+
+
+def _readout(model, n_in, n_out):
+    params = _linear('readout', n_in, n_out)
+    drop = {'readout/w': model.tied, 'readout/b': not model.readout_bias}
+    return {name: shape for name, shape in params.items() if not drop[name]}
+
+
+def weights(model, size, seed=1):
+    """Haiku's parameter names -> float64 arrays, from one stream in the order of the names.
+
+    No parameter is zero, so that each, biases and norms included, is seen to be scaled rightly.
+    """
+    rng = np.random.RandomState(seed)  # its stream is frozen, unlike default_rng's
+    return {name: _draw(rng, name, shape) for name, shape in sorted(shapes(model, size).items())}
+
+
+def _draw(rng, name, shape):
+    mean = float(name.endswith('/scale'))
+    hidden = name.endswith('/w') and name != 'readout/w'
+    std = shape[0] ** -0.5 if hidden else 1.0 if len(shape) == 2 else 0.2
+    return mean + std * rng.standard_normal(shape)
+
+
+def data(model, seed=2):
+    """(inputs, labels): vectors and classes, or tokens and the tokens that follow them."""
+    rng = np.random.RandomState(seed)
+    if model.kind == 'mlp':
+        return rng.standard_normal((EXAMPLES, INPUTS)), rng.randint(CLASSES, size=EXAMPLES)
+    tokens = rng.randint(VOCAB, size=(SENTENCES, LENGTH + 1))
+    return tokens[:, :-1], tokens[:, 1:]

