@@ -1,6 +1,12 @@
 """Names that the examples in docstrings use, and the settings of every test."""
 import functools
+import os
 
+# The suite compiles thousands of small programs and runs each a few times.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+
+# ruff: noqa: E402
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -10,6 +16,16 @@ import pytest
 import haiku_mup
 
 collect_ignore = ["tests/golden/make_microsoft_mup.py"]     # it needs PyTorch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _compiled_once(tmp_path_factory):
+    """Every context of a Mup traces anew, as it must; XLA need not compile the same program anew."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root     # the workers share it
+    jax.config.update("jax_compilation_cache_dir", str(root / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(autouse=True)

