@@ -6,7 +6,6 @@ import os
 os.environ.setdefault(
     "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
-# ruff: noqa: E402
 import haiku as hk
 import jax
 import jax.numpy as jnp

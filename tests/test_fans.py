@@ -50,7 +50,8 @@ LAYERS = {
     "VanillaRNN": (sequence(hk.VanillaRNN), {
         "vanilla_rnn/linear/w": "hidden", "vanilla_rnn/linear/b": "input",
         "vanilla_rnn/linear_1/w": "hidden", "vanilla_rnn/linear_1/b": "input"}),
-    "LSTM behind a layer that grows": (sequence(hk.LSTM), {"lstm/linear/w": "hidden", "lstm/linear/b": "input"}),
+    "LSTM behind a layer that grows": (
+        sequence(hk.LSTM), {"lstm/linear/w": "hidden", "lstm/linear/b": "input"}),
     "VectorQuantizer": (
         lambda x, w: hk.nets.VectorQuantizer(w, 10, 0.25)(image(x, w), True)["quantize"],
         {"vector_quantizer/embeddings": "input"}),

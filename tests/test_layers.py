@@ -35,7 +35,7 @@ def test_signatures_are_haikus_and_more(ours, haikus, arguments):
 
 
 def test_outside_of_mup_they_are_haikus():
-    assert equal(both(lambda x: haiku_mup.Readout(4, name="n")(x), X), both(lambda x: hk.Linear(4, name="n")(x), X))
+    assert equal(*(both(lambda x: c(4, name="n")(x), X) for c in (haiku_mup.Readout, hk.Linear)))   # noqa: B023
     for size in ({}, {"value_size": 3, "model_size": 6, "with_bias": False}):
         assert equal(*(both(lambda x: c(2, 4, w_init=init, name="n", **size)(x, x, x), X)     # noqa: B023
                        for c in (haiku_mup.MultiHeadAttention, hk.MultiHeadAttention)))
