@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import jax
 import optax
 
-from haiku_mup import context, optim, summary
+from haiku_mup import behaviour, context, optim, summary
 from haiku_mup.capture import Session, Wrapped
 from haiku_mup.errors import MupError
 from haiku_mup.shapes import Entry, Record
@@ -157,8 +157,15 @@ class Mup:
         lr = _by_name(entries, lambda e: e.factors.adam if adam or scale_eps else e.factors.sgd)
         one = _by_name(entries, lambda e: 1.0)
         gradient = _by_name(entries, lambda e: 1 / e.factors.eps) if scale_eps else one
-        kind = _Kind(self._warned, optimizer, adam, entries, known=scale_eps)
-        return optim.scale_optimizer(optimizer, lr, gradient, one if scale_decay else lr, kind.check)
+        shapes = _tree({name: jax.ShapeDtypeStruct(e.target.shape, "float32") for name, e in entries.items()})
+        kind = behaviour.Check(self._warned, optimizer, adam, known=scale_eps)
+        kind(behaviour.one_matrix(shapes), shapes)
+
+        def check(params):
+            _check_params(entries, params)
+            kind(params)
+
+        return optim.scale_optimizer(optimizer, lr, gradient, one if scale_decay else lr, check)
 
     def scale_updates(self, adam: bool = True) -> optax.GradientTransformationExtraArgs:
         """The bare factors as an optax transform, to place in a chain of one's own.
@@ -184,30 +191,6 @@ class Mup:
     def summary(self, width: int = 100) -> str:
         """The table as text, aligned; names that don't fit in `width` columns lose their middle."""
         return summary.text(self.table(), width)
-
-
-class _Kind:
-    """Warns of factors that don't fit what an optimizer does: as it is wrapped, or as it is first used."""
-
-    def __init__(self, warned: set, optimizer: Any, adam: bool, entries: Mapping[str, Entry], known: bool):
-        self.warned, self.optimizer, self.adam, self.entries = warned, optimizer, adam, entries
-        self.known = known
-        shapes = {n: jax.ShapeDtypeStruct(e.target.shape, "float32") for n, e in entries.items()}
-        name = max(shapes, key=lambda n: len(shapes[n].shape))
-        self._try(_tree({name: shapes[name]}), _tree(shapes))
-
-    def check(self, params: Any) -> None:
-        """Raises for parameters that are not the target's."""
-        _check_params(self.entries, params)
-        self._try(params)
-
-    def _try(self, *trees: Any) -> None:
-        kind = "" if self.known else optim.behaviour(self.optimizer, trees)
-        self.known = self.known or bool(kind)
-        if kind and (kind == optim.ADAM_LIKE) != self.adam:
-            context.warn_once(self.warned, f"adam={self.adam}", f"wrap_optimizer(adam={self.adam}): this "
-                              f"optimizer behaves like {kind}; pass adam={not self.adam}, or "
-                              "scale_eps=True, which is right for both")
 
 
 def _lr(adam: bool):

@@ -1,13 +1,11 @@
-"""Per-parameter scaling of an optax optimizer, and what kind of optimizer it is."""
+"""Per-parameter scaling of an optax optimizer, a black box."""
 import contextlib
 import contextvars
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import haiku as hk
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 
 from haiku_mup.errors import MupError
@@ -56,17 +54,20 @@ def scale_optimizer(optimizer: Any, lr: Factor, gradient: Factor, decay: Factor,
       decay: s, or 1 for a decay that is multiplied along with the updates.
       check: called with the parameters as the state is made.
     """
-    inner = _extra_args(optimizer)
+    inner = extra_args(optimizer)
+
+    def shrunk(params):
+        return _map(lambda name: 1 / decay(name), params)
 
     def init(params):
         _check_outermost()
         check(params)
-        with _inner():
-            return inner.init(_map(lambda name: 1 / decay(name), params))
+        with inside():
+            return inner.init(shrunk(params))
 
     def update(updates, state, params=None, **extra):
-        inside = None if params is None else _map(lambda name: 1 / decay(name), params)
-        updates, state = inner.update(_map(gradient, updates), state, inside, **extra)
+        params = None if params is None else shrunk(params)
+        updates, state = inner.update(_map(gradient, updates), state, params, **extra)
         return _map(lr, updates), state
 
     setattr(update, _MARK, True)
@@ -74,7 +75,7 @@ def scale_optimizer(optimizer: Any, lr: Factor, gradient: Factor, decay: Factor,
 
 
 @contextlib.contextmanager
-def _inner():
+def inside():
     """Marks that an optimizer with μP's factors calls the one inside it."""
     token = _inside.set(True)
     try:
@@ -94,7 +95,8 @@ def is_wrapped(optimizer: Any) -> bool:
     return hasattr(getattr(optimizer, "update", None), _MARK)
 
 
-def _extra_args(optimizer: Any) -> optax.GradientTransformationExtraArgs:
+def extra_args(optimizer: Any) -> optax.GradientTransformationExtraArgs:
+    """Any optax optimizer, as one that takes extra arguments."""
     if hasattr(optimizer, "gradient_transformation"):       # optax.MultiSteps
         optimizer = optimizer.gradient_transformation()
     if not isinstance(optimizer, optax.GradientTransformation):
@@ -111,7 +113,7 @@ def named_leaves(tree: Any) -> list[tuple[str, Any]]:
     """
     if isinstance(tree, Mapping) and not isinstance(tree, dict):
         tree = hk.data_structures.to_mutable_dict(tree)     # Haiku's own mapping has no paths
-    leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_masked)[0]
+    leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_masked)[0]
     return [(_name(path, leaf), leaf) for path, leaf in leaves]
 
 
@@ -125,60 +127,12 @@ def _name(path: tuple, leaf: Any) -> str:
     return f"{path[0].key}/{path[1].key}"
 
 
-def _is_masked(x: Any) -> bool:
+def is_masked(x: Any) -> bool:
+    """Whether optax put a placeholder here; to be used as `is_leaf`."""
     return isinstance(x, optax.MaskedNode)
 
 
 def _map(factor: Factor, tree: Any) -> Any:
     """Each leaf times its name's factor; masked ones and those with factor 1 as they are."""
-    leaves = [x if _is_masked(x) else scaled(x, factor(name)) for name, x in named_leaves(tree)]
-    return jax.tree.unflatten(jax.tree.structure(tree, is_leaf=_is_masked), leaves)
-
-
-# --- what an optimizer is, by trying it on two numbers ---
-
-SGD_LIKE, ADAM_LIKE, UNKNOWN = "SGD", "Adam", ""
-
-
-def behaviour(optimizer: Any, trees: Iterable[Any]) -> str:
-    """`SGD_LIKE` if twice the gradient gives twice the update, `ADAM_LIKE` if it gives the same.
-
-    Args:
-      optimizer: an optax optimizer.
-      trees: trees of parameters' shapes, to try one after another while the answer is `UNKNOWN`: on
-        small arrays of these names and ranks, at zero (so that decay does nothing), with gradients of
-        1e-3 (so that a clip does nothing).
-
-    >>> shapes = {"linear": {"w": jax.ShapeDtypeStruct((8, 8), "float32")}}
-    >>> behaviour(optax.sgd(0.1, momentum=0.9), [shapes]), behaviour(optax.adamw(1e-3), [shapes])
-    ('SGD', 'Adam')
-    """
-    inner = _extra_args(optimizer)
-    for tree in trees:
-        try:
-            with _inner(), jax.ensure_compile_time_eval():
-                small, large = (_first_update(inner, tree, size) for size in (1e-3, 2e-3))
-        except MupError:
-            raise
-        except Exception:       # it wants other parameters than these, or has a traced learning rate
-            continue
-        if small > 0 and large > 0:
-            ratio = large / small
-            return ADAM_LIKE if ratio < 1.1 else SGD_LIKE if ratio > 1.9 else UNKNOWN
-    return UNKNOWN
-
-
-def _first_update(optimizer: Any, tree: Any, size: float) -> float:
-    """Size of the first update that isn't zero: warm-up and accumulation begin with zeros."""
-    def full(value):
-        return jax.tree.map(lambda x: x if _is_masked(x) else jnp.asarray(np.full(
-            [min(n, 2) for n in x.shape], value, np.float32)), tree, is_leaf=_is_masked)
-
-    params, gradients = full(0), full(size)
-    state = optimizer.init(params)
-    for _ in range(64 if len(jax.tree.leaves(params)) == 1 else 4):
-        updates, state = optimizer.update(gradients, state, params)
-        total = sum(float(np.abs(u).sum()) for u in jax.tree.leaves(updates))
-        if total > 0:
-            return total
-    return 0.0
+    leaves = [x if is_masked(x) else scaled(x, factor(name)) for name, x in named_leaves(tree)]
+    return jax.tree.unflatten(jax.tree.structure(tree, is_leaf=is_masked), leaves)
