@@ -38,14 +38,14 @@ class Session:
     def create(self, next_creator, shape, dtype, init, context_, enclosing):
         record = _record(shape, dtype, init, context_, enclosing)
         try:
-            _check_home(record.name, context_.module)
+            _check_home(record.name, record.leaf, context_.module)
             value = record if self.base is None else self._compare(record)
         except MupError as error:
             value = error
         self._note(record, value)
         draw = value.draw if isinstance(value, Entry) else 1.0
-        array, value = _make(next_creator, shape, dtype, init, draw, record.name, value)
-        return array, Made(record.name, record.local, record.shape, value)
+        array, value = _make(next_creator, shape, dtype, init, draw, record.name, value, self.warned)
+        return array, Made(record.name, record.local, record.leaf, array, value)
 
     def _compare(self, record: Record) -> Entry:
         if record.name not in self.base:
@@ -103,6 +103,7 @@ class Wrapped:
 
     def __init__(self, entries: Mapping[str, Entry]):
         self._draws = {name: (e.target.shape, e.draw) for name, e in entries.items()}
+        self._warned: set = set()
         self._multipliers: dict[tuple, float] = {}
         self._tied = {e.multiplier for e in entries.values() if e.target.layer == TIED}
         for entry in entries.values():
@@ -121,18 +122,20 @@ class Wrapped:
 
     def create(self, next_creator, shape, dtype, init, context_, enclosing):
         name, shape_ = _stored_name(context_), tuple(map(int, context_.original_shape))
+        if name not in self._draws:             # a wrapped model that is lifted itself
+            name = context_.full_name
         known, draw = self._draws.get(name, (None, 1.0))
         value = None
         try:
-            _check_home(name, context_.module)
+            _check_home(name, _leaf(context_), context_.module)
         except MupError as error:
             value = error
         if known != shape_:
             value, draw = MupError.about(name, None, shape_, "not captured in init_target"
                                          + f", which saw {known}" * (known is not None)
                                          + "; capture the model that is wrapped"), 1.0
-        array, value = _make(next_creator, shape, dtype, init, draw, name, value)
-        return array, Made(name, context_.full_name, shape_, value)
+        array, value = _make(next_creator, shape, dtype, init, draw, name, value, self._warned)
+        return array, Made(name, context_.full_name, _leaf(context_), array, value)
 
     def keep(self, made: Made) -> None:
         """All is known already."""
@@ -158,16 +161,18 @@ def one_tied(values: set[float]) -> float:
     return next(iter(values))
 
 
-def _make(next_creator, shape, dtype, init, draw, name, value):
-    """The parameter, rescaled; an error where another creator took the rescaled draw away."""
+def _make(next_creator, shape, dtype, init, draw, name, value, warned):
+    """The parameter, rescaled; loud where another creator took the rescaled draw away, or changed it."""
     if draw == 1 or isinstance(value, MupError):
         return next_creator(shape, dtype, init), value
     rescaled = Rescaled(init, draw)
     array = next_creator(shape, dtype, rescaled)
-    if not rescaled.used:
-        value = MupError(f"{name!r}: shape {tuple(shape)}: a custom creator inside apply_mup() replaced "
-                         "its initializer, so that its draw is not in μP; put the creator around "
-                         "apply_mup()")
+    text = (f"{name!r}: shape {tuple(shape)}: a custom creator inside apply_mup() {{}}, so that it may not "
+            "be in μP; put the creator around apply_mup()")
+    if rescaled.result is None:
+        value = MupError(text.format("replaced its initializer"))
+    elif rescaled.result is not array:
+        context.warn_once(warned, "creator", text.format("changed its draw"))
     return array, value
 
 
@@ -175,12 +180,20 @@ def _stored_name(context_) -> str:
     return (context_.lifted_prefix_name or "") + context_.full_name
 
 
+def _leaf(context_) -> str:
+    """The parameter's own name, which may hold slashes."""
+    module = context_.module
+    owner = "~" if module is None else module.module_name
+    full = context_.full_name
+    return full[len(owner) + 1:] if full.startswith(owner + "/") else full.rpartition("/")[2]
+
+
 def _record(shape, dtype, init, context_, enclosing) -> Record:
-    name = context_.full_name.rpartition("/")[2]
+    name = _leaf(context_)
     shape = tuple(map(int, context_.original_shape))
     dtype = jnp.dtype(dtype)
     return Record(
-        name=_stored_name(context_), local=context_.full_name, shape=shape,
+        name=_stored_name(context_), leaf=name, local=context_.full_name, shape=shape,
         moments=moments(init, shape, dtype), fans=fans(context_.module, name, shape),
         layer=_layer(context_.module, name), inexact=bool(jnp.issubdtype(dtype, jnp.inexact)),
         **_enclosed(context_, enclosing))
@@ -195,10 +208,10 @@ def _enclosed(context_, enclosing) -> dict[str, Any]:
     """What an attention or an LSTM around a parameter tells of it."""
     if enclosing is None:
         return {}
-    call, args = enclosing
+    call, inputs = enclosing
     module = call.module
     if isinstance(module, hk.LSTM) and context_.full_name == f"{module.module_name}/linear/w":
-        return {"parts": (args[0].shape[-1], module.hidden_size)}
+        return {"parts": (inputs.shape[-1], module.hidden_size)}
     if isinstance(module, hk.MultiHeadAttention) and \
             context_.full_name == f"{module.module_name}/query/w":
         ours = getattr(module, "mup_attention", False)
@@ -207,9 +220,9 @@ def _enclosed(context_, enclosing) -> dict[str, Any]:
     return {}
 
 
-def _check_home(name: str, module: Any) -> None:
+def _check_home(name: str, leaf: str, module: Any) -> None:
     """A SharedEmbed that is asked for its matrix inside a layer_stack would silently make another."""
-    if _layer(module, name.rpartition("/")[2]) != TIED:
+    if _layer(module, leaf) != TIED:
         return
     home = _homes.setdefault(module, name)
     if home != name:

@@ -24,13 +24,15 @@ class Made(NamedTuple):
     Attributes:
       name: "module/name" with the prefix of hk.lift and layer_stack, as the tree has it.
       local: the same without the prefix.
-      shape: its shape in one layer.
+      leaf: the last part of both.
+      array: itself, as the creator returned it.
       value: what the scope wants back, or the error to raise.
     """
 
     name: str
     local: str
-    shape: tuple[int, ...]
+    leaf: str
+    array: Any
     value: Any
 
 
@@ -105,15 +107,28 @@ def apply_mup():
 
 def _keep(scope: Scope, made: list[Made], params: hk.Params) -> None:
     """Hands over what the tree has: an inner hk.transform may have made more, for itself."""
-    for what in made:
-        for name in (what.name, what.local):        # under a lift, apply_mup() sees the local tree
-            module, _, leaf = name.rpartition("/")
-            array = params.get(module, {}).get(leaf)
-            if array is not None and tuple(array.shape)[-len(what.shape) or None:] == what.shape:
-                if isinstance(what.value, MupError):
-                    raise what.value
-                scope.keep(what)
-                break
+    found = [(what, _stored(what, params)) for what in made]
+    certain = {what.name for what, stored in found if stored is what.array}
+    for what, stored in found:
+        if stored is None or (what.name in certain and stored is not what.array):
+            continue
+        if isinstance(what.value, MupError):
+            raise what.value
+        scope.keep(what)
+
+
+def _stored(what: Made, params: hk.Params) -> Any:
+    """The array that the tree has for it, or None.
+
+    Below a lift the tree has another array, with stack axes anywhere, under the prefixed name; an
+    apply_mup() that is itself below the lift sees the local tree, and there and elsewhere a name that
+    fits but not the shape belongs to somebody else.
+    """
+    for name in (what.name, what.local):
+        array = params.get(name[:-len(what.leaf) - 1], {}).get(what.leaf)
+        if array is not None and (name != what.local or array.shape == what.array.shape):
+            return array
+    return None
 
 
 def _enclose(next_method, args, kwargs, context):
@@ -121,7 +136,8 @@ def _enclose(next_method, args, kwargs, context):
     if context.method_name != "__call__" or not isinstance(
             context.module, (hk.MultiHeadAttention, hk.LSTM)):
         return next_method(*args, **kwargs)
-    token = _enclosing.set((context, args))
+    inputs = args[0] if args else kwargs.get("inputs")
+    token = _enclosing.set((context, inputs))
     try:
         return next_method(*args, **kwargs)
     finally:
@@ -159,8 +175,8 @@ def initialised(warned: set, name: str, shape: tuple[int, ...], value: float) ->
 def warn_once(warned: set, kind: str, text: str) -> None:
     """Warns, the first time for this kind of doubt; `warned` is a Mup's set of kinds."""
     if kind not in warned:
-        warned.add(kind)
         warnings.warn(text, MupWarning, stacklevel=_users_frame())
+        warned.add(kind)
 
 
 def _users_frame() -> int:

@@ -58,6 +58,6 @@ def fans(module: hk.Module | None, name: str, shape: tuple[int, ...]) -> Fans:
         return Fans((), (0,), lookup=(1,))              # (d, codes)
     if any(isinstance(module, layer) and name in names for layer, names in _MATRICES.items()):
         return matrix
-    if math.prod(shape) == max(shape):
+    if rank > 2 and math.prod(shape) == max(shape):     # (1, c, 1, 1); but (d, 1) is a matrix
         return Fans((), tuple(range(rank)), known=False)
     return matrix._replace(known=False)

@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from haiku_mup.errors import MupError
-
 Initializer = Callable[[Sequence[int], Any], jax.Array]
 ENTRIES = 2**16     # drawn to measure an unknown initializer: its std is then known to 0.3 %
 
@@ -18,7 +16,7 @@ class Moments(NamedTuple):
     """Size of what an initializer gives for one shape.
 
     Attributes:
-      std: standard deviation of an entry (0 for a constant).
+      std: standard deviation of an entry (0 for a constant); nan where a traced value hides it.
       mean: mean of an entry.
       drawn: False where two keys give the same array: zeros, constants, Identity, a given array.
       error: standard error of `std`, relative; 0 where it is known.
@@ -32,8 +30,10 @@ class Moments(NamedTuple):
     @property
     def centred(self) -> bool:
         """Whether the mean is zero, as far as draws can tell."""
-        noise = 8 * self.std * self.error * math.sqrt(2)    # error = 1 / √(2 n): 8 σ / √n
-        return abs(self.mean) <= noise if self.drawn else self.std > 0 or self.mean == 0
+        if not self.drawn:
+            return self.std > 0 or self.mean == 0 or math.isnan(self.std)   # an array is its giver's affair
+        noise = 8 * self.error * math.sqrt(2)       # error = 1 / √(2 n): 8 / √n
+        return not abs(self.mean) > max(noise, 1e-6) * self.std
 
 
 class Rescaled(hk.initializers.Initializer):
@@ -42,16 +42,19 @@ class Rescaled(hk.initializers.Initializer):
     def __init__(self, initializer: Initializer, factor: float):
         self.initializer = initializer
         self.factor = factor
-        self.used = False
+        self.result: Any = None     # of the latest call
 
     def __call__(self, shape: Sequence[int], dtype: Any) -> jax.Array:
-        self.used = True
-        return scaled(self.initializer(shape, dtype), self.factor)
+        self.result = scaled(self.initializer(shape, dtype), self.factor)
+        return self.result
 
 
 def scaled(x: Any, factor: float) -> Any:
     """`x` times a Python float, in the dtype of `x`; `x` itself where the factor is 1."""
-    return x if factor == 1 else x * factor
+    if factor == 1:
+        return x
+    y = x * factor
+    return y if y.dtype == x.dtype else y.astype(x.dtype)       # NumPy's bfloat16 would be promoted
 
 
 def moments(init: Initializer, shape: Sequence[int], dtype: Any) -> Moments:
@@ -68,19 +71,19 @@ def moments(init: Initializer, shape: Sequence[int], dtype: Any) -> Moments:
         return Moments(0.0, float(init is jnp.ones), drawn=False)
     function, attributes = _KNOWN.get(type(init), (None, ()))
     settings = [_setting(getattr(init, a)) for a in attributes]
-    if function is None or _ARRAY in settings:
+    if function is None or any(s is _ARRAY for s in settings):
         return _measure(init, shape, dtype)
-    return function(shape, *settings)
+    std, mean, drawn, _ = function(shape, *settings)
+    return Moments(float(std), float(mean), drawn)
 
 
 _ARRAY = object()
 
 
 def _setting(x: Any) -> Any:
-    """An initializer's attribute: a Python number for a scalar, `_ARRAY` for an array."""
+    """An initializer's attribute: a number for a scalar (nan for a traced one), `_ARRAY` for an array."""
     if isinstance(x, jax.core.Tracer):
-        raise MupError(f"an initializer's setting is a traced value, {x}: its std must be known when "
-                       "shapes are captured; give it a Python number, and capture outside of jit")
+        return math.nan
     if isinstance(x, (np.ndarray, np.generic, jax.Array)):
         return x.item() if x.size == 1 else _ARRAY
     return x
@@ -89,16 +92,24 @@ def _setting(x: Any) -> Any:
 # --- any other callable: draws, with the same keys every time, freed as they come ---
 
 def _measure(init: Initializer, shape: tuple[int, ...], dtype: Any) -> Moments:
+    size = math.prod(shape)
     with jax.ensure_compile_time_eval():
-        first, second = (_sample(_draw(init, seed, shape, dtype), init) for seed in (0, 1))
-        if not np.array_equal(first.head, second.head):
-            count = -(-ENTRIES // first.size) - 2
-            rest = (_sample(x, init) for x in _draws(init, count, shape, dtype))
-            return _moments([first, second, *rest])
-    std = first.square / first.size - abs(first.total / first.size)**2
-    constant = first.size == 0 or first.low == first.high
-    return Moments(0.0 if constant else math.sqrt(std), abs(first.total) / max(1, first.size),
-                   drawn=False)
+        few = [_draw(init, seed, shape, dtype) for seed in range(2 if size > 2**5 else 2**5)]
+        if any(isinstance(x, jax.core.Tracer) for x in few):        # from outside of this block
+            return Moments(math.nan, math.nan, drawn=any(x is not few[0] for x in few))
+        few = [_sample(x) for x in few]
+        if any(not np.array_equal(x.head, few[0].head) for x in few):
+            count = -(-ENTRIES // size) - len(few)
+            return _moments([*few, *map(_sample, _draws(init, len(few), count, shape, dtype))])
+    return _given(few[0])
+
+
+def _given(x: "_Sample") -> Moments:
+    """Of an array that is the same for every key."""
+    if x.size == 0 or x.low == x.high:
+        return Moments(0.0, float(abs(x.total)) / max(1, x.size), drawn=False)
+    mean = float(abs(x.total / x.size))
+    return Moments(math.sqrt(x.square / x.size - mean**2), mean, drawn=False)
 
 
 class _Sample(NamedTuple):
@@ -112,10 +123,7 @@ class _Sample(NamedTuple):
     head: np.ndarray
 
 
-def _sample(x: Any, init: Initializer) -> _Sample:
-    if isinstance(x, jax.core.Tracer):
-        raise MupError(f"the initializer {init!r} depends on a traced value: its std must be known "
-                       "when shapes are captured; capture outside of jit, or close over numbers")
+def _sample(x: Any) -> _Sample:
     x = np.asarray(x).ravel()
     total, square, low, high = 0.0, 0.0, math.inf, -math.inf
     for block in np.split(x, range(2**20, x.size, 2**20)):
@@ -127,27 +135,28 @@ def _sample(x: Any, init: Initializer) -> _Sample:
 
 def _moments(samples: Sequence[_Sample]) -> Moments:
     size = sum(s.size for s in samples)
-    mean = abs(sum(s.total for s in samples)) / size
+    mean = float(abs(sum(s.total for s in samples))) / size
     std = math.sqrt(max(0.0, sum(s.square for s in samples) / size - mean**2))
     return Moments(std, mean, drawn=True, error=1 / math.sqrt(2 * size))
 
 
 def _draw(init: Initializer, seed: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-    return hk.transform(lambda: jnp.asarray(init(shape, dtype))).apply({}, jax.random.PRNGKey(seed))
+    x = hk.transform(lambda: init(shape, dtype)).apply({}, jax.random.PRNGKey(seed))
+    return x if isinstance(x, jax.core.Tracer) else jnp.asarray(x)
 
 
-def _draws(init: Initializer, count: int, shape: tuple[int, ...], dtype: Any) -> Iterator:
-    """More draws: many small ones in one program, unless it can't see into the initializer."""
+def _draws(init: Initializer, first: int, count: int, shape: tuple[int, ...], dtype: Any) -> Iterator:
+    """More draws: many small ones in one vmap, unless it can't see into the initializer."""
     if count > 2**9:
-        seeds = np.arange(2, 2 + 2**math.ceil(math.log2(count)))
+        seeds = np.arange(first, first + 2**math.ceil(math.log2(count)))    # few sizes: few compilations
         try:
-            many = jax.jit(jax.vmap(lambda seed: _draw(init, seed, shape, dtype)))(seeds)
+            many = jax.vmap(lambda seed: _draw(init, seed, shape, dtype))(seeds)
         except Exception:       # an initializer may do with its key what only a loop can follow
             many = np.zeros(2)
         if not np.array_equal(many[0], many[1]):
             yield many
             return
-    for seed in range(2, 2 + min(count, 2**10)):
+    for seed in range(first, first + min(count, 2**10)):
         yield _draw(init, seed, shape, dtype)
 
 

@@ -107,12 +107,12 @@ class SharedReadout(hk.Module):
         self.bias_init = bias_init or jnp.zeros
         self.output_mult = output_mult
 
-    def __call__(self, embed: SharedEmbed | jax.Array, x: jax.Array, *,
+    def __call__(self, weight: SharedEmbed | jax.Array, x: jax.Array, *,
                  precision: Any = None) -> jax.Array:
         """Logits [..., vocab_size] of activations x [..., embed_dim].
 
         Args:
-          embed: the SharedEmbed, or its matrix: `embed.get_weights()`.
+          weight: the SharedEmbed, or its matrix: `embed.get_weights()`.
           x: activations.
           precision: of the matrix product, as in hk.Linear.
 
@@ -120,13 +120,13 @@ class SharedReadout(hk.Module):
           MupError: no SharedEmbed in the model; a matrix where several of them grow by different
             ratios; a matrix that does not fit the activations.
         """
-        if isinstance(embed, hk.Module):
-            if not isinstance(embed, SharedEmbed):
-                raise MupError(f"SharedReadout: given a {type(embed).__name__}; make it a SharedEmbed")
-            weights = embed.get_weights()
-            factor = context.multiplier(f"{embed.module_name}/embeddings", weights.shape)
+        if isinstance(weight, hk.Module):
+            if not isinstance(weight, SharedEmbed):
+                raise MupError(f"SharedReadout: given a {type(weight).__name__}; make it a SharedEmbed")
+            weights = weight.get_weights()
+            factor = context.multiplier(f"{weight.module_name}/embeddings", weights.shape)
         else:
-            weights, factor = jnp.asarray(embed), context.tied_multiplier()
+            weights, factor = jnp.asarray(weight), context.tied_multiplier()
         if weights.ndim != 2 or weights.shape[1:] != x.shape[-1:]:
             raise MupError(f"SharedReadout: weights {weights.shape} and activations {x.shape} don't fit: "
                            "they are [vocab_size, embed_dim] and [..., embed_dim]")
@@ -187,17 +187,23 @@ class MultiHeadAttention(hk.MultiHeadAttention):
         Returns:
           Vectors [..., T', model_size].
         """
-        with hk.intercept_methods(functools.partial(_scale_query, self)):
-            return super().__call__(query, key, value, mask)
+        scaled_query: list[bool] = []
+        with hk.intercept_methods(functools.partial(_scale_query, self, scaled_query)):
+            out = super().__call__(query, key, value, mask)
+        if not scaled_query:
+            raise MupError(f"{self.module_name!r}: no hk.Linear named 'query' makes the queries, so logits "
+                           "would not be scaled; keep the name in a subclass")
+        return out
 
 
-def _scale_query(attention: MultiHeadAttention, next_method, args, kwargs, call):
+def _scale_query(attention: MultiHeadAttention, done: list, next_method, args, kwargs, call):
     """Multiplies queries, and so logits: softmax's input is (query · factor) · key / √key_size."""
     name = f"{attention.module_name}/query"
     if call.method_name != "__call__" or call.module.module_name != name:
         return next_method(*args, **kwargs)
     if attention.zero_query:
         call.module.w_init = call.module.b_init = jnp.zeros
+    done.append(True)
     queries = next_method(*args, **kwargs)      # [..., T', H·K]
     shape = (args[0].shape[-1], queries.shape[-1])
     return scaled(queries, context.multiplier(f"{name}/w", shape))

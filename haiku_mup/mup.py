@@ -71,6 +71,9 @@ class Mup:
     def init_target(self) -> Iterator[None]:
         """A context in which a model's init is captured as the target, and draws in μP.
 
+        It holds for the thread that enters it, and for what is traced in it: other threads, and programs
+        that were compiled ahead of time, don't see it.
+
         Raises:
           MupError: before `init_base`; nothing captured; parameters that only one of the two has; a
             parameter that can't be right in μP; shapes other than an earlier init_target's.
@@ -100,7 +103,7 @@ class Mup:
                 raise MupError.about(name, entry.base.shape, session.records[name].shape, "an earlier "
                                      f"init_target saw {entry.target.shape}; make a new Mup() for "
                                      "another width")
-        return self._entries or dict(session.entries)
+        return dict(session.entries)
 
     def _captured(self, what: str) -> Mapping[str, Entry]:
         if self._session is not None:
@@ -132,7 +135,11 @@ class Mup:
                        scale_eps: bool = False) -> optax.GradientTransformationExtraArgs:
         """The optimizer with each parameter's learning rate in μP. Its state is the inner one's.
 
-        Gradient clipping by the global norm belongs outside: `optax.chain(clip, wrapped)`.
+        Gradient clipping by the global norm belongs outside: `optax.chain(clip, wrapped)`. So does what
+        evaluates the loss at its parameters (line searches, SAM) and what averages parameters: inside, an
+        optimizer sees each parameter divided by its factor, which makes the decay come out right. Optimizers
+        that scale by a parameter's norm (adafactor, lamb, lars) or by whole matrices (muon) have rules of
+        their own, which these factors are not. Wrap once: `scale_updates` in the same chain acts again.
 
         Args:
           optimizer: any optax optimizer, of Adam's kind (entrywise normalised) or SGD's.
@@ -149,7 +156,8 @@ class Mup:
             parameters of other names or shapes than the target's.
 
         Warns:
-          MupWarning: an optimizer that behaves like SGD with adam=True, or like Adam with adam=False.
+          MupWarning: an optimizer that behaves like SGD with adam=True, or like Adam with adam=False; one
+            whose update of an entry depends on other entries.
         """
         entries = self._captured("wrap_optimizer")
         if optim.is_wrapped(optimizer):
@@ -157,8 +165,8 @@ class Mup:
         lr = _by_name(entries, lambda e: e.factors.adam if adam or scale_eps else e.factors.sgd)
         one = _by_name(entries, lambda e: 1.0)
         gradient = _by_name(entries, lambda e: 1 / e.factors.eps) if scale_eps else one
-        shapes = _tree({name: jax.ShapeDtypeStruct(e.target.shape, "float32") for name, e in entries.items()})
-        kind = behaviour.Check(self._warned, optimizer, adam, known=scale_eps)
+        shapes = _tree(entries, lambda e: jax.ShapeDtypeStruct(e.target.shape, "float32"))
+        kind = behaviour.Check(self._warned, optimizer, adam, both=scale_eps)
         kind(behaviour.one_matrix(shapes), shapes)
 
         def check(params):
@@ -182,7 +190,7 @@ class Mup:
     def lr_scales(self, adam: bool = True) -> dict[str, dict[str, float]]:
         """The factors of the learning rate: a tree shaped like the parameters, of Python floats."""
         entries = self._captured("lr_scales")
-        return _tree({name: _lr(adam)(entry) for name, entry in entries.items()})
+        return _tree(entries, _lr(adam))
 
     def table(self) -> list[summary.Row]:
         """One record a parameter, in the order of its creation: see `Row`."""
@@ -197,13 +205,13 @@ def _lr(adam: bool):
     return lambda entry: entry.factors.adam if adam else entry.factors.sgd
 
 
-def _tree(leaves: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """{"module/name": x} as Haiku nests it: {"module": {"name": x}}."""
+def _tree(entries: Mapping[str, Entry], value) -> dict[str, dict[str, Any]]:
+    """value(entry) of each parameter, as Haiku nests them: {"module": {"name": …}}."""
     tree: dict[str, dict[str, Any]] = {}
-    for full, value in leaves.items():
-        module, _, name = full.rpartition("/")
-        tree.setdefault(module, {})[name] = value
-    return {module: dict(sorted(bundle.items())) for module, bundle in sorted(tree.items())}
+    for name, entry in sorted(entries.items()):
+        leaf = entry.target.leaf
+        tree.setdefault(name[:-len(leaf) - 1], {})[leaf] = value(entry)
+    return tree
 
 
 def _by_name(entries: Mapping[str, Entry], value):
@@ -232,7 +240,8 @@ def _check_params(entries: Mapping[str, Entry], params: Any) -> None:
         if name not in entries:
             raise _foreign(name, entries)
         shape, target = tuple(leaf.shape), entries[name].target.shape
-        if shape[-len(target) or len(shape):] != target:
+        axes = iter(shape)
+        if not all(n in axes for n in target):          # a stack may put axes before, behind, between
             raise MupError.about(name, entries[name].base.shape, target, f"the optimizer was given {shape}; "
                                  "give it the target's parameters, or make a new Mup() for this width")
 

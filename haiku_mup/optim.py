@@ -66,6 +66,11 @@ def scale_optimizer(optimizer: Any, lr: Factor, gradient: Factor, decay: Factor,
             return inner.init(shrunk(params))
 
     def update(updates, state, params=None, **extra):
+        if any(map(callable, extra.values())) and any(
+                decay(name) != 1 for name, x in named_leaves(updates) if not is_masked(x)):
+            raise MupError(f"the wrapped optimizer was given a function ({', '.join(extra)}) of parameters, "
+                           "and works on rescaled ones; put what needs it, such as a line search, outside: "
+                           "chain(wrap_optimizer(…), …)")
         params = None if params is None else shrunk(params)
         updates, state = inner.update(_map(gradient, updates), state, params, **extra)
         return _map(lr, updates), state
@@ -134,5 +139,6 @@ def is_masked(x: Any) -> bool:
 
 def _map(factor: Factor, tree: Any) -> Any:
     """Each leaf times its name's factor; masked ones and those with factor 1 as they are."""
-    leaves = [x if is_masked(x) else scaled(x, factor(name)) for name, x in named_leaves(tree)]
+    leaves = [x if isinstance(x, (optax.MaskedNode, jax.ShapeDtypeStruct)) else scaled(x, factor(name))
+              for name, x in named_leaves(tree)]
     return jax.tree.unflatten(jax.tree.structure(tree, is_leaf=is_masked), leaves)

@@ -19,6 +19,7 @@ class Record:
 
     Attributes:
       name: its name in the parameter tree, "module/name".
+      leaf: the last part of that name, which may hold slashes of its own.
       local: the same without the prefix of hk.lift and layer_stack: what a layer knows of itself.
       shape: its shape in one layer, without any stack axis.
       moments: std and mean of its initializer.
@@ -31,6 +32,7 @@ class Record:
     """
 
     name: str
+    leaf: str
     local: str
     shape: tuple[int, ...]
     moments: Moments
@@ -78,6 +80,8 @@ def compare(base: Record, target: Record) -> Entry:
     wrong = functools.partial(MupError.about, target.name, base.shape, target.shape)
     if len(base.shape) != len(target.shape):
         raise wrong("rank differs; rebuild the base model")
+    if any(b == 0 != t for b, t in zip(base.shape, target.shape)):
+        raise wrong("a width of 0 has no ratio; give the base a width of its own")
     fans = _fans(base, target, wrong)
     m_in, m_out = (_ratio(base.shape, target.shape, axes) for axes in (fans.fan_in, fans.fan_out))
     role = rules.role(_grows(base.shape, target.shape, fans.fan_in),
@@ -96,7 +100,7 @@ def compare(base: Record, target: Record) -> Entry:
 
 
 def _ratio(base, target, axes) -> float:
-    return math.prod(target[a] for a in axes) / math.prod(base[a] for a in axes)
+    return math.prod((target[a] / base[a] for a in axes if target[a] != base[a]), start=1.0)
 
 
 def _grows(base, target, axes) -> bool:
@@ -141,11 +145,14 @@ def _draw(base: Record, target: Record, role: str, factors: rules.Factors, wrong
     if role == rules.HIDDEN and not now.centred:
         raise wrong(f"a hidden weight is initialised with mean {now.mean:.3g}, which would grow with "
                     "the width; use an initializer of mean zero")
-    if not now.drawn:
+    if not now.drawn and not (was.drawn and now.std == 0):
         return 1.0
-    if now.std == was.std or (base.shape == target.shape and _same(was, now)):
+    if not target.inexact or now.std == was.std or (base.shape == target.shape and _same(was, now)):
         return factors.init
-    if not (was.drawn and was.std > 0 and now.std > 0):
+    if math.isnan(was.std) or math.isnan(now.std):
+        raise wrong("the initializer's std is a traced value, and must be known here; compute it with "
+                    "numpy or math instead of jax.numpy, or call init eagerly")
+    if not (was.drawn and now.drawn and was.std > 0 and now.std > 0):
         raise wrong(f"the initializer's std is {was.std:.3g} at the base and {now.std:.3g} at the "
                     "target; use one initializer for both")
     return rules.rescale(was.std, now.std, factors.init)
@@ -168,7 +175,9 @@ def _doubt(base: Record, target: Record, init: float, say) -> tuple[str, str] | 
 
 
 def _same(was: Moments, now: Moments) -> bool:
-    """Whether two measured stds may be one: within five standard errors."""
+    """Whether two stds of one shape may be one: within five standard errors, or both traced."""
+    if math.isnan(was.std) and math.isnan(now.std):
+        return True
     return was.drawn and abs(was.std - now.std) <= 5 * (was.error + now.error) * now.std
 
 

@@ -53,11 +53,9 @@ def text(rows: Iterable[Row], width: int = 100) -> str:
 
 
 def _cell(value) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
     if isinstance(value, tuple):
         return "×".join(map(str, value)) or "scalar"
-    return value
+    return value if isinstance(value, str) else f"{value:.4g}"
 
 
 def _line(cells, widths) -> str:

@@ -203,10 +203,14 @@ def test_a_bias_whose_std_depends_on_fan_in_keeps_the_bases_std(x64):
     np.testing.assert_array_equal(params["hidden"]["b"], plain["hidden"]["b"])
 
 
-def test_a_traced_setting_is_an_error():
-    make, x = one(lambda x, width: hk.Linear(width, w_init=init.RandomNormal(x.mean()))(x))
-    with pytest.raises(haiku_mup.MupError, match="traced"), haiku_mup.Mup().init_base():
-        jax.jit(make(8).init)(KEY, x)
+def test_rounding_of_symmetric_bounds_is_no_mean():
+    assert moments(init.RandomUniform(-3 * 0.1, 0.3), (8, 8), jnp.float32).centred
+    assert not moments(init.RandomUniform(-0.3, 0.301), (8, 8), jnp.float32).centred
+
+
+def test_a_random_sign_is_drawn():
+    signs = moments(lambda s, d: jax.random.rademacher(hk.next_rng_key(), s, d), (1,), jnp.float32)
+    assert signs.drawn and signs.std == pytest.approx(1.0, rel=0.05)     # of at least 2¹⁰ draws
 
 
 def test_rules_and_rescaling_agree():

@@ -2,6 +2,7 @@
 import functools
 import re
 import warnings
+from contextlib import nullcontext
 
 import haiku as hk
 import jax
@@ -313,16 +314,49 @@ def test_a_creator_that_replaces_the_initializer():
         with hk.custom_creator(larger):
             return hk.Linear(width, w_init=normal)(hk.Linear(width)(x))
 
-    with fails("'linear/w'", "custom creator", "around"):
+    with fails("'linear/w'", "custom creator", "replaced", "around"):
         captured(*one(layer))
 
 
-def test_an_initializer_for_one_of_the_two():
+def test_a_creator_that_changes_the_draw():
     def layer(x, width):
-        init = jnp.zeros if width == 8 else normal
+        with hk.custom_creator(lambda create, *args: create(*args[:-1]) + 1.0):
+            return hk.Linear(width, w_init=normal)(hk.Linear(width)(x))
+
+    with warns("'linear/w'", "custom creator", "changed", "around"):
+        captured(*one(layer))
+
+
+def test_a_std_that_is_traced():
+    def layer(x, width):
+        std = 1 / jnp.sqrt(width)
+        return hk.Linear(width, w_init=hk.initializers.RandomNormal(std))(hk.Linear(width)(x))
+
+    with fails("'linear/w'", "(8, 8)", "(32, 32)", "traced", "numpy"):
+        captured(*one(layer))
+
+
+def test_a_width_of_zero():
+    with fails("'linear/w'", "(6, 0)", "(6, 32)", "width of 0"):
+        captured(*one(lambda x, width: hk.Linear(width)(x)), base=0)
+
+
+def test_a_subclass_of_attention_without_a_query():
+    class Renamed(haiku_mup.MultiHeadAttention):
+        def _linear_projection(self, x, head_size, name=None):
+            return super()._linear_projection(x, head_size, "q" if name == "query" else name)
+
+    with fails("'renamed'", "query"):
+        captured(*one(lambda x, width: Renamed(2, width, w_init=normal)(x, x, x)))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_an_initializer_for_one_of_the_two(first):
+    def layer(x, width):
+        init = jnp.zeros if (width == 8) == first else normal
         return hk.Linear(width, w_init=init)(x)
 
-    with fails("'linear/w'", "std is 0 at the base and 1 at the target", "one initializer"):
+    with fails("'linear/w'", f"std is {1 - first} at the base and {0 + first} at", "one initializer"):
         captured(*one(layer))
 
 
@@ -438,6 +472,32 @@ def test_factors_that_do_not_fit_the_optimizer(optimizer, adam):
         opt = other.wrap_optimizer(optimizer, adam=not adam)
         other.wrap_optimizer(optimizer, adam=adam, scale_eps=True)      # right for both
         opt.init(mlp(32).init(KEY, X))
+
+
+@pytest.mark.parametrize("optimizer", [
+    optax.adafactor(1e-3), optax.lamb(1e-3), optax.lars(1e-3), optax.contrib.muon(1e-3)])
+def test_an_optimizer_that_is_not_entrywise(optimizer):
+    mup = captured(mlp, X)
+    for options in ({}, {"adam": False}, {"scale_eps": True}):
+        with warns("from other entries", "adafactor, lamb, lars and muon") if not options else nullcontext():
+            mup.wrap_optimizer(optimizer, **options)
+
+
+def test_a_function_of_parameters_inside_the_wrapped_optimizer():
+    mup = captured(mlp, X)
+    params = mlp(32).init(KEY, X)
+    search = optax.chain(optax.sgd(0.1), optax.scale_by_backtracking_linesearch(5))
+    opt = mup.wrap_optimizer(search, adam=False)
+    with fails("value_fn", "line search, outside"):
+        opt.update(params, opt.init(params), params, value=0.0, grad=params, value_fn=lambda p: 0.0)
+
+
+def test_a_warning_that_was_made_an_error_comes_again():
+    mup = captured(mlp, X)
+    for _ in range(2):
+        with warnings.catch_warnings(), pytest.raises(haiku_mup.MupWarning):
+            warnings.simplefilter("error")
+            mup.wrap_optimizer(optax.sgd(0.1))
 
 
 def test_a_traced_learning_rate_is_not_tried():

@@ -392,3 +392,127 @@ def test_summary_shows_every_row_aligned_and_cuts_long_names():
     assert max(map(len, lines)) <= 100 and "…" in lines[1] and lines[1].startswith("a_name_")
     assert "6×32" in lines[1] and "input" in lines[1]
     assert max(map(len, mup.summary(width=60).splitlines())) < len(lines[0])
+
+
+# --- found by trying to break it ---
+
+def test_a_scalar_in_a_stack_a_stack_axis_behind_and_a_name_with_a_slash():
+    normal = hk.initializers.RandomNormal()
+
+    def layer(x, width):
+        x = hk.Linear(width)(x)
+        inner = hk.transform(lambda x: hk.Linear(width, w_init=normal)(x))
+        init = jax.vmap(inner.init, (0, None), out_axes=-1)
+        params = hk.lift(init, name="lifted")(
+            hk.next_rng_keys(5) if hk.running_init() else None, x)
+        x = jax.vmap(lambda p: inner.apply(p, None, x), in_axes=-1)(params).mean(0)
+
+        def block(x):
+            return x * hk.get_parameter("gain", (), init=jnp.zeros)
+
+        x = hk.experimental.layer_stack(3)(block)(x)
+        return haiku_mup.Readout(3)(x + hk.get_parameter("a/b", (width,), init=jnp.zeros)[None])
+
+    make, x = one(layer)
+    mup = captured(make, x)
+    params = mup.wrap_model(make(32)).init(KEY, x)
+    assert jax.tree.structure(params) == jax.tree.structure(mup.lr_scales())
+    assert {"lifted/linear/w", "~/a/b"} < {row.name for row in mup.table()}
+    w = params["lifted/linear"]["w"]
+    assert w.shape == (32, 32, 5) and w.std() == pytest.approx(0.5, rel=0.05)   # 5,120 draws: 1 %
+    mup.wrap_optimizer(optax.adam(1e-3)).init(params)
+
+
+def test_an_inner_transform_with_the_name_of_a_layer_does_not_take_its_place():
+    def layer(x, width):
+        other = hk.transform(lambda x: hk.Linear(width, w_init=hk.initializers.RandomNormal(), name="l")(x))
+        other.init(KEY, x)
+        return hk.Linear(width, name="l")(hk.Linear(width, name="h")(jnp.ones((2, width))))
+
+    make, x = one(layer)
+    row = next(r for r in captured(make, jnp.ones((2, 8))).table() if r.name == "l/w")
+    assert row.base_std == pytest.approx(8**-0.5 * 0.87962566103423978)
+
+
+def test_dtypes_and_integers_are_kept():
+    def bf16(shape, dtype):
+        return np.random.default_rng(0).normal(size=shape).astype(jnp.bfloat16)
+
+    def drawn(shape, dtype):
+        x = jax.random.normal(hk.next_rng_key(), shape)
+        return np.asarray(x).astype(jnp.bfloat16) if not isinstance(x, jax.core.Tracer) else x.astype(dtype)
+
+    def ints(shape, dtype):
+        return jax.random.randint(hk.next_rng_key(), shape, 0, 10 if shape == (4,) else 20)
+
+    def layer(x, width):
+        hk.get_parameter("ids", (4,), jnp.int32, init=ints)
+        hk.get_parameter("given", (width,), jnp.bfloat16, init=bf16)
+        return hk.get_parameter("w", (width, width), jnp.bfloat16, init=drawn)
+
+    make, x = one(layer)
+    mup = haiku_mup.Mup()
+    with mup.init_base():
+        make(8).init(KEY, x)
+    with mup.init_target():
+        make(32).init(KEY, x)
+    params, plain = mup.wrap_model(make(32)).init(KEY, x)["~"], make(32).init(KEY, x)["~"]
+    assert {k: p.dtype for k, p in params.items()} == {k: p.dtype for k, p in plain.items()}
+    assert (params["ids"] == plain["ids"]).all()
+    assert jnp.std(params["w"].astype(float)) == pytest.approx(0.5, rel=0.1)
+
+
+def test_arrays_and_numbers_that_a_trace_hides():
+    """Under eval_shape jax.numpy makes tracers of constants; where no std is needed, none is asked for."""
+    def layer(x, width):
+        matrix = np.ones((5, width), np.float32)
+        h = hk.Embed(embedding_matrix=matrix)(jnp.arange(2))
+        h = h + hk.Linear(width, b_init=hk.initializers.Constant(jnp.log(0.1)))(x)
+        return haiku_mup.Readout(3, b_init=hk.initializers.RandomNormal(1 / jnp.sqrt(3.0)))(h)
+
+    make, x = one(layer)
+    model = captured(make, x).wrap_model(make(32))
+    assert (jax.jit(model.init)(KEY, x)["embed"]["embeddings"] == 1).all()
+
+
+def test_a_wrapped_model_may_be_lifted():
+    model = captured(mlp, X).wrap_model(mlp(32))
+
+    def outer(x):
+        params = hk.lift(model.init, name="inner")(hk.next_rng_key() if hk.running_init() else None, x)
+        return model.apply(params, x)
+
+    f = hk.without_apply_rng(hk.transform(outer))
+    params = f.init(KEY, X)
+    inner = {name.removeprefix("inner/"): p for name, p in params.items()}
+    assert equal(f.apply(params, X), model.apply(inner, X))
+    assert params["inner/linear_1"]["w"].std() == pytest.approx(0.15, rel=0.1)     # 0.3 · ½, 1,024 draws
+
+
+def test_another_target_of_the_same_shapes_and_other_heads():
+    init = hk.initializers.VarianceScaling()
+
+    def layer(x, width, heads):
+        h = hk.Linear(width)(x)[None]
+        return haiku_mup.MultiHeadAttention(heads(width), width // heads(width), w_init=init)(h, h, h)
+
+    def make(heads):
+        return one(functools.partial(layer, heads=heads))[0]
+
+    mup = captured(make(lambda w: 2), X)
+    assert 0.5 in {row.multiplier for row in mup.table()}
+    with mup.init_target():
+        jax.eval_shape(make(lambda w: w // 4)(32).init, KEY, X)
+    assert {row.multiplier for row in mup.table()} == {1.0}
+
+
+def test_integer_settings_and_keyword_calls():
+    def layer(x, width):
+        core = hk.LSTM(width)
+        h = hk.Linear(width, w_init=hk.initializers.RandomNormal(1))(x)
+        h, _ = core(inputs=h, prev_state=core.initial_state(2))
+        embed = haiku_mup.SharedEmbed(5, width)
+        return haiku_mup.SharedReadout()(weight=embed, x=h)
+
+    mup = captured(*one(layer))
+    assert "lstm/linear/w" in mup.summary() and mup.table()[0].base_std == 1.0
