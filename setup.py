@@ -15,6 +15,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=["haiku_mup"],
+    package_data={"haiku_mup": ["py.typed"]},
     install_requires=["jax>=0.8.0", "jaxlib>=0.8.0", "dm-haiku>=0.0.16", "optax>=0.2.6", "numpy>=1.26"],
     extras_require={
         "plot": PLOT,

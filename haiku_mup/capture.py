@@ -11,7 +11,7 @@ from haiku_mup import context
 from haiku_mup.context import Made
 from haiku_mup.errors import MupError
 from haiku_mup.fans import fans
-from haiku_mup.initializers import Rescaled, moments
+from haiku_mup.initializers import Rescaled, moments, read
 from haiku_mup.shapes import TIED, Entry, Record, compare
 
 _homes: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()     # SharedEmbed -> its parameter
@@ -102,7 +102,7 @@ class Wrapped:
     """
 
     def __init__(self, entries: Mapping[str, Entry]):
-        self._draws = {name: (e.target.shape, e.draw) for name, e in entries.items()}
+        self._draws = {name: (e.target.shape, e.draw, e.target.moments) for name, e in entries.items()}
         self._warned: set = set()
         self._multipliers: dict[tuple, float] = {}
         self._tied = {e.multiplier for e in entries.values() if e.target.layer == TIED}
@@ -124,8 +124,8 @@ class Wrapped:
         name, shape_ = _stored_name(context_), tuple(map(int, context_.original_shape))
         if name not in self._draws:             # a wrapped model that is lifted itself
             name = context_.full_name
-        known, draw = self._draws.get(name, (None, 1.0))
-        value = None
+        known, draw, moments_ = self._draws.get(name, (None, 1.0, None))
+        value, now = None, read(init, shape_)
         try:
             _check_home(name, _leaf(context_), context_.module)
         except MupError as error:
@@ -134,6 +134,9 @@ class Wrapped:
             value, draw = MupError.about(name, None, shape_, "not captured in init_target"
                                          + f", which saw {known}" * (known is not None)
                                          + "; capture the model that is wrapped"), 1.0
+        elif now and abs(now.std - moments_.std) > 1e-6 * now.std:
+            value = MupError.about(name, None, shape_, f"the initializer's std is {now.std:.3g}, and "
+                                   f"init_target saw {moments_.std:.3g}; capture the model that is wrapped")
         array, value = _make(next_creator, shape, dtype, init, draw, name, value, self._warned)
         return array, Made(name, context_.full_name, _leaf(context_), array, value)
 

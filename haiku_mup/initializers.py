@@ -66,14 +66,18 @@ def moments(init: Initializer, shape: Sequence[int], dtype: Any) -> Moments:
     >>> moments(hk.initializers.RandomNormal(0.02), (8, 4), jnp.float32)
     Moments(std=0.02, mean=0.0, drawn=True, error=0.0)
     """
-    shape = tuple(map(int, shape))
+    return read(init, shape) or _measure(init, tuple(shape), dtype)
+
+
+def read(init: Initializer, shape: Sequence[int]) -> Moments | None:
+    """The moments that attributes tell; None for a callable that has to be drawn."""
     if init is jnp.zeros or init is jnp.ones:
         return Moments(0.0, float(init is jnp.ones), drawn=False)
     function, attributes = _KNOWN.get(type(init), (None, ()))
     settings = [_setting(getattr(init, a)) for a in attributes]
     if function is None or any(s is _ARRAY for s in settings):
-        return _measure(init, shape, dtype)
-    std, mean, drawn, _ = function(shape, *settings)
+        return None
+    std, mean, drawn, _ = function(tuple(shape), *settings)
     return Moments(float(std), float(mean), drawn)
 
 

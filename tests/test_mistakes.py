@@ -207,6 +207,16 @@ def test_another_width_in_the_wrapped_model():
         model.init(KEY, X)
 
 
+def test_another_initializer_in_the_wrapped_model():
+    def layer(x, width, std):
+        return hk.Linear(width, w_init=hk.initializers.RandomNormal(std))(hk.Linear(width)(x))
+
+    mup = captured(*one(functools.partial(layer, std=1.0)))
+    model = mup.wrap_model(one(functools.partial(layer, std=0.01))[0](32))
+    with fails("'linear/w'", "(32, 32)", "std is 0.01", "saw 1", "capture"):
+        model.init(KEY, X)
+
+
 def test_another_width_in_a_second_init_target():
     mup = captured(mlp, X)
     with fails("'linear/w'", "base (6, 8)", "target (6, 16)", "(6, 32)", "new Mup()"), mup.init_target():
