@@ -111,7 +111,8 @@ class Wrapped:
             if self._multipliers.setdefault(key, entry.multiplier) != entry.multiplier:
                 raise MupError.about(name, entry.base.shape, entry.target.shape, "another layer has this "
                                      "name and shape within its lift, and another multiplier; rename one")
-        self._key: Hashable = (frozenset(self._draws.items()), frozenset(self._multipliers.items()))
+        self._key: Hashable = tuple(map(frozenset, (
+            self._draws.items(), self._multipliers.items(), self._tied)))
         self._hash = hash(self._key)
 
     def __eq__(self, other):

@@ -28,7 +28,7 @@ def _contexts_are_as_they_were():
     assert params["readout"]["w"].shape == (8, 3)
 
 
-def fails(*parts):
+def raises(*parts):
     """pytest.raises of the library's error, whose message has all these parts in this order."""
     return pytest.raises(haiku_mup.MupError, match=".*".join(map(re.escape, parts)))
 
@@ -43,14 +43,14 @@ def test_the_error_is_a_value_error():
 
 def test_target_before_base():
     mup = haiku_mup.Mup()
-    with fails("init_target before init_base"), mup.init_target():
+    with raises("init_target before init_base"), mup.init_target():
         raise AssertionError("the body must not run")
     captured(mlp, X, mup=mup)           # and it is as good as new
 
 
 def test_a_second_base_after_a_target():
     mup = captured(mlp, X)
-    with fails("init_base after init_target", "new Mup()"), mup.init_base():
+    with raises("init_base after init_target", "new Mup()"), mup.init_base():
         raise AssertionError("the body must not run")
     assert mup.wrap_model(mlp(32))
 
@@ -73,9 +73,9 @@ def test_a_context_that_captured_nothing(what):
     if what == "init_target":
         with mup.init_base():
             shapes(mlp, 8, X)
-    with fails(what, "captured no parameter", "apply_mup()"), getattr(mup, what)():
+    with raises(what, "captured no parameter", "apply_mup()"), getattr(mup, what)():
         shapes(make, 8, X)
-    with fails(what, "captured no parameter"), getattr(mup, what)():
+    with raises(what, "captured no parameter"), getattr(mup, what)():
         pass
 
 
@@ -84,11 +84,11 @@ def test_a_context_that_captured_nothing(what):
 def test_use_before_init_target(call):
     mup = haiku_mup.Mup()
     arguments = {"wrap_model": [mlp(32)], "wrap_optimizer": [optax.adam(1e-3)]}.get(call, [])
-    with fails("before init_target"):
+    with raises("before init_target"):
         getattr(mup, call)(*arguments)
     with mup.init_base():
         shapes(mlp, 8, X)
-    with fails("before init_target"):
+    with raises("before init_target"):
         getattr(mup, call)(*arguments)
 
 
@@ -100,18 +100,18 @@ def test_a_parameter_that_only_one_of_the_two_has():
     mup = haiku_mup.Mup()
     with mup.init_base():
         shapes(make, 8, x)
-    with fails("'linear/b'", "base (8,)", "target has no such parameter"), mup.init_target():
+    with raises("'linear/b'", "base (8,)", "target has no such parameter"), mup.init_target():
         shapes(make, 32, x)
     mup = haiku_mup.Mup()
     with mup.init_base():
         shapes(make, 16, x)
-    with fails("'linear/b'", "target (8,)", "base has no such parameter"), mup.init_target():
+    with raises("'linear/b'", "target (8,)", "base has no such parameter"), mup.init_target():
         shapes(make, 8, x)
 
 
 def test_ranks_that_differ():
     make, x = one(entry("w", lambda width: (5, 8) if width == 8 else (5, 9, 2), normal))
-    with fails("'~/w': base (5, 8), target (5, 9, 2): rank differs; rebuild the base model"):
+    with raises("'~/w': base (5, 8), target (5, 9, 2): rank differs; rebuild the base model"):
         captured(make, x)
 
 
@@ -121,7 +121,7 @@ def test_one_name_with_two_shapes_in_one_context(what):
     if what == "init_target":
         with mup.init_base():
             shapes(mlp, 8, X)
-    with fails("'linear/w'", "(6, 16)", "(6, 32)", "two shapes"), getattr(mup, what)():
+    with raises("'linear/w'", "(6, 16)", "(6, 32)", "two shapes"), getattr(mup, what)():
         shapes(mlp, 16, X)
         shapes(mlp, 32, X)
     captured(mlp, X, mup=mup)
@@ -129,7 +129,7 @@ def test_one_name_with_two_shapes_in_one_context(what):
 
 def test_an_integer_parameter_that_grows():
     zeros = entry("counts", lambda width: (width,), jnp.zeros, dtype=jnp.int32)
-    with fails("'~/counts'", "base (8,)", "target (32,)", "integer"):
+    with raises("'~/counts'", "base (8,)", "target (32,)", "integer"):
         captured(*one(zeros))
     same = entry("counts", lambda width: (5,), jnp.zeros, dtype=jnp.int32)
     assert captured(*one(lambda x, width: hk.Linear(width)(x) + same(x, width).sum()))
@@ -144,23 +144,23 @@ def test_an_integer_parameter_that_grows():
     (entry("w", lambda width: (width, 5, 4), normal), "~/w"),
 ])
 def test_an_output_that_is_no_readout(layer, name):
-    with fails(repr(name), "base (", "target (", "haiku_mup.Readout"):
+    with raises(repr(name), "base (", "target (", "haiku_mup.Readout"):
         captured(*one(layer))
 
 
 def test_a_readout_that_is_a_hidden_layer():
-    with fails("'readout/w'", "(8, 8)", "(32, 32)", "hidden layer", "hk.Linear"):
+    with raises("'readout/w'", "(8, 8)", "(32, 32)", "hidden layer", "hk.Linear"):
         captured(*one(lambda x, width: haiku_mup.Readout(width)(hk.Linear(width)(x))))
 
 
 @pytest.mark.parametrize("shape", [lambda w: (w, w, w), lambda w: (w, 4, w, w)])
 def test_more_than_two_infinite_dimensions(shape):
-    with fails("'~/w'", "grow", "which"):
+    with raises("'~/w'", "grow", "which"):
         captured(*one(entry("w", shape, normal)))
 
 
 def test_a_kernel_that_grows():
-    with fails("'conv1_d/w'", "base (8,", "axis 0 grows"):
+    with raises("'conv1_d/w'", "base (8,", "axis 0 grows"):
         captured(*one(lambda x, width: hk.Conv1D(width, width)(x[None])))
 
 
@@ -168,21 +168,21 @@ def test_wrapping_twice():
     mup = captured(mlp, X)
     model, opt = mup.wrap_model(mlp(32)), mup.wrap_optimizer(optax.adam(1e-3))
     for wrapped in (model, hk.without_apply_rng(mup.wrap_model(hk.transform(lambda x: x)))):
-        with fails("wrap_model", "wrapped already"):
+        with raises("wrap_model", "wrapped already"):
             mup.wrap_model(wrapped)
-    with fails("wrap_optimizer", "wrapped already"):
+    with raises("wrap_optimizer", "wrapped already"):
         mup.wrap_optimizer(opt)
     for hidden in (optax.chain(optax.clip(1.0), opt), optax.chain(optax.sgd(1.0), mup.scale_updates())):
-        with fails("act twice"):
+        with raises("act twice"):
             mup.wrap_optimizer(hidden)
 
 
 @pytest.mark.parametrize("bad", [3, None, lambda x: x, (1, 2)])
 def test_wrapping_what_is_no_model_and_no_optimizer(bad):
     mup = captured(mlp, X)
-    with fails("wrap_model", "hk.transform"):
+    with raises("wrap_model", "hk.transform"):
         mup.wrap_model(bad)
-    with fails("not an optax optimizer"):
+    with raises("not an optax optimizer"):
         mup.wrap_optimizer(bad)
 
 
@@ -190,20 +190,20 @@ def test_an_optimizer_given_other_parameters():
     mup = captured(mlp, X)
     opt = mup.wrap_optimizer(optax.adam(1e-3))
     params = mlp(32).init(KEY, X)
-    with fails("'other/w'", "not among the target's parameters"):
+    with raises("'other/w'", "not among the target's parameters"):
         opt.init({**params, "other": {"w": jnp.ones(3)}})
-    with fails("[module][name]"):
+    with raises("[module][name]"):
         opt.init({"model": params})
-    with fails("'linear/b'", "(8,)", "new Mup()"):
+    with raises("'linear/b'", "(8,)", "new Mup()"):
         opt.init(mlp(8).init(KEY, X))
     state = opt.init(params)
-    with fails("'linear9/b'", "not among"):
+    with raises("'linear9/b'", "not among"):
         opt.update({"linear9": params["linear"]}, state)
 
 
 def test_another_width_in_the_wrapped_model():
     model = captured(mlp, X).wrap_model(mlp(16))
-    with fails("'readout/w'", "(16, 3)"):
+    with raises("'readout/w'", "(16, 3)"):
         model.init(KEY, X)
 
 
@@ -213,13 +213,13 @@ def test_another_initializer_in_the_wrapped_model():
 
     mup = captured(*one(functools.partial(layer, std=1.0)))
     model = mup.wrap_model(one(functools.partial(layer, std=0.01))[0](32))
-    with fails("'linear/w'", "(32, 32)", "std is 0.01", "saw 1", "capture"):
+    with raises("'linear/w'", "(32, 32)", "std is 0.01", "saw 1", "capture"):
         model.init(KEY, X)
 
 
 def test_another_width_in_a_second_init_target():
     mup = captured(mlp, X)
-    with fails("'linear/w'", "base (6, 8)", "target (6, 16)", "(6, 32)", "new Mup()"), mup.init_target():
+    with raises("'linear/w'", "base (6, 8)", "target (6, 16)", "(6, 32)", "new Mup()"), mup.init_target():
         shapes(mlp, 16, X)
     assert mup.table()[0].target_shape == (6, 32)
     with mup.init_target():
@@ -231,9 +231,9 @@ def test_a_shared_readout_without_a_shared_embed():
         embed = hk.Embed(5, width)
         return haiku_mup.SharedReadout()(embed.embeddings, embed(jnp.arange(2)))
 
-    with fails("SharedReadout has no SharedEmbed"):
+    with raises("SharedReadout has no SharedEmbed"):
         captured(*one(plain_embed))
-    with fails("SharedReadout", "Embed", "SharedEmbed"):
+    with raises("SharedReadout", "Embed", "SharedEmbed"):
         captured(*one(lambda x, w: haiku_mup.SharedReadout()(hk.Embed(5, w), jnp.ones((2, w)))))
 
 
@@ -247,7 +247,7 @@ def test_an_array_is_ambiguous_with_two_ratios():
 
     for by_array, second in ((False, lambda w: 2 * w), (True, lambda w: 2 * w), (False, lambda w: w + 8)):
         captured(*one(functools.partial(layer, by_array=by_array, second=second)))
-    with fails("different ratios", "SharedReadout()(embed, x)"):
+    with raises("different ratios", "SharedReadout()(embed, x)"):
         captured(*one(functools.partial(layer, by_array=True, second=lambda w: w + 8)))
 
 
@@ -255,11 +255,11 @@ def test_weights_and_activations_that_do_not_fit():
     def layer(x, width):
         return haiku_mup.SharedReadout()(haiku_mup.SharedEmbed(5, width), jnp.ones((2, 7)))
 
-    with fails("(5, 8)", "(2, 7)", "[vocab_size, embed_dim]"):
+    with raises("(5, 8)", "(2, 7)", "[vocab_size, embed_dim]"):
         captured(*one(layer))
-    with fails("bias_init", "use_bias=True"):
+    with raises("bias_init", "use_bias=True"):
         hk.transform(lambda: haiku_mup.SharedReadout(bias_init=jnp.zeros)).init(KEY)
-    with fails("zero_init=True", "w_init"):
+    with raises("zero_init=True", "w_init"):
         hk.transform(lambda: haiku_mup.Readout(3, w_init=normal, zero_init=True)).init(KEY)
 
 
@@ -269,7 +269,7 @@ def test_an_untied_copy_inside_a_layer_stack():
         h = embed(jnp.arange(2))
         return hk.experimental.layer_stack(2)(lambda h: h + embed(jnp.arange(2)))(h)
 
-    with fails("shared_embed/embeddings'", "untied copy", "get_weights()"):
+    with raises("shared_embed/embeddings'", "untied copy", "get_weights()"):
         captured(*one(layer))
 
 
@@ -282,9 +282,9 @@ def test_a_readout_outside_apply_mup():
     make = lambda width: hk.transform(functools.partial(layer, width=width))  # noqa: E731
     mup = captured(make, X)
     model = mup.wrap_model(make(32))
-    with fails("'readout/w'", "(32, 3)", "inside apply_mup()"):
+    with raises("'readout/w'", "(32, 3)", "inside apply_mup()"):
         model.init(KEY, X)
-    with fails("'readout/b'", "inside apply_mup()"):
+    with raises("'readout/b'", "inside apply_mup()"):
         mup.wrap_optimizer(optax.adam(1e-3)).init(make(32).init(KEY, X))
 
 
@@ -301,7 +301,7 @@ def test_layers_that_look_alike_from_inside_a_lift_and_differ():
     mup = captured(*one(same))
     assert mup.wrap_model(one(same)[0](32))
     other = functools.partial(layer, first=lambda w: w, second=lambda w: 32 if w == 32 else 16)
-    with fails("'b/readout/w'", "base (16, 3), target (32, 3)", "another multiplier"):
+    with raises("'b/readout/w'", "base (16, 3), target (32, 3)", "another multiplier"):
         captured(*one(other)).wrap_model(one(other)[0](32))
 
 
@@ -311,7 +311,7 @@ def test_an_lstm_whose_two_inputs_grow_by_two_ratios():
         x, _ = core(first(width)(x), core.initial_state(2))
         return haiku_mup.Readout(3)(x)
 
-    with fails("'lstm/linear/w'", "(14, 32)", "(38, 128)", "(6, 8)", "(6, 32)"):
+    with raises("'lstm/linear/w'", "(14, 32)", "(38, 128)", "(6, 8)", "(6, 32)"):
         captured(*one(functools.partial(layer, first=lambda width: lambda x: x)))
     assert captured(*one(functools.partial(layer, first=hk.Linear)))
 
@@ -324,7 +324,7 @@ def test_a_creator_that_replaces_the_initializer():
         with hk.custom_creator(larger):
             return hk.Linear(width, w_init=normal)(hk.Linear(width)(x))
 
-    with fails("'linear/w'", "custom creator", "replaced", "around"):
+    with raises("'linear/w'", "custom creator", "replaced", "around"):
         captured(*one(layer))
 
 
@@ -342,12 +342,12 @@ def test_a_std_that_is_traced():
         std = 1 / jnp.sqrt(width)
         return hk.Linear(width, w_init=hk.initializers.RandomNormal(std))(hk.Linear(width)(x))
 
-    with fails("'linear/w'", "(8, 8)", "(32, 32)", "traced", "numpy"):
+    with raises("'linear/w'", "(8, 8)", "(32, 32)", "traced", "numpy"):
         captured(*one(layer))
 
 
 def test_a_width_of_zero():
-    with fails("'linear/w'", "(6, 0)", "(6, 32)", "width of 0"):
+    with raises("'linear/w'", "(6, 0)", "(6, 32)", "width of 0"):
         captured(*one(lambda x, width: hk.Linear(width)(x)), base=0)
 
 
@@ -356,7 +356,7 @@ def test_a_subclass_of_attention_without_a_query():
         def _linear_projection(self, x, head_size, name=None):
             return super()._linear_projection(x, head_size, "q" if name == "query" else name)
 
-    with fails("'renamed'", "query"):
+    with raises("'renamed'", "query"):
         captured(*one(lambda x, width: Renamed(2, width, w_init=normal)(x, x, x)))
 
 
@@ -366,7 +366,7 @@ def test_an_initializer_for_one_of_the_two(first):
         init = jnp.zeros if (width == 8) == first else normal
         return hk.Linear(width, w_init=init)(x)
 
-    with fails("'linear/w'", f"std is {1 - first} at the base and {0 + first} at", "one initializer"):
+    with raises("'linear/w'", f"std is {1 - first} at the base and {0 + first} at", "one initializer"):
         captured(*one(layer))
 
 
@@ -498,7 +498,7 @@ def test_a_function_of_parameters_inside_the_wrapped_optimizer():
     params = mlp(32).init(KEY, X)
     search = optax.chain(optax.sgd(0.1), optax.scale_by_backtracking_linesearch(5))
     opt = mup.wrap_optimizer(search, adam=False)
-    with fails("value_fn", "line search, outside"):
+    with raises("value_fn", "line search, outside"):
         opt.update(params, opt.init(params), params, value=0.0, grad=params, value_fn=lambda p: 0.0)
 
 
