@@ -249,7 +249,8 @@ def grid(text):
 def parser():
     """The flags. Those without a default get it from `parse`."""
     it = Parser(prog="python -m demos.mnist_mlp", description=__doc__)
-    it.add_argument("--parametrization", type=kinds, default="sp,mup", help="default: sp,mup")
+    it.add_argument("--parametrization", type=kinds, default="sp,mup",
+                    help="sp, mup or sp,mup; default: sp,mup")
     it.add_argument("--widths", type=counts, help=f"as in 64,128; default: {DEFAULTS['widths']}")
     it.add_argument("--log2-lrs", type=grid, metavar="FIRST:LAST:STEP",
                     help="both ends are in; write it with =, as in --log2-lrs=-12:-4:0.5; "
@@ -260,7 +261,8 @@ def parser():
     it.add_argument("--quick", action="store_true", help="less than a minute: other defaults, "
                     + ", ".join(f"{flag} {value}" for flag, value in QUICK.items()))
     it.add_argument("--out", type=pathlib.Path, default="results/mnist_mlp",
-                    help="folder for the results; default: results/mnist_mlp")
+                    help="folder for the results, where it overwrites those of an earlier run; "
+                         "default: results/mnist_mlp")
     return it
 
 

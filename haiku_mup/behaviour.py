@@ -52,12 +52,17 @@ def _kind(optimizer: Any, tree: Any) -> str:
     for a, b in zip(flat, one_other):
         if not np.allclose(a[1:], b[1:], rtol=1e-2, atol=1e-3 * np.abs(a).max(initial=0.0)):
             return NOT_ENTRYWISE
-    for params in (1.0, 0.0):       # at 1 a decay in front of Adam would hide it, at 0 a clip by p's norm
-        none, *more = (run(params, size) for size in (0.0, SMALL, 2 * SMALL))
-        small, large = (sum(np.abs(u - v).sum() for u, v in zip(updates, none)) for updates in more)
-        if small > 0 and large > 0 and not 1.1 < large / small < 1.9:
-            return ADAM_LIKE if large < 1.5 * small else SGD_LIKE
-    return UNKNOWN
+    at_zero, at_one = (_growth(run, params) for params in (0.0, 1.0))
+    return at_zero if at_one in (at_zero, UNKNOWN) else UNKNOWN     # a large L2, or a clip by p's norm
+
+
+def _growth(run, params: float) -> str:
+    """How the update answers to twice the gradient, beside what it is without any."""
+    none, *more = (run(params, size) for size in (0.0, SMALL, 2 * SMALL))
+    small, large = (sum(np.abs(u - v).sum() for u, v in zip(updates, none)) for updates in more)
+    if small == 0 or large == 0 or 1.1 < large / small < 1.9:
+        return UNKNOWN
+    return ADAM_LIKE if large < 1.5 * small else SGD_LIKE
 
 
 def _run(optimizer, update, tree, params, gradients, first=(1.0, 1.0)) -> list[np.ndarray]:
@@ -121,6 +126,7 @@ class Check:
                               "neither Adam's factors nor SGD's are right for it; use one that works entry by "
                               "entry, or put the part that doesn't outside of wrap_optimizer")
         elif kind and not self.both and (kind == ADAM_LIKE) != self.adam:
-            context.warn_once(self.warned, f"adam={self.adam}", call + f"behaves like {kind} at gradients of "
-                              f"{SMALL}; pass adam={not self.adam}, or scale_eps=True, which is right for both "
-                              "and for those between (adagrad, yogi, radam)")
+            context.warn_once(
+                self.warned, f"adam={self.adam}", call + f"behaves like {kind} (tried with gradients of "
+                f"{SMALL} and twice that); pass adam={not self.adam}, or scale_eps=True, which is right for "
+                "both and for those between (adagrad, yogi, radam)")

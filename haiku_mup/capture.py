@@ -77,6 +77,14 @@ class Session:
         context.initialised(self.warned, name, shape, value)
         return value
 
+    def matrix_read(self, context_) -> None:
+        base = (self.base or {}).get(_stored_name(context_))
+        shape = tuple(map(int, context_.original_shape))
+        if base is not None and base.shape[1:] != shape[1:] and base.layer != TIED:
+            context.warn_once(self.warned, "tied", str(MupError.about(
+                base.name, base.shape, shape, "an hk.Embed's matrix is read; if that makes logits, they lack "
+                "μP's multiplier: use haiku_mup.SharedEmbed and SharedReadout")))
+
     def _foretold(self, name: str, shape: tuple[int, ...]) -> float:
         values = set()
         for record in (self.base or {}).values():
@@ -143,6 +151,9 @@ class Wrapped:
 
     def keep(self, made: Made) -> None:
         """All is known already."""
+
+    def matrix_read(self, context_) -> None:
+        """Said as the target was captured."""
 
     def multiplier(self, name: str, shape: tuple[int, ...]) -> float:
         if (name, shape) not in self._multipliers:

@@ -14,7 +14,7 @@ from haiku_mup.errors import MupError, MupWarning
 # another, and its creators never run. A user context is. None is the standard parametrization.
 _scope = jax.make_user_context(default_value=None)
 _applied = contextvars.ContextVar("apply_mup", default=None)        # the _Applied innermost
-_enclosing = contextvars.ContextVar("enclosing", default=None)      # the attention or LSTM being called
+_enclosing = contextvars.ContextVar("enclosing", default=None)      # the attention, LSTM or embedding called
 _latest: dict[tuple, set] = {}      # (parameter, shape) of a layer -> the `warned` of its target's Mup
 
 
@@ -44,6 +44,9 @@ class Scope(Protocol):
 
     def keep(self, made: Made) -> None:
         """Called for each parameter that is in the tree as apply_mup() ends."""
+
+    def matrix_read(self, context: Any) -> None:
+        """Called when an embedding's matrix is read other than by a lookup."""
 
     def multiplier(self, name: str, shape: tuple[int, ...]) -> float:
         """What the layer of parameter `name` multiplies its product by."""
@@ -96,9 +99,16 @@ def apply_mup():
         made.append(what)
         return array
 
+    def getter(next_getter, value, context):
+        call, _ = _enclosing.get() or (None, None)
+        if _applied.get() is mine and isinstance(context.module, hk.Embed) and (
+                call is None or call.module is not context.module):
+            scope.matrix_read(context)
+        return next_getter(value)
+
     token = _applied.set(mine)
     try:
-        with hk.custom_creator(creator), hk.intercept_methods(_enclose):
+        with hk.custom_creator(creator), hk.custom_getter(getter), hk.intercept_methods(_enclose):
             yield
         _keep(scope, made, hk.get_params() if made else {})
     finally:
@@ -132,9 +142,9 @@ def _stored(what: Made, params: hk.Params) -> Any:
 
 
 def _enclose(next_method, args, kwargs, context):
-    """Tells the creator which LSTM or attention a parameter is made in."""
+    """Tells the creator which LSTM, attention or embedding a parameter is made in."""
     if context.method_name != "__call__" or not isinstance(
-            context.module, (hk.MultiHeadAttention, hk.LSTM)):
+            context.module, (hk.MultiHeadAttention, hk.LSTM, hk.Embed)):
         return next_method(*args, **kwargs)
     inputs = args[0] if args else kwargs.get("inputs")
     token = _enclosing.set((context, inputs))

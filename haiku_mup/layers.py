@@ -122,7 +122,7 @@ class SharedReadout(hk.Module):
         """
         if isinstance(weight, hk.Module):
             if not isinstance(weight, SharedEmbed):
-                raise MupError(f"SharedReadout: given a {type(weight).__name__}; make it a SharedEmbed")
+                raise MupError(f"SharedReadout: given {type(weight).__name__}; make it a SharedEmbed")
             weights = weight.get_weights()
             factor = context.multiplier(f"{weight.module_name}/embeddings", weights.shape)
         else:

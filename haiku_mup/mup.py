@@ -7,10 +7,11 @@ from typing import Any, TypeVar
 import jax
 import optax
 
-from haiku_mup import behaviour, context, optim, summary
+from haiku_mup import behaviour, context, optim
 from haiku_mup.capture import Session, Wrapped
 from haiku_mup.errors import MupError
 from haiku_mup.shapes import Entry, Record
+from haiku_mup.summary import Row, as_text
 
 Model = TypeVar("Model")
 _MARK = "_haiku_mup"
@@ -119,8 +120,15 @@ class Mup:
         Args:
           model: an hk.Transformed, TransformedWithState, MultiTransformed or MultiTransformedWithState.
 
+        Returns:
+          The same kind of model; the plain one is as it was.
+
         Raises:
-          MupError: before `init_target`; a model that is wrapped already, or that is none of these.
+          MupError: before `init_target`; a model that is wrapped already, or that is none of these; in its
+            init or apply, a layer that was not captured.
+
+        Warns:
+          MupWarning: later, once, if the plain model is applied after an init in `init_target`.
         """
         scope = Wrapped(self._captured("wrap_model"))
         if not (hasattr(model, "_replace") and hasattr(model, "init") and hasattr(model, "apply")):
@@ -146,10 +154,14 @@ class Mup:
           adam: which of the two it is.
           scale_decay: False leaves what weight decay takes from a parameter in a step independent of
             the width; True multiplies it by the learning rate's factor, as haiku-mup 0.1.5 did.
-          scale_eps: multiply the gradients that the optimizer sees by 1 / (Adam's ε factor), so that ε,
-            or a starting value of an accumulator, acts alike at every width. Then one pair of factors
+          scale_eps: multiply the gradients that the optimizer sees by what they shrink with the width (by
+            m_out for inputs and hidden weights, by m_in for outputs), so that ε, or a starting value of an
+            accumulator, acts alike at every width. Then one pair of factors
             is exact for SGD, Adam and all between, and `adam` has no effect; but a clip inside the
             optimizer sees gradients that grow with the width.
+
+        Returns:
+          An optax transformation, with the inner optimizer's state.
 
         Raises:
           MupError: before `init_target`; an optimizer that is wrapped already; when it meets them,
@@ -188,17 +200,30 @@ class Mup:
         return optim.scale_by_name(_by_name(self._captured("scale_updates"), _lr(adam)))
 
     def lr_scales(self, adam: bool = True) -> dict[str, dict[str, float]]:
-        """The factors of the learning rate: a tree shaped like the parameters, of Python floats."""
+        """The factors of the learning rate.
+
+        Args:
+          adam: Adam's factors, or SGD's.
+
+        Returns:
+          A tree shaped like the parameters, of Python floats.
+
+        Raises:
+          MupError: before `init_target`.
+        """
         entries = self._captured("lr_scales")
         return _tree(entries, _lr(adam))
 
-    def table(self) -> list[summary.Row]:
+    def table(self) -> list[Row]:
         """One record a parameter, in the order of its creation: see `Row`."""
-        return [summary.Row.of(entry) for entry in self._captured("table").values()]
+        return self._rows("table")
 
     def summary(self, width: int = 100) -> str:
         """The table as text, aligned; names that don't fit in `width` columns lose their middle."""
-        return summary.text(self.table(), width)
+        return as_text(self._rows("summary"), width)
+
+    def _rows(self, what: str) -> list[Row]:
+        return [Row.of(entry) for entry in self._captured(what).values()]
 
 
 def _lr(adam: bool):

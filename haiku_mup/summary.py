@@ -34,6 +34,7 @@ class Row:
 
     @classmethod
     def of(cls, entry: Entry) -> "Row":
+        """The row of one parameter."""
         return cls(entry.target.name, entry.base.shape, entry.target.shape, entry.role,
                    entry.base.moments.std, entry.std, entry.multiplier, entry.factors.adam,
                    entry.factors.sgd)
@@ -43,13 +44,16 @@ HEADS = ("parameter", "base", "target", "role", "std base", "std target", "multi
          "SGD lr")
 
 
-def text(rows: Iterable[Row], width: int = 100) -> str:
+def as_text(rows: Iterable[Row], width: int = 100) -> str:
     """An aligned table of at most `width` columns where that can be: long names lose their middle."""
     cells = [tuple(map(_cell, dataclasses.astuple(row))) for row in rows]
     widths = [max(map(len, column)) for column in zip(HEADS, *cells)]
     room = max(24, width - sum(widths[1:]) - 2 * (len(HEADS) - 1))
     widths[0] = min(widths[0], room)
-    return "\n".join(_line(line, widths) for line in (HEADS, *cells))
+    lines = [_line(line, widths) for line in (HEADS, *cells)]
+    if all(base == target for _, base, target, *_ in cells):
+        lines.append("Nothing grows: base and target have the same shapes.")
+    return "\n".join(lines)
 
 
 def _cell(value) -> str:

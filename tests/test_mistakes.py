@@ -484,6 +484,29 @@ def test_factors_that_do_not_fit_the_optimizer(optimizer, adam):
         opt.init(mlp(32).init(KEY, X))
 
 
+def test_a_tied_output_of_a_plain_embedding():
+    def layer(x, width, cls, read):
+        embed = cls(5, width)
+        h = embed(jnp.arange(2))
+        return h @ embed.embeddings.T if read else h
+
+    with warns("'embed/embeddings'", "base (5, 8), target (5, 32)", "SharedReadout") as seen:
+        captured(*one(functools.partial(layer, cls=hk.Embed, read=True)))
+    assert len(seen) == 1
+    captured(*one(functools.partial(layer, cls=hk.Embed, read=False)))     # a lookup is quiet
+    captured(*one(functools.partial(layer, cls=hk.Embed, read=True)), 8, 8)
+
+
+def test_a_large_l2_in_front_of_adam_is_not_taken_for_sgd():
+    for decay in (1e-4, 1e-2, 0.5):
+        captured(mlp, X).wrap_optimizer(optax.chain(optax.add_decayed_weights(decay), optax.adam(0.1)))
+
+
+def test_the_summary_says_that_nothing_grows():
+    assert "Nothing grows" in captured(mlp, X, 8, 8).summary()
+    assert "Nothing grows" not in captured(mlp, X).summary()
+
+
 @pytest.mark.parametrize("optimizer", [
     optax.adafactor(1e-3), optax.lamb(1e-3), optax.lars(1e-3), optax.contrib.muon(1e-3)])
 def test_an_optimizer_that_is_not_entrywise(optimizer):
