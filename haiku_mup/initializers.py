@@ -50,11 +50,12 @@ class Rescaled(hk.initializers.Initializer):
 
 
 def scaled(x: Any, factor: float) -> Any:
-    """`x` times a Python float, in the dtype of `x`; `x` itself where the factor is 1."""
+    """`x` times a Python float, in the floating dtype of `x`; `x` itself where the factor is 1."""
     if factor == 1:
         return x
     y = x * factor
-    return y if y.dtype == x.dtype else y.astype(x.dtype)       # NumPy's bfloat16 would be promoted
+    inexact = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.inexact)
+    return y.astype(x.dtype) if inexact and y.dtype != x.dtype else y       # as for NumPy's bfloat16
 
 
 def moments(init: Initializer, shape: Sequence[int], dtype: Any) -> Moments:
