@@ -99,10 +99,9 @@ def _setting(x: Any) -> Any:
 def _measure(init: Initializer, shape: tuple[int, ...], dtype: Any) -> Moments:
     size = math.prod(shape)
     with jax.ensure_compile_time_eval():
-        few = [_draw(init, seed, shape, dtype) for seed in range(2 if size > 2**5 else 2**5)]
+        few = [_sample(_draw(init, seed, shape, dtype)) for seed in range(2 if size > 2**5 else 2**5)]
         if any(isinstance(x, jax.core.Tracer) for x in few):        # from outside of this block
             return Moments(math.nan, math.nan, drawn=any(x is not few[0] for x in few))
-        few = [_sample(x) for x in few]
         if any(not np.array_equal(x.head, few[0].head) for x in few):
             count = -(-ENTRIES // size) - len(few)
             return _moments([*few, *map(_sample, _draws(init, len(few), count, shape, dtype))])
@@ -114,7 +113,7 @@ def _given(x: "_Sample") -> Moments:
     if x.size == 0 or x.low == x.high:
         return Moments(0.0, float(abs(x.total)) / max(1, x.size), drawn=False)
     mean = float(abs(x.total / x.size))
-    return Moments(math.sqrt(x.square / x.size - mean**2), mean, drawn=False)
+    return Moments(math.sqrt(max(0.0, x.square / x.size - mean**2)), mean, drawn=False)
 
 
 class _Sample(NamedTuple):
@@ -128,7 +127,10 @@ class _Sample(NamedTuple):
     head: np.ndarray
 
 
-def _sample(x: Any) -> _Sample:
+def _sample(x: Any) -> Any:
+    """The `_Sample` of a draw, which is then free to go; a tracer as it is."""
+    if isinstance(x, jax.core.Tracer):
+        return x
     x = np.asarray(x).ravel()
     total, square, low, high = 0.0, 0.0, math.inf, -math.inf
     for block in np.split(x, range(2**20, x.size, 2**20)):

@@ -128,11 +128,11 @@ def test_deterministic_initializers_are_left_alone(name):
     assert not moments(FIXED[name], (32, 32), jnp.float32).drawn
 
 
-FEW = [init.Constant(0.1), jnp.ones]
+FEW = [init.Constant(0.1), jnp.ones, init.RandomUniform()]
 
 
 @pytest.mark.parametrize("initializer", [
-    *FEW, init.RandomUniform(), init.RandomNormal(mean=0.1),
+    *FEW, init.RandomNormal(mean=0.1),
     init.TruncatedNormal(mean=0.1), init.TruncatedNormal(lower=-1.0, upper=2.0),
     lambda s, d: jax.random.normal(hk.next_rng_key(), s, d) + 0.1])
 def test_a_mean_on_a_hidden_weight_is_an_error(initializer):
@@ -206,6 +206,12 @@ def test_a_bias_whose_std_depends_on_fan_in_keeps_the_bases_std(x64):
 def test_rounding_of_symmetric_bounds_is_no_mean():
     assert moments(init.RandomUniform(-3 * 0.1, 0.3), (8, 8), jnp.float32).centred
     assert not moments(init.RandomUniform(-0.3, 0.301), (8, 8), jnp.float32).centred
+
+
+def test_a_given_array_that_is_almost_constant():
+    nearly = np.full((8, 8), 0.1, np.float32)
+    nearly[0, 0] = np.nextafter(nearly[0, 0], 1)
+    assert 0 <= moments(lambda s, d: nearly, (8, 8), jnp.float32).std < 1e-7
 
 
 def test_a_random_sign_is_drawn():

@@ -23,8 +23,9 @@ def test_the_program():
 
 
 def test_the_other_programs_are_programs():
-    for program in blocks("python"):
-        compile(program, "README.md", "exec")
+    programs = blocks("python")
+    assert len(programs) >= 2
+    assert all(compile(program, "README.md", "exec") for program in programs)
 
 
 def test_the_two_commands_and_the_figure_come_first():
