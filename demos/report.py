@@ -1,0 +1,65 @@
+"""What a sweep found, as JSON values and as a table."""
+import importlib.metadata
+import math
+import platform
+
+from haiku_mup import sweep
+
+PACKAGES = ("haiku-mup", "jax", "jaxlib", "dm-haiku", "optax", "numpy")
+
+
+def results(rows, loss):
+    """For each parametrization, the optimum per width, its drift, and the setback: see `sweep`."""
+    return {name: {"optimum": {width: optimum(curve) for width, curve in widths.items()},
+                   "drift": known(sweep.drift(widths)), "setback": known(sweep.setback(widths))}
+            for name, widths in sweep.curves(rows, loss).items()}
+
+
+def optimum(curve):
+    """A curve's optimum and its lowest point, in log2 of the learning rate."""
+    found = {key: value if key == "at_edge" else known(value)
+             for key, value in curve.optimum._asdict().items()}
+    return found | {"lowest_point": known(curve.best)}
+
+
+def known(x):
+    """The number; None for nan and infinities, which JSON lacks."""
+    return float(x) if math.isfinite(x) else None
+
+
+def table(best, widths):
+    """The optima as text, a line for each loss and parametrization."""
+    lines = [f"{'optimum, log2 lr':<17}" + "".join(f"{width:>13}" for width in widths)
+             + f"{'drift':>9}{'setback':>9}"]
+    for loss, found in best.items():
+        for name, result in found.items():
+            cells = "".join(f"{_cell(result['optimum'].get(width)):>13}" for width in widths)
+            edge = any(at["at_edge"] for at in result["optimum"].values())
+            lines.append(f"{loss:<12}{name:<5}{cells}{_number(result['drift'], '≥' * edge):>9}"
+                         f"{_number(result['setback']):>9}")
+    return "\n".join(lines)
+
+
+def _cell(at):
+    """-8.38 ±0.19; "edge -13.00" where the optimum is at an end of the rates, or beyond."""
+    if at is None or at["log2_lr"] is None:
+        return "-"
+    if at["at_edge"]:
+        return f"edge {at['log2_lr']:.2f}"
+    if at["low"] is None:
+        return _number(at["log2_lr"])
+    return f"{at['log2_lr']:.2f} ±{at['log2_lr'] - at['low']:.2f}"
+
+
+def _number(x, before=""):
+    return "-" if x is None else f"{before}{x:.2f}"
+
+
+def versions():
+    """Of Python and of the packages that matter, where they are installed."""
+    found = {name.lower(): version for name, version in _distributions()}
+    return {"python": platform.python_version()} | {p: found[p] for p in PACKAGES if p in found}
+
+
+def _distributions():
+    return ((it.metadata["Name"], it.version) for it in importlib.metadata.distributions())
