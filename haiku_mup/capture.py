@@ -1,33 +1,45 @@
-"""The scopes of a Mup: one that captures a model's parameters, one that puts a captured model in μP."""
+"""The scope that captures a model's parameters, and draws them in μP where it has a base."""
 import dataclasses
-import weakref
-from collections.abc import Hashable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import haiku as hk
 import jax.numpy as jnp
 
-from haiku_mup import context
+from haiku_mup import axes, context
 from haiku_mup.context import Made
 from haiku_mup.errors import MupError
-from haiku_mup.fans import fans
-from haiku_mup.initializers import Rescaled, moments, read
-from haiku_mup.shapes import TIED, Entry, Record, compare
+from haiku_mup.initializers import moments
+from haiku_mup.naming import check_home, leaf_name, stored_names
+from haiku_mup.shapes import READOUT, TIED, Entry, Record, compare, layer_kind
+from haiku_mup.wrapped import make, one_tied
 
-_homes: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()     # SharedEmbed -> its parameter
+
+class Declared(NamedTuple):
+    """What a user says of a model from outside.
+
+    Attributes:
+      fans: {glob over "module/name": axes.Fans}.
+      readouts: globs over module names.
+    """
+
+    fans: Mapping[str, axes.Fans]
+    readouts: tuple[str, ...]
 
 
 class Session:
     """One `with init_base()` or `with init_target()`: every entry into a context is a new one.
 
     Attributes:
+      declared: what the user says of the model.
       base: the base's records, by name, where this captures a target; None where it captures a base.
       records: what was captured, by name.
       entries: base beside target, by name.
       warned: the kinds of warning that its Mup has given.
     """
 
-    def __init__(self, base: Mapping[str, Record] | None, warned: set):
+    def __init__(self, declared: Declared, base: Mapping[str, Record] | None, warned: set):
+        self.declared = declared
         self.base = base
         self.records: dict[str, Record] = {}
         self.entries: dict[str, Entry] = {}
@@ -36,16 +48,18 @@ class Session:
         self._tied: set[float] = set()
 
     def create(self, next_creator, shape, dtype, init, context_, enclosing):
-        record = _record(shape, dtype, init, context_, enclosing)
+        names = stored_names(context_)
         try:
-            _check_home(record.name, record.leaf, context_.module)
+            record = _record(self.declared, names[0], dtype, init, context_, enclosing)
+            if record.layer == TIED:
+                check_home(record.name, context_.module)
             value = record if self.base is None else self._compare(record)
+            self._note(record, value)
         except MupError as error:
             value = error
-        self._note(record, value)
         draw = value.draw if isinstance(value, Entry) else 1.0
-        array, value = _make(next_creator, shape, dtype, init, draw, record.name, value, self.warned)
-        return array, Made(record.name, record.local, record.leaf, array, value)
+        array, value = make(next_creator, shape, dtype, init, draw, names[0], value, self.warned)
+        return array, Made(names, context_.full_name, leaf_name(context_), array, value)
 
     def _compare(self, record: Record) -> Entry:
         if record.name not in self.base:
@@ -60,15 +74,28 @@ class Session:
             self._tied.add(multiplier)
 
     def keep(self, made: Made) -> None:
-        record = made.value.target if isinstance(made.value, Entry) else made.value
-        before = self.records.setdefault(made.name, record)
+        for name in made.names:         # several in a transparent layer_stack, which are alike
+            value = made.value if name == made.names[0] else self._alike(made.value, name)
+            self._keep(name, value.target if isinstance(value, Entry) else value, value)
+
+    def _alike(self, value: Entry | Record, name: str) -> Entry | Record:
+        record = value.target if isinstance(value, Entry) else value
+        record = dataclasses.replace(record, name=name)
+        return record if self.base is None else self._compare(record)
+
+    def _keep(self, name: str, record: Record, value: Entry | Record) -> None:
+        before = self.records.setdefault(name, record)
         if before.shape != record.shape:
-            raise MupError(f"{made.name!r}: first {before.shape}, now {record.shape}: one name with two "
+            raise MupError(f"{name!r}: first {before.shape}, now {record.shape}: one name with two "
                            "shapes in one context; initialise one model in it")
-        if isinstance(made.value, Entry):
-            self.entries.setdefault(made.name, made.value)
-            if made.value.doubt:
-                context.warn_once(self.warned, *made.value.doubt)
+        if isinstance(value, Entry):
+            self.entries.setdefault(name, value)
+            if value.doubt:
+                context.warn_once(self.warned, *value.doubt)
+
+    def is_readout(self, name: str) -> bool:
+        return bool(axes.matching(name, self.declared.readouts)) or any(
+            record.local == f"{name}/w" and record.layer == READOUT for record in (self.base or {}).values())
 
     def multiplier(self, name: str, shape: tuple[int, ...]) -> float:
         value = self._multipliers.get((name, shape))
@@ -78,7 +105,7 @@ class Session:
         return value
 
     def matrix_read(self, context_) -> None:
-        base = (self.base or {}).get(_stored_name(context_))
+        base = (self.base or {}).get(stored_names(context_)[0])
         shape = tuple(map(int, context_.original_shape))
         if base is not None and base.shape[1:] != shape[1:] and base.layer != TIED:
             context.warn_once(self.warned, "tied", str(MupError.about(
@@ -99,124 +126,17 @@ class Session:
         return one_tied(self._tied)
 
 
-class Wrapped:
-    """A captured model in μP, for its init and its apply. Equal content is one key in JAX's caches.
-
-    Args:
-      entries: base beside target, by name.
-
-    Raises:
-      MupError: two layers that look alike from inside and have different multipliers.
-    """
-
-    def __init__(self, entries: Mapping[str, Entry]):
-        self._draws = {name: (e.target.shape, e.draw, e.target.moments) for name, e in entries.items()}
-        self._warned: set = set()
-        self._multipliers: dict[tuple, float] = {}
-        self._tied = {e.multiplier for e in entries.values() if e.target.layer == TIED}
-        for entry in entries.values():
-            key, name = (entry.target.local, entry.target.shape), entry.target.name
-            if self._multipliers.setdefault(key, entry.multiplier) != entry.multiplier:
-                raise MupError.about(name, entry.base.shape, entry.target.shape, "another layer has this "
-                                     "name and shape within its lift, and another multiplier; rename one")
-        self._key: Hashable = tuple(map(frozenset, (
-            self._draws.items(), self._multipliers.items(), self._tied)))
-        self._hash = hash(self._key)
-
-    def __eq__(self, other):
-        return isinstance(other, Wrapped) and self._key == other._key
-
-    def __hash__(self):
-        return self._hash
-
-    def create(self, next_creator, shape, dtype, init, context_, enclosing):
-        name, shape_ = _stored_name(context_), tuple(map(int, context_.original_shape))
-        if name not in self._draws:             # a wrapped model that is lifted itself
-            name = context_.full_name
-        known, draw, moments_ = self._draws.get(name, (None, 1.0, None))
-        value, now = None, read(init, shape_)
-        try:
-            _check_home(name, _leaf(context_), context_.module)
-        except MupError as error:
-            value = error
-        if known != shape_:
-            value, draw = MupError.about(name, None, shape_, "not captured in init_target"
-                                         + f", which saw {known}" * (known is not None)
-                                         + "; capture the model that is wrapped"), 1.0
-        elif now and abs(now.std - moments_.std) > 1e-6 * now.std:
-            value = MupError.about(name, None, shape_, f"the initializer's std is {now.std:.3g}, and "
-                                   f"init_target saw {moments_.std:.3g}; capture the model that is wrapped")
-        array, value = _make(next_creator, shape, dtype, init, draw, name, value, self._warned)
-        return array, Made(name, context_.full_name, _leaf(context_), array, value)
-
-    def keep(self, made: Made) -> None:
-        """All is known already."""
-
-    def matrix_read(self, context_) -> None:
-        """Said as the target was captured."""
-
-    def multiplier(self, name: str, shape: tuple[int, ...]) -> float:
-        if (name, shape) not in self._multipliers:
-            raise MupError.about(name, None, shape, "this layer was not captured with this shape; put it "
-                                 "inside apply_mup(), and capture base and target again")
-        return self._multipliers[name, shape]
-
-    def tied_multiplier(self) -> float:
-        return one_tied(self._tied)
-
-
-def one_tied(values: set[float]) -> float:
-    """The multiplier of the one SharedEmbed that there is."""
-    if not values:
-        raise MupError("a SharedReadout has no SharedEmbed: make the embedding a haiku_mup.SharedEmbed, "
-                       "inside apply_mup() and before the readout")
-    if len(values) > 1:
-        raise MupError("a SharedReadout was given an array, and the SharedEmbeds of this model grow by "
-                       "different ratios; give it the SharedEmbed itself: SharedReadout()(embed, x)")
-    return next(iter(values))
-
-
-def _make(next_creator, shape, dtype, init, draw, name, value, warned):
-    """The parameter, rescaled; loud where another creator took the rescaled draw away, or changed it."""
-    if draw == 1 or isinstance(value, MupError):
-        return next_creator(shape, dtype, init), value
-    rescaled = Rescaled(init, draw)
-    array = next_creator(shape, dtype, rescaled)
-    text = (f"{name!r}: shape {tuple(shape)}: a custom creator inside apply_mup() {{}}, so that it may not "
-            "be in μP; put the creator around apply_mup()")
-    if rescaled.result is None:
-        value = MupError(text.format("replaced its initializer"))
-    elif rescaled.result is not array:
-        context.warn_once(warned, "creator", text.format("changed its draw"))
-    return array, value
-
-
-def _stored_name(context_) -> str:
-    return (context_.lifted_prefix_name or "") + context_.full_name
-
-
-def _leaf(context_) -> str:
-    """The parameter's own name, which may hold slashes."""
-    module = context_.module
-    owner = "~" if module is None else module.module_name
-    full = context_.full_name
-    return full[len(owner) + 1:] if full.startswith(owner + "/") else full.rpartition("/")[2]
-
-
-def _record(shape, dtype, init, context_, enclosing) -> Record:
-    name = _leaf(context_)
+def _record(declared: Declared, name: str, dtype, init, context_, enclosing) -> Record:
+    leaf, module = leaf_name(context_), context_.module
     shape = tuple(map(int, context_.original_shape))
     dtype = jnp.dtype(dtype)
+    layer = layer_kind(module, leaf)
+    if leaf == "w" and isinstance(module, context.EDITABLE) and axes.matching(name[:-2], declared.readouts):
+        layer = READOUT
     return Record(
-        name=_stored_name(context_), leaf=name, local=context_.full_name, shape=shape,
-        moments=moments(init, shape, dtype), fans=fans(context_.module, name, shape),
-        layer=_layer(context_.module, name), inexact=bool(jnp.issubdtype(dtype, jnp.inexact)),
-        **_enclosed(context_, enclosing))
-
-
-def _layer(module: Any, name: str) -> str:
-    """`READOUT`, `TIED` or "": layers.py says it in an attribute of its classes."""
-    return getattr(module, "mup_layers", {}).get(name, "")
+        name=name, leaf=leaf, local=context_.full_name, shape=shape, moments=moments(init, shape, dtype),
+        fans=axes.find(declared.fans, name, module, leaf, shape), layer=layer,
+        inexact=bool(jnp.issubdtype(dtype, jnp.inexact)), **_enclosed(context_, enclosing))
 
 
 def _enclosed(context_, enclosing) -> dict[str, Any]:
@@ -233,14 +153,3 @@ def _enclosed(context_, enclosing) -> dict[str, Any]:
         if ours or call.orig_class is hk.MultiHeadAttention:
             return {"key_size": module.key_size, "scaled_attention": ours}
     return {}
-
-
-def _check_home(name: str, leaf: str, module: Any) -> None:
-    """A SharedEmbed that is asked for its matrix inside a layer_stack would silently make another."""
-    if _layer(module, leaf) != TIED:
-        return
-    home = _homes.setdefault(module, name)
-    if home != name:
-        raise MupError(f"{name!r}: this SharedEmbed has its matrix at {home!r} already, and would make "
-                       "an untied copy here; read it outside of the layer_stack or lift, and close over "
-                       "it: weights = embed.get_weights()")

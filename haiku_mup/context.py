@@ -1,14 +1,19 @@
 """The context in force: who sees parameters as they are made, and what a layer multiplies by."""
 import contextlib
 import contextvars
+import functools
 import sys
 import warnings
 from typing import Any, NamedTuple, Protocol
 
 import haiku as hk
 import jax
+import jax.numpy as jnp
 
 from haiku_mup.errors import MupError, MupWarning
+from haiku_mup.scale import scaled
+
+EDITABLE = (hk.Linear, hk.ConvND, hk.ConvNDTranspose)      # layers that Mup(readouts=...) can make readouts
 
 # A ContextVar is not in the key of JAX's caches: a function traced in one context would be reused in
 # another, and its creators never run. A user context is. None is the standard parametrization.
@@ -22,14 +27,15 @@ class Made(NamedTuple):
     """A parameter that a creator has made: whether the tree has it shows as apply_mup() ends.
 
     Attributes:
-      name: "module/name" with the prefix of hk.lift and layer_stack, as the tree has it.
+      names: "module/name" with the prefix of hk.lift and layer_stack, as the tree has it; a transparent
+        layer_stack has several.
       local: the same without the prefix.
       leaf: the last part of both.
       array: itself, as the creator returned it.
       value: what the scope wants back, or the error to raise.
     """
 
-    name: str
+    names: tuple[str, ...]
     local: str
     leaf: str
     array: Any
@@ -47,6 +53,9 @@ class Scope(Protocol):
 
     def matrix_read(self, context: Any) -> None:
         """Called when an embedding's matrix is read other than by a lookup."""
+
+    def is_readout(self, name: str) -> bool:
+        """Whether the module of this name (without a lift's prefix) is a readout."""
 
     def multiplier(self, name: str, shape: tuple[int, ...]) -> float:
         """What the layer of parameter `name` multiplies its product by."""
@@ -108,7 +117,8 @@ def apply_mup():
 
     token = _applied.set(mine)
     try:
-        with hk.custom_creator(creator), hk.custom_getter(getter), hk.intercept_methods(_enclose):
+        with hk.custom_creator(creator), hk.custom_getter(getter), \
+                hk.intercept_methods(functools.partial(_call, mine)):
             yield
         _keep(scope, made, hk.get_params() if made else {})
     finally:
@@ -118,9 +128,9 @@ def apply_mup():
 def _keep(scope: Scope, made: list[Made], params: hk.Params) -> None:
     """Hands over what the tree has: an inner hk.transform may have made more, for itself."""
     found = [(what, _stored(what, params)) for what in made]
-    certain = {what.name for what, stored in found if stored is what.array}
+    certain = {what.names for what, stored in found if stored is what.array}
     for what, stored in found:
-        if stored is None or (what.name in certain and stored is not what.array):
+        if stored is None or (what.names in certain and stored is not what.array):
             continue
         if isinstance(what.value, MupError):
             raise what.value
@@ -134,17 +144,22 @@ def _stored(what: Made, params: hk.Params) -> Any:
     apply_mup() that is itself below the lift sees the local tree, and there and elsewhere a name that
     fits but not the shape belongs to somebody else.
     """
-    for name in (what.name, what.local):
+    for name in (what.names[0], what.local):
         array = params.get(name[:-len(what.leaf) - 1], {}).get(what.leaf)
         if array is not None and (name != what.local or array.shape == what.array.shape):
             return array
     return None
 
 
-def _enclose(next_method, args, kwargs, context):
-    """Tells the creator which LSTM, attention or embedding a parameter is made in."""
-    if context.method_name != "__call__" or not isinstance(
-            context.module, (hk.MultiHeadAttention, hk.LSTM, hk.Embed)):
+def _call(mine: _Applied, next_method, args, kwargs, context):
+    """Tells the creator in which LSTM, attention or embedding it is; multiplies what a readout is given."""
+    module = context.module
+    if context.method_name != "__call__" or _applied.get() is not mine:
+        return next_method(*args, **kwargs)
+    if isinstance(module, EDITABLE) and not hasattr(module, "mup_layers") \
+            and mine.scope.is_readout(module.module_name):
+        args, kwargs = _multiplied(module, args, kwargs)
+    if not isinstance(module, (hk.MultiHeadAttention, hk.LSTM, hk.Embed)):
         return next_method(*args, **kwargs)
     inputs = args[0] if args else kwargs.get("inputs")
     token = _enclosing.set((context, inputs))
@@ -152,6 +167,26 @@ def _enclose(next_method, args, kwargs, context):
         return next_method(*args, **kwargs)
     finally:
         _enclosing.reset(token)
+
+
+def _multiplied(module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """The arguments of a layer that is made a readout, with its inputs times its multiplier."""
+    inputs = args[0] if args else kwargs.pop("inputs")
+    factor = multiplier(f"{module.module_name}/w", weight_shape(module, inputs))
+    return (scaled(inputs, factor), *args[1:]), kwargs
+
+
+def weight_shape(module: Any, inputs: Any) -> tuple[int, ...]:
+    """The shape of the weights that a linear or convolutional layer has for these inputs."""
+    shape = jnp.shape(inputs)
+    if not shape:
+        return ()
+    if isinstance(module, hk.Linear):
+        return (shape[-1], module.output_size)
+    channels = shape[module.channel_index]
+    if isinstance(module, hk.ConvNDTranspose):
+        return (*module.kernel_shape, module.output_channels, channels)
+    return (*module.kernel_shape, channels // module.feature_group_count, module.output_channels)
 
 
 def multiplier(name: str, shape: tuple[int, ...]) -> float:

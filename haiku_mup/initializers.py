@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from haiku_mup.scale import Factor, scaled
+
 Initializer = Callable[[Sequence[int], Any], jax.Array]
 ENTRIES = 2**16     # drawn to measure an unknown initializer: its std is then known to 0.3 %
 
@@ -37,9 +39,9 @@ class Moments(NamedTuple):
 
 
 class Rescaled(hk.initializers.Initializer):
-    """The draws of another initializer, times a number."""
+    """The draws of another initializer, times a factor."""
 
-    def __init__(self, initializer: Initializer, factor: float):
+    def __init__(self, initializer: Initializer, factor: Factor):
         self.initializer = initializer
         self.factor = factor
         self.result: Any = None     # of the latest call
@@ -47,15 +49,6 @@ class Rescaled(hk.initializers.Initializer):
     def __call__(self, shape: Sequence[int], dtype: Any) -> jax.Array:
         self.result = scaled(self.initializer(shape, dtype), self.factor)
         return self.result
-
-
-def scaled(x: Any, factor: float) -> Any:
-    """`x` times a Python float, in the floating dtype of `x`; `x` itself where the factor is 1."""
-    if factor == 1:
-        return x
-    y = x * factor
-    inexact = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.inexact)
-    return y.astype(x.dtype) if inexact and y.dtype != x.dtype else y       # as for NumPy's bfloat16
 
 
 def moments(init: Initializer, shape: Sequence[int], dtype: Any) -> Moments:

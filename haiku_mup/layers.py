@@ -1,5 +1,6 @@
 """The layers that μP multiplies: readouts, shared embeddings and attention."""
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import haiku as hk
@@ -8,7 +9,8 @@ import jax.numpy as jnp
 
 from haiku_mup import context
 from haiku_mup.errors import MupError
-from haiku_mup.initializers import Initializer, scaled
+from haiku_mup.initializers import Initializer
+from haiku_mup.scale import scaled
 from haiku_mup.shapes import READOUT, TIED
 
 
@@ -54,9 +56,56 @@ class Readout(hk.Linear):
 
     def __call__(self, inputs: jax.Array, *, precision: Any = None) -> jax.Array:
         """Maps inputs [..., fan_in] to [..., output_size]."""
-        shape = (jnp.shape(inputs)[-1], self.output_size) if jnp.ndim(inputs) else ()
-        factor = self.output_mult * context.multiplier(f"{self.module_name}/w", shape)
-        return super().__call__(scaled(inputs, factor), precision=precision)
+        return super().__call__(_multiplied(self, inputs), precision=precision)
+
+
+class ConvReadout(hk.ConvND):
+    """A convolutional output layer: hk.ConvND whose inputs are multiplied by `output_mult` / m_in.
+
+    Use it where a network ends in a convolution from growing to fixed channels. The bias is added after the
+    multiplier, and is not multiplied. Outside of μP, m_in is 1. (Tensor Programs V, arXiv 2203.03466, Table 8,
+    output weights; a convolution's fan-in grows with its channels, not with its kernel.)
+
+    >>> def fn(x):
+    ...     with haiku_mup.apply_mup():
+    ...         return haiku_mup.ConvReadout(2, output_channels=3, kernel_shape=1)(x)
+    >>> params = hk.transform(fn).init(jax.random.PRNGKey(0), jnp.ones((1, 8, 8, 16)))
+    >>> jax.tree.map(jnp.shape, params)
+    {'conv_readout': {'b': (3,), 'w': (1, 1, 16, 3)}}
+    """
+
+    mup_layers = {"w": READOUT}
+
+    def __init__(self, num_spatial_dims: int, output_channels: int, kernel_shape: int | Sequence[int], *,
+                 output_mult: float = 1.0, zero_init: bool = False, **kwargs: Any):
+        """Makes the layer.
+
+        Args:
+          num_spatial_dims: 1, 2 or 3.
+          output_channels: size of the output's channels.
+          kernel_shape: size of the kernel, one number for all dimensions or one for each.
+          output_mult: a constant to tune at the base; it transfers.
+          zero_init: weights that start at zero, so that the first outputs are the bias, at any width.
+          **kwargs: what else hk.ConvND takes: stride, padding, with_bias, w_init, data_format, name, ….
+
+        Raises:
+          MupError: `zero_init` together with `w_init`.
+        """
+        if zero_init and kwargs.get("w_init") is not None:
+            raise MupError("ConvReadout: zero_init=True and a w_init: give one of the two")
+        if zero_init:
+            kwargs["w_init"] = jnp.zeros
+        super().__init__(num_spatial_dims, output_channels, kernel_shape, **kwargs)
+        self.output_mult = output_mult
+
+    def __call__(self, inputs: jax.Array, *, precision: Any = None) -> jax.Array:
+        """Maps inputs [N, *spatial, fan_in] to [N, *spatial, output_channels], with any data_format."""
+        return super().__call__(_multiplied(self, inputs), precision=precision)
+
+
+def _multiplied(layer: Readout | ConvReadout, inputs: jax.Array) -> jax.Array:
+    factor = context.multiplier(f"{layer.module_name}/w", context.weight_shape(layer, inputs))
+    return scaled(inputs, layer.output_mult * factor)
 
 
 class SharedEmbed(hk.Embed):

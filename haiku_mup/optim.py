@@ -9,18 +9,18 @@ import jax
 import optax
 
 from haiku_mup.errors import MupError
-from haiku_mup.initializers import scaled
+from haiku_mup.scale import Factor, mapped, scaled
 
-Factor = Callable[[str], float]         # a parameter's name, "module/name" -> a number
+ByName = Callable[[str], Factor]        # a parameter's name, "module/name" -> what multiplies it
 _MARK = "_haiku_mup"
 _inside = contextvars.ContextVar("inside a wrapped optimizer", default=False)
 
 
-def scale_by_name(factor: Factor) -> optax.GradientTransformationExtraArgs:
+def scale_by_name(factor: ByName) -> optax.GradientTransformationExtraArgs:
     """Multiplies each parameter's update by a number that its name gives; no state.
 
     Args:
-      factor: from "module/name" to a Python float.
+      factor: from "module/name" to a Python float, or to `scale.Rows`.
 
     >>> t = scale_by_name(lambda name: 0.5 if name == "linear/w" else 1.0)
     >>> updates = {"linear": {"w": jnp.ones(2), "b": jnp.ones(2)}}
@@ -39,7 +39,7 @@ def scale_by_name(factor: Factor) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def scale_optimizer(optimizer: Any, lr: Factor, gradient: Factor, decay: Factor,
+def scale_optimizer(optimizer: Any, lr: ByName, gradient: ByName, decay: ByName,
                     check: Callable[[Any], None]) -> optax.GradientTransformationExtraArgs:
     """An optimizer, a black box, whose learning rate and decay have a factor for each parameter.
 
@@ -57,7 +57,7 @@ def scale_optimizer(optimizer: Any, lr: Factor, gradient: Factor, decay: Factor,
     inner = extra_args(optimizer)
 
     def shrunk(params):
-        return _map(lambda name: 1 / decay(name), params)
+        return _map(lambda name: mapped(lambda x: 1 / x, decay(name)), params)
 
     def init(params):
         _check_outermost()
@@ -137,7 +137,7 @@ def is_masked(x: Any) -> bool:
     return isinstance(x, optax.MaskedNode)
 
 
-def _map(factor: Factor, tree: Any) -> Any:
+def _map(factor: ByName, tree: Any) -> Any:
     """Each leaf times its name's factor; masked ones and those with factor 1 as they are."""
     leaves = [x if isinstance(x, (optax.MaskedNode, jax.ShapeDtypeStruct)) else scaled(x, factor(name))
               for name, x in named_leaves(tree)]

@@ -2,12 +2,14 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 
-from haiku_mup import rules
+from haiku_mup import rules, scale
+from haiku_mup.axes import Fans
 from haiku_mup.errors import MupError
-from haiku_mup.fans import Fans
 from haiku_mup.initializers import Moments
 
 READOUT, TIED = "readout", "tied"       # layers whose product is multiplied; others are ""
@@ -28,7 +30,9 @@ class Record:
       inexact: whether its entries are floating point or complex numbers.
       key_size: size of an attention's queries, where it makes them; else None.
       scaled_attention: whether that attention scales its logits in μP.
-      parts: sizes whose concatenation is its fan-in (an LSTM's [x, h]); empty for most.
+      parts: sizes whose concatenation is its rows (an LSTM's [x, h]); empty for most.
+      delta: on a base's record, the shape that the delta model has, if there was one.
+      delta_parts: the parts of the delta model.
     """
 
     name: str
@@ -42,6 +46,24 @@ class Record:
     key_size: int | None = None
     scaled_attention: bool = False
     parts: tuple[int, ...] = ()
+    delta: tuple[int, ...] | None = None
+    delta_parts: tuple[int, ...] = ()
+
+
+class Part(NamedTuple):
+    """What μP makes of a parameter, or of one block of its rows.
+
+    Attributes:
+      rows: how many rows it has; all, for most.
+      role: one of `rules.ROLES`.
+      factors: its `rules.Factors`.
+      draw: what a draw of the target's initializer is multiplied by.
+    """
+
+    rows: int
+    role: str
+    factors: rules.Factors
+    draw: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,25 +72,35 @@ class Entry:
 
     Attributes:
       base, target: the two records.
-      role: one of `rules.ROLES`.
-      factors: its `rules.Factors`.
-      draw: what a draw of the target's initializer is multiplied by.
+      parts: one for most; one for each block of rows of an LSTM's matrix, where they differ.
       multiplier: what the layer multiplies its product by.
       doubt: what is probably not meant: its kind, and a text with the remedy; or None.
     """
 
     base: Record
     target: Record
-    role: str
-    factors: rules.Factors
-    draw: float
+    parts: tuple[Part, ...]
     multiplier: float
     doubt: tuple[str, str] | None = None
 
+    def factor(self, value: Callable[[Part], float]) -> scale.Factor:
+        """value(part): a number, or one for each block of rows."""
+        return scale.each(map(value, self.parts), (part.rows for part in self.parts), len(self.target.shape))
+
     @property
-    def std(self) -> float:
-        """Std of the parameter at the target, in μP."""
-        return self.target.moments.std * self.draw
+    def draw(self) -> scale.Factor:
+        """What a draw of the target's initializer is multiplied by."""
+        return self.factor(lambda part: part.draw)
+
+    @property
+    def inferred(self) -> bool:
+        """Whether its axes are a guess that matters: two axes grow, and no layer of Haiku's owns it."""
+        return not self.target.fans.known and any(part.role == rules.HIDDEN for part in self.parts)
+
+
+def layer_kind(module: Any, name: str) -> str:
+    """`READOUT`, `TIED` or "": layers.py says it in an attribute of its classes."""
+    return getattr(module, "mup_layers", {}).get(name, "")
 
 
 def compare(base: Record, target: Record) -> Entry:
@@ -78,48 +110,75 @@ def compare(base: Record, target: Record) -> Entry:
       MupError: for what cannot be right; it names the parameter, both shapes and the remedy.
     """
     wrong = functools.partial(MupError.about, target.name, base.shape, target.shape)
-    if len(base.shape) != len(target.shape):
+    if len(base.shape) != len(target.shape) or len(base.parts) != len(target.parts):
         raise wrong("rank differs; rebuild the base model")
     if any(b == 0 != t for b, t in zip(base.shape, target.shape)):
         raise wrong("a width of 0 has no ratio; give the base a width of its own")
-    fans = _fans(base, target, wrong)
-    m_in, m_out = (_ratio(base.shape, target.shape, axes) for axes in (fans.fan_in, fans.fan_out))
-    role = rules.role(_grows(base.shape, target.shape, fans.fan_in),
-                      _grows(base.shape, target.shape, fans.fan_out))
-    _check_layer(base, target, role, wrong)
-    factors = rules.factors(role, m_in, m_out)
+    parts = tuple(_part(b, t, wrong) for b, t in zip(_blocks(base), _blocks(target)))
+    if len({part._replace(rows=0) for part in parts}) == 1:
+        parts = (_part(base, target, wrong),)
     multiplier = 1.0
     if target.layer == READOUT:
-        multiplier = factors.forward
+        multiplier = parts[0].factors.forward
     elif target.layer == TIED:
-        multiplier = rules.tied_readout(m_out)
+        multiplier = rules.tied_readout(_ratio(base.shape, target.shape, target.fans.fan_out))
     elif target.scaled_attention and base.key_size:
         multiplier = rules.attention(base.key_size, target.key_size)
-    draw = _draw(base, target, role, factors, wrong)
-    return Entry(base, target, role, factors, draw, multiplier, _doubt(base, target, factors.init, wrong))
+    return Entry(base, target, parts, multiplier, _doubt(base, target, parts[0].factors.init, wrong))
+
+
+def _blocks(record: Record) -> list[Record]:
+    """A record for each block of rows; itself, for most."""
+    if not record.parts:
+        return [record]
+    deltas = record.delta_parts or (None,) * len(record.parts)
+    return [dataclasses.replace(record, shape=(rows, *record.shape[1:]), parts=(), delta_parts=(),
+                                delta=delta and (delta, *record.delta[1:]))
+            for rows, delta in zip(record.parts, deltas)]
+
+
+def _part(base: Record, target: Record, wrong) -> Part:
+    """The role and the factors of a parameter, or of a block of its rows."""
+    infinite = _infinite(base, target)
+    fans = _fans(base, target, infinite, wrong)
+    m_in, m_out = (_ratio(base.shape, target.shape, axes) for axes in (fans.fan_in, fans.fan_out))
+    role = rules.role(*(any(infinite[a] for a in axes) for axes in (fans.fan_in, fans.fan_out)))
+    _check_layer(base, target, role, wrong)
+    factors = rules.factors(role, m_in, m_out)
+    return Part(target.shape[0] if target.shape else 1, role, factors,
+                _draw(base, target, role, factors, wrong))
+
+
+def _infinite(base: Record, target: Record) -> list[bool]:
+    """Which axes are widths: those that the delta changes, and those that grow."""
+    delta = base.delta or base.shape
+    return [not b == d == t for b, d, t in zip(base.shape, delta, target.shape)]
 
 
 def _ratio(base, target, axes) -> float:
     return math.prod((target[a] / base[a] for a in axes if target[a] != base[a]), start=1.0)
 
 
-def _grows(base, target, axes) -> bool:
-    return any(base[a] != target[a] for a in axes)
-
-
-def _fans(base: Record, target: Record, wrong) -> Fans:
+def _fans(base: Record, target: Record, infinite: list[bool], wrong) -> Fans:
     """The target's fans, or for a layer that nobody knows: the first axis that grows is the fan-in."""
     fans = target.fans
-    growing = [a for a, (b, t) in enumerate(zip(base.shape, target.shape)) if b != t]
+    if fans.known and base.fans.known and base.fans != fans:
+        raise wrong(f"its fans are {base.fans[:2]} at the base and {fans[:2]} at the target; declare them "
+                    "alike, and capture the base again")
+    growing = [a for a, grows in enumerate(infinite) if grows]
     stray = set(growing) - {*fans.fan_in, *fans.fan_out, *fans.lookup}
+    unmarked = [a for a in growing if base.delta and base.delta[a] == base.shape[a] and a not in fans.lookup]
+    if unmarked:
+        raise wrong(f"axis {unmarked[0]} grows, and the delta model, {base.delta}, says that it never does; "
+                    "give init_delta a model that differs from the base in every width")
     if not stray:
         return fans
     if fans.known:
         raise wrong(f"axis {min(stray)} grows, and is neither fan-in nor fan-out of this layer; only "
                     "widths may differ between base and target")
     if len(growing) > 2:
-        raise wrong(f"axes {tuple(growing)} grow, and nothing says which are fan-in and which "
-                    "fan-out; use a layer of Haiku's, or a weight with two growing axes: (in, out)")
+        raise wrong(f"axes {tuple(growing)} grow, and nothing says which are fan-in and which fan-out; "
+                    f"declare them: Mup(fans={{{target.name!r}: (fan_in_axes, fan_out_axes)}})")
     return fans._replace(fan_in=tuple(growing[:1]), fan_out=tuple(growing[1:]))
 
 
@@ -128,15 +187,11 @@ def _check_layer(base: Record, target: Record, role: str, wrong) -> None:
         raise wrong("an integer parameter can't grow with the width; keep it out of the parameters "
                     "(hk.get_state), or give it the same shape in both")
     if role == rules.OUTPUT and target.layer != READOUT:
-        raise wrong("a layer from a growing to a fixed width is an output; make it "
-                    "haiku_mup.Readout, or let its output grow, too")
+        raise wrong("a layer from a growing to a fixed width is an output; make it haiku_mup.Readout, or "
+                    "name it in Mup(readouts=...), or let its output grow, too; if it grows at other widths "
+                    "than these, show one to init_delta")
     if role == rules.HIDDEN and target.layer == READOUT:
         raise wrong("a Readout from a growing to a growing width is a hidden layer; make it hk.Linear")
-    parts = {t / b for b, t in zip(base.parts, target.parts)}
-    if len(parts) > 1:
-        raise wrong(f"this LSTM multiplies one matrix by [x, h], whose sizes grow from {base.parts} to "
-                    f"{target.parts}: two ratios in one parameter; let both grow alike (an hk.Linear "
-                    "in front of it does), or use hk.GRU")
 
 
 def _draw(base: Record, target: Record, role: str, factors: rules.Factors, wrong) -> float:

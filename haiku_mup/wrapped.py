@@ -1,0 +1,107 @@
+"""The scope of a captured model in μP: it rescales draws, and tells layers their multipliers."""
+from collections.abc import Hashable, Mapping
+
+from haiku_mup import context
+from haiku_mup.context import Made
+from haiku_mup.errors import MupError
+from haiku_mup.initializers import Rescaled, read
+from haiku_mup.naming import check_home, leaf_name, stored_names
+from haiku_mup.shapes import READOUT, TIED, Entry, layer_kind
+
+
+class Wrapped:
+    """A captured model in μP, for its init and its apply. Equal content is one key in JAX's caches.
+
+    Args:
+      entries: base beside target, by name.
+
+    Raises:
+      MupError: two layers that look alike from inside and have different multipliers.
+    """
+
+    def __init__(self, entries: Mapping[str, Entry]):
+        self._draws = {name: (e.target.shape, e.draw, e.target.moments) for name, e in entries.items()}
+        self._warned: set = set()
+        self._multipliers: dict[tuple, float] = {}
+        self._tied = {e.multiplier for e in entries.values() if e.target.layer == TIED}
+        self._readouts = {e.target.local for e in entries.values() if e.target.layer == READOUT}
+        for entry in entries.values():
+            key, name = (entry.target.local, entry.target.shape), entry.target.name
+            if self._multipliers.setdefault(key, entry.multiplier) != entry.multiplier:
+                raise MupError.about(name, entry.base.shape, entry.target.shape, "another layer has this "
+                                     "name and shape within its lift, and another multiplier; rename one")
+        self._key: Hashable = tuple(map(frozenset, (
+            self._draws.items(), self._multipliers.items(), self._tied, self._readouts)))
+        self._hash = hash(self._key)
+
+    def __eq__(self, other):
+        return isinstance(other, Wrapped) and self._key == other._key
+
+    def __hash__(self):
+        return self._hash
+
+    def create(self, next_creator, shape, dtype, init, context_, enclosing):
+        names, shape_ = stored_names(context_), tuple(map(int, context_.original_shape))
+        name = names[0]
+        if name not in self._draws:             # a wrapped model that is lifted itself
+            name, names = context_.full_name, (context_.full_name,)
+        known, draw, moments_ = self._draws.get(name, (None, 1.0, None))
+        value, now = None, read(init, shape_)
+        try:
+            if layer_kind(context_.module, leaf_name(context_)) == TIED:
+                check_home(name, context_.module)
+        except MupError as error:
+            value = error
+        if known != shape_:
+            value, draw = MupError.about(name, None, shape_, "not captured in init_target"
+                                         + f", which saw {known}" * (known is not None)
+                                         + "; capture the model that is wrapped"), 1.0
+        elif now and abs(now.std - moments_.std) > 1e-6 * now.std:
+            value = MupError.about(name, None, shape_, f"the initializer's std is {now.std:.3g}, and "
+                                   f"init_target saw {moments_.std:.3g}; capture the model that is wrapped")
+        array, value = make(next_creator, shape, dtype, init, draw, name, value, self._warned)
+        return array, Made(names, context_.full_name, leaf_name(context_), array, value)
+
+    def keep(self, made: Made) -> None:
+        """All is known already."""
+
+    def is_readout(self, name: str) -> bool:
+        return f"{name}/w" in self._readouts
+
+    def matrix_read(self, context_) -> None:
+        """Said as the target was captured."""
+
+    def multiplier(self, name: str, shape: tuple[int, ...]) -> float:
+        if (name, shape) not in self._multipliers:
+            raise MupError.about(name, None, shape, "this layer was not captured with this shape; put it "
+                                 "inside apply_mup(), and capture base and target again")
+        return self._multipliers[name, shape]
+
+    def tied_multiplier(self) -> float:
+        return one_tied(self._tied)
+
+
+def one_tied(values: set[float]) -> float:
+    """The multiplier of the one SharedEmbed that there is."""
+    if not values:
+        raise MupError("a SharedReadout has no SharedEmbed: make the embedding a haiku_mup.SharedEmbed, "
+                       "inside apply_mup() and before the readout")
+    if len(values) > 1:
+        raise MupError("a SharedReadout was given an array, and the SharedEmbeds of this model grow by "
+                       "different ratios; give it the SharedEmbed itself: SharedReadout()(embed, x)")
+    return next(iter(values))
+
+
+def make(next_creator, shape, dtype, init, draw, name, value, warned):
+    """The parameter, rescaled; loud where another creator took the rescaled draw away, or changed it."""
+    if draw == 1 or isinstance(value, MupError):
+        return next_creator(shape, dtype, init), value
+    rescaled = Rescaled(init, draw)
+    array = next_creator(shape, dtype, rescaled)
+    text = (f"{name!r}: shape {tuple(shape)}: a custom creator inside apply_mup() {{}}, so that it may not "
+            "be in μP; put the creator around apply_mup()")
+    if rescaled.result is None:
+        value = MupError(text.format("replaced its initializer"))
+    elif rescaled.result is not array:
+        context.warn_once(warned, "creator", text.format("changed its draw"))
+    return array, value
