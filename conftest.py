@@ -1,4 +1,5 @@
 """Names that the examples in docstrings use, and the settings of every test."""
+import doctest
 import functools
 import os
 
@@ -14,6 +15,8 @@ import pytest
 
 import haiku_mup
 
+NAMES = {"functools": functools, "haiku_mup": haiku_mup, "hk": hk, "jax": jax, "jnp": jnp, "optax": optax}
+AFTER_MUP = ("haiku_mup.mup.Mup.", "haiku_mup.summary.Row")     # examples that go on from Mup's own
 collect_ignore = ["tests/golden/make_microsoft_mup.py"]     # it needs PyTorch
 
 
@@ -28,9 +31,18 @@ def _compiled_once(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _example_names(doctest_namespace):
-    doctest_namespace.update(
-        functools=functools, haiku_mup=haiku_mup, hk=hk, jax=jax, jnp=jnp, optax=optax)
+def _example_names(doctest_namespace, request):
+    doctest_namespace.clear()
+    doctest_namespace.update(NAMES)
+    if request.node.name.startswith(AFTER_MUP):
+        doctest_namespace.update(_after_mup())
+
+
+@functools.cache
+def _after_mup():
+    names = dict(NAMES)
+    exec(doctest.script_from_examples(haiku_mup.Mup.__doc__), names)
+    return names
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,7 @@ EDITABLE = (hk.Linear, hk.ConvND, hk.ConvNDTranspose)      # layers that Mup(rea
 _scope = jax.make_user_context(default_value=None)
 _applied = contextvars.ContextVar("apply_mup", default=None)        # the _Applied innermost
 _enclosing = contextvars.ContextVar("enclosing", default=None)      # the attention, LSTM or embedding called
+_MARK = "_haiku_mup"
 _latest: dict[tuple, set] = {}      # (parameter, shape) of a layer -> the `warned` of its target's Mup
 
 
@@ -81,6 +82,25 @@ def entered(scope: Scope):
     return _scope(scope)
 
 
+def bound(scope: Scope, function):
+    """`function` with the scope in force, and so whatever Haiku transforms anew from it."""
+    @functools.wraps(function)
+    def wrapped(*args, **kwargs):
+        with entered(scope):
+            return function(*args, **kwargs)
+
+    original = getattr(function, "_original_fn", None)
+    if original is not None:
+        wrapped._original_fn = bound(scope, original)
+    setattr(wrapped, _MARK, True)
+    return wrapped
+
+
+def is_bound(function: Any) -> bool:
+    """Whether `bound` made it, or what Haiku made from it."""
+    return hasattr(function, _MARK) or hasattr(getattr(function, "_original_fn", None), _MARK)
+
+
 @contextlib.contextmanager
 def apply_mup():
     """Puts the parameters that are made below it in μP; use it inside the transformed function.
@@ -88,11 +108,16 @@ def apply_mup():
     In `Mup.init_base` it records every parameter's shape and std, in `Mup.init_target` and in the init
     of a wrapped model it rescales the draws; elsewhere it does nothing. One inside another is one.
 
+    Raises:
+      MupError: as it ends, in an `init_target`, for a parameter that can't be right in μP; in a wrapped
+        model, for a parameter that was not captured.
+
     >>> def fn(x):
-    ...     with apply_mup():
+    ...     with haiku_mup.apply_mup():
     ...         return hk.Linear(3)(x)
-    >>> hk.transform(fn).init(jax.random.PRNGKey(0), jax.numpy.ones(2))["linear"]["w"].shape
-    (2, 3)
+    >>> params = hk.transform(fn).init(jax.random.PRNGKey(0), jnp.ones(2))
+    >>> haiku_mup.get_shapes(params)
+    {'linear': {'b': (3,), 'w': (2, 3)}}
     """
     scope, outer = current(), _applied.get()
     if scope is None or (outer is not None and scope is outer.scope):

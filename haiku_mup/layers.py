@@ -25,11 +25,11 @@ class Readout(hk.Linear):
     ...     with haiku_mup.apply_mup():
     ...         return haiku_mup.Readout(10)(x)
     >>> params = hk.transform(fn).init(jax.random.PRNGKey(0), jnp.ones((2, 64)))
-    >>> jax.tree.map(jnp.shape, params)
+    >>> haiku_mup.get_shapes(params)
     {'readout': {'b': (10,), 'w': (64, 10)}}
     """
 
-    mup_layers = {"w": READOUT}
+    mup_layers = {"w": READOUT}         # what capture.py asks of a layer, for each of its parameters
 
     def __init__(self, output_size: int, with_bias: bool = True,
                  w_init: Initializer | None = None, b_init: Initializer | None = None,
@@ -55,7 +55,15 @@ class Readout(hk.Linear):
         self.output_mult = output_mult
 
     def __call__(self, inputs: jax.Array, *, precision: Any = None) -> jax.Array:
-        """Maps inputs [..., fan_in] to [..., output_size]."""
+        """Maps inputs [..., fan_in] to [..., output_size].
+
+        Args:
+          inputs: activations.
+          precision: of the matrix product, as in hk.Linear.
+
+        Raises:
+          MupError: in a wrapped model, a readout that was not captured with this shape.
+        """
         return super().__call__(_multiplied(self, inputs), precision=precision)
 
 
@@ -111,7 +119,8 @@ def _multiplied(layer: Readout | ConvReadout, inputs: jax.Array) -> jax.Array:
 class SharedEmbed(hk.Embed):
     """An embedding whose matrix is a readout's weights, too: hk.Embed, to be given to `SharedReadout`.
 
-    Its matrix has the role of input weights: its init is not multiplied, the logits are.
+    Its matrix has the role of input weights: its init is not multiplied, the logits are. Arguments are
+    hk.Embed's. (Tensor Programs V, arXiv 2203.03466, Table 8, input weights.)
 
     >>> def fn(ids):
     ...     with haiku_mup.apply_mup():
@@ -126,14 +135,38 @@ class SharedEmbed(hk.Embed):
     mup_layers = {"embeddings": TIED}
 
     def get_weights(self) -> jax.Array:
-        """The matrix [vocab_size, embed_dim]. Call it outside of a layer_stack, and close over it."""
+        """The matrix [vocab_size, embed_dim]. Call it outside of a layer_stack, and close over it.
+
+        Raises:
+          MupError: inside a layer_stack or lift, where Haiku would make an untied copy of it.
+
+        >>> def fn(ids):
+        ...     with haiku_mup.apply_mup():
+        ...         embed = haiku_mup.SharedEmbed(100, 16)
+        ...         weights, readout = embed.get_weights(), haiku_mup.SharedReadout()
+        ...         block = lambda x: x + jax.nn.softmax(readout(weights, x)) @ weights
+        ...         return readout(weights, hk.experimental.layer_stack(3)(block)(embed(ids)))
+        >>> params = hk.transform(fn).init(jax.random.PRNGKey(0), jnp.arange(3))
+        >>> haiku_mup.get_shapes(params)
+        {'shared_embed': {'embeddings': (100, 16)}}
+        """
         return self.embeddings
 
 
 class SharedReadout(hk.Module):
     """An output layer with the matrix of a SharedEmbed: x · output_mult / m times its transpose.
 
-    m is the ratio of the embedding's width, and 1 outside of μP.
+    m is the ratio of the embedding's width, and 1 outside of μP. (Tensor Programs V, arXiv 2203.03466,
+    Table 8: the matrix is an input's, its use an output's.)
+
+    >>> def fn(ids):
+    ...     with haiku_mup.apply_mup():
+    ...         embed = haiku_mup.SharedEmbed(vocab_size=100, embed_dim=16)
+    ...         x = jax.nn.relu(hk.Linear(16)(embed(ids)))
+    ...         return haiku_mup.SharedReadout(use_bias=True)(embed, x)
+    >>> params = hk.transform(fn).init(jax.random.PRNGKey(0), jnp.arange(3))
+    >>> haiku_mup.get_shapes(params)["shared_embed"], haiku_mup.get_shapes(params)["shared_readout"]
+    ({'embeddings': (100, 16)}, {'b': (100,)})
     """
 
     def __init__(self, use_bias: bool = False, bias_init: Initializer | None = None,
@@ -200,7 +233,7 @@ class MultiHeadAttention(hk.MultiHeadAttention):
     'multi_head_attention/value'
     """
 
-    mup_attention = True
+    mup_attention = True                # the same, for the queries of an attention
 
     def __init__(self, num_heads: int, key_size: int, w_init_scale: float | None = None, *,
                  w_init: Initializer | None = None, with_bias: bool = True,
@@ -235,6 +268,10 @@ class MultiHeadAttention(hk.MultiHeadAttention):
 
         Returns:
           Vectors [..., T', model_size].
+
+        Raises:
+          MupError: a subclass that makes its queries without an hk.Linear named "query"; in a wrapped
+            model, queries that were not captured with this shape.
         """
         scaled_query: list[bool] = []
         with hk.intercept_methods(functools.partial(_scale_query, self, scaled_query)):

@@ -14,7 +14,6 @@ from haiku_mup.shapes import Entry, Record
 from haiku_mup.summary import Row, as_text
 
 Model = TypeVar("Model")
-_MARK = "_haiku_mup"
 
 
 class Mup:
@@ -25,9 +24,10 @@ class Mup:
     >>> def fn(x, width):
     ...     with haiku_mup.apply_mup():
     ...         x = jax.nn.relu(hk.Linear(width)(x))
+    ...         x = jax.nn.relu(hk.Linear(width)(x))
     ...         return haiku_mup.Readout(10)(x)
     >>> base, target = (hk.transform(functools.partial(fn, width=w)) for w in (64, 256))
-    >>> key, x = jax.random.PRNGKey(0), jax.numpy.ones((1, 784))
+    >>> key, x = jax.random.PRNGKey(0), jnp.ones((1, 784))
     >>> mup = haiku_mup.Mup()
     >>> with mup.init_base():
     ...     _ = jax.eval_shape(base.init, key, x)
@@ -35,8 +35,9 @@ class Mup:
     ...     params = target.init(key, x)
     >>> model = mup.wrap_model(target)
     >>> optimizer = mup.wrap_optimizer(optax.adam(3e-4), adam=True)
-    >>> mup.lr_scales()["linear"]
-    {'b': 1.0, 'w': 1.0}
+    >>> state = optimizer.init(params)
+    >>> model.apply(params, None, x).shape      # from here on, train as ever
+    (1, 10)
     """
 
     def __init__(self):
@@ -58,6 +59,14 @@ class Mup:
 
         Raises:
           MupError: after `init_target`; nothing captured; one name with two shapes.
+
+        After the example of `Mup`:
+
+        >>> mup = haiku_mup.Mup()
+        >>> with mup.init_base():
+        ...     shapes = jax.eval_shape(base.init, key, x)
+        >>> mup
+        Mup(base=6 parameters)
         """
         if self._entries is not None or self._session is not None:
             raise MupError("init_base after init_target: its factors would no longer hold; make a new "
@@ -78,6 +87,13 @@ class Mup:
         Raises:
           MupError: before `init_base`; nothing captured; parameters that only one of the two has; a
             parameter that can't be right in μP; shapes other than an earlier init_target's.
+
+        After the example of `Mup`, once more under jit:
+
+        >>> with mup.init_target():
+        ...     params = jax.jit(target.init)(key, x)
+        >>> mup
+        Mup(base=6 parameters, target=6 parameters)
         """
         if self._base is None:
             raise MupError("init_target before init_base: initialise the base model first, inside `with "
@@ -129,14 +145,20 @@ class Mup:
 
         Warns:
           MupWarning: later, once, if the plain model is applied after an init in `init_target`.
+
+        After the example of `Mup`:
+
+        >>> model = mup.wrap_model(target)
+        >>> params = jax.jit(model.init)(key, x)                # draws in μP, as `init_target` does
+        >>> logits = jax.jit(model.apply)(params, None, x)      # multiplies in μP
         """
         scope = Wrapped(self._captured("wrap_model"))
         if not (hasattr(model, "_replace") and hasattr(model, "init") and hasattr(model, "apply")):
             raise MupError(f"wrap_model: a {type(model).__name__} is not a transformed model; give it "
                            "what hk.transform returns")
-        if any(map(_is_wrapped, jax.tree.leaves((model.init, model.apply)))):
+        if any(map(context.is_bound, jax.tree.leaves((model.init, model.apply)))):
             raise MupError("wrap_model: this model is wrapped already; wrap the plain one, once")
-        wrap = functools.partial(_in_scope, scope)
+        wrap = functools.partial(context.bound, scope)
         return model._replace(init=wrap(model.init), apply=jax.tree.map(wrap, model.apply))
 
     def wrap_optimizer(self, optimizer: Any, adam: bool = True, *, scale_decay: bool = False,
@@ -170,19 +192,28 @@ class Mup:
         Warns:
           MupWarning: an optimizer that behaves like SGD with adam=True, or like Adam with adam=False; one
             whose update of an entry depends on other entries.
+
+        After the example of `Mup`, with a clip, which belongs outside:
+
+        >>> wrapped = mup.wrap_optimizer(optax.adamw(0.1, weight_decay=0.0))
+        >>> optimizer = optax.chain(optax.clip_by_global_norm(1.0), wrapped)
+        >>> grads = jax.tree.map(jnp.ones_like, params)
+        >>> updates, _ = optimizer.update(grads, optimizer.init(params), params)
+        >>> [round(float(updates[layer]["w"][0, 0]), 4) for layer in ("linear", "linear_1", "readout")]
+        [-0.1, -0.025, -0.1]
         """
         entries = self._captured("wrap_optimizer")
         if optim.is_wrapped(optimizer):
             raise MupError("wrap_optimizer: this optimizer is wrapped already; wrap the plain one, once")
-        lr = _by_name(entries, lambda e: e.factors.adam if adam or scale_eps else e.factors.sgd)
-        one = _by_name(entries, lambda e: 1.0)
-        gradient = _by_name(entries, lambda e: 1 / e.factors.eps) if scale_eps else one
+        lr = optim.by_name(entries, lambda e: e.factors.adam if adam or scale_eps else e.factors.sgd)
+        one = optim.by_name(entries, lambda e: 1.0)
+        gradient = optim.by_name(entries, lambda e: 1 / e.factors.eps) if scale_eps else one
         shapes = _tree(entries, lambda e: jax.ShapeDtypeStruct(e.target.shape, "float32"))
         kind = behaviour.Check(self._warned, optimizer, adam, both=scale_eps)
         kind(behaviour.one_matrix(shapes), shapes)
 
         def check(params):
-            _check_params(entries, params)
+            optim.check_params(entries, params)
             kind(params)
 
         return optim.scale_optimizer(optimizer, lr, gradient, one if scale_decay else lr, check)
@@ -190,14 +221,25 @@ class Mup:
     def scale_updates(self, adam: bool = True) -> optax.GradientTransformationExtraArgs:
         """The bare factors as an optax transform, to place in a chain of one's own.
 
-        Put it behind what makes updates from gradients, and before the decay:
-        `optax.chain(optax.scale_by_adam(), mup.scale_updates(), optax.add_decayed_weights(λ),
-        optax.scale(-lr))`.
+        Put it behind what makes updates from gradients, and before the decay.
 
         Args:
           adam: Adam's factors, or SGD's.
+
+        Returns:
+          An optax transformation without state.
+
+        Raises:
+          MupError: before `init_target`; when it meets them, parameters of other names than the
+            target's; in a chain that is wrapped, too.
+
+        After the example of `Mup`:
+
+        >>> optimizer = optax.chain(optax.scale_by_adam(), mup.scale_updates(),
+        ...                         optax.add_decayed_weights(1e-4), optax.scale(-3e-4))
+        >>> state = optimizer.init(params)
         """
-        return optim.scale_by_name(_by_name(self._captured("scale_updates"), _lr(adam)))
+        return optim.scale_by_name(optim.by_name(self._captured("scale_updates"), _lr(adam)))
 
     def lr_scales(self, adam: bool = True) -> dict[str, dict[str, float]]:
         """The factors of the learning rate.
@@ -206,20 +248,60 @@ class Mup:
           adam: Adam's factors, or SGD's.
 
         Returns:
-          A tree shaped like the parameters, of Python floats.
+          {"module": {"name": factor}}, a Python float for each parameter; 1.0 where nothing grows.
 
         Raises:
           MupError: before `init_target`.
+
+        After the example of `Mup`, where the width grows from 64 to 256:
+
+        >>> mup.lr_scales()["linear_1"]
+        {'b': 1.0, 'w': 0.25}
+        >>> mup.lr_scales(adam=False)["linear_1"]
+        {'b': 4.0, 'w': 1.0}
         """
         entries = self._captured("lr_scales")
         return _tree(entries, _lr(adam))
 
     def table(self) -> list[Row]:
-        """One record a parameter, in the order of its creation: see `Row`."""
+        """What μP made of each parameter.
+
+        Returns:
+          A `Row` for each parameter, in the order of their creation.
+
+        Raises:
+          MupError: before `init_target`.
+
+        After the example of `Mup`:
+
+        >>> [row.name for row in mup.table() if row.role == "hidden"]
+        ['linear_1/w']
+        """
         return self._rows("table")
 
     def summary(self, width: int = 100) -> str:
-        """The table as text, aligned; names that don't fit in `width` columns lose their middle."""
+        """The table as text, aligned.
+
+        Args:
+          width: columns; names that don't fit lose their middle.
+
+        Returns:
+          A line of heads, and a line for each parameter, in the order of their creation.
+
+        Raises:
+          MupError: before `init_target`.
+
+        After the example of `Mup`:
+
+        >>> print(mup.summary())
+        parameter   base    target   role    std base  std target  multiplier  Adam lr  SGD lr
+        linear/w    784×64  784×256  input    0.03142     0.03142           1        1       4
+        linear/b    64      256      input          0           0           1        1       4
+        linear_1/w  64×64   256×256  hidden      0.11     0.05498           1     0.25       1
+        linear_1/b  64      256      input          0           0           1        1       4
+        readout/w   64×10   256×10   output      0.11        0.11        0.25        1       4
+        readout/b   10      10       fixed          0           0           1        1       1
+        """
         return as_text(self._rows("summary"), width)
 
     def _rows(self, what: str) -> list[Row]:
@@ -239,59 +321,7 @@ def _tree(entries: Mapping[str, Entry], value) -> dict[str, dict[str, Any]]:
     return tree
 
 
-def _by_name(entries: Mapping[str, Entry], value):
-    """A function from a parameter's name to a number; it raises for names that nobody captured."""
-    values = {name: value(entry) for name, entry in entries.items()}
-
-    def factor(name: str) -> float:
-        if name not in values:
-            raise _foreign(name, values)
-        return values[name]
-
-    return factor
-
-
-def _foreign(name: str, known: Mapping[str, Any]) -> MupError:
-    return MupError(f"{name!r}: not among the target's parameters ({', '.join(list(known)[:3])}, …); give "
-                    "the optimizer the parameters of the model that init_target captured, and make them "
-                    "all inside apply_mup()")
-
-
-def _check_params(entries: Mapping[str, Entry], params: Any) -> None:
-    """Raises for parameters that are not the target's: other names, or other widths."""
-    for name, leaf in optim.named_leaves(params):
-        if isinstance(leaf, optax.MaskedNode):
-            continue
-        if name not in entries:
-            raise _foreign(name, entries)
-        shape, target = tuple(leaf.shape), entries[name].target.shape
-        axes = iter(shape)
-        if not all(n in axes for n in target):          # a stack may put axes before, behind, between
-            raise MupError.about(name, entries[name].base.shape, target, f"the optimizer was given {shape}; "
-                                 "give it the target's parameters, or make a new Mup() for this width")
-
-
 def _check_captured(session: Session, where: str) -> None:
     if not session.records:
         raise MupError(f"{where} captured no parameter: call the model's init inside it, and put the "
                        "layers inside `with haiku_mup.apply_mup():`, in the function that is transformed")
-
-
-def _in_scope(scope: Wrapped, function):
-    """`function` with the scope in force, and so whatever Haiku transforms anew from it."""
-    @functools.wraps(function)
-    def wrapped(*args, **kwargs):
-        with context.entered(scope):
-            return function(*args, **kwargs)
-
-    original = getattr(function, "_original_fn", None)
-    if original is not None:
-        wrapped._original_fn = _in_scope(scope, original)
-    setattr(wrapped, _MARK, True)
-    return wrapped
-
-
-def _is_wrapped(function: Any) -> bool:
-    return hasattr(function, _MARK) or hasattr(getattr(function, "_original_fn", None), _MARK)
-
-

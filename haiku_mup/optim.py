@@ -10,6 +10,7 @@ import optax
 
 from haiku_mup.errors import MupError
 from haiku_mup.scale import Factor, mapped, scaled
+from haiku_mup.shapes import Entry
 
 ByName = Callable[[str], Factor]        # a parameter's name, "module/name" -> what multiplies it
 _MARK = "_haiku_mup"
@@ -108,6 +109,38 @@ def extra_args(optimizer: Any) -> optax.GradientTransformationExtraArgs:
         raise MupError(f"{type(optimizer).__name__} is not an optax optimizer: give wrap_optimizer a "
                        "GradientTransformation, such as optax.adam(1e-3)")
     return optax.with_extra_args_support(optimizer)
+
+
+def by_name(entries: Mapping[str, Entry], value: Callable[[Entry], float]) -> Factor:
+    """A function from a parameter's name to a number; it raises for names that nobody captured."""
+    values = {name: value(entry) for name, entry in entries.items()}
+
+    def factor(name: str) -> float:
+        if name not in values:
+            raise _foreign(name, values)
+        return values[name]
+
+    return factor
+
+
+def _foreign(name: str, known: Mapping[str, Any]) -> MupError:
+    return MupError(f"{name!r}: not among the target's parameters ({', '.join(list(known)[:3])}, …); give "
+                    "the optimizer the parameters of the model that init_target captured, and make them "
+                    "all inside apply_mup()")
+
+
+def check_params(entries: Mapping[str, Entry], params: Any) -> None:
+    """Raises for parameters that are not the target's: other names, or other widths."""
+    for name, leaf in named_leaves(params):
+        if is_masked(leaf):
+            continue
+        if name not in entries:
+            raise _foreign(name, entries)
+        shape, target = tuple(leaf.shape), entries[name].target.shape
+        axes = iter(shape)
+        if not all(n in axes for n in target):          # a stack may put axes before, behind, between
+            raise MupError.about(name, entries[name].base.shape, target, f"the optimizer was given {shape}; "
+                                 "give it the target's parameters, or make a new Mup() for this width")
 
 
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:

@@ -237,9 +237,16 @@ def _same(was: Moments, now: Moments) -> bool:
 
 
 def get_shapes(params):
-    """The shapes of a tree of arrays: the same tree, with a tuple of ints for each array.
+    """The shapes of a tree of arrays.
 
-    >>> get_shapes({"linear": {"w": jax.ShapeDtypeStruct((2, 3), "float32")}})
-    {'linear': {'w': (2, 3)}}
+    Args:
+      params: a tree of arrays, or of what has a shape, as `jax.eval_shape` returns it.
+
+    Returns:
+      The same tree, with a tuple of ints for each array.
+
+    >>> params = {"linear": {"w": jax.ShapeDtypeStruct((2, 3), "float32"), "b": jnp.zeros(3)}}
+    >>> haiku_mup.get_shapes(params)
+    {'linear': {'b': (3,), 'w': (2, 3)}}
     """
     return jax.tree.map(lambda p: tuple(p.shape), params)

@@ -20,6 +20,12 @@ class Row:
         are; for a shared embedding, what the logits are.
       adam_lr: factor of the learning rate for Adam.
       sgd_lr: factor of the learning rate for SGD.
+
+    After the example of `Mup`:
+
+    >>> row = mup.table()[2]
+    >>> row.name, row.role, row.base_shape, row.target_shape, row.adam_lr
+    ('linear_1/w', 'hidden', (64, 64), (256, 256), 0.25)
     """
 
     name: str
