@@ -47,6 +47,20 @@ class Session:
         self._multipliers: dict[tuple, float] = {}      # of all that were made, in the tree or not
         self._tied: set[float] = set()
 
+    def check(self, where: str) -> None:
+        """Raises if nothing was captured, or if a glob of the user's matched nothing."""
+        if not self.records:
+            raise MupError(f"{where} captured no parameter: call the model's init inside it, and put the "
+                           "layers inside `with haiku_mup.apply_mup():`, in the function that is transformed")
+        weights = [name[:-2] for name, record in self.records.items() if record.layer == READOUT]
+        for what, patterns, names in (("fans", self.declared.fans, self.records),
+                                      ("readouts", self.declared.readouts, weights)):
+            for glob in patterns:
+                if not any(axes.matching(name, [glob]) for name in names):
+                    layers = " of an hk.Linear or a convolution" * (what == "readouts")
+                    raise MupError(f"Mup({what}=...): {glob!r} matches no name{layers}; the parameters are "
+                                   f"{', '.join(list(self.records)[:8])}, …")
+
     def create(self, next_creator, shape, dtype, init, context_, enclosing):
         names = stored_names(context_)
         try:

@@ -1,25 +1,33 @@
-"""Mup: captures the base's and the target's shapes, and puts a model and its optimizer in μP."""
-import contextlib
+"""Mup: puts a captured model and its optimizer in μP, and says what it made of each parameter."""
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 import optax
 
-from haiku_mup import behaviour, context, optim
-from haiku_mup.capture import Session, Wrapped
+from haiku_mup import behaviour, context, optim, scale
+from haiku_mup.captures import Captures
 from haiku_mup.errors import MupError
-from haiku_mup.shapes import Entry, Record
+from haiku_mup.shapes import Entry, Part
 from haiku_mup.summary import Row, as_text
+from haiku_mup.wrapped import Wrapped
 
 Model = TypeVar("Model")
 
 
-class Mup:
+class Mup(Captures):
     """The μP of one model: what its widths are at a base, and at the target that is to be trained.
 
     Rules: Tensor Programs V (arXiv 2203.03466), Table 8; at base width nothing changes, bit for bit.
+
+    Args:
+      fans: {glob over "module/name": (fan_in_axes, fan_out_axes)} for parameters of one's own that are not
+        (in, out): axes of one layer, without stack axes; a third item, `lookup_axes`, for those that may
+        grow and count for nothing, such as the experts of a mixture. See also `haiku_mup.fans`.
+      readouts: a glob over module names, or several: hk.Linear and convolutions that are output layers as
+        they stand, as in `Mup(readouts="*/logits")` for hk.nets.ResNet50.
 
     >>> def fn(x, width):
     ...     with haiku_mup.apply_mup():
@@ -39,96 +47,6 @@ class Mup:
     >>> model.apply(params, None, x).shape      # from here on, train as ever
     (1, 10)
     """
-
-    def __init__(self):
-        self._base: Mapping[str, Record] | None = None
-        self._entries: Mapping[str, Entry] | None = None
-        self._session: Session | None = None        # of the init_target that is open
-        self._warned: set[str] = set()
-
-    def __repr__(self) -> str:
-        captured = ", ".join(f"{side}={len(what)} parameters" for side, what in
-                             (("base", self._base), ("target", self._entries)) if what is not None)
-        return f"Mup({captured})"
-
-    @contextlib.contextmanager
-    def init_base(self) -> Iterator[None]:
-        """A context in which a model's init is captured as the base; `jax.eval_shape` of it is enough.
-
-        A second one before `init_target` takes the place of the first.
-
-        Raises:
-          MupError: after `init_target`; nothing captured; one name with two shapes.
-
-        After the example of `Mup`:
-
-        >>> mup = haiku_mup.Mup()
-        >>> with mup.init_base():
-        ...     shapes = jax.eval_shape(base.init, key, x)
-        >>> mup
-        Mup(base=6 parameters)
-        """
-        if self._entries is not None or self._session is not None:
-            raise MupError("init_base after init_target: its factors would no longer hold; make a new "
-                           "Mup()")
-        session = Session(None, self._warned)
-        with context.entered(session):
-            yield
-        _check_captured(session, "init_base")
-        self._base = session.records
-
-    @contextlib.contextmanager
-    def init_target(self) -> Iterator[None]:
-        """A context in which a model's init is captured as the target, and draws in μP.
-
-        It holds for the thread that enters it, and for what is traced in it: other threads, and programs
-        that were compiled ahead of time, don't see it.
-
-        Raises:
-          MupError: before `init_base`; nothing captured; parameters that only one of the two has; a
-            parameter that can't be right in μP; shapes other than an earlier init_target's.
-
-        After the example of `Mup`, once more under jit:
-
-        >>> with mup.init_target():
-        ...     params = jax.jit(target.init)(key, x)
-        >>> mup
-        Mup(base=6 parameters, target=6 parameters)
-        """
-        if self._base is None:
-            raise MupError("init_target before init_base: initialise the base model first, inside `with "
-                           "mup.init_base():`")
-        session, before = Session(self._base, self._warned), self._session
-        self._session = session
-        try:
-            with context.entered(session):
-                yield
-            entries = self._judge(session)
-        finally:
-            self._session = before
-        self._entries = entries
-
-    def _judge(self, session: Session) -> Mapping[str, Entry]:
-        """What a session captured, if it is whole and the same as before."""
-        _check_captured(session, "init_target")
-        for name, record in self._base.items():
-            if name not in session.entries:
-                raise MupError.about(name, record.shape, None, "the target has no such parameter; build "
-                                     "base and target from one function, and capture the base again")
-        for name, entry in (self._entries or {}).items():
-            if entry.target.shape != session.records[name].shape:
-                raise MupError.about(name, entry.base.shape, session.records[name].shape, "an earlier "
-                                     f"init_target saw {entry.target.shape}; make a new Mup() for "
-                                     "another width")
-        return dict(session.entries)
-
-    def _captured(self, what: str) -> Mapping[str, Entry]:
-        if self._session is not None:
-            return self._judge(self._session)
-        if self._entries is None:
-            raise MupError(f"{what} before init_target: initialise the base inside `with "
-                           "mup.init_base():` and the target inside `with mup.init_target():` first")
-        return self._entries
 
     def wrap_model(self, model: Model) -> Model:
         """The model with init and apply in μP, of the type that was given.
@@ -205,9 +123,9 @@ class Mup:
         entries = self._captured("wrap_optimizer")
         if optim.is_wrapped(optimizer):
             raise MupError("wrap_optimizer: this optimizer is wrapped already; wrap the plain one, once")
-        lr = optim.by_name(entries, lambda e: e.factors.adam if adam or scale_eps else e.factors.sgd)
-        one = optim.by_name(entries, lambda e: 1.0)
-        gradient = optim.by_name(entries, lambda e: 1 / e.factors.eps) if scale_eps else one
+        lr = optim.by_name(entries, _lr(adam or scale_eps))
+        one = optim.by_name(entries, lambda part: 1.0)
+        gradient = optim.by_name(entries, lambda part: 1 / part.factors.eps) if scale_eps else one
         shapes = _tree(entries, lambda e: jax.ShapeDtypeStruct(e.target.shape, "float32"))
         kind = behaviour.Check(self._warned, optimizer, adam, both=scale_eps)
         kind(behaviour.one_matrix(shapes), shapes)
@@ -241,14 +159,15 @@ class Mup:
         """
         return optim.scale_by_name(optim.by_name(self._captured("scale_updates"), _lr(adam)))
 
-    def lr_scales(self, adam: bool = True) -> dict[str, dict[str, float]]:
+    def lr_scales(self, adam: bool = True) -> dict[str, dict[str, float | np.ndarray]]:
         """The factors of the learning rate.
 
         Args:
           adam: Adam's factors, or SGD's.
 
         Returns:
-          {"module": {"name": factor}}, a Python float for each parameter; 1.0 where nothing grows.
+          {"module": {"name": factor}}: a Python float, 1.0 where nothing grows; for an LSTM's matrix whose
+          rows differ, an array [rows, 1], which broadcasts to the parameter.
 
         Raises:
           MupError: before `init_target`.
@@ -261,7 +180,7 @@ class Mup:
         {'b': 4.0, 'w': 1.0}
         """
         entries = self._captured("lr_scales")
-        return _tree(entries, _lr(adam))
+        return _tree(entries, lambda entry: scale.plain(entry.factor(_lr(adam))))
 
     def table(self) -> list[Row]:
         """What μP made of each parameter.
@@ -305,11 +224,11 @@ class Mup:
         return as_text(self._rows("summary"), width)
 
     def _rows(self, what: str) -> list[Row]:
-        return [Row.of(entry) for entry in self._captured(what).values()]
+        return [row for entry in self._captured(what).values() for row in Row.of(entry)]
 
 
-def _lr(adam: bool):
-    return lambda entry: entry.factors.adam if adam else entry.factors.sgd
+def _lr(adam: bool) -> Callable[[Part], float]:
+    return lambda part: part.factors.adam if adam else part.factors.sgd
 
 
 def _tree(entries: Mapping[str, Entry], value) -> dict[str, dict[str, Any]]:
@@ -319,9 +238,3 @@ def _tree(entries: Mapping[str, Entry], value) -> dict[str, dict[str, Any]]:
         leaf = entry.target.leaf
         tree.setdefault(name[:-len(leaf) - 1], {})[leaf] = value(entry)
     return tree
-
-
-def _check_captured(session: Session, where: str) -> None:
-    if not session.records:
-        raise MupError(f"{where} captured no parameter: call the model's init inside it, and put the "
-                       "layers inside `with haiku_mup.apply_mup():`, in the function that is transformed")

@@ -10,7 +10,7 @@ import optax
 
 from haiku_mup.errors import MupError
 from haiku_mup.scale import Factor, mapped, scaled
-from haiku_mup.shapes import Entry
+from haiku_mup.shapes import Entry, Part
 
 ByName = Callable[[str], Factor]        # a parameter's name, "module/name" -> what multiplies it
 _MARK = "_haiku_mup"
@@ -111,11 +111,11 @@ def extra_args(optimizer: Any) -> optax.GradientTransformationExtraArgs:
     return optax.with_extra_args_support(optimizer)
 
 
-def by_name(entries: Mapping[str, Entry], value: Callable[[Entry], float]) -> Factor:
-    """A function from a parameter's name to a number; it raises for names that nobody captured."""
-    values = {name: value(entry) for name, entry in entries.items()}
+def by_name(entries: Mapping[str, Entry], value: Callable[[Part], float]) -> ByName:
+    """A function from a parameter's name to its factor; it raises for names that nobody captured."""
+    values = {name: entry.factor(value) for name, entry in entries.items()}
 
-    def factor(name: str) -> float:
+    def factor(name: str) -> Factor:
         if name not in values:
             raise _foreign(name, values)
         return values[name]

@@ -191,7 +191,8 @@ def _check_layer(base: Record, target: Record, role: str, wrong) -> None:
                     "name it in Mup(readouts=...), or let its output grow, too; if it grows at other widths "
                     "than these, show one to init_delta")
     if role == rules.HIDDEN and target.layer == READOUT:
-        raise wrong("a Readout from a growing to a growing width is a hidden layer; make it hk.Linear")
+        raise wrong("a Readout from a growing to a growing width is a hidden layer; make it hk.Linear, or take "
+                    "it out of Mup(readouts=...)")
 
 
 def _draw(base: Record, target: Record, role: str, factors: rules.Factors, wrong) -> float:

@@ -2,7 +2,7 @@
 import dataclasses
 from collections.abc import Iterable
 
-from haiku_mup.shapes import Entry
+from haiku_mup.shapes import Entry, Part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +20,8 @@ class Row:
         are; for a shared embedding, what the logits are.
       adam_lr: factor of the learning rate for Adam.
       sgd_lr: factor of the learning rate for SGD.
+      inferred: whether two axes grow and no layer of Haiku's owns it, so that (in, out) is a guess, which
+        `haiku_mup.fans` or `Mup(fans=...)` can settle.
 
     After the example of `Mup`:
 
@@ -37,13 +39,27 @@ class Row:
     multiplier: float
     adam_lr: float
     sgd_lr: float
+    inferred: bool = False
 
     @classmethod
-    def of(cls, entry: Entry) -> "Row":
-        """The row of one parameter."""
-        return cls(entry.target.name, entry.base.shape, entry.target.shape, entry.role,
-                   entry.base.moments.std, entry.std, entry.multiplier, entry.factors.adam,
-                   entry.factors.sgd)
+    def of(cls, entry: Entry) -> "list[Row]":
+        """The rows of one parameter: one, or one for each block of an LSTM's matrix, named as its slice."""
+        first, rows = 0, []
+        for part in entry.parts:
+            rows.append(cls._part(entry, part, first))
+            first += part.rows
+        return rows
+
+    @classmethod
+    def _part(cls, entry: Entry, part: Part, first: int) -> "Row":
+        base, target, name = entry.base, entry.target, entry.target.name
+        shapes = base.shape, target.shape
+        if len(entry.parts) > 1:
+            number = entry.parts.index(part)
+            name += f"[{first}:{first + part.rows}]"
+            shapes = (base.parts[number], *base.shape[1:]), (part.rows, *target.shape[1:])
+        return cls(name, *shapes, part.role, base.moments.std, target.moments.std * part.draw,
+                   entry.multiplier, part.factors.adam, part.factors.sgd, entry.inferred)
 
 
 HEADS = ("parameter", "base", "target", "role", "std base", "std target", "multiplier", "Adam lr",
@@ -52,13 +68,17 @@ HEADS = ("parameter", "base", "target", "role", "std base", "std target", "multi
 
 def as_text(rows: Iterable[Row], width: int = 100) -> str:
     """An aligned table of at most `width` columns where that can be: long names lose their middle."""
-    cells = [tuple(map(_cell, dataclasses.astuple(row))) for row in rows]
+    rows = list(rows)
+    cells = [tuple(map(_cell, dataclasses.astuple(row)[:-1])) for row in rows]
+    cells = [(*cell[:3], cell[3] + "?" * row.inferred, *cell[4:]) for cell, row in zip(cells, rows)]
     widths = [max(map(len, column)) for column in zip(HEADS, *cells)]
     room = max(24, width - sum(widths[1:]) - 2 * (len(HEADS) - 1))
     widths[0] = min(widths[0], room)
     lines = [_line(line, widths) for line in (HEADS, *cells)]
     if all(base == target for _, base, target, *_ in cells):
         lines.append("Nothing grows: base and target have the same shapes.")
+    if any(row.inferred for row in rows):
+        lines.append("?: no layer of Haiku's; taken as (in, out). To declare it: Mup(fans=...)")
     return "\n".join(lines)
 
 

@@ -1,0 +1,246 @@
+"""The contexts that capture base, delta and target; and what was captured, kept in a file."""
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Self
+
+from haiku_mup import axes, context, store
+from haiku_mup.axes import Axes
+from haiku_mup.capture import Declared, Session
+from haiku_mup.errors import MupError
+from haiku_mup.shapes import Entry, Record, compare
+
+
+class Captures:
+    """What was captured of a model, at its base, its delta and its target: the first half of `Mup`."""
+
+    def __init__(self, *, fans: Mapping[str, Sequence[Axes]] | None = None,
+                 readouts: str | Sequence[str] = ()):
+        self._declared = Declared(axes.globs(fans), _patterns(readouts))
+        self._source = ""                           # where the base was loaded from
+        self._base: Mapping[str, Record] | None = None
+        self._entries: Mapping[str, Entry] | None = None
+        self._session: Session | None = None        # of the init_target that is open
+        self._warned: set[str] = set()
+
+    def __repr__(self) -> str:
+        captured = ", ".join(f"{side}={len(what)} parameters" for side, what in
+                             (("base", self._base), ("target", self._entries)) if what is not None)
+        return f"Mup({captured})"
+
+    @contextlib.contextmanager
+    def init_base(self) -> Iterator[None]:
+        """A context in which a model's init is captured as the base; `jax.eval_shape` of it is enough.
+
+        A second one before `init_target` takes the place of the first.
+
+        Raises:
+          MupError: after `init_target`; nothing captured; one name with two shapes.
+
+        After the example of `Mup`:
+
+        >>> mup = haiku_mup.Mup()
+        >>> with mup.init_base():
+        ...     shapes = jax.eval_shape(base.init, key, x)
+        >>> mup
+        Mup(base=6 parameters)
+        """
+        if self._entries is not None or self._session is not None:
+            raise MupError("init_base after init_target: its factors would no longer hold; make a new "
+                           "Mup()")
+        session = Session(self._declared, None, self._warned)
+        with context.entered(session):
+            yield
+        session.check("init_base")
+        self._base, self._source = session.records, ""
+
+    @contextlib.contextmanager
+    def init_delta(self) -> Iterator[None]:
+        """A context in which a model's init marks, by its shapes, every width that may ever grow.
+
+        It is needed where a width is the same in base and target and still a width: the model here differs
+        from the base in every one of them. Between `init_base` and `init_target`.
+
+        Raises:
+          MupError: before `init_base` or after `init_target`; what `init_target` raises, for these shapes.
+
+        After the example of `Mup`; here the target is the base itself, whose readout stays a readout:
+
+        >>> mup = haiku_mup.Mup()
+        >>> with mup.init_base():
+        ...     _ = jax.eval_shape(base.init, key, x)
+        >>> with mup.init_delta():
+        ...     _ = jax.eval_shape(target.init, key, x)
+        >>> with mup.init_target():
+        ...     _ = jax.eval_shape(base.init, key, x)
+        >>> [row.role for row in mup.table() if row.name.endswith("w")]
+        ['input', 'hidden', 'output']
+        """
+        if self._base is None or self._entries is not None or self._session is not None:
+            raise MupError("init_delta belongs after init_base and before init_target; make a new Mup()")
+        session = Session(self._declared, None, self._warned)
+        with context.entered(session):
+            yield
+        session.check("init_delta")
+        plain = {name: dataclasses.replace(record, delta=None, delta_parts=())
+                 for name, record in self._base.items()}
+        _check_whole(plain, session.records, "delta")
+        for name, record in plain.items():
+            compare(record, session.records[name])
+        self._base = {name: dataclasses.replace(
+            record, delta=session.records[name].shape, delta_parts=session.records[name].parts)
+            for name, record in plain.items()}
+
+    @contextlib.contextmanager
+    def init_target(self) -> Iterator[None]:
+        """A context in which a model's init is captured as the target, and draws in μP.
+
+        It holds for the thread that enters it, and for what is traced in it: other threads, and programs
+        that were compiled ahead of time, don't see it.
+
+        Raises:
+          MupError: before `init_base`; nothing captured; parameters that only one of the two has; a
+            parameter that can't be right in μP; shapes other than an earlier init_target's.
+
+        After the example of `Mup`, once more under jit:
+
+        >>> with mup.init_target():
+        ...     params = jax.jit(target.init)(key, x)
+        >>> mup
+        Mup(base=6 parameters, target=6 parameters)
+        """
+        if self._base is None:
+            raise MupError("init_target before init_base: initialise the base model first, inside `with "
+                           "mup.init_base():`")
+        session, before = Session(self._declared, self._base, self._warned), self._session
+        self._session = session
+        try:
+            with context.entered(session):
+                yield
+            entries = self._judge(session)
+        except MupError as error:
+            if not self._source:
+                raise
+            raise MupError(f"{error} (the base is from {self._source!r})") from error
+        finally:
+            self._session = before
+        self._entries = entries
+
+    def _judge(self, session: Session) -> Mapping[str, Entry]:
+        """What a session captured, if it is whole and the same as before."""
+        session.check("init_target")
+        _check_whole(self._base, session.entries, "target")
+        for name, entry in (self._entries or {}).items():
+            if entry.target.shape != session.records[name].shape:
+                raise MupError.about(name, entry.base.shape, session.records[name].shape, "an earlier "
+                                     f"init_target saw {entry.target.shape}; make a new Mup() for "
+                                     "another width")
+        return dict(session.entries)
+
+    def _captured(self, what: str) -> Mapping[str, Entry]:
+        if self._session is not None:
+            return self._judge(self._session)
+        if self._entries is None:
+            raise MupError(f"{what} before init_target: initialise the base inside `with "
+                           "mup.init_base():` and the target inside `with mup.init_target():` first")
+        return self._entries
+
+    # --- what was captured of the base, kept ---
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was captured of the base (and delta), as plain values for inside a checkpoint.
+
+        Returns:
+          Dicts, lists, strings and numbers, as JSON has them: for each parameter its name, shape, the std of
+          its initializer, fans, and which dimensions are widths.
+
+        Raises:
+          MupError: before `init_base`.
+
+        After the example of `Mup`:
+
+        >>> state = mup.state_dict()
+        >>> haiku_mup.Mup.from_state_dict(state)
+        Mup(base=6 parameters)
+        """
+        if self._base is None:
+            raise MupError("nothing to save before init_base: initialise the base inside `with "
+                           "mup.init_base():`")
+        return store.encode(self._base, self._declared)
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> Self:
+        """A Mup that has seen the base of which `state_dict` was taken, ready for `init_target`.
+
+        Args:
+          state: what `state_dict` gave.
+
+        Raises:
+          MupError: values that `state_dict` never gives, or that were changed; it names the entry.
+        """
+        return cls._restored(state, "the state dict")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes what was captured of the base to a small JSON file: all of it, or nothing.
+
+        Args:
+          path: the file, which is replaced if it exists.
+
+        Raises:
+          MupError: before `init_base`.
+          OSError: a path that can't be written.
+
+        After the example of `Mup`: tune today, and train next month without the base's code.
+
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "base.json")
+        >>> mup.save(path)
+        >>> again = haiku_mup.Mup.load(path)
+        >>> with again.init_target():
+        ...     _ = jax.eval_shape(target.init, key, x)
+        >>> again.lr_scales() == mup.lr_scales()
+        True
+        """
+        store.write(path, self.state_dict())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """A Mup that has seen the base that was saved, ready for `init_target`.
+
+        Restored parameters need no new draw: `jax.eval_shape(model.init, ...)` inside `init_target` will do.
+
+        Args:
+          path: a file that `save` wrote.
+
+        Raises:
+          MupError: a file that is truncated, changed by hand, of a newer version, or no such file of ours; it
+            names the file and the entry.
+          OSError: a path that can't be read.
+        """
+        return cls._restored(store.read(path), os.fspath(path))
+
+    @classmethod
+    def _restored(cls, state: Any, source: str) -> Self:
+        mup = cls()
+        mup._base, mup._declared = store.decode(state, source)
+        mup._source = source
+        return mup
+
+
+def _patterns(readouts: str | Sequence[str]) -> tuple[str, ...]:
+    patterns = (readouts,) if isinstance(readouts, str) else readouts
+    if not isinstance(patterns, Iterable) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise MupError(f"readouts: {readouts!r}: give a glob over module names, or several")
+    return tuple(patterns)
+
+
+def _check_whole(base: Mapping[str, Record], other: Mapping[str, Any], what: str) -> None:
+    for name, record in base.items():
+        if name not in other:
+            raise MupError.about(name, record.shape, None, f"the {what} has no such parameter; build base "
+                                 f"and {what} from one function, and capture the base again")
+    for name in other:
+        if name not in base:
+            raise MupError(f"{name!r}: the base has no such parameter; build base and {what} from one "
+                           "function, and capture the base again")
