@@ -149,8 +149,8 @@ class Mup:
         After the example of `Mup`:
 
         >>> model = mup.wrap_model(target)
-        >>> params = jax.jit(model.init)(key, x)                # draws in μP, as `init_target` does
-        >>> logits = jax.jit(model.apply)(params, None, x)      # multiplies in μP
+        >>> params = jax.jit(model.init)(key, x)                # the draws are in μP
+        >>> logits = jax.jit(model.apply)(params, None, x)      # and so are the multipliers
         """
         scope = Wrapped(self._captured("wrap_model"))
         if not (hasattr(model, "_replace") and hasattr(model, "init") and hasattr(model, "apply")):
@@ -199,8 +199,8 @@ class Mup:
         >>> optimizer = optax.chain(optax.clip_by_global_norm(1.0), wrapped)
         >>> grads = jax.tree.map(jnp.ones_like, params)
         >>> updates, _ = optimizer.update(grads, optimizer.init(params), params)
-        >>> [round(float(updates[layer]["w"][0, 0]), 4) for layer in ("linear", "linear_1", "readout")]
-        [-0.1, -0.025, -0.1]
+        >>> [f"{updates[layer]['w'].min():.3f}" for layer in ("linear", "linear_1", "readout")]
+        ['-0.100', '-0.025', '-0.100']
         """
         entries = self._captured("wrap_optimizer")
         if optim.is_wrapped(optimizer):
@@ -248,7 +248,7 @@ class Mup:
           adam: Adam's factors, or SGD's.
 
         Returns:
-          {"module": {"name": factor}}, a Python float for each parameter; 1.0 where nothing grows.
+          A tree like the parameters, modules of names, with a Python float for each.
 
         Raises:
           MupError: before `init_target`.
