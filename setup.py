@@ -4,6 +4,7 @@ import pathlib
 from setuptools import setup
 
 PLOT = ["matplotlib>=3.8"]
+DOCS = [*PLOT, "sphinx>=9"]
 DEMOS = [*PLOT, "tqdm>=4.60", "mlxtend>=0.23", "scikit-learn>=1.3"]
 
 setup(
@@ -19,8 +20,9 @@ setup(
     install_requires=["jax>=0.8.0", "jaxlib>=0.8.0", "dm-haiku>=0.0.16", "optax>=0.2.6", "numpy>=1.26"],
     extras_require={
         "plot": PLOT,
+        "docs": DOCS,
         "demos": DEMOS,
-        "test": [*DEMOS, "pytest>=8", "pytest-xdist>=3.3", "ruff>=0.6"],
+        "test": [*DEMOS, *DOCS, "pytest>=8", "pytest-xdist>=3.3", "ruff>=0.6"],
     },
     classifiers=[
         "License :: OSI Approved :: MIT License",

@@ -165,8 +165,8 @@ class SharedReadout(hk.Module):
     ...         x = jax.nn.relu(hk.Linear(16)(embed(ids)))
     ...         return haiku_mup.SharedReadout(use_bias=True)(embed, x)
     >>> params = hk.transform(fn).init(jax.random.PRNGKey(0), jnp.arange(3))
-    >>> haiku_mup.get_shapes(params)["shared_embed"], haiku_mup.get_shapes(params)["shared_readout"]
-    ({'embeddings': (100, 16)}, {'b': (100,)})
+    >>> sorted(params), params["shared_embed"]["embeddings"].shape
+    (['linear', 'shared_embed', 'shared_readout'], (100, 16))
     """
 
     def __init__(self, use_bias: bool = False, bias_init: Initializer | None = None,

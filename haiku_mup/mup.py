@@ -67,8 +67,8 @@ class Mup(Captures):
         After the example of `Mup`:
 
         >>> model = mup.wrap_model(target)
-        >>> params = jax.jit(model.init)(key, x)                # draws in μP, as `init_target` does
-        >>> logits = jax.jit(model.apply)(params, None, x)      # multiplies in μP
+        >>> params = jax.jit(model.init)(key, x)                # the draws are in μP
+        >>> logits = jax.jit(model.apply)(params, None, x)      # and so are the multipliers
         """
         scope = Wrapped(self._captured("wrap_model"))
         if not (hasattr(model, "_replace") and hasattr(model, "init") and hasattr(model, "apply")):
@@ -117,8 +117,8 @@ class Mup(Captures):
         >>> optimizer = optax.chain(optax.clip_by_global_norm(1.0), wrapped)
         >>> grads = jax.tree.map(jnp.ones_like, params)
         >>> updates, _ = optimizer.update(grads, optimizer.init(params), params)
-        >>> [round(float(updates[layer]["w"][0, 0]), 4) for layer in ("linear", "linear_1", "readout")]
-        [-0.1, -0.025, -0.1]
+        >>> [f"{updates[layer]['w'].min():.3f}" for layer in ("linear", "linear_1", "readout")]
+        ['-0.100', '-0.025', '-0.100']
         """
         entries = self._captured("wrap_optimizer")
         if optim.is_wrapped(optimizer):
@@ -166,7 +166,7 @@ class Mup(Captures):
           adam: Adam's factors, or SGD's.
 
         Returns:
-          {"module": {"name": factor}}: a Python float, 1.0 where nothing grows; for an LSTM's matrix whose
+          A tree like the parameters, modules of names, with a Python float for each; for an LSTM's matrix whose
           rows differ, an array [rows, 1], which broadcasts to the parameter.
 
         Raises:

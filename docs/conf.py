@@ -1,0 +1,65 @@
+"""How Sphinx makes the reference: `python -m sphinx -W -E docs docs/_build`, in a clone of the repository.
+
+-W makes warnings errors; -E reads every page anew, else a second build doesn't repeat the warnings.
+"""
+from docutils import nodes
+from sphinx.domains.python import PyXRefRole
+from sphinx.util.typing import stringify_annotation
+
+import haiku_mup
+from haiku_mup.initializers import Initializer
+
+project = "haiku_mup"
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+
+html_theme = "alabaster"
+html_theme_options = {
+    "description": "The maximal update parametrization (μP) for Haiku and optax",
+    "fixed_sidebar": True,
+    "page_width": "1180px",
+    "sidebar_width": "230px",
+}
+html_sidebars = {"**": ["about.html", "navigation.html", "searchbox.html"]}
+html_static_path = ["_static"]
+html_css_files = ["style.css"]
+html_show_copyright = html_show_sourcelink = html_show_sphinx = False
+
+add_module_names = False
+autodoc_class_signature = "separated"       # a layer's __init__ has a signature and a docstring of its own
+autodoc_typehints_format = "short"
+maximum_signature_line_length = 90
+napoleon_use_ivar = True
+
+# Each name of haiku_mup that is mentioned must have a place in the pages. Those of other packages have none.
+nitpicky = True
+nitpick_ignore = [("py:class", "haiku_mup.mup.Model")]      # a type variable: the type of model that was given
+nitpick_ignore_regex = [
+    ("py:.*", r"(jax|jaxlib|haiku|optax|numpy|matplotlib|collections|contextlib|pathlib|typing)\..*"),
+]
+
+PUBLIC = {name: getattr(haiku_mup, name) for name in haiku_mup.__all__}
+METHODS = {name for public in PUBLIC.values() for name, value in vars(public).items()
+           if callable(value) and not name.startswith("_")}
+default_role = "name"
+
+
+class Name(PyXRefRole):
+    """`text` in single backticks: code, and a link where it is a public name of the library."""
+
+    def run(self):
+        if self.text.removeprefix("haiku_mup.").partition(".")[0] not in METHODS.union(PUBLIC):
+            return [nodes.literal(self.rawtext, self.text)], []
+        self.name, self.target = "py:obj", f".{self.text}"      # the dot: in whatever class or module it is
+        return super().run()
+
+
+def name_aliases(app, what, name, obj, options, signature, returns):
+    """Says `Initializer` in a signature, where Python has put what it stands for."""
+    alias = stringify_annotation(Initializer, "smart")
+    return signature and signature.replace(alias, "~haiku_mup.initializers.Initializer"), returns
+
+
+def setup(app):
+    app.add_role("name", Name())
+    app.connect("autodoc-process-signature", name_aliases)
