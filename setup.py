@@ -20,6 +20,7 @@ setup(
     extras_require={
         "plot": PLOT,
         "demos": DEMOS,
+        "notebook": [*DEMOS, "jupytext>=1.16", "nbclient>=0.10.1", "ipykernel>=6.29"],
         "test": [*DEMOS, "pytest>=8", "pytest-xdist>=3.3", "ruff>=0.6"],
     },
     classifiers=[
