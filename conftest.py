@@ -14,7 +14,10 @@ import pytest
 
 import haiku_mup
 
-collect_ignore = ["tests/golden/make_microsoft_mup.py"]     # it needs PyTorch
+collect_ignore = [
+    "tests/golden/make_microsoft_mup.py",       # it needs PyTorch
+    "demos/tutorial.py", "demos/notebook.py",   # a test of its own imports what they need
+]
 
 
 @pytest.fixture(autouse=True, scope="session")
