@@ -16,8 +16,11 @@ import pytest
 import haiku_mup
 
 NAMES = {"functools": functools, "haiku_mup": haiku_mup, "hk": hk, "jax": jax, "jnp": jnp, "optax": optax}
-AFTER_MUP = ("haiku_mup.mup.Mup.", "haiku_mup.summary.Row")     # examples that go on from Mup's own
-collect_ignore = ["tests/golden/make_microsoft_mup.py"]     # it needs PyTorch
+AFTER_MUP = ("haiku_mup.mup.Mup.", "haiku_mup.captures.Captures.", "haiku_mup.summary.Row")   # they go on from Mup's
+collect_ignore = [
+    "tests/golden/make_microsoft_mup.py",       # it needs PyTorch
+    "demos/tutorial.py", "demos/notebook.py",   # a test of its own imports what they need
+]
 
 
 @pytest.fixture(autouse=True, scope="session")

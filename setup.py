@@ -22,6 +22,7 @@ setup(
         "plot": PLOT,
         "docs": DOCS,
         "demos": DEMOS,
+        "notebook": [*DEMOS, "jupytext>=1.16", "nbclient>=0.10.1", "ipykernel>=6.29"],
         "test": [*DEMOS, *DOCS, "pytest>=8", "pytest-xdist>=3.3", "ruff>=0.6"],
     },
     classifiers=[
