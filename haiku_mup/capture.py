@@ -14,7 +14,7 @@ from haiku_mup.fans import fans
 from haiku_mup.initializers import Rescaled, moments, read
 from haiku_mup.shapes import TIED, Entry, Record, compare
 
-_homes: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()     # SharedEmbed -> its parameter
+_homes: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()       # SharedEmbed -> its parameter
 
 
 class Session:
@@ -27,31 +27,26 @@ class Session:
       warned: the kinds of warning that its Mup has given.
     """
 
-    def __init__(self, base: Mapping[str, Record] | None, warned: set):
+    def __init__(self, base: Mapping[str, Record] | None, warned: set[str]):
         self.base = base
         self.records: dict[str, Record] = {}
         self.entries: dict[str, Entry] = {}
         self.warned = warned
-        self._multipliers: dict[tuple, float] = {}      # of all that were made, in the tree or not
+        self._multipliers: dict[tuple[str, tuple[int, ...]], float] = {}    # of all made, in the tree or not
         self._tied: set[float] = set()
 
     def create(self, next_creator, shape, dtype, init, context_, enclosing):
         record = _record(shape, dtype, init, context_, enclosing)
+        value: Record | Entry | MupError
         try:
             _check_home(record.name, record.leaf, context_.module)
-            value = record if self.base is None else self._compare(record)
+            value = record if self.base is None else _compare(self.base, record)
         except MupError as error:
             value = error
         self._note(record, value)
         draw = value.draw if isinstance(value, Entry) else 1.0
         array, value = _make(next_creator, shape, dtype, init, draw, record.name, value, self.warned)
         return array, Made(record.name, record.local, record.leaf, array, value)
-
-    def _compare(self, record: Record) -> Entry:
-        if record.name not in self.base:
-            raise MupError.about(record.name, None, record.shape, "the base has no such parameter; "
-                                 "build base and target from one function, and capture the base again")
-        return compare(self.base[record.name], record)
 
     def _note(self, record: Record, value: Any) -> None:
         multiplier = value.multiplier if isinstance(value, Entry) else 1.0
@@ -99,6 +94,13 @@ class Session:
         return one_tied(self._tied)
 
 
+def _compare(base: Mapping[str, Record], record: Record) -> Entry:
+    if record.name not in base:
+        raise MupError.about(record.name, None, record.shape, "the base has no such parameter; "
+                             "build base and target from one function, and capture the base again")
+    return compare(base[record.name], record)
+
+
 class Wrapped:
     """A captured model in μP, for its init and its apply. Equal content is one key in JAX's caches.
 
@@ -111,8 +113,8 @@ class Wrapped:
 
     def __init__(self, entries: Mapping[str, Entry]):
         self._draws = {name: (e.target.shape, e.draw, e.target.moments) for name, e in entries.items()}
-        self._warned: set = set()
-        self._multipliers: dict[tuple, float] = {}
+        self._warned: set[str] = set()
+        self._multipliers: dict[tuple[str, tuple[int, ...]], float] = {}
         self._tied = {e.multiplier for e in entries.values() if e.target.layer == TIED}
         for entry in entries.values():
             key, name = (entry.target.local, entry.target.shape), entry.target.name
@@ -143,7 +145,7 @@ class Wrapped:
             value, draw = MupError.about(name, None, shape_, "not captured in init_target"
                                          + f", which saw {known}" * (known is not None)
                                          + "; capture the model that is wrapped"), 1.0
-        elif now and abs(now.std - moments_.std) > 1e-6 * now.std:
+        elif now and moments_ and abs(now.std - moments_.std) > 1e-6 * now.std:
             value = MupError.about(name, None, shape_, f"the initializer's std is {now.std:.3g}, and "
                                    f"init_target saw {moments_.std:.3g}; capture the model that is wrapped")
         array, value = _make(next_creator, shape, dtype, init, draw, name, value, self._warned)
@@ -191,11 +193,11 @@ def _make(next_creator, shape, dtype, init, draw, name, value, warned):
     return array, value
 
 
-def _stored_name(context_) -> str:
+def _stored_name(context_: hk.GetterContext) -> str:
     return (context_.lifted_prefix_name or "") + context_.full_name
 
 
-def _leaf(context_) -> str:
+def _leaf(context_: hk.GetterContext) -> str:
     """The parameter's own name, which may hold slashes."""
     module = context_.module
     owner = "~" if module is None else module.module_name
@@ -216,7 +218,8 @@ def _record(shape, dtype, init, context_, enclosing) -> Record:
 
 def _layer(module: Any, name: str) -> str:
     """`READOUT`, `TIED` or "": layers.py says it in an attribute of its classes."""
-    return getattr(module, "mup_layers", {}).get(name, "")
+    layers: dict[str, str] = getattr(module, "mup_layers", {})
+    return layers.get(name, "")
 
 
 def _enclosed(context_, enclosing) -> dict[str, Any]:

@@ -3,6 +3,7 @@ import contextlib
 import contextvars
 import sys
 import warnings
+from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 import haiku as hk
@@ -13,9 +14,12 @@ from haiku_mup.errors import MupError, MupWarning
 # A ContextVar is not in the key of JAX's caches: a function traced in one context would be reused in
 # another, and its creators never run. A user context is. None is the standard parametrization.
 _scope = jax.make_user_context(default_value=None)
-_applied = contextvars.ContextVar("apply_mup", default=None)        # the _Applied innermost
-_enclosing = contextvars.ContextVar("enclosing", default=None)      # the attention, LSTM or embedding called
-_latest: dict[tuple, set] = {}      # (parameter, shape) of a layer -> the `warned` of its target's Mup
+_applied: contextvars.ContextVar["_Applied | None"] = contextvars.ContextVar("apply_mup", default=None)
+# The attention, LSTM or embedding that is being called, and its inputs.
+_enclosing: contextvars.ContextVar[tuple[hk.MethodContext, Any] | None] = contextvars.ContextVar(
+    "enclosing", default=None)
+# (parameter, shape) of a layer -> the `warned` of its target's Mup.
+_latest: dict[tuple[str, tuple[int, ...]], set[str]] = {}
 
 
 class Made(NamedTuple):
@@ -64,7 +68,8 @@ class _Applied:
 
 def current() -> Scope | None:
     """The scope in force in this thread."""
-    return _scope.value
+    scope: Scope | None = _scope.value
+    return scope
 
 
 def entered(scope: Scope):
@@ -73,7 +78,7 @@ def entered(scope: Scope):
 
 
 @contextlib.contextmanager
-def apply_mup():
+def apply_mup() -> Iterator[None]:
     """Puts the parameters that are made below it in μP; use it inside the transformed function.
 
     In `Mup.init_base` it records every parameter's shape and std, in `Mup.init_target` and in the init
@@ -90,7 +95,8 @@ def apply_mup():
         yield
         return
 
-    made, mine = [], _Applied(scope)
+    made: list[Made] = []
+    mine = _Applied(scope)
 
     def creator(next_creator, shape, dtype, init, context):
         if current() is not scope or _applied.get() is not mine:    # another Mup's model inside ours
@@ -174,7 +180,7 @@ def tied_multiplier() -> float:
     return 1.0 if scope is None else scope.tied_multiplier()
 
 
-def initialised(warned: set, name: str, shape: tuple[int, ...], value: float) -> None:
+def initialised(warned: set[str], name: str, shape: tuple[int, ...], value: float) -> None:
     """Remembers the latest init of a layer: in a target context with multiplier `value`, or plain."""
     if value != 1:
         _latest[name, shape] = warned
@@ -182,7 +188,7 @@ def initialised(warned: set, name: str, shape: tuple[int, ...], value: float) ->
         _latest.pop((name, shape), None)
 
 
-def warn_once(warned: set, kind: str, text: str) -> None:
+def warn_once(warned: set[str], kind: str, text: str) -> None:
     """Warns, the first time for this kind of doubt; `warned` is a Mup's set of kinds."""
     if kind not in warned:
         warnings.warn(text, MupWarning, stacklevel=_users_frame())

@@ -78,7 +78,8 @@ class SharedEmbed(hk.Embed):
 
     def get_weights(self) -> jax.Array:
         """The matrix [vocab_size, embed_dim]. Call it outside of a layer_stack, and close over it."""
-        return self.embeddings
+        weights: jax.Array = self.embeddings
+        return weights
 
 
 class SharedReadout(hk.Module):
@@ -196,7 +197,7 @@ class MultiHeadAttention(hk.MultiHeadAttention):
         return out
 
 
-def _scale_query(attention: MultiHeadAttention, done: list, next_method, args, kwargs, call):
+def _scale_query(attention: MultiHeadAttention, done: list[bool], next_method, args, kwargs, call):
     """Multiplies queries, and so logits: softmax's input is (query · factor) · key / √key_size."""
     name = f"{attention.module_name}/query"
     if call.method_name != "__call__" or call.module.module_name != name:

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
+import haiku as hk
 import jax
 import optax
 
@@ -13,8 +14,9 @@ from haiku_mup.errors import MupError
 from haiku_mup.shapes import Entry, Record
 from haiku_mup.summary import Row, as_text
 
-Model = TypeVar("Model")
-_MARK = "_haiku_mup"
+Model = TypeVar("Model", hk.Transformed, hk.TransformedWithState, hk.MultiTransformed,
+                hk.MultiTransformedWithState)
+_MARK, _ORIGINAL = "_haiku_mup", "_original_fn"      # attributes of functions: ours, Haiku's
 
 
 class Mup:
@@ -39,7 +41,7 @@ class Mup:
     {'b': 1.0, 'w': 1.0}
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._base: Mapping[str, Record] | None = None
         self._entries: Mapping[str, Entry] | None = None
         self._session: Session | None = None        # of the init_target that is open
@@ -95,7 +97,7 @@ class Mup:
     def _judge(self, session: Session) -> Mapping[str, Entry]:
         """What a session captured, if it is whole and the same as before."""
         _check_captured(session, "init_target")
-        for name, record in self._base.items():
+        for name, record in (self._base or {}).items():
             if name not in session.entries:
                 raise MupError.about(name, record.shape, None, "the target has no such parameter; build "
                                      "base and target from one function, and capture the base again")
@@ -139,8 +141,9 @@ class Mup:
         wrap = functools.partial(_in_scope, scope)
         return model._replace(init=wrap(model.init), apply=jax.tree.map(wrap, model.apply))
 
-    def wrap_optimizer(self, optimizer: Any, adam: bool = True, *, scale_decay: bool = False,
-                       scale_eps: bool = False) -> optax.GradientTransformationExtraArgs:
+    def wrap_optimizer(self, optimizer: optax.GradientTransformation | optax.MultiSteps, adam: bool = True, *,
+                       scale_decay: bool = False, scale_eps: bool = False,
+                       ) -> optax.GradientTransformationExtraArgs:
         """The optimizer with each parameter's learning rate in μP. Its state is the inner one's.
 
         Gradient clipping by the global norm belongs outside: `optax.chain(clip, wrapped)`. So does what
@@ -241,7 +244,7 @@ def _tree(entries: Mapping[str, Entry], value) -> dict[str, dict[str, Any]]:
 
 def _by_name(entries: Mapping[str, Entry], value):
     """A function from a parameter's name to a number; it raises for names that nobody captured."""
-    values = {name: value(entry) for name, entry in entries.items()}
+    values: dict[str, float] = {name: value(entry) for name, entry in entries.items()}
 
     def factor(name: str) -> float:
         if name not in values:
@@ -284,14 +287,14 @@ def _in_scope(scope: Wrapped, function):
         with context.entered(scope):
             return function(*args, **kwargs)
 
-    original = getattr(function, "_original_fn", None)
+    original = getattr(function, _ORIGINAL, None)
     if original is not None:
-        wrapped._original_fn = _in_scope(scope, original)
+        setattr(wrapped, _ORIGINAL, _in_scope(scope, original))
     setattr(wrapped, _MARK, True)
     return wrapped
 
 
 def _is_wrapped(function: Any) -> bool:
-    return hasattr(function, _MARK) or hasattr(getattr(function, "_original_fn", None), _MARK)
+    return hasattr(function, _MARK) or hasattr(getattr(function, _ORIGINAL, None), _MARK)
 
 

@@ -2,6 +2,8 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 
@@ -93,7 +95,7 @@ def compare(base: Record, target: Record) -> Entry:
         multiplier = factors.forward
     elif target.layer == TIED:
         multiplier = rules.tied_readout(m_out)
-    elif target.scaled_attention and base.key_size:
+    elif target.scaled_attention and base.key_size and target.key_size:
         multiplier = rules.attention(base.key_size, target.key_size)
     draw = _draw(base, target, role, factors, wrong)
     return Entry(base, target, role, factors, draw, multiplier, _doubt(base, target, factors.init, wrong))
@@ -181,10 +183,11 @@ def _same(was: Moments, now: Moments) -> bool:
     return was.drawn and abs(was.std - now.std) <= 5 * (was.error + now.error) * now.std
 
 
-def get_shapes(params):
+def get_shapes(params: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, tuple[int, ...]]]:
     """The shapes of a tree of arrays: the same tree, with a tuple of ints for each array.
 
     >>> get_shapes({"linear": {"w": jax.ShapeDtypeStruct((2, 3), "float32")}})
     {'linear': {'w': (2, 3)}}
     """
-    return jax.tree.map(lambda p: tuple(p.shape), params)
+    shapes: dict[str, dict[str, tuple[int, ...]]] = jax.tree.map(lambda p: tuple(p.shape), params)
+    return shapes
