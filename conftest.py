@@ -14,7 +14,10 @@ import pytest
 
 import haiku_mup
 
-collect_ignore = ["tests/golden/make_microsoft_mup.py"]     # it needs PyTorch
+collect_ignore = [
+    "tests/golden/make_microsoft_mup.py",       # it needs PyTorch
+    "tests/typed",                              # programs for the type checker
+]
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -20,7 +20,7 @@ setup(
     extras_require={
         "plot": PLOT,
         "demos": DEMOS,
-        "test": [*DEMOS, "pytest>=8", "pytest-xdist>=3.3", "ruff>=0.6"],
+        "test": [*DEMOS, "pytest>=8", "pytest-xdist>=3.3", "ruff>=0.6", "mypy>=1.18.2"],
     },
     classifiers=[
         "License :: OSI Approved :: MIT License",
