@@ -13,11 +13,13 @@ setup(
     description="The maximal update parametrization (μP) for Haiku models and optax optimizers",
     long_description=(pathlib.Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="MIT",
+    license_expression="MIT",
+    license_files=["LICENSE"],
+    keywords=["mup", "maximal update parametrization", "hyperparameter transfer", "haiku", "optax", "jax"],
     python_requires=">=3.11",
     packages=["haiku_mup"],
     package_data={"haiku_mup": ["py.typed"]},
-    install_requires=["jax>=0.8.0", "jaxlib>=0.8.0", "dm-haiku>=0.0.16", "optax>=0.2.6", "numpy>=1.26"],
+    install_requires=["jax>=0.8.0", "jaxlib>=0.8.0", "dm-haiku>=0.0.16", "optax>=0.2.6", "numpy>=2.0"],
     extras_require={
         "plot": PLOT,
         "docs": DOCS,
@@ -26,7 +28,6 @@ setup(
         "test": [*DEMOS, *DOCS, "pytest>=8", "pytest-xdist>=3.3", "ruff>=0.6"],
     },
     classifiers=[
-        "License :: OSI Approved :: MIT License",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",

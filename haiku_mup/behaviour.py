@@ -81,7 +81,8 @@ def _run(optimizer, update, tree, params, gradients, first=(1.0, 1.0)) -> list[n
         return jax.tree.map(lambda x: x if is_masked(x) else leaf(x), tree, is_leaf=is_masked)
 
     params, gradients = full(params, first[0]), full(gradients, first[1])
-    state, updates, moved = optimizer.init(params), [], 0
+    updates: list[np.ndarray] = []
+    state, moved = optimizer.init(params), 0
     for _ in range(64):
         latest, state = update(gradients, state, params)
         latest = [np.asarray(u, np.float64).ravel() for u in jax.tree.leaves(latest)]
@@ -110,7 +111,7 @@ class Check:
       both: whether it gets the pair of factors that is right for both kinds.
     """
 
-    def __init__(self, warned: set, optimizer: Any, adam: bool, both: bool = False):
+    def __init__(self, warned: set[str], optimizer: Any, adam: bool, both: bool = False):
         self.warned, self.optimizer, self.adam, self.both = warned, optimizer, adam, both
         self.kind = UNKNOWN
 

@@ -44,7 +44,7 @@ class Session:
         self.records: dict[str, Record] = {}
         self.entries: dict[str, Entry] = {}
         self.warned = warned
-        self._multipliers: dict[tuple, float] = {}      # of all that were made, in the tree or not
+        self._multipliers: dict[tuple[str, tuple[int, ...]], float] = {}    # of all made, in the tree or not
         self._tied: set[float] = set()
 
     def check(self, where: str) -> None:
@@ -74,12 +74,6 @@ class Session:
         draw = value.draw if isinstance(value, Entry) else 1.0
         array, value = make(next_creator, shape, dtype, init, draw, names[0], value, self.warned)
         return array, Made(names, context_.full_name, leaf_name(context_), array, value)
-
-    def _compare(self, record: Record) -> Entry:
-        if record.name not in self.base:
-            raise MupError.about(record.name, None, record.shape, "the base has no such parameter; "
-                                 "build base and target from one function, and capture the base again")
-        return compare(self.base[record.name], record)
 
     def _note(self, record: Record, value: Any) -> None:
         multiplier = value.multiplier if isinstance(value, Entry) else 1.0

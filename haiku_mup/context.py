@@ -4,6 +4,7 @@ import contextvars
 import functools
 import sys
 import warnings
+from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 import haiku as hk
@@ -74,7 +75,8 @@ class _Applied:
 
 def current() -> Scope | None:
     """The scope in force in this thread."""
-    return _scope.value
+    scope: Scope | None = _scope.value
+    return scope
 
 
 def entered(scope: Scope):
@@ -102,7 +104,7 @@ def is_bound(function: Any) -> bool:
 
 
 @contextlib.contextmanager
-def apply_mup():
+def apply_mup() -> Iterator[None]:
     """Puts the parameters that are made below it in μP; use it inside the transformed function.
 
     In `Mup.init_base` it records every parameter's shape and std, in `Mup.init_target` and in the init
@@ -124,7 +126,8 @@ def apply_mup():
         yield
         return
 
-    made, mine = [], _Applied(scope)
+    made: list[Made] = []
+    mine = _Applied(scope)
 
     def creator(next_creator, shape, dtype, init, context):
         if current() is not scope or _applied.get() is not mine:    # another Mup's model inside ours
@@ -234,7 +237,7 @@ def tied_multiplier() -> float:
     return 1.0 if scope is None else scope.tied_multiplier()
 
 
-def initialised(warned: set, name: str, shape: tuple[int, ...], value: float) -> None:
+def initialised(warned: set[str], name: str, shape: tuple[int, ...], value: float) -> None:
     """Remembers the latest init of a layer: in a target context with multiplier `value`, or plain."""
     if value != 1:
         _latest[name, shape] = warned
@@ -242,7 +245,7 @@ def initialised(warned: set, name: str, shape: tuple[int, ...], value: float) ->
         _latest.pop((name, shape), None)
 
 
-def warn_once(warned: set, kind: str, text: str) -> None:
+def warn_once(warned: set[str], kind: str, text: str) -> None:
     """Warns, the first time for this kind of doubt; `warned` is a Mup's set of kinds."""
     if kind not in warned:
         warnings.warn(text, MupWarning, stacklevel=_users_frame())

@@ -46,7 +46,7 @@ class Rescaled(hk.initializers.Initializer):
         self.factor = factor
         self.result: Any = None     # of the latest call
 
-    def __call__(self, shape: Sequence[int], dtype: Any) -> jax.Array:
+    def __call__(self, shape: Sequence[int], dtype: Any) -> Any:
         self.result = scaled(self.initializer(shape, dtype), self.factor)
         return self.result
 
@@ -145,7 +145,7 @@ def _draw(init: Initializer, seed: Any, shape: tuple[int, ...], dtype: Any) -> A
     return x if isinstance(x, jax.core.Tracer) else jnp.asarray(x)
 
 
-def _draws(init: Initializer, first: int, count: int, shape: tuple[int, ...], dtype: Any) -> Iterator:
+def _draws(init: Initializer, first: int, count: int, shape: tuple[int, ...], dtype: Any) -> Iterator[Any]:
     """More draws: many small ones in one vmap, unless it can't see into the initializer."""
     if count > 2**9:
         seeds = np.arange(first, first + 2**math.ceil(math.log2(count)))    # few sizes: few compilations
@@ -217,7 +217,7 @@ def _orthogonal(shape, scale, axis):
     return Moments(abs(scale) / math.sqrt(max(rows, math.prod(shape) // rows)), 0.0, drawn=True)
 
 
-_KNOWN = {
+_KNOWN: dict[Any, tuple[Callable[..., Moments], tuple[str, ...]]] = {
     hk.initializers.Constant: (_constant, ("constant",)),
     hk.initializers.Identity: (_identity, ("gain",)),
     hk.initializers.RandomNormal: (_normal, ("stddev", "mean")),

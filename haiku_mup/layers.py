@@ -282,7 +282,7 @@ class MultiHeadAttention(hk.MultiHeadAttention):
         return out
 
 
-def _scale_query(attention: MultiHeadAttention, done: list, next_method, args, kwargs, call):
+def _scale_query(attention: MultiHeadAttention, done: list[bool], next_method, args, kwargs, call):
     """Multiplies queries, and so logits: softmax's input is (query · factor) · key / √key_size."""
     name = f"{attention.module_name}/query"
     if call.method_name != "__call__" or call.module.module_name != name:

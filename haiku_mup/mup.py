@@ -3,6 +3,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+import haiku as hk
 import jax
 import numpy as np
 import optax
@@ -79,8 +80,9 @@ class Mup(Captures):
         wrap = functools.partial(context.bound, scope)
         return model._replace(init=wrap(model.init), apply=jax.tree.map(wrap, model.apply))
 
-    def wrap_optimizer(self, optimizer: Any, adam: bool = True, *, scale_decay: bool = False,
-                       scale_eps: bool = False) -> optax.GradientTransformationExtraArgs:
+    def wrap_optimizer(self, optimizer: optax.GradientTransformation | optax.MultiSteps, adam: bool = True, *,
+                       scale_decay: bool = False, scale_eps: bool = False,
+                       ) -> optax.GradientTransformationExtraArgs:
         """The optimizer with each parameter's learning rate in μP. Its state is the inner one's.
 
         Gradient clipping by the global norm belongs outside: `optax.chain(clip, wrapped)`. So does what

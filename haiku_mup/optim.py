@@ -155,7 +155,7 @@ def named_leaves(tree: Any) -> list[tuple[str, Any]]:
     return [(_name(path, leaf), leaf) for path, leaf in leaves]
 
 
-def _name(path: tuple, leaf: Any) -> str:
+def _name(path: tuple[Any, ...], leaf: Any) -> str:
     if isinstance(leaf, optax.MaskedNode) and len(path) < 2:    # a whole module, or tree, is masked
         return ""
     if len(path) != 2 or not all(isinstance(k, jax.tree_util.DictKey) for k in path):

@@ -16,7 +16,7 @@ class Power(NamedTuple):
     fan_out: float
 
     def __call__(self, m_in: float, m_out: float) -> float:
-        return m_in**self.fan_in * m_out**self.fan_out
+        return float(m_in**self.fan_in * m_out**self.fan_out)
 
 
 class Row(NamedTuple):

@@ -250,4 +250,5 @@ def get_shapes(params):
     >>> haiku_mup.get_shapes(params)
     {'linear': {'b': (3,), 'w': (2, 3)}}
     """
-    return jax.tree.map(lambda p: tuple(p.shape), params)
+    shapes: dict[str, dict[str, tuple[int, ...]]] = jax.tree.map(lambda p: tuple(p.shape), params)
+    return shapes

@@ -33,10 +33,3 @@ def test_the_two_commands_and_the_figure_come_first():
     assert "docs/lr_transfer.png" in first_screen and (ROOT / "docs/lr_transfer.png").is_file()
     commands = blocks("sh")[0]
     assert [line.rpartition(" -m ")[2] for line in commands.splitlines()] == ["demos.mnist_mlp", "pytest"]
-
-
-def test_importing_is_light():
-    """The core imports neither matplotlib nor pandas."""
-    code = "import sys, haiku_mup; print([m for m in ('matplotlib', 'pandas', 'tqdm') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
