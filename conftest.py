@@ -16,10 +16,12 @@ import pytest
 import haiku_mup
 
 NAMES = {"functools": functools, "haiku_mup": haiku_mup, "hk": hk, "jax": jax, "jnp": jnp, "optax": optax}
-AFTER_MUP = ("haiku_mup.mup.Mup.", "haiku_mup.captures.Captures.", "haiku_mup.summary.Row")   # they go on from Mup's
+AFTER_MUP = (       # examples that go on from Mup's own
+    "haiku_mup.mup.Mup.", "haiku_mup.captures.Captures.", "haiku_mup.summary.Row")
 collect_ignore = [
     "tests/golden/make_microsoft_mup.py",       # it needs PyTorch
     "demos/tutorial.py", "demos/notebook.py",   # a test of its own imports what they need
+    "tests/typed",                              # programs for the type checker
 ]
 
 

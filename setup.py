@@ -3,9 +3,9 @@ import pathlib
 
 from setuptools import setup
 
-PLOT = ["matplotlib>=3.8"]
+PLOT = ["matplotlib>=3.10.7"]
 DOCS = [*PLOT, "sphinx>=9"]
-DEMOS = [*PLOT, "tqdm>=4.60", "mlxtend>=0.23", "scikit-learn>=1.3"]
+DEMOS = [*PLOT, "tqdm>=4.60", "mlxtend>=0.23", "scikit-learn>=1.5"]
 
 setup(
     name="haiku-mup",
@@ -25,7 +25,8 @@ setup(
         "docs": DOCS,
         "demos": DEMOS,
         "notebook": [*DEMOS, "jupytext>=1.16", "nbclient>=0.10.1", "ipykernel>=6.29"],
-        "test": [*DEMOS, *DOCS, "pytest>=8", "pytest-xdist>=3.3", "ruff>=0.6"],
+        "test": [*DEMOS, *DOCS, "pytest>=8", "pytest-xdist>=3.3", "ruff>=0.6", "mypy>=1.18.2"],
+        "dev": ["build>=1.2", "nox>=2025.10.14", "uv>=0.7"],
     },
     classifiers=[
         "Programming Language :: Python :: 3.11",
