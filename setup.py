@@ -3,8 +3,8 @@ import pathlib
 
 from setuptools import setup
 
-PLOT = ["matplotlib>=3.8"]
-DEMOS = [*PLOT, "tqdm>=4.60", "mlxtend>=0.23", "scikit-learn>=1.3"]
+PLOT = ["matplotlib>=3.10.7"]
+DEMOS = [*PLOT, "tqdm>=4.60", "mlxtend>=0.23", "scikit-learn>=1.5"]
 
 setup(
     name="haiku-mup",
@@ -18,12 +18,12 @@ setup(
     python_requires=">=3.11",
     packages=["haiku_mup"],
     package_data={"haiku_mup": ["py.typed"]},
-    install_requires=["jax>=0.8.0", "jaxlib>=0.8.0", "dm-haiku>=0.0.16", "optax>=0.2.6", "numpy>=1.26"],
+    install_requires=["jax>=0.8.0", "jaxlib>=0.8.0", "dm-haiku>=0.0.16", "optax>=0.2.6", "numpy>=2.0"],
     extras_require={
         "plot": PLOT,
         "demos": DEMOS,
         "test": [*DEMOS, "pytest>=8", "pytest-xdist>=3.3", "ruff>=0.6", "mypy>=1.18.2"],
-        "dev": ["build>=1.2"],
+        "dev": ["build>=1.2", "nox>=2025.10.14", "uv>=0.7"],
     },
     classifiers=[
         "Programming Language :: Python :: 3.11",
