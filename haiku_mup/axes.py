@@ -163,5 +163,6 @@ def _checked(fans: Fans, name: str, shape: tuple[int, ...]) -> Fans:
         raise MupError(f"{name!r}: shape {shape}: declared fan-in {fans.fan_in} and fan-out {fans.fan_out} "
                        "name an axis that it doesn't have, or one twice; axes are those of one layer, "
                        "without stack axes")
-    return Fans(*(tuple(a % rank for a in axes) for axes in fans[:2]), True,
-                tuple(a % rank for a in fans.lookup))
+    fan_in, fan_out, lookup = (tuple(a % rank for a in part) for part in (
+        fans.fan_in, fans.fan_out, fans.lookup))
+    return Fans(fan_in, fan_out, lookup=lookup)

@@ -38,7 +38,7 @@ class Session:
       warned: the kinds of warning that its Mup has given.
     """
 
-    def __init__(self, declared: Declared, base: Mapping[str, Record] | None, warned: set):
+    def __init__(self, declared: Declared, base: Mapping[str, Record] | None, warned: set[str]):
         self.declared = declared
         self.base = base
         self.records: dict[str, Record] = {}
@@ -63,11 +63,12 @@ class Session:
 
     def create(self, next_creator, shape, dtype, init, context_, enclosing):
         names = stored_names(context_)
+        value: Record | Entry | MupError
         try:
             record = _record(self.declared, names[0], dtype, init, context_, enclosing)
             if record.layer == TIED:
                 check_home(record.name, context_.module)
-            value = record if self.base is None else self._compare(record)
+            value = record if self.base is None else _compare(self.base, record)
             self._note(record, value)
         except MupError as error:
             value = error
@@ -89,7 +90,7 @@ class Session:
     def _alike(self, value: Entry | Record, name: str) -> Entry | Record:
         record = value.target if isinstance(value, Entry) else value
         record = dataclasses.replace(record, name=name)
-        return record if self.base is None else self._compare(record)
+        return record if self.base is None else _compare(self.base, record)
 
     def _keep(self, name: str, record: Record, value: Entry | Record) -> None:
         before = self.records.setdefault(name, record)
@@ -132,6 +133,13 @@ class Session:
 
     def tied_multiplier(self) -> float:
         return one_tied(self._tied)
+
+
+def _compare(base: Mapping[str, Record], record: Record) -> Entry:
+    if record.name not in base:
+        raise MupError.about(record.name, None, record.shape, "the base has no such parameter; "
+                             "build base and target from one function, and capture the base again")
+    return compare(base[record.name], record)
 
 
 def _record(declared: Declared, name: str, dtype, init, context_, enclosing) -> Record:

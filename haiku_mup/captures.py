@@ -16,7 +16,7 @@ class Captures:
     """What was captured of a model, at its base, its delta and its target: the first half of `Mup`."""
 
     def __init__(self, *, fans: Mapping[str, Sequence[Axes]] | None = None,
-                 readouts: str | Sequence[str] = ()):
+                 readouts: str | Sequence[str] = ()) -> None:
         self._declared = Declared(axes.globs(fans), _patterns(readouts))
         self._source = ""                           # where the base was loaded from
         self._base: Mapping[str, Record] | None = None
@@ -130,7 +130,7 @@ class Captures:
     def _judge(self, session: Session) -> Mapping[str, Entry]:
         """What a session captured, if it is whole and the same as before."""
         session.check("init_target")
-        _check_whole(self._base, session.entries, "target")
+        _check_whole(self._base or {}, session.entries, "target")
         for name, entry in (self._entries or {}).items():
             if entry.target.shape != session.records[name].shape:
                 raise MupError.about(name, entry.base.shape, session.records[name].shape, "an earlier "

@@ -19,10 +19,13 @@ EDITABLE = (hk.Linear, hk.ConvND, hk.ConvNDTranspose)      # layers that Mup(rea
 # A ContextVar is not in the key of JAX's caches: a function traced in one context would be reused in
 # another, and its creators never run. A user context is. None is the standard parametrization.
 _scope = jax.make_user_context(default_value=None)
-_applied = contextvars.ContextVar("apply_mup", default=None)        # the _Applied innermost
-_enclosing = contextvars.ContextVar("enclosing", default=None)      # the attention, LSTM or embedding called
-_MARK = "_haiku_mup"
-_latest: dict[tuple, set] = {}      # (parameter, shape) of a layer -> the `warned` of its target's Mup
+_applied: contextvars.ContextVar["_Applied | None"] = contextvars.ContextVar("apply_mup", default=None)
+# The attention, LSTM or embedding that is being called, and its inputs.
+_enclosing: contextvars.ContextVar[tuple[hk.MethodContext, Any] | None] = contextvars.ContextVar(
+    "enclosing", default=None)
+_MARK, _ORIGINAL = "_haiku_mup", "_original_fn"     # attributes of functions: ours, Haiku's
+# (parameter, shape) of a layer -> the `warned` of its target's Mup.
+_latest: dict[tuple[str, tuple[int, ...]], set[str]] = {}
 
 
 class Made(NamedTuple):
@@ -91,16 +94,16 @@ def bound(scope: Scope, function):
         with entered(scope):
             return function(*args, **kwargs)
 
-    original = getattr(function, "_original_fn", None)
+    original = getattr(function, _ORIGINAL, None)
     if original is not None:
-        wrapped._original_fn = bound(scope, original)
+        setattr(wrapped, _ORIGINAL, bound(scope, original))
     setattr(wrapped, _MARK, True)
     return wrapped
 
 
 def is_bound(function: Any) -> bool:
     """Whether `bound` made it, or what Haiku made from it."""
-    return hasattr(function, _MARK) or hasattr(getattr(function, "_original_fn", None), _MARK)
+    return hasattr(function, _MARK) or hasattr(getattr(function, _ORIGINAL, None), _MARK)
 
 
 @contextlib.contextmanager

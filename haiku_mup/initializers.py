@@ -38,7 +38,7 @@ class Moments(NamedTuple):
         return not abs(self.mean) > max(noise, 1e-6) * self.std
 
 
-class Rescaled(hk.initializers.Initializer):
+class Rescaled:
     """The draws of another initializer, times a factor."""
 
     def __init__(self, initializer: Initializer, factor: Factor):

@@ -108,7 +108,8 @@ class ConvReadout(hk.ConvND):
 
     def __call__(self, inputs: jax.Array, *, precision: Any = None) -> jax.Array:
         """Maps inputs [N, *spatial, fan_in] to [N, *spatial, output_channels], with any data_format."""
-        return super().__call__(_multiplied(self, inputs), precision=precision)
+        out: jax.Array = super().__call__(_multiplied(self, inputs), precision=precision)
+        return out
 
 
 def _multiplied(layer: Readout | ConvReadout, inputs: jax.Array) -> jax.Array:
@@ -150,7 +151,8 @@ class SharedEmbed(hk.Embed):
         >>> haiku_mup.get_shapes(params)
         {'shared_embed': {'embeddings': (100, 16)}}
         """
-        return self.embeddings
+        weights: jax.Array = self.embeddings
+        return weights
 
 
 class SharedReadout(hk.Module):

@@ -15,7 +15,8 @@ from haiku_mup.shapes import Entry, Part
 from haiku_mup.summary import Row, as_text
 from haiku_mup.wrapped import Wrapped
 
-Model = TypeVar("Model")
+Model = TypeVar("Model", hk.Transformed, hk.TransformedWithState, hk.MultiTransformed,
+                hk.MultiTransformedWithState)
 
 
 class Mup(Captures):

@@ -1,14 +1,17 @@
 """What a parameter is called in the parameter tree, which only partly shows where it is made."""
 import sys
+import types
 import weakref
 from typing import Any
+
+import haiku as hk
 
 from haiku_mup.errors import MupError
 
 _homes: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()   # module -> its parameter's name
 
 
-def stored_names(context_) -> tuple[str, ...]:
+def stored_names(context_: hk.GetterContext) -> tuple[str, ...]:
     """The names of a parameter in the tree: one, but for a transparent layer_stack."""
     prefix, stack = context_.lifted_prefix_name or "", _transparent_stack()
     if stack is None:
@@ -24,21 +27,21 @@ def _transparent_stack() -> Any:
 
     Haiku tells nobody but the stack itself, which is above us on Python's own stack, how it will name them.
     """
-    frame = sys._getframe()
+    frame: types.FrameType | None = sys._getframe()
     while frame is not None:
         if frame.f_code.co_name == "scanned_init_fn":
-            stack = frame.f_locals.get("self")
+            stack: Any = frame.f_locals.get("self")
             if hasattr(stack, "_transparency_map"):
                 return stack if stack._transparency_map is not None else None
         frame = frame.f_back
     return None
 
 
-def leaf_name(context_) -> str:
+def leaf_name(context_: hk.GetterContext) -> str:
     """The parameter's own name, which may hold slashes."""
     module = context_.module
     owner = "~" if module is None else module.module_name
-    full = context_.full_name
+    full: str = context_.full_name
     return full[len(owner) + 1:] if full.startswith(owner + "/") else full.rpartition("/")[2]
 
 

@@ -2,7 +2,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -100,7 +100,8 @@ class Entry:
 
 def layer_kind(module: Any, name: str) -> str:
     """`READOUT`, `TIED` or "": layers.py says it in an attribute of its classes."""
-    return getattr(module, "mup_layers", {}).get(name, "")
+    layers: dict[str, str] = getattr(module, "mup_layers", {})
+    return layers.get(name, "")
 
 
 def compare(base: Record, target: Record) -> Entry:
@@ -122,7 +123,7 @@ def compare(base: Record, target: Record) -> Entry:
         multiplier = parts[0].factors.forward
     elif target.layer == TIED:
         multiplier = rules.tied_readout(_ratio(base.shape, target.shape, target.fans.fan_out))
-    elif target.scaled_attention and base.key_size:
+    elif target.scaled_attention and base.key_size and target.key_size:
         multiplier = rules.attention(base.key_size, target.key_size)
     return Entry(base, target, parts, multiplier, _doubt(base, target, parts[0].factors.init, wrong))
 
@@ -131,10 +132,13 @@ def _blocks(record: Record) -> list[Record]:
     """A record for each block of rows; itself, for most."""
     if not record.parts:
         return [record]
-    deltas = record.delta_parts or (None,) * len(record.parts)
-    return [dataclasses.replace(record, shape=(rows, *record.shape[1:]), parts=(), delta_parts=(),
-                                delta=delta and (delta, *record.delta[1:]))
-            for rows, delta in zip(record.parts, deltas)]
+    _, *rest = record.shape
+    blocks = [dataclasses.replace(record, shape=(rows, *rest), parts=(), delta=None) for rows in record.parts]
+    if record.delta is None:
+        return blocks
+    _, *rest = record.delta
+    return [dataclasses.replace(block, delta=(rows, *rest), delta_parts=())
+            for block, rows in zip(blocks, record.delta_parts)]
 
 
 def _part(base: Record, target: Record, wrong) -> Part:
@@ -237,7 +241,7 @@ def _same(was: Moments, now: Moments) -> bool:
     return was.drawn and abs(was.std - now.std) <= 5 * (was.error + now.error) * now.std
 
 
-def get_shapes(params):
+def get_shapes(params: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, tuple[int, ...]]]:
     """The shapes of a tree of arrays.
 
     Args:

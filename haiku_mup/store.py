@@ -79,7 +79,7 @@ def decode(state: Any, source: str) -> tuple[dict[str, Record], Declared]:
     if list(parameters) != state.get("names") and sorted(parameters) != sorted(state.get("names") or ()):
         raise wrong("parameters", "they are not those that were saved")
     declared = Declared(
-        {glob: Fans(*_lists(axes, 3, f"fans: {glob}", wrong)[:2], lookup=tuple(axes[2]))
+        {glob: _fans(axes, f"fans: {glob}", wrong)
          for glob, axes in _dict(state.get("fans"), "fans", wrong).items()},
         tuple(state["readouts"]))
     return {name: _decode(name, parameters[name], wrong) for name in state["names"]}, declared
@@ -139,10 +139,11 @@ def _dict(x: Any, entry: str, wrong: Callable[[str, str], MupError]) -> dict[str
     return dict(x)
 
 
-def _lists(x: Any, count: int, entry: str, wrong: Callable[[str, str], MupError]) -> list[tuple[int, ...]]:
-    if not (isinstance(x, list) and len(x) == count and all(map(_whole_list(-64, 63), x))):
+def _fans(x: Any, entry: str, wrong: Callable[[str, str], MupError]) -> Fans:
+    if not (isinstance(x, list) and len(x) == 3 and all(map(_whole_list(-64, 63), x))):
         raise wrong(entry, f"{str(x)[:60]} are no axes")
-    return [tuple(axes) for axes in x]
+    fan_in, fan_out, lookup = map(tuple, x)
+    return Fans(fan_in, fan_out, lookup=lookup)
 
 
 def _whole(low: int, high: int) -> Callable[[Any], bool]:

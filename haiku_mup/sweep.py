@@ -43,17 +43,17 @@ class Curve(NamedTuple):
     @property
     def mean(self) -> np.ndarray:
         """[lrs], exp of the seeds' mean log loss; inf where one diverged."""
-        return np.exp(np.nanmean(self.log_loss, axis=1))
+        return np.asarray(np.exp(np.nanmean(self.log_loss, axis=1)))
 
     @property
     def low(self) -> np.ndarray:
         """[lrs], the seeds' smallest loss."""
-        return np.exp(np.nanmin(self.log_loss, axis=1))
+        return np.asarray(np.exp(np.nanmin(self.log_loss, axis=1)))
 
     @property
     def high(self) -> np.ndarray:
         """[lrs], the seeds' largest loss."""
-        return np.exp(np.nanmax(self.log_loss, axis=1))
+        return np.asarray(np.exp(np.nanmax(self.log_loss, axis=1)))
 
     @property
     def best(self) -> float:
@@ -102,7 +102,7 @@ def _half_interval(replicates: Sequence[float]) -> float:
     n = len(replicates)
     if n < 2:
         return math.nan
-    from scipy import special  # slow to import; JAX itself depends on it
+    from scipy import special  # type: ignore[import-untyped]  # slow to import; JAX itself depends on it
 
     variance = (n - 1) * float(np.var(replicates))
     return float(special.stdtrit(n - 1, 0.975)) * math.sqrt(variance)
@@ -120,7 +120,7 @@ def curves(rows: Iterable[Mapping[str, Any]], loss: str = "train_loss") -> Curve
       loss: the key of the loss.
 
     Returns:
-      {parametrization: {width: Curve}}. A loss that is nan counts as diverged.
+      Curves by parametrization, then by width. A loss that is nan counts as diverged.
 
     >>> row = {"parametrization": "mup", "width": 64, "lr": 0.125}
     >>> curves([row | {"train_loss": 2.0}, row | {"train_loss": 8.0}])["mup"][64].mean

@@ -21,8 +21,8 @@ class Wrapped:
 
     def __init__(self, entries: Mapping[str, Entry]):
         self._draws = {name: (e.target.shape, e.draw, e.target.moments) for name, e in entries.items()}
-        self._warned: set = set()
-        self._multipliers: dict[tuple, float] = {}
+        self._warned: set[str] = set()
+        self._multipliers: dict[tuple[str, tuple[int, ...]], float] = {}
         self._tied = {e.multiplier for e in entries.values() if e.target.layer == TIED}
         self._readouts = {e.target.local for e in entries.values() if e.target.layer == READOUT}
         for entry in entries.values():
@@ -56,7 +56,7 @@ class Wrapped:
             value, draw = MupError.about(name, None, shape_, "not captured in init_target"
                                          + f", which saw {known}" * (known is not None)
                                          + "; capture the model that is wrapped"), 1.0
-        elif now and abs(now.std - moments_.std) > 1e-6 * now.std:
+        elif now and moments_ and abs(now.std - moments_.std) > 1e-6 * now.std:
             value = MupError.about(name, None, shape_, f"the initializer's std is {now.std:.3g}, and "
                                    f"init_target saw {moments_.std:.3g}; capture the model that is wrapped")
         array, value = make(next_creator, shape, dtype, init, draw, name, value, self._warned)

@@ -40,6 +40,14 @@ print(*{name.partition(".")[0] for name in set(sys.modules) - before} - sys.stdl
     assert python("import haiku_mup\nprint({'matplotlib', 'pandas', 'tqdm'} & set(sys.modules))") == "set()\n"
 
 
+@pytest.mark.parametrize("name", [
+    "CHANGELOG.md", "LICENSE", "README.md", "conftest.py", "demos/__init__.py", "docs/lr_transfer.png",
+    "noxfile.py", "pyproject.toml", "setup.py", "tests/golden/microsoft_mup.json", "tests/typed/program.py"])
+def test_the_sdist_has(name):
+    """Says nothing in a checkout; in an unpacked sdist, that MANIFEST.in names it."""
+    assert (ROOT / name).is_file()
+
+
 def installed():
     """The distribution that a wheel left, with its files; not the checkout's own metadata, or a link to it."""
     for found in importlib.metadata.distributions(name="haiku-mup"):

@@ -5,6 +5,7 @@ from typing import assert_type
 import haiku as hk
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import haiku_mup
@@ -66,7 +67,7 @@ for row in assert_type(mup.table(), list[haiku_mup.Row]):
     assert_type((row.base_std, row.target_std, row.multiplier), tuple[float, float, float])
     assert_type((row.adam_lr, row.sgd_lr), tuple[float, float])
 assert_type(mup.summary(width=80), str)
-assert_type(mup.lr_scales(adam=False), dict[str, dict[str, float]])
+assert_type(mup.lr_scales(adam=False), dict[str, dict[str, float | np.ndarray]])
 assert_type(haiku_mup.get_shapes(params), dict[str, dict[str, tuple[int, ...]]])
 
 try:
