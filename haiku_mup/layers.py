@@ -114,7 +114,8 @@ class ConvReadout(hk.ConvND):
 
 def _multiplied(layer: Readout | ConvReadout, inputs: jax.Array) -> jax.Array:
     factor = context.multiplier(f"{layer.module_name}/w", context.weight_shape(layer, inputs))
-    return scaled(inputs, layer.output_mult * factor)
+    multiplied: jax.Array = scaled(inputs, layer.output_mult * factor)
+    return multiplied
 
 
 class SharedEmbed(hk.Embed):

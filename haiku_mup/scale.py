@@ -5,6 +5,8 @@ from typing import Any, NamedTuple, TypeAlias
 import jax.numpy as jnp
 import numpy as np
 
+from haiku_mup.errors import MupError
+
 
 class Rows(NamedTuple):
     """One number for each of a parameter's blocks of rows, such as those of an LSTM's [x, h].
@@ -59,15 +61,19 @@ def scaled(x: Any, factor: Factor) -> Any:
     A stack may put axes in front of those of one layer.
 
     Raises:
-      ValueError: `Rows` of another number of rows than `x` has.
+      MupError: `Rows` of another number of rows than `x` has.
     """
-    if isinstance(factor, Rows):
-        rows, shape = sum(factor.sizes), jnp.shape(x)
-        if len(shape) < factor.rank or shape[-factor.rank] != rows:
-            raise ValueError(f"a factor for {rows} rows of a parameter with {factor.rank} axes does not fit "
-                             f"shape {shape}; stacks of layers must be in front")
-    elif factor == 1:
+    if factor == 1:
         return x
-    y = x * plain(factor)
+    y = x * (_fitted(factor, jnp.shape(x)) if isinstance(factor, Rows) else factor)
     inexact = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.inexact)
     return y.astype(x.dtype) if inexact and y.dtype != x.dtype else y       # as for NumPy's bfloat16
+
+
+def _fitted(factor: Rows, shape: tuple[int, ...]) -> np.ndarray:
+    """The factor's array, with an axis for each that the shape has in front."""
+    rows, stacked = sum(factor.sizes), len(shape) - factor.rank
+    if stacked < 0 or shape[stacked] != rows:
+        raise MupError(f"a factor for {rows} rows of a parameter with {factor.rank} axes does not fit shape "
+                       f"{shape}; stacks of layers must be in front")
+    return np.expand_dims(factor.array(), tuple(range(stacked)))
