@@ -35,12 +35,13 @@ napoleon_use_ivar = True
 nitpicky = True
 nitpick_ignore = [("py:class", "haiku_mup.mup.Model")]      # a type variable: the type of model that was given
 nitpick_ignore_regex = [
-    ("py:.*", r"(jax|jaxlib|haiku|optax|numpy|matplotlib|collections|contextlib|pathlib|typing)\..*"),
+    ("py:.*", r"(jax|jaxlib|haiku|optax|numpy|matplotlib|collections|contextlib|os|pathlib|typing)\..*"),
 ]
 
 PUBLIC = {name: getattr(haiku_mup, name) for name in haiku_mup.__all__}
-METHODS = {name for public in PUBLIC.values() for name, value in vars(public).items()
-           if callable(value) and not name.startswith("_")}
+METHODS = {name for public in PUBLIC.values() for cls in getattr(public, "__mro__", ())
+           if cls.__module__.startswith("haiku_mup.") for name, value in vars(cls).items()
+           if (callable(value) or isinstance(value, classmethod)) and not name.startswith("_")}
 default_role = "name"
 
 

@@ -152,8 +152,8 @@ class Captures:
         """What was captured of the base (and delta), as plain values for inside a checkpoint.
 
         Returns:
-          Dicts, lists, strings and numbers, as JSON has them: for each parameter its name, shape, the std of
-          its initializer, fans, and which dimensions are widths.
+          What JSON has values for. It holds for each parameter its name, shape, the std of its initializer,
+          fans, and which dimensions are widths.
 
         Raises:
           MupError: before `init_base`.
@@ -161,8 +161,8 @@ class Captures:
         After the example of `Mup`:
 
         >>> state = mup.state_dict()
-        >>> haiku_mup.Mup.from_state_dict(state)
-        Mup(base=6 parameters)
+        >>> state["parameters"]["linear_1/w"]["shape"]
+        [64, 64]
         """
         if self._base is None:
             raise MupError("nothing to save before init_base: initialise the base inside `with "
@@ -178,6 +178,12 @@ class Captures:
 
         Raises:
           MupError: values that `state_dict` never gives, or that were changed; it names the entry.
+
+        After the example of `Mup`:
+
+        >>> import json
+        >>> haiku_mup.Mup.from_state_dict(json.loads(json.dumps(mup.state_dict())))
+        Mup(base=6 parameters)
         """
         return cls._restored(state, "the state dict")
 
@@ -217,6 +223,13 @@ class Captures:
           MupError: a file that is truncated, changed by hand, of a newer version, or no such file of ours; it
             names the file and the entry.
           OSError: a path that can't be read.
+
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "base.json")
+        >>> _ = path.write_text('{"format": "of another program"}')
+        >>> haiku_mup.Mup.load(path)                            # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        haiku_mup.errors.MupError: ...base.json: format: 'of another program' is not 'haiku_mup base'; ...
         """
         return cls._restored(store.read(path), os.fspath(path))
 

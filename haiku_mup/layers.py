@@ -107,7 +107,15 @@ class ConvReadout(hk.ConvND):
         self.output_mult = output_mult
 
     def __call__(self, inputs: jax.Array, *, precision: Any = None) -> jax.Array:
-        """Maps inputs [N, *spatial, fan_in] to [N, *spatial, output_channels], with any data_format."""
+        """Maps inputs [N, ..., fan_in] to [N, ..., output_channels], with any data_format.
+
+        Args:
+          inputs: activations, with the spatial dimensions between.
+          precision: of the convolution, as in hk.ConvND.
+
+        Raises:
+          MupError: in a wrapped model, a readout that was not captured with this shape.
+        """
         out: jax.Array = super().__call__(_multiplied(self, inputs), precision=precision)
         return out
 

@@ -11,6 +11,7 @@ import pytest
 import haiku_mup
 
 ROOT = pathlib.Path(__file__).parent.parent
+OWN = haiku_mup.Mup.__base__.__module__         # of the class that Mup has its contexts from
 INTERNAL = {"MupError.about", "Row.of"}         # how the library itself makes them
 
 
@@ -24,10 +25,11 @@ def public(package):
     found = {}
     for name in package.__all__:
         found[name] = value = getattr(package, name)
-        for member, inner in vars(value).items() if inspect.isclass(value) else ():
-            if not member.startswith("_") and (
-                    callable(inner) or isinstance(inner, (property, classmethod, staticmethod))):
-                found[f"{name}.{member}"] = getattr(value, member)
+        for cls in reversed(value.__mro__) if inspect.isclass(value) else ():
+            for member, inner in vars(cls).items() if cls.__module__ in (value.__module__, OWN) else ():
+                if not member.startswith("_") and (
+                        callable(inner) or isinstance(inner, (property, classmethod, staticmethod))):
+                    found[f"{name}.{member}"] = getattr(value, member)
     return {name: value for name, value in found.items() if name not in INTERNAL}
 
 

@@ -305,17 +305,6 @@ def test_layers_that_look_alike_from_inside_a_lift_and_differ():
         captured(*one(other)).wrap_model(one(other)[0](32))
 
 
-def test_an_lstm_whose_two_inputs_grow_by_two_ratios():
-    def layer(x, width, first):
-        core = hk.LSTM(width)
-        x, _ = core(first(width)(x), core.initial_state(2))
-        return haiku_mup.Readout(3)(x)
-
-    with raises("'lstm/linear/w'", "(14, 32)", "(38, 128)", "(6, 8)", "(6, 32)"):
-        captured(*one(functools.partial(layer, first=lambda width: lambda x: x)))
-    assert captured(*one(functools.partial(layer, first=hk.Linear)))
-
-
 def test_a_creator_that_replaces_the_initializer():
     def layer(x, width):
         def larger(next_creator, shape, dtype, init, context):

@@ -8,7 +8,7 @@ import optax
 
 import haiku_mup
 
-mup = haiku_mup.Mup(64)                                                 # error: call-arg
+mup = haiku_mup.Mup(readouts=64)                                        # error: arg-type
 mup.init_base(hk.transform(jnp.tanh))                                   # error: call-arg
 mup.wrap_model(jnp.tanh)                                                # error: type-var
 print(mup.wrap_model(hk.transform(jnp.tanh)).applied)                   # error: attr-defined
