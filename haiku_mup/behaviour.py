@@ -37,7 +37,7 @@ def behaviour(optimizer: Any, trees: Iterable[Any]) -> str:
         try:
             with inside(), jax.ensure_compile_time_eval():
                 kind = _kind(inner, tree)
-        except MupError:
+        except (MupError, Warning):     # a warning that was made an error
             raise
         except Exception:       # it wants other parameters than these, or has a traced learning rate
             continue

@@ -151,6 +151,8 @@ def _draws(init: Initializer, first: int, count: int, shape: tuple[int, ...], dt
         seeds = np.arange(first, first + 2**math.ceil(math.log2(count)))    # few sizes: few compilations
         try:
             many = jax.vmap(lambda seed: _draw(init, seed, shape, dtype))(seeds)
+        except Warning:         # that was made an error
+            raise
         except Exception:       # an initializer may do with its key what only a loop can follow
             many = np.zeros(2)
         if not np.array_equal(many[0], many[1]):
