@@ -162,10 +162,10 @@ def _enclosed(context_, enclosing) -> dict[str, Any]:
     call, inputs = enclosing
     module = call.module
     if isinstance(module, hk.LSTM) and context_.full_name == f"{module.module_name}/linear/w":
-        return {"parts": (inputs.shape[-1], module.hidden_size)}
+        return {"parts": (int(inputs.shape[-1]), int(module.hidden_size))}
     if isinstance(module, hk.MultiHeadAttention) and \
             context_.full_name == f"{module.module_name}/query/w":
         ours = getattr(module, "mup_attention", False)
         if ours or call.orig_class is hk.MultiHeadAttention:
-            return {"key_size": module.key_size, "scaled_attention": ours}
+            return {"key_size": int(module.key_size), "scaled_attention": ours}
     return {}

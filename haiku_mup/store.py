@@ -67,6 +67,10 @@ def decode(state: Any, source: str) -> tuple[dict[str, Record], Declared]:
     def wrong(entry: str, what: str) -> MupError:
         return MupError(f"{source}: {entry}: {what}; save the base again: mup.save(path)")
 
+    try:
+        state = json.loads(json.dumps(state))           # tuples are lists from here on
+    except (TypeError, ValueError, RecursionError):
+        raise wrong("the file", "holds what JSON has no values for") from None
     state = _dict(state, "the file", wrong)
     if state.get("format") != FORMAT:
         raise wrong("format", f"{str(state.get('format'))[:40]!r} is not {FORMAT!r}")
@@ -125,11 +129,7 @@ def _record(name: str, values: dict[str, Any], wrong: Callable[[str], MupError])
 
 def _check_seal(values: Mapping[str, Any], entry: str, wrong: Callable[[str, str], MupError]) -> None:
     rest = {key: value for key, value in values.items() if key != "crc"}
-    try:
-        crc = _crc(rest)
-    except (TypeError, ValueError, RecursionError):
-        raise wrong(entry, "holds what JSON has no values for") from None
-    if values.get("crc") != crc:
+    if values.get("crc") != _crc(rest):
         raise wrong(entry, "was changed since it was saved, or damaged")
 
 

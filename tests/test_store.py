@@ -223,6 +223,17 @@ def test_a_file_of_another_model(tmp_path):
         target(mup, *one(lambda x, w: hk.Linear(w)(x)))
 
 
+def test_a_state_dict_with_tuples_and_one_that_is_none():
+    make, inputs = MODELS["mlp"]
+    state = base_of(make, inputs).state_dict()
+    tuples = jax.tree.map(lambda x: tuple(x) if isinstance(x, list) else x, state,
+                          is_leaf=lambda x: isinstance(x, list))
+    assert haiku_mup.Mup.from_state_dict(tuples).state_dict() == state
+    for bad in (None, {"x": jnp.ones(2)}, {1: 2}, "x", state | {"version": jnp.ones(())}):
+        with pytest.raises(haiku_mup.MupError, match="the state dict: "):
+            haiku_mup.Mup.from_state_dict(bad)
+
+
 def test_nothing_to_save():
     with pytest.raises(haiku_mup.MupError, match="nothing to save before init_base"):
         haiku_mup.Mup().state_dict()
