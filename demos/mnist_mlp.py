@@ -162,7 +162,8 @@ def report(args, data, rows, seconds):
     """Writes summary.json and the figures, and prints the table."""
     best = {loss: reports.results(rows, loss) for loss in FIGURES}
     summary = {
-        "command": args.command, "arguments": {k: v for k, v in vars(args).items() if k not in ("command", "out")},
+        "command": args.command,
+        "arguments": {name: value for name, value in vars(args).items() if name not in ("command", "out")},
         "base_width": BASE, "batch": BATCH,
         "data": {"source": data.source, "train": len(data.train_x), "valid": len(data.valid_x)},
         "versions": reports.versions(), "seconds": round(seconds, 1), "best": best,
