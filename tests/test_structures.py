@@ -8,20 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import KEY, equal
+from helpers import KEY
 
 import haiku_mup
 
 X = jnp.linspace(-1, 1, 12).reshape(2, 6)
-normal = hk.initializers.RandomNormal(0.3)
+constant = hk.initializers.RandomUniform(-0.5, 0.5)     # uniform ones compile in half the time
+fan_in = hk.initializers.UniformScaling()
 
 
 def branch(x):
     """Two layers and a gain of its own, for activations of any width."""
     width = x.shape[-1]
-    y = jax.nn.relu(hk.Linear(2 * width, w_init=normal, name="up")(x))
-    y = hk.Linear(width, name="down")(y)
-    gain = hk.get_parameter("gain", (width,), init=hk.initializers.RandomNormal(0.1, 1.0))
+    y = jax.nn.relu(hk.Linear(2 * width, w_init=constant, name="up")(x))
+    y = hk.Linear(width, w_init=fan_in, name="down")(y)
+    gain = hk.get_parameter("gain", (width,), init=hk.initializers.RandomUniform(0.9, 1.1))
     return y * gain.reshape((1,) * (y.ndim - 1) + (width,))
 
 
@@ -127,11 +128,13 @@ def lifted(x, lift, body=block):
 
 structure(block, "lift")(lambda x: lifted(x, functools.partial(hk.lift, name="l")))
 structure(block, "transparent_lift")(lambda x: lifted(x, hk.transparent_lift))
-structure(block, "lift in a lift")(lambda x: lifted(x, functools.partial(hk.lift, name="outer"), lambda x: lifted(
-    x, functools.partial(hk.lift, name="inner"))))
-structure(block, "lift in a transparent_lift")(lambda x: lifted(x, hk.transparent_lift, lambda x: lifted(x, hk.lift)))
+structure(block, "lift in a lift")(lambda x: lifted(
+    x, functools.partial(hk.lift, name="outer"), lambda x: lifted(x, functools.partial(hk.lift, name="inner"))))
+structure(block, "lift in a transparent_lift")(lambda x: lifted(
+    x, hk.transparent_lift, lambda x: lifted(x, hk.lift)))
 structure(blocks(2), "lift in a layer_stack")(lambda x: stacked(2)(lambda x: lifted(x, hk.lift))(x))
-structure(blocks(2), "lift in a transparent layer_stack")(lambda x: transparent(2)(lambda x: lifted(x, hk.lift))(x))
+structure(blocks(2), "lift in a transparent layer_stack")(
+    lambda x: transparent(2)(lambda x: lifted(x, hk.lift))(x))
 
 
 @structure(block)
@@ -174,7 +177,8 @@ def eval_shaped(x):
 
 structure(block, "vmap")(lambda x: hk.vmap(block, split_rng=not hk.running_init())(twice(x)).sum(0))
 structure(block, "vmap over one argument")(lambda x: hk.vmap(
-    lambda a, b: block(a) + b, in_axes=(1, None), out_axes=1, split_rng=False)(x[None], jnp.ones((1, x.shape[1])))[0])
+    lambda a, b: block(a) + b, in_axes=(1, None), out_axes=1, split_rng=False)(
+        x[None], jnp.ones((1, x.shape[1])))[0])
 structure(block, "map")(lambda x: hk.map(Block(name="block"), twice(x)).sum(0))
 structure(block, "fori_loop")(lambda x: block(x) if hk.running_init() else hk.fori_loop(
     0, 3, lambda i, x: block(x), x))
@@ -263,9 +267,9 @@ def shared_with_another_module(x):
     return User(module)(User(module)(x))
 
 
-@structure(lambda x: x @ hk.Linear(x.shape[-1], with_bias=False, w_init=normal, name="w")(jnp.eye(x.shape[-1])))
+@structure(lambda x: hk.Linear(x.shape[-1], with_bias=False, w_init=constant, name="w")(x))
 def a_parameter_at_the_top(x):
-    return x @ hk.get_parameter("w", (x.shape[-1],) * 2, init=normal)
+    return x @ hk.get_parameter("w", (x.shape[-1],) * 2, init=constant)
 
 
 @structure(block)
@@ -312,7 +316,7 @@ def averaged_parameters_of_a_lift(x):
 @structure(None)
 def batch_norm_in_a_stack(x):
     def body(x):
-        return x + hk.BatchNorm(True, True, 0.9)(hk.Linear(x.shape[-1])(x), is_training=True)
+        return x + hk.BatchNorm(True, True, 0.9)(hk.Linear(x.shape[-1], w_init=fan_in)(x), is_training=True)
 
     return hk.layer_stack(3)(body)(x)
 
@@ -336,7 +340,7 @@ def seen(next_creator, shape, dtype, init, context):
 
 
 def other_init(next_creator, shape, dtype, init, context):
-    return next_creator(shape, dtype, hk.initializers.RandomNormal(0.2) if context.name == "w" else init)
+    return next_creator(shape, dtype, hk.initializers.RandomUniform(-0.2, 0.2) if context.name == "w" else init)
 
 
 @structure(block)
@@ -385,8 +389,8 @@ def model(body, around=None):
     """make(width) -> an hk.TransformedWithState."""
     def fn(x, width):
         with (around or hk.name_scope)(*(() if around else ("net",))), haiku_mup.apply_mup():
-            x = hk.Linear(width, name="first")(x)
-            return haiku_mup.Readout(3)(body(x))
+            x = hk.Linear(width, w_init=fan_in, name="first")(x)
+            return haiku_mup.Readout(3, w_init=fan_in)(body(x))
     return lambda width: hk.transform_with_state(functools.partial(fn, width=width))
 
 
@@ -456,3 +460,147 @@ def test_structure(name):
             assert draw.std() == pytest.approx(row.target_std, rel=4 / (2 * draw.size)**0.5)
     if oracle:
         assert kinds(mup) == kinds(captured(model(oracle)))
+
+
+# --- where apply_mup() is, and what is lifted ---
+
+def factors(mup):
+    return {row.name: (row.role, row.target_std, row.multiplier, row.adam_lr) for row in mup.table()}
+
+
+@pytest.mark.parametrize("lift", [functools.partial(hk.lift, name="l"), hk.transparent_lift])
+def test_apply_mup_between_two_lifts(lift):
+    """It ends in a tree that has a part of each name."""
+    def net(x, width, inner=block):
+        x = inner(hk.Linear(width, w_init=fan_in, name="first")(x))
+        return haiku_mup.Readout(3, w_init=fan_in)(x)
+
+    def around(x, width):
+        return lifted(x, lift, lambda x: below(x, width))
+
+    def below(x, width):
+        with haiku_mup.apply_mup():
+            return net(x, width, inner=lambda x: stacked(2)(lambda x: lifted(x, hk.lift))(x))
+
+    make = lambda width: hk.transform_with_state(functools.partial(around, width=width))  # noqa: E731
+    mup = captured(make)
+    params, _ = jax.eval_shape(mup.wrap_model(make(16)).init, KEY, X)
+    assert {row.name for row in mup.table()} == names(params) and any("stack" in name for name in params)
+    oracle = model(lambda x: stacked(2)(lambda x: lifted(x, hk.lift))(x))
+    assert kinds(mup) == kinds(captured(oracle))
+
+
+@pytest.mark.parametrize("name", ["layer_stack", "layer_stack transparent", "lift in a lift"])
+def test_a_wrapped_model_that_is_lifted_itself(name):
+    make = model(STRUCTURES[name][0])
+    inner = captured(make).wrap_model(make(16))
+    def fn(x):
+        init, updater = hk.lift_with_state(inner.init, name="m")
+        updater.ignore_update()
+        return inner.apply(*init(hk.next_rng_key() if hk.running_init() else None, x), None, x)[0]
+
+    outer = hk.transform(fn)
+    params = jax.jit(outer.init)(KEY, X)
+    plain = make(16).init
+    wanted = {f"m/{module}": leaves for module, leaves in jax.eval_shape(plain, KEY, X)[0].items()}
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(lambda p: p.shape, wanted)
+    for row in captured(make).table():
+        module, _, leaf = row.name.rpartition("/")
+        draw = params[f"m/{module}"][leaf]
+        if draw.size >= 96 and row.target_std:
+            assert draw.std() == pytest.approx(row.target_std, rel=4 / (2 * draw.size)**0.5)
+
+
+# --- names that collide without their prefix ---
+
+@pytest.mark.parametrize("how", ["lift", "layer_stack"])
+def test_names_that_collide_without_their_prefix(how):
+    """Two layers of one local name and one shape, hidden in one and an input in the other."""
+    def fn(x, width):
+        def layer(x, size):
+            return hk.Linear(size, w_init=constant, with_bias=False, name="l")(x)
+
+        def both(name, x):
+            if how == "lift":
+                return lifted(x, functools.partial(hk.lift, name=name), lambda x: layer(x, 16))
+            return hk.layer_stack(2, name=name)(lambda x: layer(x, 16))(x)
+
+        with haiku_mup.apply_mup():
+            one, two = jnp.ones((2, 16)), jnp.ones((2, width))
+            if how == "lift":
+                two = lifted(two, functools.partial(hk.lift, name="two"), lambda x: layer(x, width))
+            else:
+                two = hk.layer_stack(2, name="two")(lambda x: layer(x, width))(two)
+            return both("one", one).sum() + two.sum()
+
+    make = lambda width: hk.transform_with_state(functools.partial(fn, width=width))  # noqa: E731
+    found = factors(captured(make))
+    std = 1 / np.sqrt(12)
+    assert found == {"one/l/w": ("fixed", pytest.approx(std), 1, 1),
+                     "two/l/w": ("hidden", pytest.approx(std / 2), 1, 0.25)}
+
+
+# --- several functions, precision ---
+
+def gan(width):
+    def net(sizes, name):
+        return hk.nets.MLP(sizes, name=name, w_init=fan_in, activate_final=True)
+
+    class Net(hk.Module):
+        def __init__(self, size, name):
+            super().__init__(name=name)
+            self.body, self.head = net((width, width), "body"), haiku_mup.Readout(size, w_init=fan_in)
+
+        def __call__(self, x):
+            with haiku_mup.apply_mup():
+                return self.head(self.body(x))
+
+    generator, discriminator = Net(6, "generator"), Net(1, "discriminator")
+
+    def both(z):
+        return discriminator(generator(z))
+
+    return both, (generator, discriminator, both)
+
+
+def test_several_functions_of_one_transform():
+    """A GAN: the same factors in each function as in a model of its own; each apply has its multipliers."""
+    make = lambda width: hk.multi_transform_with_state(functools.partial(gan, width))  # noqa: E731
+    mup = captured(make)
+    ours = mup.wrap_model(make(16))
+    params, state = jax.jit(ours.init)(KEY, X)
+    assert {row.name for row in mup.table()} == names(params)
+    assert {(row.name[-7:], row.role, row.adam_lr) for row in mup.table() if row.name.endswith("w")} == {
+        ("ear_0/w", "input", 1), ("ear_1/w", "hidden", 0.25), ("adout/w", "output", 1)}
+    fake, score, both = (f for f in ours.apply)
+    out = fake(params, state, None, X)[0]
+    np.testing.assert_allclose(score(params, state, None, out)[0], both(params, state, None, X)[0], rtol=1e-6)
+    h = jax.nn.relu(jax.nn.relu(X @ params["generator/~/body/~/linear_0"]["w"])
+                    @ params["generator/~/body/~/linear_1"]["w"])
+    np.testing.assert_allclose(out, h / 4 @ params["generator/~/readout"]["w"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["p=f32,c=bf16,o=f32", "p=bf16,c=bf16,o=bf16", "p=f16,c=f32,o=f16"])
+def test_mixed_precision(policy):
+    jmp = pytest.importorskip("jmp")
+
+    def layer(x):
+        ones = jnp.ones((5, x.shape[-1]), x.dtype)
+        with hk.mixed_precision.push_policy(hk.Linear, jmp.get_policy(policy)), \
+                hk.mixed_precision.push_policy(haiku_mup.Readout, jmp.get_policy(policy)):
+            return haiku_mup.Readout(5, name="inner")(stacked(2)(block)(x)) @ ones
+
+    make = model(layer)
+    same = captured(make, 4)
+    assert gradient(same.wrap_model(make(4))) == gradient(make(4))
+    mup = captured(make)
+    params, plain = (jax.jit(m.init)(KEY, X)[0] for m in (mup.wrap_model(make(16)), make(16)))
+    assert [(p.shape, p.dtype) for p in jax.tree.leaves(params)] == [
+        (p.shape, p.dtype) for p in jax.tree.leaves(plain)]
+    assert {row.name for row in mup.table()} == names(params)
+    up = "net/__layer_stack_no_per_layer/block/up"
+    assert params[up]["w"].dtype == jmp.get_policy(policy).param_dtype
+    np.testing.assert_allclose(*(np.asarray(w, float) for w in (params[up]["w"], plain[up]["w"] / 2)),
+                               rtol=0.01)
+    assert kinds(mup) == kinds(captured(model(lambda x: haiku_mup.Readout(5, name="inner")(
+        stacked(2)(block)(x)) @ jnp.ones((5, x.shape[-1])))))
