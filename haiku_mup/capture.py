@@ -74,7 +74,7 @@ class Session:
             value = error
         draw = value.draw if isinstance(value, Entry) else 1.0
         array, value = make(next_creator, shape, dtype, init, draw, names[0], value, self.warned)
-        return array, Made(names, context_.full_name, leaf_name(context_), array, value)
+        return array, Made(names, leaf_name(context_), array, value)
 
     def _note(self, record: Record, value: Any) -> None:
         multiplier = value.multiplier if isinstance(value, Entry) else 1.0

@@ -11,6 +11,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
+from haiku_mup import naming
 from haiku_mup.errors import MupError, MupWarning
 from haiku_mup.scale import scaled
 
@@ -34,14 +35,12 @@ class Made(NamedTuple):
     Attributes:
       names: "module/name" with the prefix of hk.lift and layer_stack, as the tree has it; a transparent
         layer_stack has several.
-      local: the same without the prefix.
-      leaf: the last part of both.
+      leaf: the last part of them.
       array: itself, as the creator returned it.
       value: what the scope wants back, or the error to raise.
     """
 
     names: tuple[str, ...]
-    local: str
     leaf: str
     array: Any
     value: Any
@@ -70,10 +69,23 @@ class Scope(Protocol):
 
 
 class _Applied:
-    """An apply_mup() that is open, and has a scope to serve."""
+    """An apply_mup() that is open, and has a scope to serve.
+
+    Attributes:
+      scope: whom it serves.
+      outside: how many lifts there are around it.
+      made: what it has seen, each with its name in the tree around the apply_mup(), and whether it is lifted
+        on the way there.
+    """
 
     def __init__(self, scope: Scope):
         self.scope = scope
+        self.outside = naming.depth()
+        self.made: list[tuple[Made, str, bool]] = []
+
+    def note(self, made: Made, context: Any) -> None:
+        name = naming.stored_names(context, self.outside)[0]
+        self.made.append((made, name, naming.depth() > self.outside))
 
 
 def current() -> Scope | None:
@@ -129,14 +141,13 @@ def apply_mup() -> Iterator[None]:
         yield
         return
 
-    made: list[Made] = []
     mine = _Applied(scope)
 
     def creator(next_creator, shape, dtype, init, context):
         if current() is not scope or _applied.get() is not mine:    # another Mup's model inside ours
             return next_creator(shape, dtype, init)
         array, what = scope.create(next_creator, shape, dtype, init, context, _enclosing.get())
-        made.append(what)
+        mine.note(what, context)
         return array
 
     def getter(next_getter, value, context):
@@ -151,35 +162,31 @@ def apply_mup() -> Iterator[None]:
         with hk.custom_creator(creator), hk.custom_getter(getter), \
                 hk.intercept_methods(functools.partial(_call, mine)):
             yield
-        _keep(scope, made, hk.get_params() if made else {})
+        _keep(mine, hk.get_params() if mine.made else {})
     finally:
         _applied.reset(token)
 
 
-def _keep(scope: Scope, made: list[Made], params: hk.Params) -> None:
+def _keep(mine: _Applied, params: hk.Params) -> None:
     """Hands over what the tree has: an inner hk.transform may have made more, for itself."""
-    found = [(what, _stored(what, params)) for what in made]
+    found = [(what, _stored(what, name, lifted, params)) for what, name, lifted in mine.made]
     certain = {what.names for what, stored in found if stored is what.array}
     for what, stored in found:
         if stored is None or (what.names in certain and stored is not what.array):
             continue
         if isinstance(what.value, MupError):
             raise what.value
-        scope.keep(what)
+        mine.scope.keep(what)
 
 
-def _stored(what: Made, params: hk.Params) -> Any:
+def _stored(what: Made, name: str, lifted: bool, params: hk.Params) -> Any:
     """The array that the tree has for it, or None.
 
-    Below a lift the tree has another array, with stack axes anywhere, under the prefixed name; an
-    apply_mup() that is itself below the lift sees the local tree, and there and elsewhere a name that
-    fits but not the shape belongs to somebody else.
+    Below a lift the tree has another array, with stack axes anywhere; elsewhere a name that fits but not the
+    shape belongs to somebody else.
     """
-    for name in (what.names[0], what.local):
-        array = params.get(name[:-len(what.leaf) - 1], {}).get(what.leaf)
-        if array is not None and (name != what.local or array.shape == what.array.shape):
-            return array
-    return None
+    array = params.get(name[:-len(what.leaf) - 1], {}).get(what.leaf)
+    return array if array is not None and (lifted or array.shape == what.array.shape) else None
 
 
 def _call(mine: _Applied, next_method, args, kwargs, context):

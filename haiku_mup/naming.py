@@ -1,7 +1,9 @@
 """What a parameter is called in the parameter tree, which only partly shows where it is made."""
+import functools
 import sys
 import types
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import haiku as hk
@@ -11,30 +13,52 @@ from haiku_mup.errors import MupError
 _homes: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()   # module -> its parameter's name
 
 
-def stored_names(context_: hk.GetterContext) -> tuple[str, ...]:
-    """The names of a parameter in the tree: one, but for a transparent layer_stack."""
-    prefix, stack = context_.lifted_prefix_name or "", _transparent_stack()
-    if stack is None:
-        return (prefix + context_.full_name,)
-    leaf = leaf_name(context_)
-    module = context_.full_name[:-len(leaf) - 1]
-    return tuple(f"{prefix}{stack._transparency_map.stacked_to_flat(module, i)}/{leaf}"
-                 for i in range(stack._count))
+def stored_names(context_: hk.GetterContext, outside: int = 0) -> tuple[str, ...]:
+    """The names of a parameter in the tree: one, but for a transparent layer_stack.
 
-
-def _transparent_stack() -> Any:
-    """The innermost layer_stack, if it is a transparent one that makes its parameters just now.
-
-    Haiku tells nobody but the stack itself, which is above us on Python's own stack, how it will name them.
+    Args:
+      context_: what Haiku tells a creator.
+      outside: how many of the outermost levels not to count, for a tree that is itself below them.
     """
+    leaf = leaf_name(context_)
+    modules: tuple[str, ...] = (context_.full_name[:-len(leaf) - 1],)
+    levels = _levels()
+    for level in levels[:len(levels) - outside]:
+        modules = tuple(name for module in modules for name in level(module))
+    return tuple(f"{module}/{leaf}" for module in modules)
+
+
+def depth() -> int:
+    """How many levels of lifts and transparent stacks there are around this call."""
+    return len(_levels())
+
+
+def _levels() -> list[Callable[[str], list[str]]]:
+    """For each lift and transparent layer_stack around, innermost first, what it makes of a module's name.
+
+    They are read off Python's own stack: `context.lifted_prefix_name` tells of no transparency map, has a
+    prefix twice under hk.remat, and knows nothing of where a wrapped model begins that is lifted itself.
+    """
+    levels: list[Callable[[str], list[str]]] = []
     frame: types.FrameType | None = sys._getframe()
-    while frame is not None:
-        if frame.f_code.co_name == "scanned_init_fn":
-            stack: Any = frame.f_locals.get("self")
-            if hasattr(stack, "_transparency_map"):
-                return stack if stack._transparency_map is not None else None
+    while frame is not None and frame.f_code.co_qualname != "bound.<locals>.wrapped":
+        where, what = frame.f_globals.get("__name__"), frame.f_code.co_name
+        if where == "haiku._src.lift" and what == "__call__":
+            levels.append(functools.partial(_prefixed, frame.f_locals["self"].prefix_name))
+        elif where == "haiku._src.layer_stack" and what == "scanned_init_fn":
+            stack: Any = frame.f_locals["self"]
+            if stack._transparency_map is not None:
+                levels.append(functools.partial(_flat, stack))
         frame = frame.f_back
-    return None
+    return levels
+
+
+def _prefixed(prefix: str, module: str) -> list[str]:
+    return [f"{prefix}/{module}" if prefix else module]
+
+
+def _flat(stack: Any, module: str) -> list[str]:
+    return [stack._transparency_map.stacked_to_flat(module, i) for i in range(stack._count)]
 
 
 def leaf_name(context_: hk.GetterContext) -> str:

@@ -43,8 +43,6 @@ class Wrapped:
     def create(self, next_creator, shape, dtype, init, context_, enclosing):
         names, shape_ = stored_names(context_), tuple(map(int, context_.original_shape))
         name = names[0]
-        if name not in self._draws:             # a wrapped model that is lifted itself
-            name, names = context_.full_name, (context_.full_name,)
         known, draw, moments_ = self._draws.get(name, (None, 1.0, None))
         value, now = None, read(init, shape_)
         try:
@@ -60,7 +58,7 @@ class Wrapped:
             value = MupError.about(name, None, shape_, f"the initializer's std is {now.std:.3g}, and "
                                    f"init_target saw {moments_.std:.3g}; capture the model that is wrapped")
         array, value = make(next_creator, shape, dtype, init, draw, name, value, self._warned)
-        return array, Made(names, context_.full_name, leaf_name(context_), array, value)
+        return array, Made(names, leaf_name(context_), array, value)
 
     def keep(self, made: Made) -> None:
         """All is known already."""
