@@ -61,6 +61,10 @@ class Session:
                     raise MupError(f"Mup({what}=...): {glob!r} matches no name{layers}; the parameters are "
                                    f"{', '.join(list(self.records)[:8])}, …")
 
+    def close(self) -> None:
+        """Lets go of what was captured: JAX's caches keep this object as a key, long after the context."""
+        self.base, self.records, self.entries, self._multipliers = None, {}, {}, {}
+
     def create(self, next_creator, shape, dtype, init, context_, enclosing):
         names = stored_names(context_)
         value: Record | Entry | MupError

@@ -49,11 +49,10 @@ class Captures:
         if self._entries is not None or self._session is not None:
             raise MupError("init_base after init_target: its factors would no longer hold; make a new "
                            "Mup()")
-        session = Session(self._declared, None, self._warned)
-        with context.entered(session):
+        with self._opened(None) as session:
             yield
-        session.check("init_base")
-        self._base, self._source = session.records, ""
+            session.check("init_base")
+            self._base, self._source = session.records, ""
 
     @contextlib.contextmanager
     def init_delta(self) -> Iterator[None]:
@@ -79,18 +78,17 @@ class Captures:
         """
         if self._base is None or self._entries is not None or self._session is not None:
             raise MupError("init_delta belongs after init_base and before init_target; make a new Mup()")
-        session = Session(self._declared, None, self._warned)
-        with context.entered(session):
+        with self._opened(None) as session:
             yield
-        session.check("init_delta")
+            session.check("init_delta")
+            delta = session.records
         plain = {name: dataclasses.replace(record, delta=None, delta_parts=())
                  for name, record in self._base.items()}
-        _check_whole(plain, session.records, "delta")
+        _check_whole(plain, delta, "delta")
         for name, record in plain.items():
-            compare(record, session.records[name])
-        self._base = {name: dataclasses.replace(
-            record, delta=session.records[name].shape, delta_parts=session.records[name].parts)
-            for name, record in plain.items()}
+            compare(record, delta[name])
+        self._base = {name: dataclasses.replace(record, delta=delta[name].shape, delta_parts=delta[name].parts)
+                      for name, record in plain.items()}
 
     @contextlib.contextmanager
     def init_target(self) -> Iterator[None]:
@@ -113,19 +111,28 @@ class Captures:
         if self._base is None:
             raise MupError("init_target before init_base: initialise the base model first, inside `with "
                            "mup.init_base():`")
-        session, before = Session(self._declared, self._base, self._warned), self._session
-        self._session = session
+        before = self._session
+        with self._opened(self._base) as session:
+            self._session = session
+            try:
+                yield
+                entries = self._judge(session)
+            except MupError as error:
+                if not self._source:
+                    raise
+                raise MupError(f"{error} (the base is from {self._source!r})") from error
+            finally:
+                self._session = before
+        self._entries = entries
+
+    @contextlib.contextmanager
+    def _opened(self, base: Mapping[str, Record] | None) -> Iterator[Session]:
+        session = Session(self._declared, base, self._warned)
         try:
             with context.entered(session):
-                yield
-            entries = self._judge(session)
-        except MupError as error:
-            if not self._source:
-                raise
-            raise MupError(f"{error} (the base is from {self._source!r})") from error
+                yield session
         finally:
-            self._session = before
-        self._entries = entries
+            session.close()
 
     def _judge(self, session: Session) -> Mapping[str, Entry]:
         """What a session captured, if it is whole and the same as before."""

@@ -1,5 +1,6 @@
 """The contract: capture, draw, wrap; in every way that a user may call init and apply."""
 import functools
+import gc
 
 import haiku as hk
 import jax
@@ -10,6 +11,7 @@ import pytest
 from helpers import KEY, MODELS, captured, equal, mlp, one, stack
 
 import haiku_mup
+from haiku_mup.shapes import Record
 
 X = MODELS["mlp"][1]
 
@@ -516,3 +518,17 @@ def test_integer_settings_and_keyword_calls():
 
     mup = captured(*one(layer))
     assert "lstm/linear/w" in mup.summary() and mup.table()[0].base_std == 1.0
+
+
+def test_jax_caches_keep_no_capture_alive():
+    """A context is a key in JAX's caches, which last: what it captured must not last as long."""
+    def alive():
+        gc.collect()
+        names = {record.name for record in gc.get_objects() if isinstance(record, Record)}
+        return {name for name in names if name.startswith("kept_alive")}
+
+    make, x = one(lambda x, width: haiku_mup.Readout(3)(jax.nn.relu(hk.Linear(width, name="kept_alive")(x))))
+    mup = captured(make, x)
+    assert alive() == {"kept_alive/w", "kept_alive/b"}
+    del mup
+    assert not alive()
