@@ -1,0 +1,194 @@
+"""What μP costs in a compiled training step: AdamW on a wrapped model, beside the plain one.
+
+python -m benchmarks.overhead
+"""
+import contextlib
+import functools
+import os
+import re
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import haiku_mup
+
+SECONDS, LEAST = 20, 20     # of timing for each model, and the least number of its steps
+
+
+class Layers(NamedTuple):
+    """What the two sides make a model of."""
+    readout: Callable
+    attention: Callable
+
+
+OURS = Layers(haiku_mup.Readout, haiku_mup.MultiHeadAttention)
+PLAIN = Layers(functools.partial(hk.Linear, name="readout"), hk.MultiHeadAttention)
+
+
+class Case(NamedTuple):
+    """A model and its data.
+
+    Attributes:
+      fn: fn(inputs, width, layers) -> logits.
+      widths: of base and target.
+      inputs: examples in front.
+      classes: one label for each of the logits' rows.
+      readouts: what Mup(readouts=...) names.
+    """
+
+    fn: Callable
+    widths: tuple[int, int]
+    inputs: jax.Array
+    classes: int = 10
+    readouts: tuple[str, ...] = ()
+
+
+def mlp(x, width, layers):
+    for _ in range(4):
+        x = jax.nn.relu(hk.Linear(width)(x))
+    return layers.readout(10)(x)
+
+
+def transformer(tokens, width, layers, blocks=12, heads=4, vocab=256):
+    """Pre-LN, its blocks stacked."""
+    init = hk.initializers.VarianceScaling(1 / blocks)
+    causal = jnp.tril(jnp.ones((1, 1, tokens.shape[-1], tokens.shape[-1]), bool))
+
+    def block(x):
+        y = norm()(x)
+        x = x + layers.attention(heads, width // heads, w_init=init)(y, y, y, mask=causal)
+        return x + hk.Linear(width, w_init=init)(jax.nn.gelu(hk.Linear(4 * width)(norm()(x))))
+
+    def norm():
+        return hk.LayerNorm(-1, create_scale=True, create_offset=True)
+
+    places = jnp.arange(tokens.shape[-1])[None]
+    x = hk.Embed(vocab, width)(tokens) + hk.Embed(tokens.shape[-1], width)(places)
+    return layers.readout(vocab)(norm()(hk.experimental.layer_stack(blocks)(block)(x)))
+
+
+def resnet(x, width, layers):
+    """Haiku's own, with its head as it stands."""
+    del layers
+    return hk.nets.ResNet(
+        (1, 1, 1, 1), 10, bottleneck=False, channels_per_group=(width, 2 * width, 4 * width, 8 * width),
+        use_projection=(False, True, True, True), initial_conv_config={"output_channels": width},
+        logits_config={"w_init": None})(x, is_training=True)
+
+
+def cases():
+    """The benchmark's models, by name."""
+    key = jax.random.key(1)
+    return {
+        "mlp": Case(mlp, (64, 1024), jax.random.normal(key, (256, 64))),
+        "transformer": Case(transformer, (64, 256), jax.random.randint(key, (8, 64), 0, 256), 256),
+        "resnet": Case(resnet, (8, 32), jax.random.normal(key, (32, 32, 32, 3)), readouts=("*/logits",)),
+    }
+
+
+class Step(NamedTuple):
+    """A compiled training step, and what it starts from.
+
+    Attributes:
+      compiled: (params, model's state, optimizer's state, inputs, labels) -> the first three, anew.
+      carry: the first three.
+      batch: inputs and labels.
+      mup: the Mup, or None.
+    """
+
+    compiled: Any
+    carry: tuple
+    batch: tuple
+    mup: haiku_mup.Mup | None
+
+    @property
+    def flops(self):
+        return self.compiled.cost_analysis()["flops"]
+
+    @property
+    def memory(self):
+        return self.compiled.memory_analysis().temp_size_in_bytes
+
+    def count(self, what=""):
+        """How many instructions of this kind the compiled program has, in all its computations."""
+        pattern = rf"^ *(?:ROOT )?%?[\w.-]+ = .*? {what or '[a-z][a-z-]*'}\("
+        return len(re.findall(pattern, self.compiled.as_text(), re.MULTILINE))
+
+    def seconds(self):
+        start = time.perf_counter()
+        jax.block_until_ready(self.compiled(*self.carry, *self.batch))
+        return time.perf_counter() - start
+
+
+def steps(case):
+    """The training steps of the plain model and of the wrapped one."""
+    return build(case, PLAIN), build(case, OURS)
+
+
+def build(case, layers):
+    """A step of AdamW on the target, in μP if the layers are ours."""
+    def fn(width, x):
+        with haiku_mup.apply_mup() if layers is OURS else contextlib.nullcontext():
+            return case.fn(x, width, layers)
+
+    base, model = (hk.without_apply_rng(hk.transform_with_state(functools.partial(fn, width)))
+                   for width in case.widths)
+    optimizer, mup = optax.adamw(1e-3, weight_decay=0.1), None
+    if layers is OURS:
+        mup = captured(case, base, model)
+        model, optimizer = mup.wrap_model(model), mup.wrap_optimizer(optimizer)
+    params, state = jax.jit(model.init)(jax.random.key(0), case.inputs)
+    logits, _ = jax.eval_shape(model.apply, params, state, case.inputs)
+    labels = jnp.arange(np.prod(logits.shape[:-1])).reshape(logits.shape[:-1]) % case.classes
+
+    def loss(params, state, x, y):
+        logits, state = model.apply(params, state, x)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), state
+
+    def step(params, state, opt_state, x, y):
+        grads, state = jax.grad(loss, has_aux=True)(params, state, x, y)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), state, opt_state
+
+    carry, batch = (params, state, optimizer.init(params)), (case.inputs, labels)
+    return Step(jax.jit(step).lower(*carry, *batch).compile(), carry, batch, mup)
+
+
+def captured(case, base, target):
+    mup, key = haiku_mup.Mup(readouts=case.readouts), jax.random.key(0)
+    with mup.init_base():
+        jax.eval_shape(base.init, key, case.inputs)
+    with mup.init_target():
+        jax.eval_shape(target.init, key, case.inputs)
+    return mup
+
+
+def times(pair):
+    """Seconds of single steps [rounds, 2], turn by turn, after a warm-up."""
+    count = int(SECONDS / sum(step.seconds() for step in pair * 3) * 3)
+    return np.array([[step.seconds() for step in pair] for _ in range(max(count, LEAST))])
+
+
+def main():
+    """Prints a row for each model: the plain step, and ratios of the wrapped one to it."""
+    print(f"JAX {jax.__version__}, {jax.devices()[0].device_kind}, {os.cpu_count()} cores; wrapped / plain")
+    print(f"{'model':12}{'parameters':>12}{'FLOPs':>11}{'temporary':>11}{'fusions':>9}{'instructions':>14}"
+          f"{'time':>8}{'(quartiles)':>15}{'plain step':>13}")
+    for name, case in cases().items():
+        plain, wrapped = pair = steps(case)
+        seconds = times(pair)
+        low, middle, high = np.percentile(seconds[:, 1] / seconds[:, 0], (25, 50, 75))
+        print(f"{name:12}{sum(x.size for x in jax.tree.leaves(plain.carry[0])):>12,}"
+              f"{wrapped.flops / plain.flops:>11.6f}{wrapped.memory / plain.memory:>11.4f}"
+              f"{wrapped.count('fusion') / plain.count('fusion'):>9.3f}{wrapped.count() / plain.count():>14.3f}"
+              f"{middle:>8.3f}{f'({low:.3f}-{high:.3f})':>15}{1e3 * np.median(seconds[:, 0]):>10.1f} ms")
+
+
+if __name__ == "__main__":
+    main()

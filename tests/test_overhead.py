@@ -1,0 +1,53 @@
+"""A compiled training step in μP does what the plain one does, and the readouts' multiplications."""
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from benchmarks import overhead
+from benchmarks.overhead import Case
+
+KEY = jax.random.key(1)
+MLP = Case(overhead.mlp, (8, 64), jax.random.normal(KEY, (6, 5)))
+LM = Case(functools.partial(overhead.transformer, blocks=2, heads=2, vocab=11), (8, 32),
+          jax.random.randint(KEY, (2, 4), 0, 11), 11)
+RESNET = Case(overhead.resnet, (2, 4), jax.random.normal(KEY, (2, 16, 16, 3)), readouts=("*/logits",))
+
+
+def scaled(step):
+    """How many numbers there are in parameters that have a factor."""
+    params = step.carry[0]
+    return sum(params[row.name.rpartition("/")[0]][row.name.rpartition("/")[2]].size
+               for row in step.mup.table() if row.adam_lr != 1)
+
+
+@pytest.mark.parametrize("case, inputs, most", [
+    (MLP, 6 * 64, 2),           # what the readout is given: once forward, once back
+    # XLA fuses the multiplied queries, inputs of the readout and gradients into each of their uses
+    (LM, 2 * 4 * 32, 16),
+    pytest.param(RESNET, 2 * 32, 16, marks=pytest.mark.slow)], ids=["mlp", "transformer", "resnet"])
+def test_only_readouts_multiply(case, inputs, most):
+    """XLA folds the factors of parameters, two for each, into the optimizer's own constants."""
+    plain, wrapped = overhead.steps(case)
+    extra = wrapped.flops - plain.flops
+    assert 0 < extra <= most * inputs < scaled(wrapped) / 2
+    assert wrapped.memory <= 1.02 * plain.memory
+    assert wrapped.count("fusion") <= 1.02 * plain.count("fusion")
+    assert wrapped.count("dot") == plain.count("dot") > 0
+
+
+def test_at_the_base_nothing_is_added():
+    plain, wrapped = overhead.steps(MLP._replace(widths=(64, 64)))
+    assert wrapped.flops == plain.flops and wrapped.memory == plain.memory
+    assert wrapped.count() == plain.count() > 100
+
+
+def test_a_factor_that_is_not_constant_would_show(monkeypatch):
+    """The check is not blind: what XLA can't fold costs a multiplication for each number."""
+    plain = overhead.build(MLP, overhead.PLAIN)
+    factor = overhead.haiku_mup.optim.scaled
+    monkeypatch.setattr(overhead.haiku_mup.optim, "scaled", lambda x, s: factor(
+        x, s) if s == 1 else x * jax.lax.optimization_barrier(jnp.full((1,) * x.ndim, s, x.dtype)))
+    wrapped = overhead.build(MLP, overhead.OURS)
+    assert wrapped.flops - plain.flops > scaled(wrapped)
