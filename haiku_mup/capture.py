@@ -47,6 +47,10 @@ class Session:
         self._multipliers: dict[tuple[str, tuple[int, ...]], float] = {}    # of all made, in the tree or not
         self._tied: set[float] = set()
 
+    def close(self) -> None:
+        """Lets go of what it captured: JAX keeps the session itself for ever, in the keys of its caches."""
+        self.base, self.records, self.entries = self.base and {}, {}, {}
+
     def check(self, where: str) -> None:
         """Raises if nothing was captured, or if a glob of the user's matched nothing."""
         if not self.records:

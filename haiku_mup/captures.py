@@ -49,11 +49,11 @@ class Captures:
         if self._entries is not None or self._session is not None:
             raise MupError("init_base after init_target: its factors would no longer hold; make a new "
                            "Mup()")
-        session = Session(self._declared, None, self._warned)
-        with context.entered(session):
-            yield
-        session.check("init_base")
-        self._base, self._source = session.records, ""
+        with contextlib.closing(Session(self._declared, None, self._warned)) as session:
+            with context.entered(session):
+                yield
+            session.check("init_base")
+            self._base, self._source = session.records, ""
 
     @contextlib.contextmanager
     def init_delta(self) -> Iterator[None]:
@@ -79,18 +79,11 @@ class Captures:
         """
         if self._base is None or self._entries is not None or self._session is not None:
             raise MupError("init_delta belongs after init_base and before init_target; make a new Mup()")
-        session = Session(self._declared, None, self._warned)
-        with context.entered(session):
-            yield
-        session.check("init_delta")
-        plain = {name: dataclasses.replace(record, delta=None, delta_parts=())
-                 for name, record in self._base.items()}
-        _check_whole(plain, session.records, "delta")
-        for name, record in plain.items():
-            compare(record, session.records[name])
-        self._base = {name: dataclasses.replace(
-            record, delta=session.records[name].shape, delta_parts=session.records[name].parts)
-            for name, record in plain.items()}
+        with contextlib.closing(Session(self._declared, None, self._warned)) as session:
+            with context.entered(session):
+                yield
+            session.check("init_delta")
+            self._base = _with_delta(self._base, session.records)
 
     @contextlib.contextmanager
     def init_target(self) -> Iterator[None]:
@@ -125,6 +118,7 @@ class Captures:
             raise MupError(f"{error} (the base is from {self._source!r})") from error
         finally:
             self._session = before
+            session.close()
         self._entries = entries
 
     def _judge(self, session: Session) -> Mapping[str, Entry]:
@@ -246,6 +240,16 @@ def _patterns(readouts: str | Sequence[str]) -> tuple[str, ...]:
     if not isinstance(patterns, Iterable) or not all(isinstance(pattern, str) for pattern in patterns):
         raise MupError(f"readouts: {readouts!r}: give a glob over module names, or several")
     return tuple(patterns)
+
+
+def _with_delta(base: Mapping[str, Record], delta: Mapping[str, Record]) -> Mapping[str, Record]:
+    """The base's records, with the shapes that the delta has."""
+    plain = {name: dataclasses.replace(record, delta=None, delta_parts=()) for name, record in base.items()}
+    _check_whole(plain, delta, "delta")
+    for name, record in plain.items():
+        compare(record, delta[name])
+    return {name: dataclasses.replace(record, delta=delta[name].shape, delta_parts=delta[name].parts)
+            for name, record in plain.items()}
 
 
 def _check_whole(base: Mapping[str, Record], other: Mapping[str, Any], what: str) -> None:
