@@ -47,6 +47,10 @@ class Session:
         self._multipliers: dict[tuple[str, tuple[int, ...]], float] = {}    # of all made, in the tree or not
         self._tied: set[float] = set()
 
+    def close(self) -> None:
+        """Lets go of what it captured: JAX keeps the session itself for ever, in the keys of its caches."""
+        self.base, self.records, self.entries, self._multipliers = self.base and {}, {}, {}, {}
+
     def check(self, where: str) -> None:
         """Raises if nothing was captured, or if a glob of the user's matched nothing."""
         if not self.records:
@@ -60,10 +64,6 @@ class Session:
                     layers = " of an hk.Linear or a convolution" * (what == "readouts")
                     raise MupError(f"Mup({what}=...): {glob!r} matches no name{layers}; the parameters are "
                                    f"{', '.join(list(self.records)[:8])}, …")
-
-    def close(self) -> None:
-        """Lets go of what was captured: JAX's caches keep this object as a key, long after the context."""
-        self.base, self.records, self.entries, self._multipliers = None, {}, {}, {}
 
     def create(self, next_creator, shape, dtype, init, context_, enclosing):
         names = stored_names(context_)

@@ -49,8 +49,9 @@ class Captures:
         if self._entries is not None or self._session is not None:
             raise MupError("init_base after init_target: its factors would no longer hold; make a new "
                            "Mup()")
-        with self._opened(None) as session:
-            yield
+        with contextlib.closing(Session(self._declared, None, self._warned)) as session:
+            with context.entered(session):
+                yield
             session.check("init_base")
             self._base, self._source = session.records, ""
 
@@ -78,17 +79,11 @@ class Captures:
         """
         if self._base is None or self._entries is not None or self._session is not None:
             raise MupError("init_delta belongs after init_base and before init_target; make a new Mup()")
-        with self._opened(None) as session:
-            yield
+        with contextlib.closing(Session(self._declared, None, self._warned)) as session:
+            with context.entered(session):
+                yield
             session.check("init_delta")
-            delta = session.records
-        plain = {name: dataclasses.replace(record, delta=None, delta_parts=())
-                 for name, record in self._base.items()}
-        _check_whole(plain, delta, "delta")
-        for name, record in plain.items():
-            compare(record, delta[name])
-        self._base = {name: dataclasses.replace(record, delta=delta[name].shape, delta_parts=delta[name].parts)
-                      for name, record in plain.items()}
+            self._base = _with_delta(self._base, session.records)
 
     @contextlib.contextmanager
     def init_target(self) -> Iterator[None]:
@@ -111,28 +106,20 @@ class Captures:
         if self._base is None:
             raise MupError("init_target before init_base: initialise the base model first, inside `with "
                            "mup.init_base():`")
-        before = self._session
-        with self._opened(self._base) as session:
-            self._session = session
-            try:
-                yield
-                entries = self._judge(session)
-            except MupError as error:
-                if not self._source:
-                    raise
-                raise MupError(f"{error} (the base is from {self._source!r})") from error
-            finally:
-                self._session = before
-        self._entries = entries
-
-    @contextlib.contextmanager
-    def _opened(self, base: Mapping[str, Record] | None) -> Iterator[Session]:
-        session = Session(self._declared, base, self._warned)
+        session, before = Session(self._declared, self._base, self._warned), self._session
+        self._session = session
         try:
             with context.entered(session):
-                yield session
+                yield
+            entries = self._judge(session)
+        except MupError as error:
+            if not self._source:
+                raise
+            raise MupError(f"{error} (the base is from {self._source!r})") from error
         finally:
+            self._session = before
             session.close()
+        self._entries = entries
 
     def _judge(self, session: Session) -> Mapping[str, Entry]:
         """What a session captured, if it is whole and the same as before."""
@@ -253,6 +240,16 @@ def _patterns(readouts: str | Sequence[str]) -> tuple[str, ...]:
     if not isinstance(patterns, Iterable) or not all(isinstance(pattern, str) for pattern in patterns):
         raise MupError(f"readouts: {readouts!r}: give a glob over module names, or several")
     return tuple(patterns)
+
+
+def _with_delta(base: Mapping[str, Record], delta: Mapping[str, Record]) -> Mapping[str, Record]:
+    """The base's records, with the shapes that the delta has."""
+    plain = {name: dataclasses.replace(record, delta=None, delta_parts=()) for name, record in base.items()}
+    _check_whole(plain, delta, "delta")
+    for name, record in plain.items():
+        compare(record, delta[name])
+    return {name: dataclasses.replace(record, delta=delta[name].shape, delta_parts=delta[name].parts)
+            for name, record in plain.items()}
 
 
 def _check_whole(base: Mapping[str, Record], other: Mapping[str, Any], what: str) -> None:

@@ -94,8 +94,8 @@ def current() -> Scope | None:
     return scope
 
 
-def entered(scope: Scope):
-    """A context manager in which `scope` is in force, for this thread."""
+def entered(scope: Scope | None):
+    """A context manager in which `scope`, or none, is in force, for this thread."""
     return _scope(scope)
 
 
@@ -144,9 +144,10 @@ def apply_mup() -> Iterator[None]:
     mine = _Applied(scope)
 
     def creator(next_creator, shape, dtype, init, context):
-        if current() is not scope or _applied.get() is not mine:    # another Mup's model inside ours
+        if current() not in (scope, None) or _applied.get() is not mine:    # another Mup's model inside ours
             return next_creator(shape, dtype, init)
-        array, what = scope.create(next_creator, shape, dtype, init, context, _enclosing.get())
+        with entered(None):     # JAX would trace every draw anew for each scope, and keep it for ever
+            array, what = scope.create(next_creator, shape, dtype, init, context, _enclosing.get())
         mine.note(what, context)
         return array
 

@@ -245,3 +245,75 @@ def test_table_3_form_has_the_same_trajectory(mup):
     close(train(table_3, other, optax.chain(optax.adam(0.01, eps=1e-30), optax.stateless(
         lambda u, p: times(adam, u)))), losses, rtol=1e-10)
     assert losses[-1] < 0.9 * losses[0]
+
+
+# --- trees with rows, integers and holes ---
+
+def mixed(x, width):
+    """An LSTM, whose matrix has factors by rows, a layer, and integers."""
+    with haiku_mup.apply_mup():
+        ids = hk.get_parameter("ids", (2,), jnp.int32, init=jnp.zeros)
+        core = hk.LSTM(width)
+        h, _ = core(x, core.initial_state(x.shape[0]))
+        return haiku_mup.Readout(3)(h) + ids.sum()
+
+
+def mixed_model():
+    mup = captured(lambda width: hk.transform(functools.partial(mixed, width=width)), X)
+    params = jax.eval_shape(hk.transform(functools.partial(mixed, width=32)).init, KEY, X)
+    params = jax.tree.map(lambda p: (jnp.arange(p.size).reshape(p.shape) % 7).astype(p.dtype), params)
+    grads = jax.grad(lambda p: sum((x.astype(float)**2).sum() for x in jax.tree.leaves(p)),
+                     allow_int=True)(params)
+    return mup, params, grads
+
+
+def test_rows_next_to_scalars_in_any_part_of_the_tree():
+    mup, params, _ = mixed_model()
+    grads = {m: {n: jnp.ones_like(p) for n, p in ps.items()} for m, ps in params.items() if m != "~"}
+    params = {m: params[m] for m in grads}
+    rows = np.repeat([4.0, 1.0], [6, 32])[:, None]
+    wanted = {"lstm/linear": {"w": -jnp.ones((38, 128)) * rows, "b": jnp.full(128, -4.0)},
+              "readout": {"w": jnp.full((32, 3), -4.0), "b": jnp.full(3, -1.0)}}
+    opt = mup.wrap_optimizer(optax.sgd(1.0), adam=False)
+    close(run(opt, params, [grads])[0], wanted)
+    for keep in (lambda m, n, p: n == "w", lambda m, n, p: m == "lstm/linear", lambda m, n, p: n == "b"):
+        part, rest = hk.data_structures.partition(keep, params)
+        some, others = (run(opt, p, [jax.tree.map(jnp.ones_like, p)])[0] for p in (part, rest))
+        close(hk.data_structures.merge(some, others), wanted)
+    back = {m: dict(reversed(params[m].items())) for m in reversed(params)}
+    close(run(opt, back, [jax.tree.map(jnp.ones_like, back)])[0], wanted)
+
+
+def test_rows_under_masks_and_partitions():
+    mup, params, _ = mixed_model()
+    params.pop("~")
+    ones = jax.tree.map(jnp.ones_like, params)
+    labels = {"lstm/linear": {"w": "a", "b": "b"}, "readout": {"w": "b", "b": "a"}}
+    adam, sgd = optax.adam(1.0), optax.sgd(1.0)
+    inside = mup.wrap_optimizer(optax.partition({"a": adam, "b": optax.set_to_zero()}, labels))
+    around = optax.partition({"a": mup.wrap_optimizer(adam), "b": mup.wrap_optimizer(sgd, adam=False)}, labels)
+    rows = np.repeat([1.0, 0.25], [6, 32])[:, None]
+    for opt, other in ((inside, 0), (around, -4)):
+        update, = run(opt, params, [ones])
+        np.testing.assert_allclose(update["lstm/linear"]["w"], -jnp.ones((38, 128)) * rows, rtol=1e-6)
+        np.testing.assert_array_equal(update["lstm/linear"]["b"], np.full(128, other))
+        np.testing.assert_array_equal(update["readout"]["w"], np.full((32, 3), other))
+
+
+def test_integers_and_float0():
+    """The gradient of an integer has no numbers in it: optax's own optimizers want it masked."""
+    mup, params, grads = mixed_model()
+    assert grads["~"]["ids"].dtype == jax.dtypes.float0
+    bare = mup.scale_updates(adam=False)
+    update, _ = bare.update(grads, bare.init(params), params)
+    assert update["~"]["ids"] is grads["~"]["ids"]
+    np.testing.assert_array_equal(update["readout"]["w"], 4 * grads["readout"]["w"])
+    weights = jax.tree.map(lambda p: jnp.issubdtype(p.dtype, jnp.inexact), params)
+    opt = optax.masked(mup.wrap_optimizer(optax.sgd(1.0), adam=False), weights)
+    update, _ = opt.update(grads, opt.init(params), params)
+    assert update["~"]["ids"] is grads["~"]["ids"]
+    np.testing.assert_array_equal(update["readout"]["w"], -4 * grads["readout"]["w"])
+    opt = mup.wrap_optimizer(optax.masked(optax.adam(1.0), weights))
+    update, _ = opt.update(grads, opt.init(params), params)
+    assert update["~"]["ids"].dtype == jax.dtypes.float0
+    assert opt.init(params) and mup.lr_scales()["~"]["ids"] == 1.0
