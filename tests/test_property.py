@@ -1,4 +1,7 @@
-"""Properties of μP that hold for every model: random ones, against an oracle written independently."""
+"""Properties of μP that hold for every model: random ones, against an oracle written independently.
+
+`HYPOTHESIS_PROFILE=thorough python -m pytest tests/test_property.py` tries 300 new models on each.
+"""
 import os
 
 import jax
