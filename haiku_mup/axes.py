@@ -3,12 +3,13 @@ import contextlib
 import contextvars
 import fnmatch
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import haiku as hk
 
-from haiku_mup.errors import MupError
+from haiku_mup.errors import MupError, MupWarning
 
 Axes: TypeAlias = int | Sequence[int]
 
@@ -55,7 +56,7 @@ def layer_fans(module: hk.Module | None, name: str, shape: tuple[int, ...]) -> F
     rank = len(shape)
     matrix = Fans((rank - 2,), (rank - 1,))
     if rank < 2 or isinstance(module, _VECTORS):
-        return Fans((), tuple(range(rank)))
+        return Fans((), tuple(range(rank)), known=_is_haikus(module))
     if isinstance(module, (*_MATRICES, hk.ConvNDTranspose)) and name == "b":
         return Fans((), tuple(range(rank)))             # (out, 1, 1) where channels come first
     if isinstance(module, hk.ConvNDTranspose) and name == "w":
@@ -71,9 +72,23 @@ def layer_fans(module: hk.Module | None, name: str, shape: tuple[int, ...]) -> F
     return matrix._replace(known=False)
 
 
+def _is_haikus(module: hk.Module | None) -> bool:
+    """Whether it is a layer of Haiku's or ours, or a subclass of one."""
+    return any(cls is not hk.Module and cls.__module__.startswith(("haiku.", "haiku_mup."))
+               for cls in type(module).__mro__)
+
+
 # --- declared by the user ---
 
-_spot: contextvars.ContextVar[tuple[str, Fans] | None] = contextvars.ContextVar("fans", default=None)
+class _Spot:
+    """A `fans` block that is open: whose parameters it is for, and whether those it met were."""
+
+    def __init__(self, owner: str, fans: Fans):
+        self.owner, self.fans = owner, fans
+        self.met: set[bool] = set()
+
+
+_spot: contextvars.ContextVar[_Spot | None] = contextvars.ContextVar("fans", default=None)
 
 
 @contextlib.contextmanager
@@ -95,11 +110,16 @@ def fans(fan_in: Axes, fan_out: Axes, lookup: Axes = ()) -> Iterator[None]:
     ...         w = hk.get_parameter("w", (x.shape[-1], 4, 8), init=init)
     ...     return jnp.einsum("...d,dhk->...hk", x, w)
     """
-    token = _spot.set((hk.experimental.current_name(), _as_fans(fan_in, fan_out, lookup)))
+    spot = _Spot(hk.experimental.current_name(), _as_fans(fan_in, fan_out, lookup))
+    token = _spot.set(spot)
     try:
         yield
     finally:
         _spot.reset(token)
+    if spot.met == {False}:
+        warnings.warn(f"{spot.owner!r}: haiku_mup.fans(...) is around layers, and holds only for parameters that "
+                      "the present module makes itself; put it around hk.get_parameter, or use Mup(fans=...)",
+                      MupWarning, stacklevel=3)
 
 
 def globs(declared: Mapping[str, Sequence[Axes]] | None) -> dict[str, Fans]:
@@ -108,19 +128,21 @@ def globs(declared: Mapping[str, Sequence[Axes]] | None) -> dict[str, Fans]:
     Raises:
       MupError: a value that is not (fan_in_axes, fan_out_axes), with a third for lookups.
     """
+    if not isinstance(declared or {}, Mapping):
+        raise MupError(f"fans: {declared!r}: give {{glob over 'module/name': (fan_in_axes, fan_out_axes)}}")
     found = {}
     for glob, value in (declared or {}).items():
-        if not isinstance(value, (tuple, list)) or len(value) not in (2, 3):
+        if not isinstance(glob, str) or not isinstance(value, (tuple, list)) or len(value) not in (2, 3):
             raise MupError(f"fans: {glob!r}: {value!r}: give (fan_in_axes, fan_out_axes)")
         found[glob] = _as_fans(*value)
     return found
 
 
 def _as_fans(fan_in: Axes, fan_out: Axes, lookup: Axes = ()) -> Fans:
-    parts = [(x,) if isinstance(x, int) else tuple(x) for x in (fan_in, fan_out, lookup)]
-    if not all(isinstance(axis, int) for part in parts for axis in part):
-        raise MupError(f"fans: {(fan_in, fan_out, lookup)}: axes are whole numbers")
-    return Fans(parts[0], parts[1], lookup=parts[2])
+    parts = [(x,) if isinstance(x, int) else x for x in (fan_in, fan_out, lookup)]
+    if not all(isinstance(part, (tuple, list)) and all(type(axis) is int for axis in part) for part in parts):
+        raise MupError(f"fans: {(fan_in, fan_out, lookup)}: axes are whole numbers, or tuples of such")
+    return Fans(tuple(parts[0]), tuple(parts[1]), lookup=tuple(parts[2]))
 
 
 def matching(name: str, patterns: Iterable[str]) -> list[str]:
@@ -151,8 +173,10 @@ def find(declared: Mapping[str, Fans], name: str, module: hk.Module | None, leaf
         raise MupError(f"{name!r}: several globs of Mup(fans=...) match it, and differ: "
                        f"{', '.join(map(repr, matching(name, declared)))}; let one match")
     spot = _spot.get()
-    if not found and spot and spot[0] == hk.experimental.current_name():
-        found = {spot[1]}
+    if spot:
+        spot.met.add(spot.owner == hk.experimental.current_name())
+        if not found and spot.owner == hk.experimental.current_name():
+            found = {spot.fans}
     return _checked(found.pop(), name, shape) if found else layer_fans(module, leaf, shape)
 
 

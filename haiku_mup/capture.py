@@ -1,6 +1,7 @@
 """The scope that captures a model's parameters, and draws them in μP where it has a base."""
 import dataclasses
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import haiku as hk
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 
 from haiku_mup import axes, context
 from haiku_mup.context import Made
+from haiku_mup.doubts import doubts
 from haiku_mup.errors import MupError
 from haiku_mup.initializers import moments
 from haiku_mup.naming import check_home, leaf_name, stored_names
@@ -46,6 +48,7 @@ class Session:
         self.warned = warned
         self._multipliers: dict[tuple[str, tuple[int, ...]], float] = {}    # of all made, in the tree or not
         self._tied: set[float] = set()
+        self._ties_used = False
 
     def close(self) -> None:
         """Lets go of what it captured: JAX keeps the session itself for ever, in the keys of its caches."""
@@ -56,14 +59,10 @@ class Session:
         if not self.records:
             raise MupError(f"{where} captured no parameter: call the model's init inside it, and put the "
                            "layers inside `with haiku_mup.apply_mup():`, in the function that is transformed")
-        weights = [name[:-2] for name, record in self.records.items() if record.layer == READOUT]
-        for what, patterns, names in (("fans", self.declared.fans, self.records),
-                                      ("readouts", self.declared.readouts, weights)):
-            for glob in patterns:
-                if not any(axes.matching(name, [glob]) for name in names):
-                    layers = " of an hk.Linear or a convolution" * (what == "readouts")
-                    raise MupError(f"Mup({what}=...): {glob!r} matches no name{layers}; the parameters are "
-                                   f"{', '.join(list(self.records)[:8])}, …")
+        weights = {name[:-2]: record.layer for name, record in self.records.items() if record.leaf == "w"}
+        readouts = [name for name, layer in weights.items() if layer == READOUT]
+        _check_globs("fans", self.declared.fans, self.records, self.records, "parameter")
+        _check_globs("readouts", self.declared.readouts, readouts, weights, "hk.Linear or convolution")
 
     def create(self, next_creator, shape, dtype, init, context_, enclosing):
         names = stored_names(context_)
@@ -110,7 +109,13 @@ class Session:
         return bool(axes.matching(name, self.declared.readouts)) or any(
             record.local == f"{name}/w" and record.layer == READOUT for record in (self.base or {}).values())
 
+    def doubts(self) -> None:
+        """Warns, once for each kind, of what is probably not meant in the whole that was captured."""
+        for kind, text in doubts(self.entries, self._ties_used):
+            context.warn_once(self.warned, kind, text)
+
     def multiplier(self, name: str, shape: tuple[int, ...]) -> float:
+        self._ties_used |= name.endswith("/embeddings")
         value = self._multipliers.get((name, shape))
         if value is None:           # asked before the parameter is made: as the base foretells
             value = self._foretold(name, shape)
@@ -136,7 +141,19 @@ class Session:
         return values.pop() if len(values) == 1 else 1.0
 
     def tied_multiplier(self) -> float:
+        self._ties_used = True
         return one_tied(self._tied)
+
+
+def _check_globs(what: str, patterns: Iterable[str], good: Iterable[str], known: Iterable[str],
+                 kind: str) -> None:
+    """Raises for a glob that matches no good name; it shows the names that are most like it."""
+    for glob in patterns:
+        if not any(axes.matching(name, [glob]) for name in good):
+            like = difflib.get_close_matches(glob.replace("*", ""), known, n=3, cutoff=0.3)
+            names = list(dict.fromkeys([*like, *known]))
+            raise MupError(f"Mup({what}=...): {glob!r} matches the name of no {kind}; there are "
+                           + ", ".join(names[:12]) + ", …" * (len(names) > 12))
 
 
 def _compare(base: Mapping[str, Record], record: Record) -> Entry:

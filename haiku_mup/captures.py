@@ -125,6 +125,7 @@ class Captures:
         """What a session captured, if it is whole and the same as before."""
         session.check("init_target")
         _check_whole(self._base or {}, session.entries, "target")
+        session.doubts()
         for name, entry in (self._entries or {}).items():
             if entry.target.shape != session.records[name].shape:
                 raise MupError.about(name, entry.base.shape, session.records[name].shape, "an earlier "

@@ -220,6 +220,8 @@ class SharedReadout(hk.Module):
             factor = context.multiplier(f"{weight.module_name}/embeddings", weights.shape)
         else:
             weights, factor = jnp.asarray(weight), context.tied_multiplier()
+        if isinstance(x, hk.Module):
+            raise MupError("SharedReadout: given a module for the activations; call SharedReadout()(embed, x)")
         if weights.ndim != 2 or weights.shape[1:] != x.shape[-1:]:
             raise MupError(f"SharedReadout: weights {weights.shape} and activations {x.shape} don't fit: "
                            "they are [vocab_size, embed_dim] and [..., embed_dim]")

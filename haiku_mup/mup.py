@@ -126,7 +126,7 @@ class Mup(Captures):
         entries = self._captured("wrap_optimizer")
         if optim.is_wrapped(optimizer):
             raise MupError("wrap_optimizer: this optimizer is wrapped already; wrap the plain one, once")
-        lr = optim.by_name(entries, _lr(adam or scale_eps))
+        lr = optim.by_name(entries, _lr(scale_eps or adam))
         one = optim.by_name(entries, lambda part: 1.0)
         gradient = optim.by_name(entries, lambda part: 1 / part.factors.eps) if scale_eps else one
         shapes = _tree(entries, lambda e: jax.ShapeDtypeStruct(e.target.shape, "float32"))
@@ -160,7 +160,9 @@ class Mup(Captures):
         ...                         optax.add_decayed_weights(1e-4), optax.scale(-3e-4))
         >>> state = optimizer.init(params)
         """
-        return optim.scale_by_name(optim.by_name(self._captured("scale_updates"), _lr(adam)))
+        entries = self._captured("scale_updates")
+        return optim.scale_by_name(optim.by_name(entries, _lr(adam)), functools.partial(
+            optim.check_params, entries))
 
     def lr_scales(self, adam: bool = True) -> dict[str, dict[str, float | np.ndarray]]:
         """The factors of the learning rate.
@@ -231,6 +233,8 @@ class Mup(Captures):
 
 
 def _lr(adam: bool) -> Callable[[Part], float]:
+    if not isinstance(adam, (bool, np.bool_)):
+        raise MupError(f"adam={adam!r}: give True for Adam's factors, or False for SGD's")
     return lambda part: part.factors.adam if adam else part.factors.sgd
 
 

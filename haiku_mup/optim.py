@@ -17,11 +17,13 @@ _MARK = "_haiku_mup"
 _inside = contextvars.ContextVar("inside a wrapped optimizer", default=False)
 
 
-def scale_by_name(factor: ByName) -> optax.GradientTransformationExtraArgs:
+def scale_by_name(factor: ByName, check: Callable[[Any], None] = lambda params: None,
+                  ) -> optax.GradientTransformationExtraArgs:
     """Multiplies each parameter's update by a number that its name gives; no state.
 
     Args:
       factor: from "module/name" to a Python float, or to `scale.Rows`.
+      check: called with the parameters as the state is made.
 
     >>> t = scale_by_name(lambda name: 0.5 if name == "linear/w" else 1.0)
     >>> updates = {"linear": {"w": jnp.ones(2), "b": jnp.ones(2)}}
@@ -33,8 +35,8 @@ def scale_by_name(factor: ByName) -> optax.GradientTransformationExtraArgs:
         return _map(factor, updates), state
 
     def init(params):
-        del params
         _check_outermost()
+        check(params)
         return optax.EmptyState()
 
     return optax.GradientTransformationExtraArgs(init, update)

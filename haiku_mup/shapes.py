@@ -94,8 +94,9 @@ class Entry:
 
     @property
     def inferred(self) -> bool:
-        """Whether its axes are a guess that matters: two axes grow, and no layer of Haiku's owns it."""
-        return not self.target.fans.known and any(part.role == rules.HIDDEN for part in self.parts)
+        """Whether its axes are a guess that matters: it grows, is drawn, and no layer of Haiku's owns it."""
+        return (not self.target.fans.known and self.target.moments.drawn
+                and any(part.role != rules.FIXED for part in self.parts))
 
 
 def layer_kind(module: Any, name: str) -> str:
@@ -191,12 +192,15 @@ def _check_layer(base: Record, target: Record, role: str, wrong) -> None:
         raise wrong("an integer parameter can't grow with the width; keep it out of the parameters "
                     "(hk.get_state), or give it the same shape in both")
     if role == rules.OUTPUT and target.layer != READOUT:
-        raise wrong("a layer from a growing to a fixed width is an output; make it haiku_mup.Readout, or "
-                    "name it in Mup(readouts=...), or let its output grow, too; if it grows at other widths "
-                    "than these, show one to init_delta")
+        own = "" if target.fans.known else (
+            " (no layer of Haiku's owns it: if its axes are not (in, out), declare them with Mup(fans=...); if "
+            "it makes outputs, let a Readout make them)")
+        raise wrong("a layer from a growing to a fixed width is an output; make it haiku_mup.Readout or "
+                    "ConvReadout, or name it in Mup(readouts=...), or let its output grow, too; if it grows at "
+                    "other widths than these, show one to init_delta" + own)
     if role == rules.HIDDEN and target.layer == READOUT:
-        raise wrong("a Readout from a growing to a growing width is a hidden layer; make it hk.Linear, or take "
-                    "it out of Mup(readouts=...)")
+        raise wrong("a Readout from a growing to a growing width is a hidden layer; make it hk.Linear or a "
+                    "plain convolution, or take it out of Mup(readouts=...)")
 
 
 def _draw(base: Record, target: Record, role: str, factors: rules.Factors, wrong) -> float:
@@ -212,7 +216,8 @@ def _draw(base: Record, target: Record, role: str, factors: rules.Factors, wrong
     if math.isnan(was.std) or math.isnan(now.std):
         raise wrong("the initializer's std is a traced value, and must be known here; compute it with "
                     "numpy or math instead of jax.numpy, or call init eagerly")
-    if not (was.drawn and now.drawn and was.std > 0 and now.std > 0):
+    one_shape = base.shape == target.shape and len(base.shape) > 1     # a bias may depend on its layer's fan-in
+    if not (was.drawn and now.drawn and was.std > 0 and now.std > 0) or one_shape:
         raise wrong(f"the initializer's std is {was.std:.3g} at the base and {now.std:.3g} at the "
                     "target; use one initializer for both")
     return rules.rescale(was.std, now.std, factors.init)

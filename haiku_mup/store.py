@@ -1,4 +1,5 @@
 """What was captured of a base, as plain values and as a JSON file; and back, trusting nothing."""
+import errno
 import json
 import math
 import os
@@ -181,8 +182,11 @@ _KEYS = {*_GOOD, "crc"}
 
 def write(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
     """Writes the state as JSON: a crash leaves the file as it was, or as it is to be."""
-    path = os.path.realpath(path)
+    given, path = path, os.path.realpath(path)
     text = json.dumps(state, indent=1, allow_nan=False)
+    if os.path.isdir(path) or not os.path.isdir(os.path.dirname(path)):
+        kind = errno.EISDIR if os.path.isdir(path) else errno.ENOENT
+        raise OSError(kind, os.strerror(kind), os.fspath(given))
     file = tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=os.path.dirname(path), suffix=".tmp",
                                        prefix=os.path.basename(path), delete=False)
     try:

@@ -20,8 +20,8 @@ class Row:
         are; for a shared embedding, what the logits are.
       adam_lr: factor of the learning rate for Adam.
       sgd_lr: factor of the learning rate for SGD.
-      inferred: whether two axes grow and no layer of Haiku's owns it, so that (in, out) is a guess, which
-        `haiku_mup.fans` or `Mup(fans=...)` can settle.
+      inferred: whether it grows and is drawn, and no layer of Haiku's owns it, so that its fans are a guess: a
+        vector's axis is taken as out, a matrix's as (in, out). `haiku_mup.fans` or `Mup(fans=...)` settles it.
 
     After the example of `Mup`:
 
@@ -78,7 +78,7 @@ def as_text(rows: Iterable[Row], width: int = 100) -> str:
     if all(base == target for _, base, target, *_ in cells):
         lines.append("Nothing grows: base and target have the same shapes.")
     if any(row.inferred for row in rows):
-        lines.append("?: no layer of Haiku's; taken as (in, out). To declare it: Mup(fans=...)")
+        lines.append("?: no layer of Haiku's, so its fans are a guess. To declare them: Mup(fans=...)")
     return "\n".join(lines)
 
 
