@@ -117,9 +117,9 @@ def fans(fan_in: Axes, fan_out: Axes, lookup: Axes = ()) -> Iterator[None]:
     finally:
         _spot.reset(token)
     if spot.met == {False}:
-        warnings.warn(f"{spot.owner!r}: haiku_mup.fans(...) is around layers, and holds only for parameters that "
-                      "the present module makes itself; put it around hk.get_parameter, or use Mup(fans=...)",
-                      MupWarning, stacklevel=3)
+        warnings.warn(f"{spot.owner!r}: haiku_mup.fans(...) is around layers, and holds only for parameters "
+                      "that the present module makes itself; put it around hk.get_parameter, or use "
+                      "Mup(fans=...)", MupWarning, stacklevel=3)
 
 
 def globs(declared: Mapping[str, Sequence[Axes]] | None) -> dict[str, Fans]:

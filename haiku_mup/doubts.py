@@ -33,8 +33,8 @@ def _mixed(entries: Mapping[str, Entry]) -> Iterator[tuple[str, str]]:
         for ratio in _ratios(entry, out=False) if grows else ():
             if ratio not in fitting:
                 yield "mixed", str(MupError.about(
-                    name, entry.base.shape, entry.target.shape, f"its fan-in grows × {float(ratio):.4g}, and no "
-                    "layer's output does: a concatenation of a growing and a fixed part? Give each an "
+                    name, entry.base.shape, entry.target.shape, f"its fan-in grows × {float(ratio):.4g}, and "
+                    "no layer's output does: a concatenation of a growing and a fixed part? Give each an "
                     "hk.Linear of its own and add them, so that each has its own factors"))
 
 

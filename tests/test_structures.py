@@ -404,9 +404,25 @@ def captured(make, target=16):
 
 
 def program(function, *args):
-    """The text of what runs, without addresses, and its constants: equal ones give equal bits."""
-    jaxpr = jax.make_jaxpr(function)(*args)
-    return re.sub(r"0x[0-9a-f]+", "", str(jaxpr)), [np.asarray(c).tolist() for c in jaxpr.consts]
+    """What runs, operation by operation, and its constants: equal ones give equal bits."""
+    return operations(jax.make_jaxpr(function)(*args))
+
+
+def operations(x):
+    """A jaxpr as plain values, whatever parts of it JAX holds in common."""
+    if isinstance(x, (tuple, list)):
+        return [operations(y) for y in x]
+    if hasattr(x, "jaxpr"):
+        return operations(x.jaxpr), [np.asarray(c).tolist() for c in x.consts]
+    if not hasattr(x, "eqns"):
+        return re.sub(r"0x[0-9a-f]+", "", str(x))
+    numbers = {}
+
+    def number(v):
+        return str(v.val) if hasattr(v, "val") else numbers.setdefault(v, len(numbers))
+
+    return [(e.primitive.name, [number(v) for v in e.invars], [(number(v), str(v.aval)) for v in e.outvars],
+             sorted((k, operations(v)) for k, v in e.params.items())) for e in x.eqns]
 
 
 def gradient(model_):
