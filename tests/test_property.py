@@ -59,7 +59,7 @@ def rows_of(mup):
     return rows
 
 
-@examples(8)
+@examples(5)
 @given(specs())
 def test_at_base_width_it_is_the_plain_model_bit_for_bit(spec):
     spec = spec._replace(target=spec.base)
