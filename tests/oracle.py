@@ -104,6 +104,16 @@ def _std(spec, name, shape):
             "orthogonal": 1 / math.sqrt(max(shape[-1], fan_in))}[piece.w_init]
 
 
+def multiplier(spec, name, block):
+    """What the layer of this parameter multiplies by: a readout, tied logits, and queries of growing keys."""
+    piece = spec.pieces[int(re.search(r"\d+", name)[0])]
+    if spec.tied and name == "embed0/embeddings":
+        return 1 / block.m_out
+    if piece.kind == "keys" and name.endswith("query/w"):
+        return math.sqrt(spec.base[piece.out] / spec.target[piece.out])
+    return 1 / block.m_in if block.role == "output" else 1.0
+
+
 def tree(expectations, value):
     """{"module": {"name": …}} of value(expected): a number, or [rows, 1] where blocks of rows differ."""
     out = {}

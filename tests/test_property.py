@@ -11,7 +11,7 @@ import optax
 import pytest
 from helpers import KEY, equal
 from hypothesis import HealthCheck, Phase, given, settings
-from oracle import expected, tree
+from oracle import expected, multiplier, tree
 from random_models import captured, inputs, model, specs
 
 THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"       # new models at every run
@@ -59,7 +59,7 @@ def rows_of(mup):
     return rows
 
 
-@examples(8)
+@examples(5)
 @given(specs())
 def test_at_base_width_it_is_the_plain_model_bit_for_bit(spec):
     spec = spec._replace(target=spec.base)
@@ -83,8 +83,9 @@ def test_the_table_is_the_oracles(spec):
         same = len(rows[name]) < len(blocks)            # blocks of rows that agree are one
         for block, row in zip(blocks, rows[name] * len(blocks) if same else rows[name], strict=not same):
             assert row.role == block.role, name
-            np.testing.assert_allclose((row.base_std, row.target_std, row.sgd_lr, row.adam_lr), (
-                block.std_base, *block.table_8()), rtol=1e-9, err_msg=name)
+            found = row.base_std, row.target_std, row.sgd_lr, row.adam_lr, row.multiplier
+            by_hand = block.std_base, *block.table_8(), multiplier(spec, name, block)
+            np.testing.assert_allclose(found, by_hand, rtol=1e-9, err_msg=name)
 
 
 @examples(4)
