@@ -123,10 +123,10 @@ class Mup(Captures):
         >>> [f"{updates[layer]['w'].min():.3f}" for layer in ("linear", "linear_1", "readout")]
         ['-0.100', '-0.025', '-0.100']
         """
-        entries = self._captured("wrap_optimizer")
+        entries, factor = self._captured("wrap_optimizer"), _lr(adam)
         if optim.is_wrapped(optimizer):
             raise MupError("wrap_optimizer: this optimizer is wrapped already; wrap the plain one, once")
-        lr = optim.by_name(entries, _lr(scale_eps or adam))
+        lr = optim.by_name(entries, _lr(True) if scale_eps else factor)
         one = optim.by_name(entries, lambda part: 1.0)
         gradient = optim.by_name(entries, lambda part: 1 / part.factors.eps) if scale_eps else one
         shapes = _tree(entries, lambda e: jax.ShapeDtypeStruct(e.target.shape, "float32"))
