@@ -25,17 +25,25 @@ def doubts(entries: Mapping[str, Entry], ties_used: bool) -> Iterator[tuple[str,
 
 
 def _mixed(entries: Mapping[str, Entry]) -> Iterator[tuple[str, str]]:
-    """Fan-ins that grow by a ratio which no layer's output has, nor a product or a quotient of two."""
+    """Fan-ins of Haiku's layers that grow by a ratio which no output has, nor a product or quotient of two."""
+    growing = {_module(entry) for entry in entries.values() if _ratios(entry, out=True) != [1]}
     outputs = {ratio for entry in entries.values() for ratio in _ratios(entry, out=True)} | {Fraction(1)}
     fitting = {a * b for a, b in product(outputs, repeat=2)} | {a / b for a, b in product(outputs, repeat=2)}
     for name, entry in entries.items():
+        if growing <= {_module(entry)}:          # nothing here that could make its inputs
+            continue
         grows = {rules.HIDDEN, rules.OUTPUT} & {part.role for part in entry.parts}
-        for ratio in _ratios(entry, out=False) if grows else ():
+        for ratio in _ratios(entry, out=False) if grows and entry.target.fans.known else ():
             if ratio not in fitting:
                 yield "mixed", str(MupError.about(
                     name, entry.base.shape, entry.target.shape, f"its fan-in grows × {float(ratio):.4g}, and "
                     "no layer's output does: a concatenation of a growing and a fixed part? Give each an "
                     "hk.Linear of its own and add them, so that each has its own factors"))
+
+
+def _module(entry: Entry) -> str:
+    """The name of the module that owns a parameter."""
+    return entry.target.name[:-len(entry.target.leaf) - 1]
 
 
 def _ratios(entry: Entry, out: bool) -> list[Fraction]:

@@ -15,7 +15,7 @@ class MupError(ValueError):
     >>> with mup.init_target():                                 # doctest: +ELLIPSIS
     ...     _ = target.init(key, x)
     Traceback (most recent call last):
-    haiku_mup.errors.MupError: 'linear_1/w': base (8, 10), target (16, 10): ...; make it haiku_mup.Readout, ...
+    haiku_mup.errors.MupError: 'linear_1/w': base (8, 10), target (16, 10): ... make it haiku_mup.Readout ...
     """
 
     @classmethod

@@ -113,7 +113,7 @@ def test_fans_by_glob_in_a_stack_are_of_one_layer():
     ({"~/w": (0, (1, 2)), "*w": (0, 1)}, "several globs"),
     ({"~/w": 0}, "give \\(fan_in_axes, fan_out_axes\\)"),
     ({"~/w": ("0", 1)}, "axes are whole numbers"),
-    ({"~/w": (0, (1, 2)), "nothing/*": (0, 1)}, "'nothing/\\*' matches no name"),
+    ({"~/w": (0, (1, 2)), "nothing/*": (0, 1)}, "'nothing/\\*' matches the name of no parameter"),
 ])
 def test_wrong_fans(fans, says):
     with pytest.raises(haiku_mup.MupError, match=says):
@@ -193,7 +193,7 @@ def test_a_ready_made_resnet(x64):
 
 
 @pytest.mark.parametrize("readouts, says", [
-    ("*/nothing", "matches no name of an hk.Linear or a convolution"),
+    ("*/nothing", "matches the name of no hk.Linear or convolution"),
     ("linear", "is a hidden layer"),
     (3, "readouts: 3: give a glob"),
 ])
