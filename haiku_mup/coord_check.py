@@ -117,7 +117,7 @@ class Setup(NamedTuple):
 
     def program(self, width: int, batch: Any) -> Program:
         """What trains the model of this width."""
-        model, key = self.make_model(width), jax.random.PRNGKey(0)
+        model, key = self.make_model(width), jax.random.key(0, impl="rbg")
         inputs = Program.inputs(self.loss_fn, key, batch)
         mup = self.new_mup()
         with mup.init_base():

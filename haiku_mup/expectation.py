@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from haiku_mup import rules
-from haiku_mup.shapes import READOUT, TIED, Entry
+from haiku_mup.shapes import TIED, Entry
 
 
 class Range(NamedTuple):
@@ -148,28 +148,31 @@ def of_parameter(name: str, entries: Entries) -> Sizes:
     return hull(found)
 
 
-def of_readout(name: str, entries: Entries) -> Sizes:
-    """What is expected of the output of a readout, or of a shared embedding in its place.
+def of_product(name: str, entries: Entries) -> Sizes:
+    """What is expected of the product of a weight with activations: a hidden layer's, a readout's.
 
-    A readout's bias keeps its size, where it isn't zero. Embeddings are aligned from the start with what was
-    looked up in them.
+    Training moves it by what it adds to the weight, and by the activations' own change, with which the weight
+    as it was drawn may be aligned or not. A readout's bias keeps its size, where it isn't zero. Embeddings are
+    aligned from the start with what was looked up in them.
     """
     def size(entry: Entry) -> tuple[float, float]:
         fans = entry.target.fans
-        axes = fans.fan_in if entry.target.layer == READOUT else fans.fan_out
+        axes = fans.fan_out if entry.target.layer == TIED else fans.fan_in
         return product(entry.parts[0].factors, _growth(entry, axes), entry.multiplier)
 
     found = _sizes({width: at[name] for width, at in entries.items()}, size)
+    start, both = found.start, found.start | found.change
     if _bias(name, entries):
-        return found._replace(start=found.start | FLAT)
+        return Sizes(start | FLAT, both)
     tied = next(iter(entries.values()))[name].target.layer == TIED
-    return found._replace(start=found.start | found.change) if tied else found
+    return Sizes(both if tied else start, both)
 
 
 def of_logits(name: str, entries: Entries) -> Sizes:
     """What is expected of the logits of the attention whose queries this weight makes."""
     sizes = {width: (at[name].base.key_size, at[name].target.key_size) for width, at in entries.items()}
-    return _sizes(sizes, lambda pair: logits(*pair))
+    found = _sizes(sizes, lambda pair: logits(*pair))
+    return found._replace(change=found.start | found.change)
 
 
 def _bias(name: str, entries: Entries) -> bool:

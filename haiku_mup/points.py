@@ -62,29 +62,31 @@ class Expected:
     def __init__(self, programs: Mapping[int, Program], sgd: bool, decaying: bool):
         self._entries = {width: program.entries for width, program in programs.items()}
         some = next(iter(self._entries.values()))
-        self._readouts = {entry.target.local.removesuffix("/w"): self._readout(name)
+        self._readouts = {entry.target.local.removesuffix("/w"): self._product(name)
                           for name, entry in some.items() if entry.target.layer == READOUT}
-        tied = [self._readout(name) for name, entry in some.items() if entry.target.layer == TIED]
+        tied = [self._product(name) for name, entry in some.items() if entry.target.layer == TIED]
         if tied:
             self._readouts[TIED] = expectation.hull(tied)
         lows = [sizes.start.low for sizes in self._readouts.values()]
         self._gradient = Range(min(lows, default=0.0), 0.0) if sgd else FLAT
         self._decaying = decaying
 
-    def _readout(self, name: str) -> Sizes:
-        return expectation.of_readout(name, self._entries)
+    def _product(self, name: str) -> Sizes:
+        return expectation.of_product(name, self._entries)
 
     def of(self, module: str, seen: Seen) -> Sizes:
         """What is expected of a recorded array.
 
         What is computed after a readout may shrink at the start as it does.
         """
-        query = f"{module}/query/w"
+        query, own = f"{module}/query/w", f"{module}/w"
         if seen.kind == LOGITS:
             known = all(query in at and at[query].base.key_size for at in self._entries.values())
             found = expectation.of_logits(query, self._entries) if known else Sizes(HALF, FLAT)
         elif seen.readout:
             found = self._readouts[seen.readout]
+        elif any(own in at and at[own].multiplier != 1 for at in self._entries.values()):
+            found = self._product(own)                      # queries
         else:
             found = Sizes(FLAT, FLAT)
             for name in seen.after:

@@ -155,6 +155,8 @@ class Recorder:
         self._calls: list[tuple[Any, Any, int]] = []
         self._made: dict[int, tuple[Any, str]] = {}     # id of a readout's output: itself, and its name
         self._pending: Seen | None = None
+        self._prepared = False
+        self._active: list[Any] = []                    # modules that are being called
         self._attention: list[tuple[str, dict[str, Any]]] = []
         self._model = hk.transform_with_state(self._recording(function))
 
@@ -175,7 +177,11 @@ class Recorder:
                 raise
             raise MupError("a coordinate check can't record inside hk.lift(hk.transform(f).init), which has no "
                            "state; make it hk.transform_with_state(f) and hk.lift_with_state") from error
-        return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), _recorded(state))
+        records = _recorded(state)
+        # Below a stack a second trace knows nothing of its prefix; and apply knows none.
+        self.seen = {key: seen for key, seen in self.seen.items() if key[1] in records.get(key[0], ())}
+        self._prepared = True
+        return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), records)
 
     def apply(self, params: Any, state: Any, rng: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """The model's output and its state, with the records added to those in `state`."""
@@ -201,16 +207,18 @@ class Recorder:
 
     def _intercept(self, next_method, args, kwargs, call):
         module = call.module
-        if call.method_name != "__call__":
-            return next_method(*args, **kwargs)
+        if call.method_name != "__call__" or any(module is outer for outer in self._active):
+            return next_method(*args, **kwargs)                 # a superclass's
         attends = isinstance(module, hk.MultiHeadAttention)
         if attends:
             self._attention.append((module.module_name, {}))
+        self._active.append(module)
         try:
             out = next_method(*args, **kwargs)
             if attends:
                 self._logits(module, self._attention[-1][1])
         finally:
+            self._active.pop()
             if attends:
                 self._attention.pop()
         if self._attention:
@@ -260,7 +268,7 @@ class Recorder:
         return len(same)
 
     def _setter(self, next_setter, value, context):
-        if leaf_name(context).startswith(_MARK) and self._pending is not None:
+        if not self._prepared and leaf_name(context).startswith(_MARK) and self._pending is not None:
             for name in stored_names(context):
                 entry = leaf_name(context)
                 self.seen.setdefault((name[:-len(entry) - 1], entry), self._pending)
