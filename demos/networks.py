@@ -1,4 +1,4 @@
-"""Small networks of every kind, for images of digits [batch, rows, columns]; each gives logits [batch, CLASSES]."""
+"""Small networks of every kind, from images [batch, rows, columns] to logits [batch, CLASSES]."""
 import functools
 
 import haiku as hk

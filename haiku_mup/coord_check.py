@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 import haiku as hk
 import jax
-import numpy as np
 import optax
 
 from haiku_mup.axes import Axes
@@ -88,7 +87,8 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
     _check(ordered, each, steps, batches, stats)
     wrap = _wrap(parametrization, adam)
     bases = _bases(make_model, base_model, ordered[0] if base_width is None else base_width)
-    name = parametrization if isinstance(parametrization, str) else stat_name(parametrization)
+    name = parametrization if isinstance(parametrization, str) else getattr(
+        parametrization, "__name__", "other")
     setup = Setup(make_model, bases, delta_model, loss_fn, wrap, optimizer,
                   functools.partial(Mup, fans=fans, readouts=readouts), tuple(stats), decays(optimizer))
     programs, trials = {}, {}
@@ -128,7 +128,7 @@ class Setup(NamedTuple):
         with mup.init_target():
             inputs.shapes(model, key)
         wrapped, optimizer = self.wrap(mup, model, self.optimizer)
-        return Program(wrapped, optimizer, self.loss_fn, mup, inputs, self.stats, self.decaying, batch)
+        return Program(wrapped, optimizer, self.loss_fn, mup, inputs, self.stats, self.decaying)
 
 
 def _wrap(parametrization: str | Parametrize, adam: bool) -> Parametrize:
@@ -175,8 +175,8 @@ def _check(widths: Sequence[int], seeds: Sequence[int], steps: int, batches: Seq
         raise MupError(f"fix_batch=False: {len(batches)} batches for {steps} steps; give a batch for each")
     unknown = [stat for stat in stats if not callable(stat) and stat not in STATS]
     if unknown or not set(JUDGED) & {stat for stat in stats if isinstance(stat, str)}:
-        raise MupError(f"stats={tuple(map(stat_name, stats))}: give 'l1' or 'l2', which are judged; beside them "
-                       f"{', '.join(STATS)} or functions")
+        raise MupError(f"stats={tuple(map(stat_name, stats))}: give 'l1' or 'l2', which are judged; beside "
+                       f"them {', '.join(STATS)} or functions")
 
 
 def _check_losses(trials: Mapping[tuple[int, int], Any], seeds: Sequence[int], narrowest: int) -> None:
@@ -191,7 +191,7 @@ def _check_losses(trials: Mapping[tuple[int, int], Any], seeds: Sequence[int], n
 
 
 def _check_grows(programs: Mapping[int, Program]) -> None:
-    shapes = [{name: np.shape(x) for name, x in program.named()} for program in programs.values()]
-    if all(found == shapes[0] for found in shapes):
+    first, *others = (program.shapes for program in programs.values())
+    if all(shapes == first for shapes in others):
         raise MupError(f"make_model gives the same shapes at widths {list(programs)}: build the model from "
                        "the width that it is given")

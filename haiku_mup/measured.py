@@ -1,5 +1,5 @@
 """One width of a coordinate check: a model that trains, and tells what it computes at each step."""
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -50,11 +50,11 @@ class _Called(BaseException):
 
 def decays(optimizer: Any) -> bool:
     """Whether it moves a parameter whose gradient is zero; yes, where that can't be tried."""
-    params = {"linear": {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}}
+    params = {"linear": {"w": np.ones((2, 2), np.float32), "b": np.ones(2, np.float32)}}
     try:
         zeros = jax.tree.map(jnp.zeros_like, params)
-        updates, _ = optimizer.update(zeros, optimizer.init(params), params)
-        return any(bool(x.any()) for x in jax.tree.leaves(updates))
+        updates, _ = jax.jit(lambda: optimizer.update(zeros, optimizer.init(params), params))()
+        return any(bool(np.any(x)) for x in jax.tree.leaves(updates))
     except Exception:       # an optimizer for parameters of certain names: anything may come out of it
         return True
 
@@ -70,11 +70,15 @@ class Program:
       inputs: what to initialise the model with.
       stats: what to take of every array.
       decaying: whether to record what the optimizer takes from parameters without a gradient.
-      batch: any batch.
+
+    Attributes:
+      entries: base beside target, by name.
+      seen: what is recorded, by module and name in the state.
+      shapes: of the parameters, by name, once it has run.
     """
 
     def __init__(self, model: Any, optimizer: Any, loss_fn: Any, mup: Any, inputs: Inputs,
-                 stats: Sequence[Stat], decaying: bool, batch: Any):
+                 stats: Sequence[Stat], decaying: bool):
         self.entries: dict[str, Entry] = mup._captured("coord_check")
         names = [entry.target.local.removesuffix("/w") for entry in self.entries.values()
                  if entry.target.layer == READOUT]
@@ -84,9 +88,9 @@ class Program:
         args, kwargs = inputs.rebuild(inputs.arrays)
         self._empty = self.recorder.prepare(jax.random.key(0, impl="rbg"), *args, **kwargs)
         self.seen = self.recorder.seen
+        self.shapes: dict[str, tuple[int, ...]] = {}
         self._init = jax.jit(self._started)
         self._step = jax.jit(self._stepped)
-        self._check(batch)
 
     @staticmethod
     def inputs(loss_fn: Any, rng: Any, batch: Any) -> Inputs:
@@ -116,21 +120,19 @@ class Program:
 
         return Inputs(arrays, rebuild)
 
-    def named(self) -> Iterator[tuple[str, Any]]:
-        """(name, shape) of each parameter."""
-        found = self._inputs.shapes(self._model, jax.random.PRNGKey(0))
-        params = found[0] if self._stateful else found
-        for module, leaves in params.items():
-            yield from ((f"{module}/{name}", x) for name, x in leaves.items())
-
     def run(self, seed: int, batches: Sequence[Any]) -> list[Step]:
         """Trains from one seed on; what each step computed."""
         key, found = jax.random.key(seed, impl="rbg"), []     # compiles twice as fast as the default
         params, state, opt_state = self._init(key, self._inputs.arrays)
+        self.shapes = {f"{module}/{name}": np.shape(x) for module, leaves in params.items()
+                       for name, x in leaves.items()}
         first = params
         for number, batch in enumerate(batches):
-            rng = jax.random.fold_in(key, number)
-            params, state, opt_state, step = self._step(first, params, state, opt_state, rng, batch)
+            try:
+                params, state, opt_state, step = self._step(first, params, state, opt_state, key, number, batch)
+            except jax.errors.UnexpectedTracerError as error:
+                raise MupError("loss_fn: call apply outside of any jax.jit, vmap, grad or scan of your own, so "
+                               "that the model's state can be kept") from error
             found.append(step)
         return found
 
@@ -139,7 +141,8 @@ class Program:
         params, state = found if self._stateful else (found, {})
         return params, state, self._optimizer.init(params)
 
-    def _stepped(self, first, params, state, opt_state, rng, batch):
+    def _stepped(self, first, params, state, opt_state, key, number, batch):
+        rng = jax.random.fold_in(key, number)
         (loss, state), gradients = jax.value_and_grad(self._loss, has_aux=True)(params, state, rng, batch)
         state, records = split(state)
         updates, opt_state = self._optimizer.update(gradients, opt_state, params)
@@ -157,7 +160,11 @@ class Program:
             out, kept[0] = self.recorder.apply(params, kept[0], rng, *args, **kwargs)
             return out
 
-        return self._loss_fn(apply, params, rng, batch), kept[0]
+        loss = self._loss_fn(apply, params, rng, batch)
+        if not hasattr(loss, "shape") or loss.shape != () or not jnp.issubdtype(loss.dtype, jnp.floating):
+            kind = f"an array {loss.shape}" if hasattr(loss, "shape") else f"a {type(loss).__name__}"
+            raise MupError(f"loss_fn returned {kind}; a scalar is needed, such as the mean over the batch")
+        return loss, kept[0]
 
     def _measured(self, parts):
         found: dict[str, dict[str, Any]] = {}
@@ -177,19 +184,6 @@ class Program:
         for _ in range(x.ndim - len(entry.target.shape) if entry else 0):
             take = jax.vmap(take)
         return take(x)
-
-    def _check(self, batch):
-        """Raises for a loss that can't be differentiated."""
-        key = jax.random.key(0, impl="rbg")
-        params, state, _ = jax.eval_shape(self._started, key, self._inputs.arrays)
-        try:
-            loss, _ = jax.eval_shape(self._loss, params, state, key, batch)
-        except jax.errors.UnexpectedTracerError as error:
-            raise MupError("loss_fn: call apply outside of any jax.jit, vmap, grad or scan of your own, so that "
-                           "the model's state can be kept") from error
-        if not hasattr(loss, "shape") or loss.shape != () or not jnp.issubdtype(loss.dtype, jnp.floating):
-            kind = f"an array {loss.shape}" if hasattr(loss, "shape") else type(loss).__name__
-            raise MupError(f"loss_fn returned {kind}; a scalar is needed, such as the mean over the batch")
 
 
 def _stateful(model: Any) -> bool:

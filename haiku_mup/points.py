@@ -126,12 +126,13 @@ def _activations(program: Program, rules: Expected, steps: Sequence[Step], stats
 def _parameters(rules: Expected, steps: Sequence[Step], stats: Sequence[Stat], quiet: set[str],
                 decaying: bool) -> Iterator[Value]:
     """The parameters, and how far they moved."""
+    names = list(enumerate(map(stat_name, stats)))
     for name, first in steps[0].params.items():
         sizes = rules.of_parameter(name)
         change = None if sizes is None or name in quiet else sizes.change
         for layer in np.ndindex(first[PARAM].shape[:-1]):
             title = _title(name, "", layer)
-            for (number, step), (i, stat) in itertools.product(enumerate(steps), enumerate(map(stat_name, stats))):
+            for (number, step), (i, stat) in itertools.product(enumerate(steps), names):
                 parts = {part: float(x[(*layer, i)]) for part, x in step.params[name].items()}
                 at = None if sizes is None or (number and name in quiet) else sizes.at(number)
                 yield Value(f"param {title}", number, stat, parts[PARAM], at)

@@ -18,7 +18,7 @@ from haiku_mup.shapes import TIED
 try:
     from jax.extend.core import get_opaque_trace_state
 except ImportError:                                     # before JAX 0.10
-    from jax.core import get_opaque_trace_state  # type: ignore[attr-defined, no-redef]
+    from jax.core import get_opaque_trace_state
 
 T = TypeVar("T")
 Stat: TypeAlias = str | Callable[[jax.Array], jax.Array]
@@ -181,7 +181,8 @@ class Recorder:
         # Below a stack a second trace knows nothing of its prefix; and apply knows none.
         self.seen = {key: seen for key, seen in self.seen.items() if key[1] in records.get(key[0], ())}
         self._prepared = True
-        return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), records)
+        return {module: {name: np.zeros(x.shape, x.dtype) for name, x in names.items()}
+                for module, names in records.items()}
 
     def apply(self, params: Any, state: Any, rng: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """The model's output and its state, with the records added to those in `state`."""

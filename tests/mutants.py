@@ -157,7 +157,8 @@ WRONG = {
     "hidden lr": (lambda **kw: checked(mlp, parametrization=scaled(
         lambda row: root(row)**2 if row.role == "hidden" else 1.0), **kw), "linear_1/w", "lacks its factor"),
     "SGD's factors": (lambda **kw: checked(mlp, parametrization=sgd_factors, **kw), "linear/w", "SGD's"),
-    "constant init": (lambda **kw: checked(mlp, parametrization=constant_init, **kw), "linear_1/w", "too large"),
+    "constant init": (lambda **kw: checked(mlp, parametrization=constant_init, **kw),
+                      "linear_1/w", "too large"),
     "embedding lr": (lambda **kw: checked(tied, parametrization=scaled(
         lambda row: 1 / root(row) if row.name.endswith("embeddings") else 1.0), **kw),
         "shared_embed/embeddings", "one factor too many"),
