@@ -29,7 +29,7 @@ class Line(NamedTuple):
 
 
 def lines(check: CoordCheck) -> dict[int, list[Line]]:
-    """The lines of each step: what modules return, and whatever fails; what fails comes last.
+    """The lines of each step: what modules return, and whatever fails, last and the worst at the end.
 
     Args:
       check: of one parametrization.
@@ -51,7 +51,9 @@ def lines(check: CoordCheck) -> dict[int, list[Line]]:
         if np.isfinite(values).any():
             found.setdefault(step, []).append(
                 Line(quantity, group(quantity), widths, values, failed.get((quantity, step))))
-    return {step: sorted(some, key=lambda line: line.failed is not None) for step, some in sorted(found.items())}
+    worst = {key: -place for place, key in enumerate(failed)}
+    return {step: sorted(found[step], key=lambda line, step=step: worst.get((line.quantity, step), -np.inf))
+            for step in sorted(found)}
 
 
 def group(quantity: str) -> str:
@@ -75,15 +77,18 @@ def _means(points: Iterable[Point]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(sorted(at)), np.where(np.isfinite(means) & (np.array(means) > 0), means, np.nan)
 
 
-def spread(heights: Mapping[str, float], gap: float) -> dict[str, float]:
-    """Heights that are at least `gap` apart, each as near to its own as may be from below.
+def spread(heights: Mapping[str, float], gap: float, top: float) -> dict[str, float]:
+    """Heights below `top` that are at least `gap` apart, each as near to its own as may be.
 
-    >>> spread({"a": 0.0, "b": 0.1}, 1.0)
-    {'a': 0.0, 'b': 1.0}
+    >>> spread({"a": 0.0, "b": 0.1}, 1.0, top=5.0), spread({"a": 0.0, "b": 0.1}, 1.0, top=0.0)
+    ({'a': 0.0, 'b': 1.0}, {'a': -1.0, 'b': 0.0})
     """
-    found: dict[str, float] = {}
-    low = -np.inf
-    for name, height in sorted(heights.items(), key=lambda item: item[1]):
-        found[name] = float(max(height, low + gap))
-        low = found[name]
-    return found
+    names = sorted(heights, key=lambda name: heights[name])
+    found = [heights[name] for name in names]
+    for i in range(1, len(found)):
+        found[i] = max(found[i], found[i - 1] + gap)
+    ceiling = top
+    for i in reversed(range(len(found))):
+        found[i] = min(found[i], ceiling)
+        ceiling = found[i] - gap
+    return dict(zip(names, map(float, found)))

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
-from haiku_mup.coord_plot import Line, lines, spread
+from haiku_mup.coord_plot import MOVED, Line, lines, spread
 from haiku_mup.sweep import Curve, curves, drift
 from haiku_mup.verdict import CoordCheck
 
@@ -156,7 +156,8 @@ def coordinates(check: CoordCheck, path: str | os.PathLike[str] | None = None, *
     columns = max(1, *(len(row) for row in rows))
     figure = Figure(figsize=(1.6 + 4.2 * columns, 0.6 + 3.8 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), columns, sharex=True, sharey=True, squeeze=False)
-    shades = _shades(line.group for row in rows for step in row.values() for line in step)
+    shades = _shades(line.group for row in rows for step in row.values() for line in step
+                     if not line.quantity.startswith(MOVED))
     for each, row, panels in zip(checks, rows, grid):
         name = each.points[0].parametrization if each.points else ""
         for axes, (step, drawn) in zip(panels, row.items()):
@@ -171,7 +172,7 @@ def coordinates(check: CoordCheck, path: str | os.PathLike[str] | None = None, *
 
 def _shades(groups: Iterable[str]) -> dict[str, Any]:
     """A colour for each group, grey for those after the ninth."""
-    palette = [c for i, c in enumerate(matplotlib.colormaps["tab10"].colors) if i != 3]     # 3 is red
+    palette = [f"C{i}" for i in range(10) if i != 3]        # C3 is red
     names = list(dict.fromkeys(groups))
     return {name: palette[i] if i < len(palette) else "0.6" for i, name in enumerate(names)}
 
@@ -181,7 +182,7 @@ def _draw_lines(axes: Axes, drawn: Sequence[Line], shades: Mapping[str, Any]) ->
     for line in drawn:
         failed = line.failed is not None
         axes.plot(line.widths, line.values, marker="o" if len(drawn) < 30 else None, markersize=3,
-                  color=STRONG if failed else shades[line.group], linewidth=1.8 if failed else 1.2,
+                  color=STRONG if failed else shades.get(line.group), linewidth=1.8 if failed else 1.2,
                   alpha=0.9 if failed else faint, zorder=3 if failed else 2)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
@@ -199,7 +200,7 @@ def _finish(figure: Figure, grid: Any, rows: Sequence[Mapping[int, Sequence[Line
         return
     widths = sorted({int(width) for line in drawn for width in line.widths})
     failing = any(line.failed is not None for line in drawn)
-    room = (widths[-1] / widths[0]) ** (0.75 if failing else 0.05)
+    room = (widths[-1] / widths[0]) ** (1.2 if failing else 0.05)
     grid[0, 0].set_xlim(widths[0] / 1.1, widths[-1] * max(room, 1.1))
     grid[0, 0].set_xticks(widths)
     for axes in grid[-1]:
@@ -207,20 +208,21 @@ def _finish(figure: Figure, grid: Any, rows: Sequence[Mapping[int, Sequence[Line
     low, high = (math.log10(y) for y in grid[0, 0].get_ylim())
     for panels, row in zip(grid, rows):
         for axes, step in zip(panels, row.values()):
-            _name(axes, step, (high - low) / 14)
+            _name(axes, step, (high - low) / 16, high)
     handles = [Line2D([], [], color=shade, label=name) for name, shade in list(shades.items())[:12]]
     if failing:
         handles.append(Line2D([], [], color=STRONG, linewidth=2, label="fails"))
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=10)
 
 
-def _name(axes: Axes, step: Sequence[Line], gap: float) -> None:
+def _name(axes: Axes, step: Sequence[Line], gap: float, top: float) -> None:
     """Writes beside the worst failing lines what they are, and their slope."""
-    worst = sorted((line for line in step if line.failed is not None and np.isfinite(line.values[-1])),
-                   key=lambda line: -abs(line.failed or 0.0))[:LABELLED]
+    worst = [line for line in step if line.failed is not None and np.isfinite(line.values[-1])][-LABELLED:]
     slopes = {line.quantity: line.failed for line in worst}
     ends = {line.quantity: math.log10(line.values[-1]) for line in worst}
-    for quantity, height in spread(ends, gap).items():
-        text = quantity if len(quantity) < 34 else f"{quantity[:12]}…{quantity[-20:]}"
-        axes.annotate(f"{text}  {slopes[quantity]:+.2f}", (worst[0].widths[-1], 10**height), (5, 0),
-                      textcoords="offset points", color=STRONG, fontsize=8, va="center", zorder=5)
+    for quantity, height in spread(ends, gap, top).items():
+        text = quantity.replace("__layer_stack_no_per_layer", "…")
+        text = text if len(text) < 36 else f"{text[:12]}…{text[-23:]}"
+        label = axes.annotate(f"{text} {slopes[quantity]:+.2f}", (worst[0].widths[-1], 10**height), (5, 0),
+                              textcoords="offset points", color=STRONG, fontsize=8, va="center", zorder=5)
+        label.set_in_layout(False)
