@@ -109,7 +109,8 @@ def parse(argv=None):
     it.add_argument("--loss", choices=LOSSES, default="ce", help="default: ce")
     it.add_argument("--optimizer", choices=OPTIMIZERS, default="adam", help="default: adam")
     it.add_argument("--lr", type=rate, help=f"learning rate; default: {flags.listed(LRS)}")
-    it.add_argument("--parametrization", type=kinds, default="sp,mup", help="sp, mup or sp,mup; default: sp,mup")
+    it.add_argument("--parametrization", type=kinds, default="sp,mup",
+                    help="sp, mup or sp,mup; default: sp,mup")
     it.add_argument("--widths", type=flags.counts, default="64,128,256,512", help="default: 64,128,256,512")
     it.add_argument("--steps", type=flags.count, default="3", help="default: 3")
     it.add_argument("--seeds", type=flags.count, default="5", help="default: 5")

@@ -14,7 +14,7 @@ from haiku_mup.errors import MupError
 from haiku_mup.measured import Program, decays
 from haiku_mup.mup import Mup
 from haiku_mup.points import as_points
-from haiku_mup.recording import STATS, Stat, stat_name
+from haiku_mup.recording import STATS, Stat, original, stat_name
 from haiku_mup.verdict import JUDGED, CoordCheck
 
 Model: TypeAlias = hk.Transformed | hk.TransformedWithState
@@ -118,6 +118,7 @@ class Setup(NamedTuple):
     def program(self, width: int, batch: Any) -> Program:
         """What trains the model of this width."""
         model, key = self.make_model(width), jax.random.key(0, impl="rbg")
+        original(model)
         inputs = Program.inputs(self.loss_fn, key, batch)
         mup = self.new_mup()
         with mup.init_base():

@@ -51,8 +51,8 @@ def lines(check: CoordCheck) -> dict[int, list[Line]]:
         if np.isfinite(values).any():
             found.setdefault(step, []).append(
                 Line(quantity, group(quantity), widths, values, failed.get((quantity, step))))
-    worst = {key: -place for place, key in enumerate(failed)}
-    return {step: sorted(found[step], key=lambda line, step=step: worst.get((line.quantity, step), -np.inf))
+    worst = {key: -float(place) for place, key in enumerate(failed)}
+    return {step: sorted(found[step], key=lambda line: worst.get((line.quantity, step), -np.inf))
             for step in sorted(found)}
 
 

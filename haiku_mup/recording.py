@@ -129,6 +129,19 @@ def _sampled(size: int) -> np.ndarray:
     return np.sort(np.random.default_rng(size).integers(0, size, SAMPLE)).astype(np.int32)
 
 
+def original(model: Any) -> Callable[..., Any]:
+    """The function that Haiku transformed, as it is in a wrapped model.
+
+    Raises:
+      MupError: a model that Haiku didn't transform, or a multi-transform.
+    """
+    function: Callable[..., Any] | None = getattr(getattr(model, "apply", None), "_original_fn", None)
+    if function is None:
+        raise MupError(f"make_model returned {type(model).__name__}; a coordinate check needs what hk.transform "
+                       "or hk.transform_with_state returns")
+    return function
+
+
 class Recorder:
     """A model that records what its modules return, in Haiku's state: under jit, remat, scan, a stack.
 
@@ -145,10 +158,7 @@ class Recorder:
     """
 
     def __init__(self, model: Any, stats: Sequence[Stat], readouts: Sequence[str] = ()):
-        function = getattr(getattr(model, "apply", None), "_original_fn", None)
-        if function is None or isinstance(model.apply, tuple):
-            raise MupError(f"make_model returned {type(model).__name__}; a coordinate check needs what "
-                           "hk.transform or hk.transform_with_state returns")
+        function = original(model)
         self.seen: dict[tuple[str, str], Seen] = {}
         self._readouts = readouts
         self._measure = measurer(stats)
