@@ -137,8 +137,8 @@ def original(model: Any) -> Callable[..., Any]:
     """
     function: Callable[..., Any] | None = getattr(getattr(model, "apply", None), "_original_fn", None)
     if function is None:
-        raise MupError(f"make_model returned {type(model).__name__}; a coordinate check needs what hk.transform "
-                       "or hk.transform_with_state returns")
+        raise MupError(f"make_model returned {type(model).__name__}; a coordinate check needs what "
+                       "hk.transform or hk.transform_with_state returns")
     return function
 
 

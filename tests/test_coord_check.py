@@ -40,7 +40,8 @@ def recorded(fn, x=X, stats=("l1",), rng=None):
     found = {}
     for (module, entry), seen in recorder.seen.items():
         row = np.asarray(records[module][entry])
-        found[seen.kind, module, seen.rest] = row[..., 1:1 + len(stats)] / row[..., :1]
+        with np.errstate(invalid="ignore"):     # 0 / 0 in a branch that wasn't taken
+            found[seen.kind, module, seen.rest] = row[..., 1:1 + len(stats)] / row[..., :1]
     return found, out, model.apply(params, state, rng, x)[0]
 
 
@@ -48,7 +49,8 @@ def recorded(fn, x=X, stats=("l1",), rng=None):
 
 def test_records_are_what_modules_return():
     def fn(x):
-        return hk.Linear(3)(jax.nn.relu(hk.Linear(5)(x)))
+        x = jax.nn.relu(hk.Linear(5)(x))
+        return hk.Linear(3)(x)
 
     stats = ("l1", "l2", "mean", "std", "max", jnp.min)
     found, out, plain = recorded(fn, stats=stats)
@@ -79,6 +81,8 @@ def scanned(x):
 
 def branched(x):
     one, other = hk.Linear(6, name="one"), hk.Linear(6, name="other")
+    if hk.running_init():               # Haiku's cond takes no new parameters
+        return one(x) + other(x)
     return hk.cond(x.sum() > 1e9, one, other, x)
 
 
@@ -109,8 +113,7 @@ def test_a_scan_has_the_mean_over_its_steps():
 
 def test_a_branch_that_is_not_taken_has_no_record():
     found, _, plain = recorded(branched)
-    with np.errstate(invalid="ignore"):
-        assert np.isnan(found["activation", "one", ""]).all()
+    assert np.isnan(found["activation", "one", ""]).all()
     np.testing.assert_allclose(found["activation", "other", ""], [abs(np.asarray(plain)).mean()], rtol=1e-5)
 
 
@@ -308,9 +311,11 @@ def assert_named(check, culprit, cause):
 @pytest.mark.parametrize("change, text", [
     ({"widths": (64,)}, "give two or more"), ({"widths": (64, 64)}, "give two or more"),
     ({"stats": ("mean",)}, "which are judged"), ({"stats": ("l7", "l1")}, "l7"), ({"seeds": 0}, "one seed"),
-    ({"steps": 0}, "one step"), ({"parametrization": "ntk"}, "'ntk'"), ({"fix_batch": False, "steps": 3}, "batches for"),
+    ({"steps": 0}, "one step"), ({"parametrization": "ntk"}, "'ntk'"),
+    ({"fix_batch": False, "steps": 3}, "batches for"),
+    ({"optimizer": optax.sgd(1e30), "adam": False}, "lower the"),
     ({"make_model": lambda width: mutants.make(mutants.mlp)(64)}, "same shapes"),
-    ({"make_model": lambda width: None}, "NoneType"), ({"optimizer": optax.sgd(1e30), "adam": False}, "lower the")])
+    ({"make_model": lambda width: None}, "NoneType")])
 def test_what_cannot_be_checked_is_refused(change, text):
     with pytest.raises(haiku_mup.MupError, match=text):
         checked(mutants.mlp, **TINY | change)
@@ -361,7 +366,7 @@ def test_a_model_with_a_state_and_batches_of_its_own():
     check.assert_ok()
     assert {p.stat for p in check.points if p.expected} == {"l1"}
     assert not any(p.quantity.startswith("Δactivation") for p in check.points)
-    bias = [p for p in check.points if p.quantity == "update linear/b"]     # before a norm: its gradient is noise
+    bias = [p for p in check.points if p.quantity == "update linear/b"]     # before a norm: rounding errors
     assert bias and not any(p.expected for p in bias)
 
 
