@@ -42,8 +42,8 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
       make_model: from a width to a transformed model, its layers inside `apply_mup`, not wrapped.
       widths: two or more; eightfold from first to last is enough.
       batch: what `loss_fn` gets; with fix_batch=False, a sequence of `steps` of them.
-      loss_fn: loss_fn(apply, params, rng, batch) gives a scalar. apply(params, rng, *inputs, **kwargs) gives
-        the model's output: its state, if it has one, is kept behind it. The inputs of the first call are
+      loss_fn: ``loss_fn(apply, params, rng, batch)`` gives a scalar. ``apply(params, rng, *inputs, **kwargs)``
+        gives the model's output: its state, if it has one, is kept behind it. The inputs of the first call are
         those that the model is initialised with. Don't call it inside a jax.jit or vmap of your own.
       optimizer: a plain optax optimizer, not wrapped.
       parametrization: "mup", or "sp" for the model and the optimizer as they are, which must fail; or a
@@ -56,8 +56,8 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
       readouts: see `Mup`.
       steps: how many steps to train.
       seeds: how many initializations, or which.
-      stats: what to record of each array: "l1" (mean |x|), "l2" (root mean square), which are judged; "mean",
-        "std", "max" (of |x|) and functions from an array to a number, which are not.
+      stats: what to record of each array: "l1" (mean of sizes), "l2" (root mean square), which are judged;
+        "mean", "std", "max" (of sizes) and functions from an array to a number, which are not.
       fix_batch: whether all steps see the same batch. Only then can be told how far activations move.
       progress: whether to show a bar, if tqdm is installed.
 

@@ -69,7 +69,7 @@ class Finding(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The quantity without its kind: the module's or parameter's name.
+        """The name of the module or of the parameter.
 
         >>> from haiku_mup.expectation import Range
         >>> haiku_mup.Finding("update linear/w", 0, "l1", 0.0, 0.0, Range(-1, -1), 1.0).name
