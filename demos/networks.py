@@ -23,7 +23,7 @@ def cnn(x, width):
     """Two convolutions with pooling, and a hidden layer."""
     x = x[..., None]
     for _ in range(2):
-        x = hk.avg_pool(jax.nn.relu(hk.Conv2D(width // 4, 3)(x)), 2, 2, "SAME")
+        x = hk.avg_pool(jax.nn.relu(hk.Conv2D(width // 4, 3)(x)), (2, 2, 1), (2, 2, 1), "SAME")
     x = jax.nn.relu(hk.Linear(width)(hk.Flatten()(x)))
     return haiku_mup.Readout(CLASSES)(x)
 

@@ -32,7 +32,8 @@ def test_its_file_gives_the_same_verdicts(finished):
 
 @pytest.mark.parametrize("flag, said", [
     (["--widths", "0"], "above 0"), (["--parametrization", "np"], "sp, mup or sp,mup"),
-    (["--lr", "-1"], "above 0"), (["--model", "gan"], "invalid choice"), (["--widths", "64"], "give two or more")])
+    (["--lr", "-1"], "above 0"), (["--model", "gan"], "invalid choice"),
+    (["--widths", "64"], "give two or more")])
 def test_it_says_in_one_line_what_is_wrong(flag, said, tmp_path, capsys):
     try:
         code = coord_check.main([*flag, "--out", str(tmp_path)])
@@ -50,10 +51,13 @@ def test_a_failure_in_mup_is_its_exit_code(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("name", networks.NETWORKS)
 def test_every_network_gives_logits(name):
-    x = jnp.ones((2, 14, 14))
-    model = networks.model(name, 16)
-    out = jax.eval_shape(lambda key: model.apply(
-        *(found if isinstance(found := model.init(key, x), tuple) else (found,)), key, x), jax.random.PRNGKey(0))
+    x, model = jnp.ones((2, 14, 14)), networks.model(name, 16)
+
+    def run(key):
+        found = model.init(key, x)
+        return model.apply(*(found if isinstance(found, tuple) else (found,)), key, x)
+
+    out = jax.eval_shape(run, jax.random.PRNGKey(0))
     assert jax.tree.leaves(out)[0].shape == (2, networks.CLASSES)
 
 
@@ -62,6 +66,6 @@ def test_every_network_gives_logits(name):
 @pytest.mark.parametrize("loss", coord_check.LOSSES)
 @pytest.mark.parametrize("name", networks.NETWORKS)
 def test_every_network_passes_in_mup(name, loss, optimizer, tmp_path):
-    args = coord_check.parse(["--model", name, "--loss", loss, "--optimizer", optimizer, "--widths", "64,128,256",
-                              "--parametrization", "mup", "--out", str(tmp_path)])
+    args = coord_check.parse(["--model", name, "--loss", loss, "--optimizer", optimizer,
+                              "--widths", "64,128,256", "--parametrization", "mup", "--out", str(tmp_path)])
     coord_check.run(args, coord_check.digits_data.digits())["mup"].assert_ok()
