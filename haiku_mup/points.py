@@ -9,6 +9,7 @@ from haiku_mup import expectation
 from haiku_mup.expectation import FLAT, Range, Sizes
 from haiku_mup.measured import CHANGE, DECAY, GRADIENT, PARAM, UPDATE, Program, Step
 from haiku_mup.recording import LOGITS, OUTPUT, Seen, Stat, stat_name
+from haiku_mup.rules import FIXED
 from haiku_mup.shapes import READOUT, TIED
 from haiku_mup.verdict import JUDGED, Point
 
@@ -55,7 +56,7 @@ class Expected:
 
     Args:
       programs: by width.
-      sgd: whether updates are as large as gradients, and so as the outputs that these are made from.
+      sgd: whether updates are as large as gradients, and so as the outputs' errors that these are made from.
       decaying: whether an update is part of the parameter.
     """
 
@@ -68,7 +69,8 @@ class Expected:
         if tied:
             self._readouts[TIED] = expectation.hull(tied)
         lows = [sizes.start.low for sizes in self._readouts.values()]
-        self._gradient = Range(min(lows, default=0.0), 0.0) if sgd else FLAT
+        self._error = Range(min(lows, default=0.0), 0.0)        # of outputs: their start is in it
+        self._gradient = self._error if sgd else FLAT
         self._decaying = decaying
 
     def _product(self, name: str) -> Sizes:
@@ -94,11 +96,16 @@ class Expected:
         return found._replace(change=found.change.plus(self._gradient))
 
     def of_parameter(self, name: str) -> Sizes | None:
-        """What is expected of a parameter; None for one that wasn't captured."""
+        """What is expected of a parameter; None for one that wasn't captured.
+
+        The gradient of a fixed one, such as a readout's bias, is the mean of the outputs' errors: where that is
+        near zero, what remains is what outputs were at the start, with any optimizer.
+        """
         if any(name not in at for at in self._entries.values()):
             return None
         found = expectation.of_parameter(name, self._entries)
-        change = found.change.plus(self._gradient)
+        fixed = all(part.role == FIXED for at in self._entries.values() for part in at[name].parts)
+        change = found.change.plus(self._error if fixed else self._gradient)
         return Sizes(found.start, change | found.start if self._decaying else change)
 
 
