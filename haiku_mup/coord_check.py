@@ -14,7 +14,8 @@ from haiku_mup.errors import MupError
 from haiku_mup.measured import Program, decays
 from haiku_mup.mup import Mup
 from haiku_mup.points import as_points
-from haiku_mup.recording import STATS, Stat, original, stat_name
+from haiku_mup.recording import original
+from haiku_mup.stats import STATS, Stat, stat_name
 from haiku_mup.verdict import JUDGED, CoordCheck
 
 Model: TypeAlias = hk.Transformed | hk.TransformedWithState

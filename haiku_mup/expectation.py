@@ -76,6 +76,17 @@ class Sizes(NamedTuple):
         """Of the quantity itself: at first its start, later the sum of both."""
         return self.start | self.change if step else self.start
 
+    def moved(self, updates: int) -> Range:
+        """Of how far so many updates have moved it, together.
+
+        Several may cancel each other, as where a bias swings past its best value. What is left, then, is how
+        they scatter about their mean over the width, which is smaller by its root.
+
+        >>> Sizes(FLAT, FLAT).moved(1), Sizes(FLAT, FLAT).moved(2)
+        (Range(low=0.0, high=0.0), Range(low=-0.5, high=0.0))
+        """
+        return self.change.plus(Range(-0.5, 0.0)) if updates > 1 else self.change
+
 
 def parameter(factors: rules.Factors) -> tuple[float, float]:
     """The size of a weight's entries relative to the base, at the start and of an update.
@@ -173,6 +184,11 @@ def of_logits(name: str, entries: Entries) -> Sizes:
     sizes = {width: (at[name].base.key_size, at[name].target.key_size) for width, at in entries.items()}
     found = _sizes(sizes, lambda pair: logits(*pair))
     return found._replace(change=found.start | found.change)
+
+
+def is_zero(name: str, entries: Entries) -> bool:
+    """Whether a parameter starts at zero, so that it is what training makes of it."""
+    return all(at[name].target.moments[:2] == (0, 0) for at in entries.values())
 
 
 def _bias(name: str, entries: Entries) -> bool:

@@ -8,8 +8,9 @@ import numpy as np
 import optax
 
 from haiku_mup.errors import MupError
-from haiku_mup.recording import Recorder, Stat, merged, split, statistics
+from haiku_mup.recording import Recorder, merged, split
 from haiku_mup.shapes import READOUT, Entry
+from haiku_mup.stats import Stat, statistics
 
 PARAM, UPDATE, CHANGE, DECAY, GRADIENT = PARTS = ("param", "update", "change", "decay", "gradient")
 

@@ -8,9 +8,10 @@ import numpy as np
 from haiku_mup import expectation
 from haiku_mup.expectation import FLAT, Range, Sizes
 from haiku_mup.measured import CHANGE, DECAY, GRADIENT, PARAM, UPDATE, Program, Step
-from haiku_mup.recording import LOGITS, OUTPUT, Seen, Stat, stat_name
+from haiku_mup.recording import LOGITS, OUTPUT, Seen
 from haiku_mup.rules import FIXED
 from haiku_mup.shapes import READOUT, TIED
+from haiku_mup.stats import Stat, stat_name
 from haiku_mup.verdict import JUDGED, Point
 
 HALF = Range(-0.5, 0.0)
@@ -95,6 +96,10 @@ class Expected:
                 found = found._replace(start=found.start | self._readouts[name].start)
         return found._replace(change=found.change.plus(self._gradient))
 
+    def starts_at_zero(self, name: str) -> bool:
+        """Whether a parameter does, at every width."""
+        return all(name in at for at in self._entries.values()) and expectation.is_zero(name, self._entries)
+
     def of_parameter(self, name: str) -> Sizes | None:
         """What is expected of a parameter; None for one that wasn't captured.
 
@@ -126,28 +131,37 @@ def _activations(program: Program, rules: Expected, steps: Sequence[Step], stats
                     yield Value(quantity, number, stat_name(stat), float(row[1 + i]), sizes.at(number))
                 if moves and number:
                     moved = row[1 + len(stats):] - start[1 + len(stats):]
-                    yield from (Value(f"Δ{quantity}", number, stat_name(stat), _size(moved, stat), sizes.change)
-                                for stat in stats if stat in JUDGED)
+                    yield from (Value(f"Δ{quantity}", number, stat_name(stat), _size(moved, stat),
+                                      sizes.moved(number)) for stat in stats if stat in JUDGED)
 
 
 def _parameters(rules: Expected, steps: Sequence[Step], stats: Sequence[Stat], quiet: set[str],
                 decaying: bool) -> Iterator[Value]:
     """The parameters, and how far they moved."""
-    names = list(enumerate(map(stat_name, stats)))
     for name, first in steps[0].params.items():
-        sizes = rules.of_parameter(name)
-        change = None if sizes is None or name in quiet else sizes.change
-        for layer in np.ndindex(first[PARAM].shape[:-1]):
-            title = _title(name, "", layer)
-            for (number, step), (i, stat) in itertools.product(enumerate(steps), names):
-                parts = {part: float(x[(*layer, i)]) for part, x in step.params[name].items()}
-                at = None if sizes is None or (number and name in quiet) else sizes.at(number)
-                yield Value(f"param {title}", number, stat, parts[PARAM], at)
-                yield Value(f"update {title}", number, stat, parts[UPDATE], change)
+        sizes, zero = rules.of_parameter(name), rules.starts_at_zero(name)
+        for number, step in enumerate(steps):
+            expected = _expected(sizes, number, zero, name in quiet)
+            for layer, (i, stat) in itertools.product(np.ndindex(first[PARAM].shape[:-1]),
+                                                      enumerate(map(stat_name, stats))):
+                title = _title(name, "", layer)
+                values = {part: float(x[(*layer, i)]) for part, x in step.params[name].items()}
+                yield Value(f"param {title}", number, stat, values[PARAM], expected[PARAM])
+                yield Value(f"update {title}", number, stat, values[UPDATE], expected[UPDATE])
                 if number:
-                    yield Value(f"Δparam {title}", number, stat, parts[CHANGE], change)
-                if decaying and parts[PARAM] and stat in JUDGED:
-                    yield Value(f"decay {title}", number, stat, parts[DECAY] / parts[PARAM], FLAT)
+                    yield Value(f"Δparam {title}", number, stat, values[CHANGE], expected[CHANGE])
+                if decaying and values[PARAM] and stat in JUDGED:
+                    yield Value(f"decay {title}", number, stat, values[DECAY] / values[PARAM], FLAT)
+
+
+def _expected(sizes: Sizes | None, step: int, zero: bool, quiet: bool) -> dict[str, Range | None]:
+    """What is expected of a parameter's parts; None for what rounding errors make, or an unknown parameter."""
+    if sizes is None:
+        return dict.fromkeys((PARAM, UPDATE, CHANGE))
+    if quiet:
+        return {PARAM: None if step else sizes.at(0), UPDATE: None, CHANGE: None}
+    return {PARAM: sizes.moved(step) if step and zero else sizes.at(step), UPDATE: sizes.change,
+            CHANGE: sizes.moved(step + 1)}
 
 
 def _quiet(programs: Mapping[int, Program], trials: Mapping[Any, list[Step]], stats: Sequence[str]) -> set[str]:

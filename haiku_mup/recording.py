@@ -8,12 +8,12 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.custom_batching import custom_vmap
 
 from haiku_mup.errors import MupError
 from haiku_mup.layers import SharedReadout
 from haiku_mup.naming import leaf_name, stored_names
 from haiku_mup.shapes import TIED
+from haiku_mup.stats import Stat, measurer
 
 try:
     from jax.extend.core import get_opaque_trace_state
@@ -21,21 +21,11 @@ except ImportError:                                     # before JAX 0.10
     from jax.core import get_opaque_trace_state
 
 T = TypeVar("T")
-Stat: TypeAlias = str | Callable[[jax.Array], jax.Array]
 Tree: TypeAlias = Mapping[str, Mapping[str, Any]]       # module -> name -> array, as Haiku nests them
 
 ACTIVATION, LOGITS, PROBE, OUTPUT = "activation", "logits", "probe", "output"
-SAMPLE = 512                # entries of an array that are kept, to see how far it moves
 _MARK = "haiku_mup recorded "
 _recorder: contextvars.ContextVar["Recorder | None"] = contextvars.ContextVar("recorder", default=None)
-
-STATS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "l1": lambda x: jnp.abs(x).mean(),
-    "l2": lambda x: jnp.sqrt(jnp.square(x).mean()),
-    "mean": jnp.mean,
-    "std": jnp.std,
-    "max": lambda x: jnp.abs(x).max(),
-}
 
 
 class Seen(NamedTuple):
@@ -84,49 +74,6 @@ def probe(name: str, x: T) -> T:
         module = hk.experimental.current_name()
         recorder.record(PROBE, module, x, f"/{name}")
     return x
-
-
-def stat_name(stat: Stat) -> str:
-    """Its name in records."""
-    return stat if isinstance(stat, str) else getattr(stat, "__name__", repr(stat))
-
-
-def statistics(x: jax.Array, stats: Sequence[Stat]) -> jax.Array:
-    """[stats], of an array taken to float32."""
-    x = (jnp.abs(x) if jnp.iscomplexobj(x) else x).astype(jnp.float32)
-    return jnp.stack([jnp.asarray((STATS[s] if isinstance(s, str) else s)(x), jnp.float32).reshape(())
-                      for s in stats])
-
-
-def measurer(stats: Sequence[Stat]) -> Callable[[jax.Array], jax.Array]:
-    """A function from an array to [1 + stats + SAMPLE]: one, statistics, some of its entries.
-
-    Under vmap it is one measurement of the whole batch, and not one of each: so it is no batch itself,
-    and may be kept in Haiku's state.
-    """
-    @custom_vmap
-    def measure(x):
-        flat = (jnp.abs(x) if jnp.iscomplexobj(x) else x).astype(jnp.float32).reshape(-1)
-        return jnp.concatenate([jnp.ones(1, jnp.float32), statistics(x, stats), flat[_sampled(flat.size)]])
-
-    @measure.def_vmap
-    def _(axis_size, in_batched, x):
-        del axis_size, in_batched
-        return measure(x), False
-
-    def stopped(x: jax.Array) -> jax.Array:
-        out: jax.Array = measure(jax.lax.stop_gradient(x))
-        return out
-
-    return stopped
-
-
-@functools.lru_cache(maxsize=256)
-def _sampled(size: int) -> np.ndarray:
-    """Which entries are kept: the same in every run; all, where they are few."""
-    if size <= SAMPLE:
-        return np.arange(SAMPLE) % size
-    return np.sort(np.random.default_rng(size).integers(0, size, SAMPLE)).astype(np.int32)
 
 
 def original(model: Any) -> Callable[..., Any]:
