@@ -56,6 +56,12 @@ class Finding(NamedTuple):
       expected: the slopes that are right.
       excess: how far it is outside of them, its interval and what fades with the width set aside.
       cause: what that usually means.
+
+    >>> points = [haiku_mup.Point("mup", width, 0, 0, "activation linear", "l1", width**0.5, "0")
+    ...           for width in (64, 128, 256)]
+    >>> finding = haiku_mup.CoordCheck(points).findings[0]
+    >>> finding.quantity, str(finding.expected), finding.cause.partition(":")[0]
+    ('activation linear', '0', 'it grows at the start')
     """
 
     quantity: str
