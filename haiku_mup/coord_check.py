@@ -3,7 +3,7 @@ import functools
 import importlib.util
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import haiku as hk
 import jax
@@ -11,12 +11,12 @@ import optax
 
 from haiku_mup.axes import Axes
 from haiku_mup.errors import MupError
-from haiku_mup.measured import Program, decays
 from haiku_mup.mup import Mup
-from haiku_mup.points import as_points
-from haiku_mup.recording import original
 from haiku_mup.stats import STATS, Stat, stat_name
 from haiku_mup.verdict import JUDGED, CoordCheck
+
+if TYPE_CHECKING:           # what only a check needs is imported by it
+    from haiku_mup.measured import Program
 
 Model: TypeAlias = hk.Transformed | hk.TransformedWithState
 Parametrize: TypeAlias = Callable[[Mup, Any, Any], tuple[Any, Any]]
@@ -82,6 +82,9 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
     >>> result.ok
     True
     """
+    from haiku_mup.measured import decays
+    from haiku_mup.points import as_points
+
     ordered = sorted(set(map(int, widths)))
     each = list(range(seeds) if isinstance(seeds, int) else seeds)
     batches = [batch] * steps if fix_batch else list(batch)
@@ -90,47 +93,40 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
     bases = _bases(make_model, base_model, ordered[0] if base_width is None else base_width)
     name = parametrization if isinstance(parametrization, str) else getattr(
         parametrization, "__name__", "other")
-    setup = Setup(make_model, bases, delta_model, loss_fn, wrap, optimizer,
-                  functools.partial(Mup, fans=fans, readouts=readouts), tuple(stats), decays(optimizer))
-    programs, trials = {}, {}
+    decaying = decays(optimizer)
+    build = functools.partial(_program, make_model, bases, delta_model, loss_fn, wrap, optimizer,
+                              functools.partial(Mup, fans=fans, readouts=readouts), tuple(stats), decaying)
+    programs: dict[int, Program] = {}
+    trials: dict[tuple[int, int], Any] = {}
     for width, seed in _shown([(width, seed) for width in ordered for seed in each], progress):
         if width not in programs:
-            programs[width] = setup.program(width, batches[0])
+            programs[width] = build(width, batches[0])
         trials[width, seed] = programs[width].run(seed, batches)
         _check_losses(trials, each, ordered[0])
     _check_grows(programs)
     return CoordCheck(as_points(name, programs, jax.device_get(trials), stats, sgd=not adam,
-                                moves=fix_batch, decaying=setup.decaying))
+                                moves=fix_batch, decaying=decaying))
 
 
-class Setup(NamedTuple):
-    """What all widths have in common."""
+def _program(make_model, base, delta, loss_fn, wrap, optimizer, new_mup, stats, decaying,
+             width: int, batch: Any) -> "Program":
+    """What trains the model of this width."""
+    from haiku_mup.measured import Program
+    from haiku_mup.recording import original
 
-    make_model: Callable[[int], Any]
-    base: Callable[[int], Any]
-    delta: Any
-    loss_fn: Callable[..., Any]
-    wrap: Parametrize
-    optimizer: Any
-    new_mup: Callable[[], Mup]
-    stats: tuple[Stat, ...]
-    decaying: bool
-
-    def program(self, width: int, batch: Any) -> Program:
-        """What trains the model of this width."""
-        model, key = self.make_model(width), jax.random.key(0, impl="rbg")
-        original(model)
-        inputs = Program.inputs(self.loss_fn, key, batch)
-        mup = self.new_mup()
-        with mup.init_base():
-            inputs.shapes(self.base(width), key)
-        if self.delta is not None:
-            with mup.init_delta():
-                inputs.shapes(self.delta, key)
-        with mup.init_target():
-            inputs.shapes(model, key)
-        wrapped, optimizer = self.wrap(mup, model, self.optimizer)
-        return Program(wrapped, optimizer, self.loss_fn, mup, inputs, self.stats, self.decaying)
+    model, key = make_model(width), jax.random.key(0, impl="rbg")
+    original(model)                         # raises for what is no model
+    inputs = Program.inputs(loss_fn, key, batch)
+    mup = new_mup()
+    with mup.init_base():
+        inputs.shapes(base(width), key)
+    if delta is not None:
+        with mup.init_delta():
+            inputs.shapes(delta, key)
+    with mup.init_target():
+        inputs.shapes(model, key)
+    wrapped, optimizer = wrap(mup, model, optimizer)
+    return Program(wrapped, optimizer, loss_fn, mup, inputs, stats, decaying)
 
 
 def _wrap(parametrization: str | Parametrize, adam: bool) -> Parametrize:
@@ -192,7 +188,7 @@ def _check_losses(trials: Mapping[tuple[int, int], Any], seeds: Sequence[int], n
                        "learning rate; a check needs a finite loss at the smallest width")
 
 
-def _check_grows(programs: Mapping[int, Program]) -> None:
+def _check_grows(programs: "Mapping[int, Program]") -> None:
     first, *others = (program.shapes for program in programs.values())
     if all(shapes == first for shapes in others):
         raise MupError(f"make_model gives the same shapes at widths {list(programs)}: build the model from "
