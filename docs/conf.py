@@ -33,7 +33,8 @@ napoleon_use_ivar = True
 
 # Each name of haiku_mup that is mentioned must have a place in the pages. Those of other packages have none.
 nitpicky = True
-nitpick_ignore = [("py:class", "haiku_mup.mup.Model")]      # a type variable: the type of model that was given
+nitpick_ignore = [("py:class", "haiku_mup.mup.Model"),      # type variables: what was given
+                  ("py:class", "haiku_mup.recording.T")]
 nitpick_ignore_regex = [
     ("py:.*", r"(jax|jaxlib|haiku|optax|numpy|matplotlib|collections|contextlib|os|pathlib|typing)\..*"),
 ]

@@ -35,6 +35,7 @@ def public(package):
 
 def without_example(objects, collected):
     """Those whose own docstring has no example among the doctests that were collected."""
+    objects = {name: getattr(value, "fget", value) for name, value in objects.items()}     # of a property
     return {name for name, value in objects.items()
             if f"{value.__module__}.{value.__qualname__}" not in collected
             or ">>>" not in (value.__doc__ or "") or "+SKIP" in value.__doc__}

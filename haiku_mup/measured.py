@@ -1,0 +1,201 @@
+"""One width of a coordinate check: a model that trains, and tells what it computes at each step."""
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from haiku_mup.errors import MupError
+from haiku_mup.recording import Recorder, merged, split
+from haiku_mup.shapes import READOUT, Entry
+from haiku_mup.stats import Stat, statistics
+
+PARAM, UPDATE, CHANGE, DECAY, GRADIENT = PARTS = ("param", "update", "change", "decay", "gradient")
+
+
+class Step(NamedTuple):
+    """What one step computed.
+
+    Attributes:
+      loss: a number.
+      records: module -> name -> [layers …, 1 + stats + SAMPLE], as `Recorder` keeps them.
+      params: "module/name" -> a dict with some of `PARTS`, each [layers …, stats].
+    """
+
+    loss: Any
+    records: Any
+    params: dict[str, dict[str, Any]]
+
+
+class Inputs(NamedTuple):
+    """The inputs of a model: arrays, and what else it was called with."""
+
+    arrays: list[Any]
+    rebuild: Callable[[Sequence[Any]], tuple[tuple[Any, ...], dict[str, Any]]]
+
+    def shapes(self, model: Any, key: Any) -> Any:
+        """The shapes that the model's init gives."""
+        return jax.eval_shape(lambda key, arrays: self.init(model, key, arrays), key, self.arrays)
+
+    def init(self, model: Any, key: Any, arrays: Sequence[Any]) -> Any:
+        """What the model's init gives for arrays like these."""
+        args, kwargs = self.rebuild(arrays)
+        return model.init(key, *args, **kwargs)
+
+
+class _Called(BaseException):
+    """Carries the inputs of a model out of the loss function that calls it."""
+
+
+def decays(optimizer: Any) -> bool:
+    """Whether it moves a parameter whose gradient is zero; yes, where that can't be tried."""
+    params = {"linear": {"w": np.ones((2, 2), np.float32), "b": np.ones(2, np.float32)}}
+    try:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        updates, _ = jax.jit(lambda: optimizer.update(zeros, optimizer.init(params), params))()
+        return any(bool(np.any(x)) for x in jax.tree.leaves(updates))
+    except Exception:       # an optimizer for parameters of certain names: anything may come out of it
+        return True
+
+
+class Program:
+    """A model and its optimizer, compiled to train step by step.
+
+    Args:
+      model: in any parametrization.
+      optimizer: its optimizer.
+      loss_fn: as `coord_check` takes it.
+      mup: which has captured the model.
+      inputs: what to initialise the model with.
+      stats: what to take of every array.
+      decaying: whether to record what the optimizer takes from parameters without a gradient.
+
+    Attributes:
+      entries: base beside target, by name.
+      seen: what is recorded, by module and name in the state.
+      shapes: of the parameters, by name, once it has run.
+    """
+
+    def __init__(self, model: Any, optimizer: Any, loss_fn: Any, mup: Any, inputs: Inputs,
+                 stats: Sequence[Stat], decaying: bool):
+        self.entries: dict[str, Entry] = mup._captured("coord_check")
+        names = [entry.target.local.removesuffix("/w") for entry in self.entries.values()
+                 if entry.target.layer == READOUT]
+        self.recorder = Recorder(model, stats, names)
+        self._model, self._optimizer, self._loss_fn, self._inputs = model, optimizer, loss_fn, inputs
+        self._stats, self._decaying, self._stateful = tuple(stats), decaying, _stateful(model)
+        args, kwargs = inputs.rebuild(inputs.arrays)
+        self._empty = self.recorder.prepare(jax.random.key(0, impl="rbg"), *args, **kwargs)
+        self.seen = self.recorder.seen
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._init = jax.jit(self._started)
+        self._step = jax.jit(self._stepped)
+
+    @staticmethod
+    def inputs(loss_fn: Any, rng: Any, batch: Any) -> Inputs:
+        """What the loss function first calls the model with.
+
+        Raises:
+          MupError: a loss function that never calls it.
+        """
+        def apply(params, rng, *args, **kwargs):
+            raise _Called(args, kwargs)
+
+        try:
+            loss_fn(apply, {}, rng, batch)
+        except _Called as called:
+            leaves, tree = jax.tree.flatten(called.args)
+        else:
+            raise MupError("loss_fn(apply, params, rng, batch) never called apply(params, rng, *inputs)")
+        at = [i for i, leaf in enumerate(leaves) if hasattr(leaf, "shape") and hasattr(leaf, "dtype")]
+        arrays = [_concrete(leaves[i]) for i in at]
+
+        def rebuild(arrays):
+            filled = list(leaves)
+            for i, array in zip(at, arrays):
+                filled[i] = array
+            args, kwargs = jax.tree.unflatten(tree, filled)
+            return args, kwargs
+
+        return Inputs(arrays, rebuild)
+
+    def run(self, seed: int, batches: Sequence[Any]) -> list[Step]:
+        """Trains from one seed on; what each step computed."""
+        key, found = jax.random.key(seed, impl="rbg"), []     # compiles twice as fast as the default
+        params, state, opt_state = self._init(key, self._inputs.arrays)
+        self.shapes = {f"{module}/{name}": np.shape(x) for module, leaves in params.items()
+                       for name, x in leaves.items()}
+        first = params
+        for number, batch in enumerate(batches):
+            try:
+                params, state, opt_state, step = self._step(first, params, state, opt_state, key, number, batch)
+            except jax.errors.UnexpectedTracerError as error:
+                raise MupError("loss_fn: call apply outside of any jax.jit, vmap, grad or scan of your own, so "
+                               "that the model's state can be kept") from error
+            found.append(step)
+        return found
+
+    def _started(self, key, arrays):
+        found = self._inputs.init(self._model, key, arrays)
+        params, state = found if self._stateful else (found, {})
+        return params, state, self._optimizer.init(params)
+
+    def _stepped(self, first, params, state, opt_state, key, number, batch):
+        rng = jax.random.fold_in(key, number)
+        (loss, state), gradients = jax.value_and_grad(self._loss, has_aux=True)(params, state, rng, batch)
+        state, records = split(state)
+        updates, opt_state = self._optimizer.update(gradients, opt_state, params)
+        new = optax.apply_updates(params, updates)
+        parts = {PARAM: params, UPDATE: _minus(new, params), CHANGE: _minus(new, first), GRADIENT: gradients}
+        if self._decaying:
+            zeros = jax.tree.map(jnp.zeros_like, gradients)
+            parts[DECAY], _ = self._optimizer.update(zeros, self._optimizer.init(params), params)
+        return new, state, opt_state, Step(loss, records, self._measured(parts))
+
+    def _loss(self, params, state, rng, batch):
+        kept = [merged(state, self._empty)]
+
+        def apply(params, rng, *args, **kwargs):
+            out, kept[0] = self.recorder.apply(params, kept[0], rng, *args, **kwargs)
+            return out
+
+        loss = self._loss_fn(apply, params, rng, batch)
+        if not hasattr(loss, "shape") or loss.shape != () or not jnp.issubdtype(loss.dtype, jnp.floating):
+            kind = f"an array {loss.shape}" if hasattr(loss, "shape") else f"a {type(loss).__name__}"
+            raise MupError(f"loss_fn returned {kind}; a scalar is needed, such as the mean over the batch")
+        return loss, kept[0]
+
+    def _measured(self, parts):
+        found: dict[str, dict[str, Any]] = {}
+        for part, tree in parts.items():
+            for module, leaves in tree.items():
+                for leaf, x in leaves.items():
+                    if hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.inexact) and x.size:
+                        found.setdefault(f"{module}/{leaf}", {})[part] = self._of(f"{module}/{leaf}", x)
+        return found
+
+    def _of(self, name, x):
+        """Statistics of one parameter, [layers …, stats]."""
+        def take(x):
+            return statistics(x, self._stats)
+
+        entry = self.entries.get(name)
+        for _ in range(x.ndim - len(entry.target.shape) if entry else 0):
+            take = jax.vmap(take)
+        return take(x)
+
+
+def _stateful(model: Any) -> bool:
+    """Whether its init gives a state, too."""
+    return type(model).__name__.endswith("WithState")
+
+
+def _concrete(x: Any) -> Any:
+    """The array; zeros, where it only exists inside a transformation."""
+    return np.zeros(x.shape, x.dtype) if isinstance(x, jax.core.Tracer) else x
+
+
+def _minus(a: Any, b: Any) -> Any:
+    return jax.tree.map(lambda x, y: x - y, a, b)

@@ -1,0 +1,195 @@
+"""What the steps of a coordinate check computed -> its points, each with the slope that is expected."""
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from haiku_mup import expectation
+from haiku_mup.expectation import FLAT, Range, Sizes
+from haiku_mup.measured import CHANGE, DECAY, GRADIENT, PARAM, UPDATE, Program, Step
+from haiku_mup.recording import LOGITS, OUTPUT, Seen
+from haiku_mup.rules import FIXED
+from haiku_mup.shapes import READOUT, TIED
+from haiku_mup.stats import Stat, stat_name
+from haiku_mup.verdict import JUDGED, Point
+
+HALF = Range(-0.5, 0.0)
+NOISE = 16      # rounding errors of one operation; a gradient below that many is noise
+
+
+class Value(NamedTuple):
+    """One number of one trial."""
+
+    quantity: str
+    step: int
+    stat: str
+    value: float
+    expected: Range | None
+
+
+def as_points(name: str, programs: Mapping[int, Program], trials: Mapping[tuple[int, int], list[Step]],
+              stats: Sequence[Stat], *, sgd: bool, moves: bool, decaying: bool) -> list[Point]:
+    """The points of all trials.
+
+    Args:
+      name: of the parametrization.
+      programs: by width.
+      trials: the steps by width and seed.
+      stats: the statistics.
+      sgd: whether updates are as large as gradients are.
+      moves: whether to tell how far activations move.
+      decaying: whether the optimizer decays weights.
+    """
+    rules = Expected(programs, sgd, decaying)
+    quiet = _quiet(programs, trials, [stat_name(stat) for stat in stats])
+    points = []
+    for (width, seed), steps in trials.items():
+        values = itertools.chain(_activations(programs[width], rules, steps, stats, moves),
+                                 _parameters(rules, steps, stats, quiet, decaying))
+        points += [Point(name, width, seed, v.step, v.quantity, v.stat, v.value,
+                         str(v.expected) if v.expected and v.stat in JUDGED else "") for v in values]
+    return points
+
+
+class Expected:
+    """The slopes that are expected of the quantities of all widths.
+
+    Args:
+      programs: by width.
+      sgd: whether updates are as large as gradients, and so as the outputs' errors that these are made from.
+      decaying: whether an update is part of the parameter.
+    """
+
+    def __init__(self, programs: Mapping[int, Program], sgd: bool, decaying: bool):
+        self._entries = {width: program.entries for width, program in programs.items()}
+        some = next(iter(self._entries.values()))
+        self._readouts = {entry.target.local.removesuffix("/w"): self._product(name)
+                          for name, entry in some.items() if entry.target.layer == READOUT}
+        tied = [self._product(name) for name, entry in some.items() if entry.target.layer == TIED]
+        if tied:
+            self._readouts[TIED] = expectation.hull(tied)
+        lows = [sizes.start.low for sizes in self._readouts.values()]
+        self._error = Range(min(lows, default=0.0), 0.0)        # of outputs: their start is in it
+        self._gradient = self._error if sgd else FLAT
+        self._decaying = decaying
+
+    def _product(self, name: str) -> Sizes:
+        return expectation.of_product(name, self._entries)
+
+    def of(self, module: str, seen: Seen) -> Sizes:
+        """What is expected of a recorded array.
+
+        What is computed after a readout may shrink at the start as it does.
+        """
+        query, own = f"{module}/query/w", f"{module}/w"
+        if seen.kind == LOGITS:
+            known = all(query in at and at[query].base.key_size for at in self._entries.values())
+            found = expectation.of_logits(query, self._entries) if known else Sizes(HALF, FLAT)
+        elif seen.readout:
+            found = self._readouts[seen.readout]
+        elif any(own in at and at[own].multiplier != 1 for at in self._entries.values()):
+            found = self._product(own)                      # queries
+        else:
+            found = Sizes(FLAT, FLAT)
+            for name in seen.after:
+                found = found._replace(start=found.start | self._readouts[name].start)
+        return found._replace(change=found.change.plus(self._gradient))
+
+    def starts_at_zero(self, name: str) -> bool:
+        """Whether a parameter does, at every width."""
+        return all(name in at for at in self._entries.values()) and expectation.is_zero(name, self._entries)
+
+    def of_parameter(self, name: str) -> Sizes | None:
+        """What is expected of a parameter; None for one that wasn't captured.
+
+        The gradient of a fixed one, such as a readout's bias, is the mean of the outputs' errors: where that is
+        near zero, what remains is what outputs were at the start, with any optimizer.
+        """
+        if any(name not in at for at in self._entries.values()):
+            return None
+        found = expectation.of_parameter(name, self._entries)
+        fixed = all(part.role == FIXED for at in self._entries.values() for part in at[name].parts)
+        change = found.change.plus(self._error if fixed else self._gradient)
+        return Sizes(found.start, change | found.start if self._decaying else change)
+
+
+def _activations(program: Program, rules: Expected, steps: Sequence[Step], stats: Sequence[Stat],
+                 moves: bool) -> Iterator[Value]:
+    """What was recorded in the forward passes, and how far it moved since the first."""
+    for (module, entry), seen in sorted(program.seen.items(), key=lambda item: item[1].order):
+        sizes, first = rules.of(module, seen), steps[0].records[module][entry]
+        for layer in np.ndindex(first.shape[:-1]):
+            quantity = f"{seen.kind} {_title(module, seen.rest, layer)}" if seen.kind != OUTPUT \
+                else seen.kind + seen.rest
+            start = _mean(first[layer])
+            for number, step in enumerate(steps):
+                row = _mean(step.records[module][entry][layer])
+                if row is None or start is None:
+                    continue
+                for i, stat in enumerate(stats):
+                    yield Value(quantity, number, stat_name(stat), float(row[1 + i]), sizes.at(number))
+                if moves and number:
+                    moved = row[1 + len(stats):] - start[1 + len(stats):]
+                    yield from (Value(f"Δ{quantity}", number, stat_name(stat), _size(moved, stat),
+                                      sizes.moved(number)) for stat in stats if stat in JUDGED)
+
+
+def _parameters(rules: Expected, steps: Sequence[Step], stats: Sequence[Stat], quiet: set[str],
+                decaying: bool) -> Iterator[Value]:
+    """The parameters, and how far they moved."""
+    for name, first in steps[0].params.items():
+        sizes, zero = rules.of_parameter(name), rules.starts_at_zero(name)
+        for number, step in enumerate(steps):
+            expected = _expected(sizes, number, zero, name in quiet)
+            for layer, (i, stat) in itertools.product(np.ndindex(first[PARAM].shape[:-1]),
+                                                      enumerate(map(stat_name, stats))):
+                title = _title(name, "", layer)
+                values = {part: float(x[(*layer, i)]) for part, x in step.params[name].items()}
+                yield Value(f"param {title}", number, stat, values[PARAM], expected[PARAM])
+                yield Value(f"update {title}", number, stat, values[UPDATE], expected[UPDATE])
+                if number:
+                    yield Value(f"Δparam {title}", number, stat, values[CHANGE], expected[CHANGE])
+                if decaying and values[PARAM] and stat in JUDGED:
+                    yield Value(f"decay {title}", number, stat, values[DECAY] / values[PARAM], FLAT)
+
+
+def _expected(sizes: Sizes | None, step: int, zero: bool, quiet: bool) -> dict[str, Range | None]:
+    """What is expected of a parameter's parts; None for what rounding errors make, or an unknown parameter."""
+    if sizes is None:
+        return dict.fromkeys((PARAM, UPDATE, CHANGE))
+    if quiet:
+        return {PARAM: None if step else sizes.at(0), UPDATE: None, CHANGE: None}
+    return {PARAM: sizes.moved(step) if step and zero else sizes.at(step), UPDATE: sizes.change,
+            CHANGE: sizes.moved(step + 1)}
+
+
+def _quiet(programs: Mapping[int, Program], trials: Mapping[Any, list[Step]], stats: Sequence[str]) -> set[str]:
+    """Parameters whose gradient is nothing but rounding errors: a bias in front of a softmax or a norm.
+
+    Adam makes steps of full size of them, or of any other.
+    """
+    eps = max(seen.eps for program in programs.values() for seen in program.seen.values())
+    i, found = next(i for i, stat in enumerate(stats) if stat in JUDGED), set()
+    for step in itertools.chain.from_iterable(trials.values()):
+        sizes = {name: float(np.max(parts[GRADIENT][..., i])) for name, parts in step.params.items()}
+        for name, size in sizes.items():
+            module = name.rpartition("/")[0]
+            most = max(other for key, other in sizes.items() if key.rpartition("/")[0] == module)
+            if size < NOISE * eps * most:
+                found.add(name)
+    return found
+
+
+def _title(module: str, rest: str, layer: tuple[int, ...]) -> str:
+    index = f"[{','.join(map(str, layer))}]" if layer else ""
+    return (rest.removeprefix("/") if module == "~" else module + rest) + index
+
+
+def _mean(row: np.ndarray) -> np.ndarray | None:
+    """Over the calls that were counted; None where there was none."""
+    return row / row[0] if row[0] > 0 else None
+
+
+def _size(moved: np.ndarray, stat: Stat) -> float:
+    return float(np.abs(moved).mean() if stat == "l1" else np.sqrt(np.square(moved).mean()))

@@ -1,0 +1,71 @@
+"""The coordinate check from the command line."""
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import haiku_mup
+from demos import coord_check, networks
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("check") / "new"
+    with jax.numpy_rank_promotion("raise"):
+        code = coord_check.main(["--widths", "64,128,256", "--seeds", "3", "--steps", "2", "--out", str(out)])
+    return code, out
+
+
+def test_it_passes_in_mup_fails_in_standard_and_leaves_its_files(finished):
+    code, out = finished
+    verdict = json.loads((out / "verdict.json").read_text(encoding="utf-8"))
+    assert code == 0 and verdict["as expected"] and verdict["ok"] == {"sp": False, "mup": True}
+    assert verdict["failures"]["mup"] == [] and verdict["failures"]["sp"][0]["cause"]
+    assert sorted(path.name for path in out.iterdir()) == sorted(coord_check.FILES)
+
+
+def test_its_file_gives_the_same_verdicts(finished):
+    check = haiku_mup.CoordCheck.from_csv(finished[1] / "coord_check.csv")
+    assert check.only("mup").ok and not check.only("sp").ok
+
+
+@pytest.mark.parametrize("flag, said", [
+    (["--widths", "0"], "above 0"), (["--parametrization", "np"], "sp, mup or sp,mup"),
+    (["--lr", "-1"], "above 0"), (["--model", "gan"], "invalid choice"),
+    (["--widths", "64"], "give two or more")])
+def test_it_says_in_one_line_what_is_wrong(flag, said, tmp_path, capsys):
+    try:
+        code = coord_check.main([*flag, "--out", str(tmp_path)])
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 2 and said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_failure_in_mup_is_its_exit_code(monkeypatch, tmp_path):
+    results = {"mup": haiku_mup.CoordCheck([haiku_mup.Point("mup", w, 0, 0, "activation x", "l1", w, "0")
+                                            for w in (1, 2)])}
+    monkeypatch.setattr(coord_check, "run", lambda args, data: results)
+    assert coord_check.main(["--parametrization", "mup", "--out", str(tmp_path)]) == 1
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_every_network_gives_logits(name):
+    x, model = jnp.ones((2, 14, 14)), networks.model(name, 16)
+
+    def run(key):
+        found = model.init(key, x)
+        return model.apply(*(found if isinstance(found, tuple) else (found,)), key, x)
+
+    out = jax.eval_shape(run, jax.random.PRNGKey(0))
+    assert jax.tree.leaves(out)[0].shape == (2, networks.CLASSES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("loss", coord_check.LOSSES)
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_every_network_passes_in_mup(name, loss, optimizer, tmp_path):
+    args = coord_check.parse(["--model", name, "--loss", loss, "--optimizer", optimizer,
+                              "--widths", "64,128,256", "--parametrization", "mup", "--out", str(tmp_path)])
+    coord_check.run(args, coord_check.digits_data.digits())["mup"].assert_ok()
