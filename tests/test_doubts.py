@@ -67,7 +67,7 @@ def test_ratios_that_layers_have_are_quiet(layer):
 
 def test_inputs_that_grow():
     make, _ = one(lambda x, w: hk.Linear(w)(hk.Linear(2 * w)(jnp.ones((2, w * w * w)))))
-    with pytest.warns(haiku_mup.MupWarning, match="'linear/w'.* × 64"):
+    with pytest.warns(haiku_mup.MupWarning, match="'linear_1/w'.* × 64"):
         captured(make, jnp.ones((2, 6)))
 
 
