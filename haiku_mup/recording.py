@@ -165,8 +165,9 @@ class Recorder:
 
     def _intercept(self, next_method, args, kwargs, call):
         module = call.module
-        if call.method_name != "__call__" or any(module is outer for outer in self._active):
-            return next_method(*args, **kwargs)                 # a superclass's
+        if call.method_name != "__call__" or any(module is outer for outer in self._active) \
+                or type(module).__module__ == "haiku._src.lift":
+            return next_method(*args, **kwargs)                 # a superclass's; a lift, which gives parameters
         attends = isinstance(module, hk.MultiHeadAttention)
         if attends:
             self._attention.append((module.module_name, {}))

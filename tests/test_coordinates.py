@@ -7,6 +7,8 @@ import pytest
 from helpers import KEY
 from random_models import Piece, Spec, captured, inputs, model
 
+pytestmark = pytest.mark.slow
+
 BASE, NARROWER, WIDER, STEPS, SEEDS = 4, 32, 256, 3, 4
 # Measured slopes between these widths are within 0.1 of zero, but for attentions: -0.30 where heads grow, which
 # is of small widths and few seeds (from 128 to 512 it is +0.14, and all else within 0.1).
