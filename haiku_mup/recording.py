@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import haiku as hk
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -15,10 +16,8 @@ from haiku_mup.naming import leaf_name, stored_names
 from haiku_mup.shapes import TIED
 from haiku_mup.stats import Stat, measurer
 
-try:
-    from jax.extend.core import get_opaque_trace_state
-except ImportError:                                     # before JAX 0.10
-    from jax.core import get_opaque_trace_state
+_STATE = "get_opaque_trace_state"                       # in jax.core before JAX 0.10
+get_opaque_trace_state = getattr(jax.extend.core, _STATE, None) or getattr(jax.core, _STATE)
 
 T = TypeVar("T")
 Tree: TypeAlias = Mapping[str, Mapping[str, Any]]       # module -> name -> array, as Haiku nests them

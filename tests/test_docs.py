@@ -44,6 +44,8 @@ def without_example(objects, collected):
 @pytest.fixture(scope="module")
 def collected():
     """The names of the doctests that pytest runs, with this repository's settings."""
+    if not (ROOT / "haiku_mup").is_dir():
+        pytest.skip("the library's sources are not here, but installed: a checkout runs their examples")
     done = python("-m", "pytest", "--collect-only", "-q", "-n", "0", "haiku_mup")
     assert done.returncode == 0, done.stdout + done.stderr
     return {line.rpartition("::")[2] for line in done.stdout.splitlines() if "::" in line}

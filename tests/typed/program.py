@@ -5,7 +5,6 @@ from typing import assert_type
 import haiku as hk
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 import haiku_mup
@@ -67,7 +66,8 @@ for row in assert_type(mup.table(), list[haiku_mup.Row]):
     assert_type((row.base_std, row.target_std, row.multiplier), tuple[float, float, float])
     assert_type((row.adam_lr, row.sgd_lr), tuple[float, float])
 assert_type(mup.summary(width=80), str)
-assert_type(mup.lr_scales(adam=False), dict[str, dict[str, float | np.ndarray]])
+for module, factors in mup.lr_scales(adam=False).items():
+    assert_type((module, list(factors)), tuple[str, list[str]])
 assert_type(haiku_mup.get_shapes(params), dict[str, dict[str, tuple[int, ...]]])
 
 try:
