@@ -6,7 +6,6 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import haiku as hk
 import jax
-import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -15,9 +14,6 @@ from haiku_mup.layers import SharedReadout
 from haiku_mup.naming import leaf_name, stored_names
 from haiku_mup.shapes import TIED
 from haiku_mup.stats import Stat, measurer
-
-_STATE = "get_opaque_trace_state"                       # in jax.core before JAX 0.10
-get_opaque_trace_state = getattr(jax.extend.core, _STATE, None) or getattr(jax.core, _STATE)
 
 T = TypeVar("T")
 Tree: TypeAlias = Mapping[str, Mapping[str, Any]]       # module -> name -> array, as Haiku nests them
@@ -219,7 +215,7 @@ class Recorder:
 
     def _number(self, what: Any, owner: Any) -> int:
         """How many calls there were before this one, in this trace."""
-        trace = get_opaque_trace_state(convention="haiku_mup")
+        trace = _trace_state()
         same = [n for known, at, n in self._calls
                 if known[1] is owner and known[0] == what and at == trace]
         self._calls.append(((what, owner), trace, len(same)))
@@ -231,6 +227,15 @@ class Recorder:
                 entry = leaf_name(context)
                 self.seen.setdefault((name[:-len(entry) - 1], entry), self._pending)
         return next_setter(value)
+
+
+def _trace_state() -> Any:
+    """What is equal within one trace, and differs from any other's."""
+    import jax.extend.core  # slow to import
+
+    name = "get_opaque_trace_state"                     # in jax.core before JAX 0.10
+    find = getattr(jax.extend.core, name, None) or getattr(jax.core, name)
+    return find(convention="haiku_mup")
 
 
 def _arrays(tree: Any) -> Iterator[tuple[str, jax.Array]]:
