@@ -15,6 +15,12 @@ LM = Case(functools.partial(overhead.transformer, blocks=2, heads=2, vocab=11), 
 RESNET = Case(overhead.resnet, (2, 4), jax.random.normal(KEY, (2, 16, 16, 3)), readouts=("*/logits",))
 
 
+def unmerged(x):
+    """How many of two multiplications by constants XLA leaves: JAX 0.10's made them one, 0.12's does not."""
+    program = jax.jit(lambda x: x * 0.3 * 0.7).lower(x).compile()
+    return program.cost_analysis()["flops"] // x.size - 1
+
+
 def scaled(step):
     """How many numbers there are in parameters that have a factor."""
     params = step.carry[0]
@@ -22,16 +28,19 @@ def scaled(step):
                for row in step.mup.table() if row.adam_lr != 1)
 
 
-@pytest.mark.skipif(jax.__version_info__ >= (0, 11), reason="XLA counts more FLOPs there; not yet understood")
 @pytest.mark.parametrize("case, inputs, most", [
     (MLP, 6 * 64, 2),           # what the readout is given: once forward, once back
     # XLA fuses the multiplied queries, inputs of the readout and gradients into each of their uses
     (LM, 2 * 4 * 32, 16),
     pytest.param(RESNET, 2 * 32, 16, marks=pytest.mark.slow)], ids=["mlp", "transformer", "resnet"])
 def test_only_readouts_multiply(case, inputs, most):
-    """XLA folds the factors of parameters, two for each, into the optimizer's own constants."""
+    """A factored parameter has two more multiplications, each beside a constant of the optimizer's own.
+
+    XLA merges them with it, or puts them into the same loop over memory.
+    """
     plain, wrapped = overhead.steps(case)
-    extra = wrapped.flops - plain.flops
+    factors = 2 * scaled(wrapped) * unmerged(jnp.ones(64))
+    extra = wrapped.flops - plain.flops - factors
     assert 0 < extra <= most * inputs < scaled(wrapped) / 2
     assert wrapped.memory <= 1.02 * plain.memory
     assert wrapped.count("fusion") <= 1.02 * plain.count("fusion")
