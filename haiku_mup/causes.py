@@ -72,6 +72,8 @@ def _activation(finding: Any, above: bool) -> str:
 def table(check: Any, tol: float) -> str:
     """The verdict, and the worst of what it rests on, a line each."""
     failed = check.failures(tol)
+    if not check.findings:
+        return "coordinate check: nothing was judged"
     head = f"coordinate check: {'failed' if failed else 'passed'}; {len(failed)} of {len(check.findings)} " \
            f"slopes are off by more than {tol:g} and their interval"
     shown = check.findings[:max(LINES, 0)]

@@ -103,8 +103,10 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
             programs[width] = build(width, batches[0])
         trials[width, seed] = programs[width].run(seed, batches)
         _check_losses(trials, each, ordered[0])
+    trials = jax.device_get(trials)
+    _check_moves(trials)
     _check_grows(programs)
-    return CoordCheck(as_points(name, programs, jax.device_get(trials), stats, sgd=not adam,
+    return CoordCheck(as_points(name, programs, trials, stats, sgd=not adam,
                                 moves=fix_batch, decaying=decaying))
 
 
@@ -186,6 +188,14 @@ def _check_losses(trials: Mapping[tuple[int, int], Any], seeds: Sequence[int], n
         step = min(i for found in losses for i, loss in enumerate(found) if not math.isfinite(loss))
         raise MupError(f"the loss is {losses[0][-1]} at width {narrowest} from step {step} on: lower the "
                        "learning rate; a check needs a finite loss at the smallest width")
+
+
+def _check_moves(trials: Mapping[tuple[int, int], Any]) -> None:
+    """Raises where training did nothing, so that there is nothing to see."""
+    updates = [parts["update"] for trial in trials.values() for step in trial for parts in step.params.values()]
+    if not any(update.any() for update in updates):
+        raise MupError("no parameter moved in any step: is the learning rate 0, as in a warm-up? Give a "
+                       "constant one, as large as the smallest model bears")
 
 
 def _check_grows(programs: "Mapping[int, Program]") -> None:

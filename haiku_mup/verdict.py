@@ -104,9 +104,16 @@ class CoordCheck:
     def findings(self) -> list[Finding]:
         """A finding for each quantity, step and statistic that is judged, the worst first.
 
+        Raises:
+          MupError: points of several parametrizations, as a file of two checks has them.
+
         >>> haiku_mup.CoordCheck([]).findings
         []
         """
+        mixed = list(dict.fromkeys(point.parametrization for point in self.points))
+        if len(mixed) > 1:
+            raise MupError(f"these are points of {' and '.join(mixed)}; judge them one by one: "
+                           f"only({mixed[0]!r})")
         groups: dict[tuple[str, int, str], list[Point]] = {}
         for point in self.points:
             if point.expected:
@@ -116,12 +123,14 @@ class CoordCheck:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing failed.
+        """Whether something was judged, and nothing failed.
 
-        >>> haiku_mup.CoordCheck([]).ok
-        True
+        >>> points = [haiku_mup.Point("mup", width, 0, 0, "activation linear", "l1", 1.0, "0")
+        ...           for width in (64, 128, 256)]
+        >>> haiku_mup.CoordCheck(points).ok, haiku_mup.CoordCheck([]).ok
+        (True, False)
         """
-        return not self.failures()
+        return bool(self.findings) and not self.failures()
 
     def failures(self, tol: float = TOL) -> list[Finding]:
         """What grows with the width as it must not, the worst first.
@@ -138,7 +147,7 @@ class CoordCheck:
         return [finding for finding in self.findings if finding.excess > tol]
 
     def assert_ok(self, tol: float = TOL) -> None:
-        """Raises where something failed: a line for a test suite.
+        """Raises where something failed, or nothing was judged: a line for a test suite.
 
         Args:
           tol: how far a slope may lie outside of what is expected.
@@ -146,9 +155,11 @@ class CoordCheck:
         Raises:
           AssertionError: with the table.
 
-        >>> haiku_mup.CoordCheck([]).assert_ok()
+        >>> points = [haiku_mup.Point("mup", width, 0, 0, "activation linear", "l1", 1.0, "0")
+        ...           for width in (64, 128, 256)]
+        >>> haiku_mup.CoordCheck(points).assert_ok()
         """
-        if self.failures(tol):
+        if self.failures(tol) or not self.findings:
             raise AssertionError(f"the coordinate check failed\n{causes.table(self, tol)}")
 
     def __str__(self) -> str:
@@ -216,10 +227,18 @@ class CoordCheck:
         Args:
           parametrization: its name.
 
-        >>> haiku_mup.CoordCheck([]).only("mup")
-        CoordCheck(points=[])
+        Raises:
+          MupError: a name that no point has.
+
+        >>> points = [haiku_mup.Point(name, 64, 0, 0, "output", "l1", 1.0) for name in ("sp", "mup")]
+        >>> len(haiku_mup.CoordCheck(points).only("mup").points)
+        1
         """
-        return CoordCheck([point for point in self.points if point.parametrization == parametrization])
+        found = [point for point in self.points if point.parametrization == parametrization]
+        if not found:
+            there = ", ".join(dict.fromkeys(repr(point.parametrization) for point in self.points))
+            raise MupError(f"no points of {parametrization!r}: there are those of {there or 'none'}")
+        return CoordCheck(found)
 
 
 # --- slopes ---

@@ -215,9 +215,10 @@ def test_what_fails_is_off_by_more_than_the_tolerance_and_the_noise(slope, noise
     assert check.findings[0].slope == pytest.approx(slope, abs=1e-9 + noise)
 
 
-@pytest.mark.parametrize("expected, slopes", [("-0.5", (-0.5,)), ("-0.5..0", (-0.5, -0.2, 0.0)), ("", (3.0,))])
+@pytest.mark.parametrize("expected, slopes", [("-0.5", (-0.5,)), ("-0.5..0", (-0.5, -0.2, 0.0))])
 def test_what_is_expected_passes(expected, slopes):
-    assert all(CoordCheck(points(slope, expected=expected)).ok for slope in slopes)
+    unknown = points(3.0, quantity="probe x", expected="")
+    assert all(CoordCheck(points(slope, expected=expected) + unknown).ok for slope in slopes)
 
 
 def test_what_fades_with_the_width_passes_and_what_stays_fails():
@@ -230,7 +231,7 @@ def test_what_fades_with_the_width_passes_and_what_stays_fails():
 def test_zero_passes_everywhere_and_fails_at_some_widths():
     zeros = [point._replace(value=0.0) for point in points(0)]
     some = [point._replace(value=0.0) if point.width == 64 else point for point in points(0)]
-    assert CoordCheck(zeros).ok
+    assert CoordCheck(zeros + points(0, quantity="activation other")).ok
     (failure,) = CoordCheck(some).failures()
     assert math.isnan(failure.slope) and "diverged" in failure.cause
 
@@ -242,6 +243,22 @@ def test_the_table_has_the_worst_on_top_and_says_why():
     with pytest.raises(AssertionError, match="update linear/w"):
         check.assert_ok()
     check.assert_ok(tol=2.5)
+
+
+def test_nothing_is_not_right():
+    for check in (CoordCheck([]), CoordCheck(points(0, expected="")), CoordCheck([points(0)[0]])):
+        assert not check.ok and "nothing was judged" in str(check)
+        with pytest.raises(AssertionError, match="nothing was judged"):
+            check.assert_ok()
+
+
+def test_two_parametrizations_are_judged_apart():
+    both = CoordCheck(points(0) + [p._replace(parametrization="sp") for p in points(1.0)])
+    with pytest.raises(haiku_mup.MupError, match="mup and sp"):
+        both.ok  # noqa: B018
+    assert both.only("mup").ok and not both.only("sp").ok
+    with pytest.raises(haiku_mup.MupError, match="'mup', 'sp'"):
+        both.only("ntk")
 
 
 def test_a_file_gives_back_what_was_written(tmp_path):
@@ -314,6 +331,7 @@ def assert_named(check, culprit, cause):
     ({"steps": 0}, "one step"), ({"parametrization": "ntk"}, "'ntk'"),
     ({"fix_batch": False, "steps": 3}, "batches for"),
     ({"optimizer": optax.sgd(1e30), "adam": False}, "lower the"),
+    ({"optimizer": optax.sgd(optax.linear_schedule(0.0, 1.0, 9)), "adam": False, "steps": 1}, "warm-up"),
     ({"make_model": lambda width: mutants.make(mutants.mlp)(64)}, "same shapes"),
     ({"make_model": lambda width: None}, "NoneType")])
 def test_what_cannot_be_checked_is_refused(change, text):
