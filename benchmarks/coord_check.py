@@ -1,9 +1,10 @@
 """How long does a coordinate check take, beside mup.coord_check.get_coord_data of PyTorch's mup?
 
-python -m benchmarks.coord_check [--torch PYTHON] [--widths 128,256,512,1024,2048] [--seeds 5]
+python -m benchmarks.coord_check [--torch PYTHON] [--widths 128,256,512,1024,2048] [--seeds 5] [--layers 2]
 
 PYTHON is one that has torch and mup, in an environment of its own; without it, ours alone is measured. Ours
-also records parameters, their changes and gradients, and how far activations move, which mup's doesn't.
+also records parameters, their changes and gradients, and how far activations move, which mup's doesn't. "bare
+JAX" is the same training in a loop that records nothing: what of ours is XLA's time to compile any such step.
 """
 import argparse
 import functools
@@ -13,19 +14,18 @@ import subprocess
 import sys
 import time
 
-BATCH, INPUTS, CLASSES, STEPS, LAYERS, HEADS, LENGTH = 64, 64, 10, 3, 2, 4, 16
+BATCH, INPUTS, CLASSES, STEPS, HEADS, LENGTH, LR = 64, 64, 10, 3, 4, 16, 2**-8
 MODELS = {"mlp": (128, 256, 512, 1024, 2048), "transformer": (64, 128, 256, 512)}
 
 
-def ours(model, widths, seeds):
-    """Seconds, on the clock and of the process, of a check from cold and of running it compiled."""
+def problem(model, layers):
+    """make_model, loss_fn and batch of one of the models, in Haiku."""
     import haiku as hk
     import jax
     import jax.numpy as jnp
     import optax
 
     import haiku_mup
-    from haiku_mup import measured
 
     def mlp(x, width):
         x = x.mean(1)
@@ -41,15 +41,13 @@ def ours(model, widths, seeds):
             return x + hk.Linear(width)(jax.nn.relu(hk.Linear(4 * width)(y)))
 
         init = hk.initializers.VarianceScaling()
-        x = hk.experimental.layer_stack(LAYERS)(block)(hk.Linear(width)(x))
+        x = hk.experimental.layer_stack(layers)(block)(hk.Linear(width)(x))
         return haiku_mup.Readout(CLASSES)(x.mean(1))
-
-    network = {"mlp": mlp, "transformer": transformer}[model]
 
     def make_model(width):
         def fn(x):
             with haiku_mup.apply_mup():
-                return network(x, width)
+                return {"mlp": mlp, "transformer": transformer}[model](x, width)
         return hk.transform(fn)
 
     def loss_fn(apply, params, rng, batch):
@@ -57,7 +55,18 @@ def ours(model, widths, seeds):
         return optax.softmax_cross_entropy_with_integer_labels(apply(params, rng, x), y).mean()
 
     x = jax.random.normal(jax.random.PRNGKey(0), (BATCH, LENGTH if model == "transformer" else 1, INPUTS))
-    batch = x, jnp.arange(BATCH) % CLASSES
+    return make_model, loss_fn, (x, jnp.arange(BATCH) % CLASSES)
+
+
+def ours(model, widths, seeds, layers):
+    """Seconds, on the clock and of the process, of a check from cold and of running it compiled."""
+    import jax
+    import optax
+
+    import haiku_mup
+    from haiku_mup import measured
+
+    make_model, loss_fn, batch = problem(model, layers)
     programs, run = {}, measured.Program.run
 
     def kept(self, seed, batches):
@@ -65,7 +74,7 @@ def ours(model, widths, seeds):
         return run(self, seed, batches)
 
     measured.Program.run = kept
-    cold = timed(functools.partial(haiku_mup.coord_check, make_model, widths, batch, loss_fn, optax.adam(2**-8),
+    cold = timed(functools.partial(haiku_mup.coord_check, make_model, widths, batch, loss_fn, optax.adam(LR),
                                    steps=STEPS, seeds=seeds, progress=False))
 
     def again():
@@ -75,7 +84,43 @@ def ours(model, widths, seeds):
     return {"cold": cold, "executed": timed(again)}
 
 
-def theirs(model, widths, seeds):
+def bare(model, widths, seeds, layers):
+    """The same of a loop in plain JAX: a jitted init and a jitted step for each width."""
+    import jax
+    import optax
+
+    make_model, loss_fn, batch = problem(model, layers)
+    optimizer, programs = optax.adam(LR), {}
+
+    def program(width):
+        model = make_model(width)
+
+        @jax.jit
+        def init(key):
+            params = model.init(key, batch[0])
+            return params, optimizer.init(params)
+
+        @jax.jit
+        def step(params, state):
+            gradients = jax.grad(lambda params: loss_fn(model.apply, params, None, batch))(params)
+            updates, state = optimizer.update(gradients, state, params)
+            return optax.apply_updates(params, updates), state
+
+        return init, step
+
+    def check():
+        for width in widths:
+            init, step = programs.setdefault(width, program(width))
+            for seed in range(seeds):
+                carry = init(jax.random.key(seed, impl="rbg"))
+                for _ in range(STEPS):
+                    carry = step(*carry)
+                jax.block_until_ready(carry)
+
+    return {"cold": timed(check), "executed": timed(check)}
+
+
+def theirs(model, widths, seeds, layers):
     """The same of mup's own, and a second time."""
     import mup
     import torch
@@ -107,7 +152,7 @@ def theirs(model, widths, seeds):
             hidden = [part for i in range(3)
                       for part in (nn.Linear(width if i else INPUTS, width), nn.ReLU())]
             return nn.Sequential(Mean(), *hidden, readout)
-        return nn.Sequential(nn.Linear(INPUTS, width), *(Block(width) for _ in range(LAYERS)), Mean(), readout)
+        return nn.Sequential(nn.Linear(INPUTS, width), *(Block(width) for _ in range(layers)), Mean(), readout)
 
     def lazy(width):
         def build():
@@ -119,7 +164,7 @@ def theirs(model, widths, seeds):
     length = LENGTH if model == "transformer" else 1
     data = [(torch.randn(BATCH, length, INPUTS), torch.arange(BATCH) % CLASSES)]
     check = functools.partial(get_coord_data, {width: lazy(width) for width in widths}, data, optimizer="adam",
-                              lr=2**-8, nsteps=STEPS, nseeds=seeds, cuda=False, show_progress=False)
+                              lr=LR, nsteps=STEPS, nseeds=seeds, cuda=False, show_progress=False)
     return {"cold": timed(check), "executed": timed(check)}
 
 
@@ -130,10 +175,14 @@ def timed(function):
     return time.perf_counter() - start[0], time.process_time() - start[1]
 
 
-def measured_in(python, side, model, widths, seeds):
+SIDES = {"ours": ours, "bare": bare, "theirs": theirs}
+
+
+def measured_in(python, side, model, args):
     """What a fresh process of this Python measures; None where it can't."""
-    command = [python, __file__, "--side", side, "--model", model, "--seeds", str(seeds),
-               "--widths", ",".join(map(str, widths))]
+    widths = args.widths or MODELS[model]
+    command = [python, __file__, "--side", side, "--model", model, "--seeds", str(args.seeds),
+               "--layers", str(args.layers), "--widths", ",".join(map(str, widths))]
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     done = subprocess.run(command, capture_output=True, text=True, check=False,
                           env={**os.environ, "PYTHONPATH": root})
@@ -144,9 +193,10 @@ def parse():
     it = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     it.add_argument("--torch", default=sys.executable, help="a Python that has torch and mup")
     it.add_argument("--seeds", type=int, default=5)
+    it.add_argument("--layers", type=int, default=2, help="of the transformer")
     it.add_argument("--widths", type=lambda text: [int(width) for width in text.split(",")])
     it.add_argument("--model", choices=MODELS, help="default: both")
-    it.add_argument("--side", choices=("ours", "theirs"), help=argparse.SUPPRESS)
+    it.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     return it.parse_args()
 
 
@@ -154,18 +204,18 @@ def main():
     """Prints seconds on the clock (and of the process), and ratios."""
     args = parse()
     if args.side:
-        print(json.dumps({"ours": ours, "theirs": theirs}[args.side](args.model, args.widths, args.seeds)))
+        print(json.dumps(SIDES[args.side](args.model, args.widths, args.seeds, args.layers)))
         return
-    print(f"{'model':<13}{'':<10}{'ours':>16}{'mup, torch':>16}{'ratio':>8}     seconds on the clock (of CPU)")
+    print(f"{'model':<13}{'':<10}{'ours':>16}{'bare JAX':>16}{'mup, torch':>16}{'ours/mup':>10}"
+          "     seconds on the clock (of CPU)")
     for model in [args.model] if args.model else MODELS:
-        widths = args.widths or MODELS[model]
-        found = {side: measured_in(python, side, model, widths, args.seeds)
-                 for side, python in (("ours", sys.executable), ("theirs", args.torch))}
+        found = {side: measured_in(args.torch if side == "theirs" else sys.executable, side, model, args)
+                 for side in SIDES}
         for what in ("cold", "executed"):
-            cells = ["skipped" if found[side] is None else "{:.2f} ({:.2f})".format(*found[side][what])
-                     for side in ("ours", "theirs")]
+            cells = ["skipped" if each is None else "{:.2f} ({:.2f})".format(*each[what])
+                     for each in found.values()]
             ratio = "" if None in found.values() else f"{found['ours'][what][0] / found['theirs'][what][0]:.2f}"
-            print(f"{model:<13}{what:<10}{cells[0]:>16}{cells[1]:>16}{ratio:>8}")
+            print(f"{model:<13}{what:<10}{''.join(f'{cell:>16}' for cell in cells)}{ratio:>10}", flush=True)
 
 
 if __name__ == "__main__":

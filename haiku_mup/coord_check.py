@@ -1,7 +1,10 @@
 """A coordinate check: does what a network computes keep its size as the network grows?"""
+import concurrent.futures
+import contextlib
 import functools
 import importlib.util
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -96,13 +99,12 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
     decaying = decays(optimizer)
     build = functools.partial(_program, make_model, bases, delta_model, loss_fn, wrap, optimizer,
                               functools.partial(Mup, fans=fans, readouts=readouts), tuple(stats), decaying)
-    programs: dict[int, Program] = {}
     trials: dict[tuple[int, int], Any] = {}
-    for width, seed in _shown([(width, seed) for width in ordered for seed in each], progress):
-        if width not in programs:
-            programs[width] = build(width, batches[0])
-        trials[width, seed] = programs[width].run(seed, batches)
-        _check_losses(trials, each, ordered[0])
+    with _threads() as pool:
+        programs = {width: build(width, batches[0], pool) for width in ordered}
+        for width, seed in _shown([(width, seed) for width in ordered for seed in each], progress):
+            trials[width, seed] = programs[width].run(seed, batches)
+            _check_losses(trials, each, ordered[0])
     trials = jax.device_get(trials)
     _check_moves(trials)
     _check_grows(programs)
@@ -111,8 +113,8 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
 
 
 def _program(make_model, base, delta, loss_fn, wrap, optimizer, new_mup, stats, decaying,
-             width: int, batch: Any) -> "Program":
-    """What trains the model of this width."""
+             width: int, batch: Any, pool: concurrent.futures.Executor) -> "Program":
+    """What trains the model of this width, while it is being compiled."""
     from haiku_mup.measured import Program
     from haiku_mup.recording import original
 
@@ -128,7 +130,20 @@ def _program(make_model, base, delta, loss_fn, wrap, optimizer, new_mup, stats, 
     with mup.init_target():
         inputs.shapes(model, key)
     wrapped, optimizer = wrap(mup, model, optimizer)
-    return Program(wrapped, optimizer, loss_fn, mup, inputs, stats, decaying)
+    program = Program(wrapped, optimizer, loss_fn, mup, inputs, stats, decaying)
+    program.compile(pool, batch)
+    return program
+
+
+@contextlib.contextmanager
+def _threads() -> Iterator[concurrent.futures.Executor]:
+    """Threads that compile; what they haven't begun as an error ends the check, they leave."""
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _wrap(parametrization: str | Parametrize, adam: bool) -> Parametrize:

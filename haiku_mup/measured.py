@@ -1,7 +1,10 @@
 """One width of a coordinate check: a model that trains, and tells what it computes at each step."""
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
 from typing import Any, NamedTuple
 
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,11 +90,11 @@ class Program:
         self._model, self._optimizer, self._loss_fn, self._inputs = model, optimizer, loss_fn, inputs
         self._stats, self._decaying, self._stateful = tuple(stats), decaying, _stateful(model)
         args, kwargs = inputs.rebuild(inputs.arrays)
-        self._empty = self.recorder.prepare(jax.random.key(0, impl="rbg"), *args, **kwargs)
+        self._empty = self.recorder.prepare(_key(0), *args, **kwargs)
         self.seen = self.recorder.seen
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self._init = jax.jit(self._started)
-        self._step = jax.jit(self._stepped)
+        self._init = _Compiled(self._started)
+        self._step = _Compiled(self._stepped)
 
     @staticmethod
     def inputs(loss_fn: Any, rng: Any, batch: Any) -> Inputs:
@@ -121,19 +124,25 @@ class Program:
 
         return Inputs(arrays, rebuild)
 
+    def compile(self, pool: Executor, batch: Any) -> None:
+        """Traces here, and has others compile, for batches like this one."""
+        key = _key(0)
+        with hk.config.context(rng_reserve_size=len(self.entries)):     # one split of the key, not one for each
+            params, state, opt_state = self._init.start(pool, key, self._inputs.arrays)
+        with _traced():
+            self._step.start(pool, params, params, state, opt_state, key, np.int32(0), batch)
+
     def run(self, seed: int, batches: Sequence[Any]) -> list[Step]:
         """Trains from one seed on; what each step computed."""
-        key, found = jax.random.key(seed, impl="rbg"), []     # compiles twice as fast as the default
+        key, found = _key(seed), []
         params, state, opt_state = self._init(key, self._inputs.arrays)
         self.shapes = {f"{module}/{name}": np.shape(x) for module, leaves in params.items()
                        for name, x in leaves.items()}
         first = params
         for number, batch in enumerate(batches):
-            try:
-                params, state, opt_state, step = self._step(first, params, state, opt_state, key, number, batch)
-            except jax.errors.UnexpectedTracerError as error:
-                raise MupError("loss_fn: call apply outside of any jax.jit, vmap, grad or scan of your own, so "
-                               "that the model's state can be kept") from error
+            with _traced():
+                params, state, opt_state, step = self._step(
+                    first, params, state, opt_state, key, np.int32(number), batch)
             found.append(step)
         return found
 
@@ -185,6 +194,45 @@ class Program:
         for _ in range(x.ndim - len(entry.target.shape) if entry else 0):
             take = jax.vmap(take)
         return take(x)
+
+
+class _Compiled:
+    """A jitted function that was compiled elsewhere for the arguments that it was started with."""
+
+    def __init__(self, function: Callable[..., Any]):
+        self._jitted = jax.jit(function)
+        self._types: Any = None
+        self._compiled: Future[Any] | None = None
+
+    def start(self, pool: Executor, *args: Any) -> Any:
+        """Has it compiled; what its result will look like."""
+        lowered = self._jitted.lower(*args)
+        self._types, self._compiled = _types(args), pool.submit(lowered.compile)
+        return lowered.out_info
+
+    def __call__(self, *args: Any) -> Any:
+        if self._compiled is not None and _types(args) == self._types:
+            with contextlib.suppress(TypeError):        # of a tracer that leaked: jit says so
+                return self._compiled.result()(*args)
+        return self._jitted(*args)
+
+
+def _types(args: Any) -> tuple[Any, ...]:
+    leaves, tree = jax.tree.flatten(args)
+    return tree, *((jnp.shape(x), jnp.result_type(x)) for x in leaves)
+
+
+@contextlib.contextmanager
+def _traced() -> Iterator[None]:
+    try:
+        yield
+    except jax.errors.UnexpectedTracerError as error:
+        raise MupError("loss_fn: call apply outside of any jax.jit, vmap, grad or scan of your own, so that "
+                       "the model's state can be kept") from error
+
+
+def _key(seed: int) -> Any:
+    return jax.random.key(seed, impl="rbg")         # draws with it compile twice as fast as the default's
 
 
 def _stateful(model: Any) -> bool:

@@ -388,6 +388,13 @@ def test_a_model_with_a_state_and_batches_of_its_own():
     assert bias and not any(p.expected for p in bias)
 
 
+def test_batches_may_differ_in_shape():
+    batches = [(jax.random.normal(jax.random.PRNGKey(i), (n, 4, 4)), LABELS[:n]) for i, n in enumerate((8, 16))]
+    check = haiku_mup.coord_check(mutants.make(mutants.mlp), (8, 16), batches, loss_fn, optax.adam(0.01),
+                                  seeds=1, steps=2, fix_batch=False, progress=False)
+    assert {p.step for p in check.points} == {0, 1} and np.isfinite([p.value for p in check.points]).all()
+
+
 # --- the picture ---
 
 @pytest.mark.parametrize("count", [0, 1, 5, 300])

@@ -1,0 +1,33 @@
+"""The coordinate checks in the documentation: six networks and losses, standard above and in μP below."""
+import pathlib
+import sys
+
+import haiku_mup
+from demos import coord_check
+
+OUT = pathlib.Path("docs")
+DPI = 60
+CHECKS = {                          # file -> the flags of demos.coord_check
+    "mlp_ce": ["--model", "mlp", "--loss", "ce"],
+    "mlp_mse": ["--model", "mlp", "--loss", "mse"],
+    "cnn_ce": ["--model", "cnn", "--loss", "ce"],
+    "cnn_mse": ["--model", "cnn", "--loss", "mse"],
+    "resnet": ["--model", "resnet", "--optimizer", "sgd"],
+    "transformer": ["--model", "transformer"],
+}
+
+
+def main(checks=CHECKS, out=OUT, more=()):
+    """Runs every check; returns 0 where all came out as they must: passed in μP, failed in standard."""
+    codes = []
+    for name, flags in checks.items():
+        results = pathlib.Path("results", "gallery", name)
+        print(f"\n{coord_check.PROG} {' '.join(flags)}", flush=True)
+        codes.append(coord_check.main([*flags, *more, "--out", str(results)]))
+        both = haiku_mup.CoordCheck.from_csv(results / "coord_check.csv")
+        both.only("sp").plot(compare=both.only("mup")).savefig(out / f"coord_{name}.png", dpi=DPI)
+    return max(codes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
