@@ -2,6 +2,8 @@
 
 -W makes warnings errors; -E reads every page anew, else a second build doesn't repeat the warnings.
 """
+import inspect
+
 from docutils import nodes
 from sphinx.domains.python import PyXRefRole
 from sphinx.util.typing import stringify_annotation
@@ -42,7 +44,7 @@ nitpick_ignore_regex = [
 PUBLIC = {name: getattr(haiku_mup, name) for name in haiku_mup.__all__}
 METHODS = {name for public in PUBLIC.values() for cls in getattr(public, "__mro__", ())
            if cls.__module__.startswith("haiku_mup.") for name, value in vars(cls).items()
-           if (callable(value) or isinstance(value, classmethod)) and not name.startswith("_")}
+           if (inspect.isfunction(value) or isinstance(value, classmethod)) and not name.startswith("_")}
 default_role = "name"
 
 

@@ -5,7 +5,9 @@ from haiku_mup.coord_check import coord_check
 from haiku_mup.errors import MupError, MupWarning
 from haiku_mup.layers import ConvReadout, MultiHeadAttention, Readout, SharedEmbed, SharedReadout
 from haiku_mup.mup import Mup
+from haiku_mup.parametrizations import maximal_update, neural_tangent, standard
 from haiku_mup.recording import probe
+from haiku_mup.rules import Parametrization
 from haiku_mup.shapes import get_shapes
 from haiku_mup.summary import Row
 from haiku_mup.verdict import CoordCheck, Finding, Point
@@ -18,6 +20,7 @@ __all__ = [
     "MultiHeadAttention",
     "MupError",
     "MupWarning",
+    "Parametrization",
     "Point",
     "Readout",
     "Row",
@@ -27,5 +30,8 @@ __all__ = [
     "coord_check",
     "fans",
     "get_shapes",
+    "maximal_update",
+    "neural_tangent",
     "probe",
+    "standard",
 ]

@@ -13,7 +13,8 @@ from haiku_mup.doubts import doubts
 from haiku_mup.errors import MupError
 from haiku_mup.initializers import moments
 from haiku_mup.naming import check_home, leaf_name, stored_names
-from haiku_mup.shapes import READOUT, TIED, Entry, Record, compare, layer_kind
+from haiku_mup.rules import Parametrization
+from haiku_mup.shapes import NAMED, READOUT, TIED, Entry, Record, Used, compare, layer_kind
 from haiku_mup.wrapped import make, one_tied
 
 
@@ -22,11 +23,13 @@ class Declared(NamedTuple):
 
     Attributes:
       fans: {glob over "module/name": axes.Fans}.
-      readouts: globs over module names.
+      readouts: globs over module names, and over names of parameters of one's own.
+      rule: the parametrization.
     """
 
     fans: Mapping[str, axes.Fans]
     readouts: tuple[str, ...]
+    rule: Parametrization
 
 
 class Session:
@@ -46,23 +49,25 @@ class Session:
         self.records: dict[str, Record] = {}
         self.entries: dict[str, Entry] = {}
         self.warned = warned
-        self._multipliers: dict[tuple[str, tuple[int, ...]], float] = {}    # of all made, in the tree or not
+        self._used: dict[tuple[str, tuple[int, ...]], Used] = {}    # of all made, in the tree or not
         self._tied: set[float] = set()
         self._ties_used = False
 
     def close(self) -> None:
         """Lets go of what it captured: JAX keeps the session itself for ever, in the keys of its caches."""
-        self.base, self.records, self.entries, self._multipliers = self.base and {}, {}, {}, {}
+        self.base, self.records, self.entries, self._used = self.base and {}, {}, {}, {}
 
     def check(self, where: str) -> None:
         """Raises if nothing was captured, or if a glob of the user's matched nothing."""
         if not self.records:
             raise MupError(f"{where} captured no parameter: call the model's init inside it, and put the "
                            "layers inside `with haiku_mup.apply_mup():`, in the function that is transformed")
-        weights = {name[:-2]: record.layer for name, record in self.records.items() if record.leaf == "w"}
-        readouts = [name for name, layer in weights.items() if layer == READOUT]
+        weights = {name[:-2]: record for name, record in self.records.items() if record.leaf == "w"}
+        readouts = [name for name, record in [*weights.items(), *self.records.items()]
+                    if record.layer in (READOUT, NAMED)]
         _check_globs("fans", self.declared.fans, self.records, self.records, "parameter")
-        _check_globs("readouts", self.declared.readouts, readouts, weights, "hk.Linear or convolution")
+        _check_globs("readouts", self.declared.readouts, readouts, weights,
+                     "hk.Linear or convolution, or parameter of your own")
 
     def create(self, next_creator, shape, dtype, init, context_, enclosing):
         names = stored_names(context_)
@@ -71,7 +76,7 @@ class Session:
             record = _record(self.declared, names[0], dtype, init, context_, enclosing)
             if record.layer == TIED:
                 check_home(record.name, context_.module)
-            value = record if self.base is None else _compare(self.base, record)
+            value = record if self.base is None else self._compared(record)
             self._note(record, value)
         except MupError as error:
             value = error
@@ -80,10 +85,10 @@ class Session:
         return array, Made(names, leaf_name(context_), array, value)
 
     def _note(self, record: Record, value: Any) -> None:
-        multiplier = value.multiplier if isinstance(value, Entry) else 1.0
-        self._multipliers[record.local, record.shape] = multiplier
+        used = value.used if isinstance(value, Entry) else Used()
+        self._used[record.local, record.shape] = used
         if record.layer == TIED:
-            self._tied.add(multiplier)
+            self._tied.add(used.multiplier)
 
     def keep(self, made: Made) -> None:
         for name in made.names:         # several in a transparent layer_stack, which are alike
@@ -93,7 +98,14 @@ class Session:
     def _alike(self, value: Entry | Record, name: str) -> Entry | Record:
         record = value.target if isinstance(value, Entry) else value
         record = dataclasses.replace(record, name=name)
-        return record if self.base is None else _compare(self.base, record)
+        return record if self.base is None else self._compared(record)
+
+    def _compared(self, record: Record) -> Entry:
+        base = (self.base or {}).get(record.name)
+        if base is None:
+            raise MupError.about(record.name, None, record.shape, "the base has no such parameter; "
+                                 "build base and target from one function, and capture the base again")
+        return compare(base, record, self.declared.rule)
 
     def _keep(self, name: str, record: Record, value: Entry | Record) -> None:
         before = self.records.setdefault(name, record)
@@ -105,9 +117,9 @@ class Session:
             if value.doubt:
                 context.warn_once(self.warned, *value.doubt)
 
-    def is_readout(self, name: str) -> bool:
-        return bool(axes.matching(name, self.declared.readouts)) or any(
-            record.local == f"{name}/w" and record.layer == READOUT for record in (self.base or {}).values())
+    def used(self, name: str, shape: tuple[int, ...]) -> Used:
+        found = self._used.get((name, shape))
+        return self._foretold(name, shape) if found is None else found
 
     def doubts(self) -> None:
         """Warns, once for each kind, of what is probably not meant in the whole that was captured."""
@@ -116,9 +128,7 @@ class Session:
 
     def multiplier(self, name: str, shape: tuple[int, ...]) -> float:
         self._ties_used |= name.endswith("/embeddings")
-        value = self._multipliers.get((name, shape))
-        if value is None:           # asked before the parameter is made: as the base foretells
-            value = self._foretold(name, shape)
+        value = self.used(name, shape).multiplier
         context.initialised(self.warned, name, shape, value)
         return value
 
@@ -130,15 +140,16 @@ class Session:
                 base.name, base.shape, shape, "an hk.Embed's matrix is read; if that makes logits, they lack "
                 "μP's multiplier: use haiku_mup.SharedEmbed and SharedReadout")))
 
-    def _foretold(self, name: str, shape: tuple[int, ...]) -> float:
+    def _foretold(self, name: str, shape: tuple[int, ...]) -> Used:
+        """Of a parameter that is not made yet: as the base tells."""
         values = set()
         for record in (self.base or {}).values():
             if record.local == name:
                 try:
-                    values.add(compare(record, dataclasses.replace(record, shape=shape)).multiplier)
+                    values.add(compare(record, _resized(record, shape), self.declared.rule).used)
                 except MupError:    # told in full as the parameter is made
                     pass
-        return values.pop() if len(values) == 1 else 1.0
+        return values.pop() if len(values) == 1 else Used()
 
     def tied_multiplier(self) -> float:
         self._ties_used = True
@@ -156,11 +167,13 @@ def _check_globs(what: str, patterns: Iterable[str], good: Iterable[str], known:
                            + ", ".join(names[:12]) + ", …" * (len(names) > 12))
 
 
-def _compare(base: Mapping[str, Record], record: Record) -> Entry:
-    if record.name not in base:
-        raise MupError.about(record.name, None, record.shape, "the base has no such parameter; "
-                             "build base and target from one function, and capture the base again")
-    return compare(base[record.name], record)
+def _resized(record: Record, shape: tuple[int, ...]) -> Record:
+    """The record of another width, as far as the shape tells: an LSTM's inputs are as many as there were."""
+    first, *others = record.parts or (0,)
+    if not others:
+        return dataclasses.replace(record, shape=shape)
+    hidden = shape[-1] // 4
+    return dataclasses.replace(record, shape=shape, parts=(shape[0] - hidden, hidden))
 
 
 def _record(declared: Declared, name: str, dtype, init, context_, enclosing) -> Record:
@@ -168,8 +181,9 @@ def _record(declared: Declared, name: str, dtype, init, context_, enclosing) -> 
     shape = tuple(map(int, context_.original_shape))
     dtype = jnp.dtype(dtype)
     layer = layer_kind(module, leaf)
-    if leaf == "w" and isinstance(module, context.EDITABLE) and axes.matching(name[:-2], declared.readouts):
-        layer = READOUT
+    product = leaf == "w" and isinstance(module, context.PRODUCTS)
+    if not layer and axes.matching(name[:-2] if product else name, declared.readouts):
+        layer = NAMED
     return Record(
         name=name, leaf=leaf, local=context_.full_name, shape=shape, moments=moments(init, shape, dtype),
         fans=axes.find(declared.fans, name, module, leaf, shape), layer=layer,

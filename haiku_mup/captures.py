@@ -9,6 +9,8 @@ from haiku_mup import axes, context, store
 from haiku_mup.axes import Axes
 from haiku_mup.capture import Declared, Session
 from haiku_mup.errors import MupError
+from haiku_mup.parametrizations import maximal_update
+from haiku_mup.rules import Parametrization
 from haiku_mup.shapes import Entry, Record, compare
 
 
@@ -16,8 +18,8 @@ class Captures:
     """What was captured of a model, at its base, its delta and its target: the first half of `Mup`."""
 
     def __init__(self, *, fans: Mapping[str, Sequence[Axes]] | None = None,
-                 readouts: str | Sequence[str] = ()) -> None:
-        self._declared = Declared(axes.globs(fans), _patterns(readouts))
+                 readouts: str | Sequence[str] = (), parametrization: Parametrization | None = None) -> None:
+        self._declared = Declared(axes.globs(fans), _patterns(readouts), _rule(parametrization))
         self._source = ""                           # where the base was loaded from
         self._base: Mapping[str, Record] | None = None
         self._entries: Mapping[str, Entry] | None = None
@@ -25,9 +27,11 @@ class Captures:
         self._warned: set[str] = set()
 
     def __repr__(self) -> str:
-        captured = ", ".join(f"{side}={len(what)} parameters" for side, what in
-                             (("base", self._base), ("target", self._entries)) if what is not None)
-        return f"Mup({captured})"
+        rule = self._declared.rule
+        parts = [] if rule == maximal_update() else [rule.name]
+        parts += [f"{side}={len(what)} parameters" for side, what in
+                  (("base", self._base), ("target", self._entries)) if what is not None]
+        return f"Mup({', '.join(parts)})"
 
     @contextlib.contextmanager
     def init_base(self) -> Iterator[None]:
@@ -83,7 +87,7 @@ class Captures:
             with context.entered(session):
                 yield
             session.check("init_delta")
-            self._base = _with_delta(self._base, session.records)
+            self._base = _with_delta(self._base, session.records, self._declared.rule)
 
     @contextlib.contextmanager
     def init_target(self) -> Iterator[None]:
@@ -243,12 +247,21 @@ def _patterns(readouts: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(patterns)
 
 
-def _with_delta(base: Mapping[str, Record], delta: Mapping[str, Record]) -> Mapping[str, Record]:
+def _rule(parametrization: Parametrization | None) -> Parametrization:
+    rule = maximal_update() if parametrization is None else parametrization
+    if not isinstance(rule, Parametrization):
+        raise MupError(f"parametrization: {rule!r}: give a haiku_mup.Parametrization, such as "
+                       "haiku_mup.maximal_update('table9')")
+    return rule
+
+
+def _with_delta(base: Mapping[str, Record], delta: Mapping[str, Record],
+                rule: Parametrization) -> Mapping[str, Record]:
     """The base's records, with the shapes that the delta has."""
     plain = {name: dataclasses.replace(record, delta=None, delta_parts=()) for name, record in base.items()}
     _check_whole(plain, delta, "delta")
     for name, record in plain.items():
-        compare(record, delta[name])
+        compare(record, delta[name], rule)
     return {name: dataclasses.replace(record, delta=delta[name].shape, delta_parts=delta[name].parts)
             for name, record in plain.items()}
 

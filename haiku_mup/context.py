@@ -13,9 +13,11 @@ import jax.numpy as jnp
 
 from haiku_mup import naming
 from haiku_mup.errors import MupError, MupWarning
-from haiku_mup.scale import scaled
+from haiku_mup.scale import Factor, Rows, scaled, steered
+from haiku_mup.shapes import TIED, Used, layer_kind
 
-EDITABLE = (hk.Linear, hk.ConvND, hk.ConvNDTranspose)      # layers that Mup(readouts=...) can make readouts
+# Layers whose weights "w" are used in a product with their inputs, which is multiplied in place of the weights.
+PRODUCTS = (hk.Linear, hk.ConvND, hk.ConvNDTranspose)
 
 # A ContextVar is not in the key of JAX's caches: a function traced in one context would be reused in
 # another, and its creators never run. A user context is. None is the standard parametrization.
@@ -24,6 +26,8 @@ _applied: contextvars.ContextVar["_Applied | None"] = contextvars.ContextVar("ap
 # The attention, LSTM or embedding that is being called, and its inputs.
 _enclosing: contextvars.ContextVar[tuple[hk.MethodContext, Any] | None] = contextvars.ContextVar(
     "enclosing", default=None)
+# The layer that is being called, and multiplies its inputs or outputs in place of its weights.
+_product: contextvars.ContextVar[hk.Module | None] = contextvars.ContextVar("product", default=None)
 _MARK, _ORIGINAL = "_haiku_mup", "_original_fn"     # attributes of functions: ours, Haiku's
 # (parameter, shape) of a layer -> the `warned` of its target's Mup.
 _latest: dict[tuple[str, tuple[int, ...]], set[str]] = {}
@@ -58,8 +62,8 @@ class Scope(Protocol):
     def matrix_read(self, context: Any) -> None:
         """Called when an embedding's matrix is read other than by a lookup."""
 
-    def is_readout(self, name: str) -> bool:
-        """Whether the module of this name (without a lift's prefix) is a readout."""
+    def used(self, name: str, shape: tuple[int, ...]) -> Used:
+        """What happens to the parameter of this name (without a lift's prefix) and shape where it is used."""
 
     def multiplier(self, name: str, shape: tuple[int, ...]) -> float:
         """What the layer of parameter `name` multiplies its product by."""
@@ -156,7 +160,7 @@ def apply_mup() -> Iterator[None]:
         if _applied.get() is mine and isinstance(context.module, hk.Embed) and (
                 call is None or call.module is not context.module):
             scope.matrix_read(context)
-        return next_getter(value)
+        return next_getter(_used(scope, value, context) if _applied.get() is mine else value)
 
     token = _applied.set(mine)
     try:
@@ -190,29 +194,64 @@ def _stored(what: Made, name: str, lifted: bool, params: hk.Params) -> Any:
     return array if array is not None and (lifted or array.shape == what.array.shape) else None
 
 
+def _used(scope: Scope, value: Any, context: hk.GetterContext) -> Any:
+    """A parameter as it is used: multiplied, unless its layer multiplies activations in its place."""
+    if not isinstance(value, jax.Array):
+        return value
+    used = scope.used(context.full_name, tuple(map(int, context.original_shape)))
+    value = value if used.gradient == 1 else steered(value, used.gradient)
+    kind = layer_kind(context.module, naming.leaf_name(context))
+    if kind == TIED or (_product.get() is context.module and naming.leaf_name(context) in ("w", "embeddings")):
+        return value
+    return scaled(value, used.forward)
+
+
 def _call(mine: _Applied, next_method, args, kwargs, context):
-    """Tells the creator in which LSTM, attention or embedding it is; multiplies what a readout is given."""
+    """Tells the creator in which LSTM, attention or embedding it is; multiplies what a product is given."""
     module = context.module
     if context.method_name != "__call__" or _applied.get() is not mine:
         return next_method(*args, **kwargs)
-    if isinstance(module, EDITABLE) and not hasattr(module, "mup_layers") \
-            and mine.scope.is_readout(module.module_name):
-        args, kwargs = _multiplied(module, args, kwargs)
+    if context.orig_class in PRODUCTS:
+        return _multiplied(mine.scope, next_method, args, kwargs, module)
     if not isinstance(module, (hk.MultiHeadAttention, hk.LSTM, hk.Embed)):
         return next_method(*args, **kwargs)
     inputs = args[0] if args else kwargs.get("inputs")
-    token = _enclosing.set((context, inputs))
-    try:
+    with _set(_enclosing, (context, inputs)):
+        if context.orig_class is hk.Embed:
+            return _looked_up(mine.scope, next_method, args, kwargs, module)
         return next_method(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def _set(variable: contextvars.ContextVar[Any], value: Any) -> Iterator[None]:
+    token = variable.set(value)
+    try:
+        yield
     finally:
-        _enclosing.reset(token)
+        variable.reset(token)
 
 
-def _multiplied(module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    """The arguments of a layer that is made a readout, with its inputs times its multiplier."""
+def _multiplied(scope: Scope, next_method, args, kwargs, module: Any) -> Any:
+    """What Haiku's own layer makes of its inputs times what its weights are to be multiplied by."""
     inputs = args[0] if args else kwargs.pop("inputs")
-    factor = multiplier(f"{module.module_name}/w", weight_shape(module, inputs))
-    return (scaled(inputs, factor), *args[1:]), kwargs
+    factor = scope.used(f"{module.module_name}/w", weight_shape(module, inputs)).forward
+    with _set(_product, module):
+        return next_method(_channels(inputs, factor), *args[1:], **kwargs)
+
+
+def _channels(inputs: Any, factor: Factor) -> Any:
+    """Inputs times a factor, or one for each of the weight's rows, which are the inputs' last axis."""
+    if isinstance(factor, Rows):
+        return inputs * jnp.asarray(factor.array().reshape(-1), inputs.dtype)
+    return scaled(inputs, factor)
+
+
+def _looked_up(scope: Scope, next_method, args, kwargs, module: hk.Embed) -> Any:
+    """The rows that an embedding looks up, multiplied."""
+    with _set(_product, module):
+        rows = next_method(*args, **kwargs)
+    name = f"{module.module_name}/embeddings"
+    return scaled(rows, scope.used(name, jnp.shape(module.embeddings)).forward)
 
 
 def weight_shape(module: Any, inputs: Any) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ import optax
 from haiku_mup.axes import Axes
 from haiku_mup.errors import MupError
 from haiku_mup.mup import Mup
+from haiku_mup.rules import Parametrization
 from haiku_mup.stats import STATS, Stat, stat_name
 from haiku_mup.verdict import JUDGED, CoordCheck
 
@@ -27,7 +28,7 @@ Parametrize: TypeAlias = Callable[[Mup, Any, Any], tuple[Any, Any]]
 
 def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch: Any,
                 loss_fn: Callable[..., jax.Array], optimizer: optax.GradientTransformation, *,
-                parametrization: str | Parametrize = "mup", adam: bool = True,
+                parametrization: str | Parametrization | Parametrize = "mup", adam: bool = True,
                 base_width: int | None = None, base_model: Model | Callable[[int], Model] | None = None,
                 delta_model: Model | None = None, fans: Mapping[str, Sequence[Axes]] | None = None,
                 readouts: str | Sequence[str] = (), steps: int = 3, seeds: int | Iterable[int] = 5,
@@ -50,8 +51,9 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
         gives the model's output: its state, if it has one, is kept behind it. The inputs of the first call are
         those that the model is initialised with. Don't call it inside a jax.jit or vmap of your own.
       optimizer: a plain optax optimizer, not wrapped.
-      parametrization: "mup", or "sp" for the model and the optimizer as they are, which must fail; or a
-        function from (mup, model, optimizer) to a model and an optimizer, to check one of your own.
+      parametrization: "mup", or "sp" for the model and the optimizer as they are, which must fail; a
+        `Parametrization`; or a function from (mup, model, optimizer) to a model and an optimizer, to check one
+        of your own.
       adam: whether the optimizer is of Adam's kind, or SGD's: see `Mup.wrap_optimizer`.
       base_width: the width of the base; the smallest, by default.
       base_model: the base itself, instead; or a function that gives it for each width.
@@ -95,10 +97,12 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
     wrap = _wrap(parametrization, adam)
     bases = _bases(make_model, base_model, ordered[0] if base_width is None else base_width)
     name = parametrization if isinstance(parametrization, str) else getattr(
-        parametrization, "__name__", "other")
+        parametrization, "name", getattr(parametrization, "__name__", "other"))
+    rule = parametrization if isinstance(parametrization, Parametrization) else None
     decaying = decays(optimizer)
     build = functools.partial(_program, make_model, bases, delta_model, loss_fn, wrap, optimizer,
-                              functools.partial(Mup, fans=fans, readouts=readouts), tuple(stats), decaying)
+                              functools.partial(Mup, fans=fans, readouts=readouts, parametrization=rule),
+                              tuple(stats), decaying)
     trials: dict[tuple[int, int], Any] = {}
     with _threads() as pool:
         programs = {width: build(width, batches[0], pool) for width in ordered}
@@ -146,16 +150,18 @@ def _threads() -> Iterator[concurrent.futures.Executor]:
             raise
 
 
-def _wrap(parametrization: str | Parametrize, adam: bool) -> Parametrize:
+def _wrap(parametrization: str | Parametrization | Parametrize, adam: bool) -> Parametrize:
     if callable(parametrization):
         return parametrization
     if parametrization == "sp":
         return lambda mup, model, optimizer: (model, optimizer)
-    if parametrization == "mup":
+    if isinstance(parametrization, Parametrization) and parametrization.plain:
+        return lambda mup, model, optimizer: (mup.wrap_model(model), optimizer)
+    if parametrization == "mup" or isinstance(parametrization, Parametrization):
         return lambda mup, model, optimizer: (
             mup.wrap_model(model), mup.wrap_optimizer(optimizer, adam=adam))
-    raise MupError(f"parametrization={parametrization!r}: give 'mup', 'sp', or a function from "
-                   "(mup, model, optimizer) to a model and an optimizer")
+    raise MupError(f"parametrization={parametrization!r}: give 'mup', 'sp', a Parametrization, or a function "
+                   "from (mup, model, optimizer) to a model and an optimizer")
 
 
 def _bases(make_model, base_model, base_width: int) -> Callable[[int], Any]:

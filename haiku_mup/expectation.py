@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from haiku_mup import rules
-from haiku_mup.shapes import TIED, Entry
+from haiku_mup.parametrizations import maximal_update
+from haiku_mup.shapes import READOUT, TIED, Entry
 
 
 class Range(NamedTuple):
@@ -94,7 +95,7 @@ def parameter(factors: rules.Factors) -> tuple[float, float]:
     An update of SGD is one of Adam's times the gradient's size, and its factor takes that back: both have
     the size that Adam's factor says.
 
-    >>> parameter(rules.factors("hidden", 4.0, 4.0))
+    >>> parameter(haiku_mup.maximal_update().factors("hidden", 4.0, 4.0))
     (0.5, 0.25)
     """
     return factors.init, factors.adam
@@ -108,9 +109,9 @@ def product(factors: rules.Factors, terms: float, multiplier: float) -> tuple[fl
       terms: the ratio of what the product sums over.
       multiplier: what the layer multiplies by.
 
-    >>> product(rules.factors("hidden", 4.0, 4.0), terms=4.0, multiplier=1.0)
+    >>> product(haiku_mup.maximal_update().factors("hidden", 4.0, 4.0), terms=4.0, multiplier=1.0)
     (1.0, 1.0)
-    >>> product(rules.factors("output", 4.0, 1.0), terms=4.0, multiplier=0.25)
+    >>> product(haiku_mup.maximal_update().factors("output", 4.0, 1.0), terms=4.0, multiplier=0.25)
     (0.5, 1.0)
     """
     start, update = parameter(factors)
@@ -124,7 +125,7 @@ def logits(base_key_size: int, key_size: int) -> tuple[float, float]:
     (0.5, 1.0)
     """
     d = key_size / base_key_size
-    scale = rules.attention(base_key_size, key_size) / math.sqrt(d)
+    scale = maximal_update().attention_logits(base_key_size, key_size) / math.sqrt(d)
     return math.sqrt(d) * scale, d * scale
 
 
@@ -169,7 +170,9 @@ def of_product(name: str, entries: Entries) -> Sizes:
     def size(entry: Entry) -> tuple[float, float]:
         fans = entry.target.fans
         axes = fans.fan_out if entry.target.layer == TIED else fans.fan_in
-        return product(entry.parts[0].factors, _growth(entry, axes), entry.multiplier)
+        factors = entry.parts[0].factors
+        multiplier = entry.multiplier * (1.0 if entry.target.layer in (READOUT, TIED) else factors.forward)
+        return product(factors, _growth(entry, axes), multiplier)
 
     found = _sizes({width: at[name] for width, at in entries.items()}, size)
     start, both = found.start, found.start | found.change

@@ -12,7 +12,7 @@ import optax
 
 from haiku_mup.errors import MupError
 from haiku_mup.recording import Recorder, merged, split
-from haiku_mup.shapes import READOUT, Entry
+from haiku_mup.shapes import NAMED, READOUT, Entry
 from haiku_mup.stats import Stat, statistics
 
 PARAM, UPDATE, CHANGE, DECAY, GRADIENT = PARTS = ("param", "update", "change", "decay", "gradient")
@@ -84,9 +84,8 @@ class Program:
     def __init__(self, model: Any, optimizer: Any, loss_fn: Any, mup: Any, inputs: Inputs,
                  stats: Sequence[Stat], decaying: bool):
         self.entries: dict[str, Entry] = mup._captured("coord_check")
-        names = [entry.target.local.removesuffix("/w") for entry in self.entries.values()
-                 if entry.target.layer == READOUT]
-        self.recorder = Recorder(model, stats, names)
+        records = [entry.target for entry in self.entries.values()]
+        self.recorder = Recorder(model, stats, [r.module for r in records if r.layer in (READOUT, NAMED)])
         self._model, self._optimizer, self._loss_fn, self._inputs = model, optimizer, loss_fn, inputs
         self._stats, self._decaying, self._stateful = tuple(stats), decaying, _stateful(model)
         args, kwargs = inputs.rebuild(inputs.arrays)

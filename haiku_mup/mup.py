@@ -1,5 +1,6 @@
 """Mup: puts a captured model and its optimizer in μP, and says what it made of each parameter."""
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -22,14 +23,20 @@ Model = TypeVar("Model", hk.Transformed, hk.TransformedWithState, hk.MultiTransf
 class Mup(Captures):
     """The μP of one model: what its widths are at a base, and at the target that is to be trained.
 
-    Rules: Tensor Programs V (arXiv 2203.03466), Table 8; at base width nothing changes, bit for bit.
+    Rules: Tensor Programs V (arXiv 2203.03466), Table 8, or another parametrization's; at base width nothing
+    changes, bit for bit.
 
     Args:
       fans: {glob over "module/name": (fan_in_axes, fan_out_axes)} for parameters of one's own that are not
         (in, out): axes of one layer, without stack axes; a third item, `lookup_axes`, for those that may
         grow and count for nothing, such as the experts of a mixture. See also `haiku_mup.fans`.
       readouts: a glob over module names, or several: hk.Linear and convolutions that are output layers as
-        they stand, as in `Mup(readouts="*/logits")` for hk.nets.ResNet50.
+        they stand, as in `Mup(readouts="*/logits")` for hk.nets.ResNet50; or over "module/name", for parameters
+        of one's own that make outputs.
+      parametrization: `maximal_update()` by default; another form of it, `standard()`, `neural_tangent()`, or a
+        `Parametrization` of one's own. Where weights are multiplied in the forward pass, Haiku's linear,
+        convolutional and embedding layers multiply activations; any other parameter is multiplied where it is
+        read, which takes one more array of its size.
 
     >>> def fn(x, width):
     ...     with haiku_mup.apply_mup():
@@ -107,8 +114,9 @@ class Mup(Captures):
           An optax transformation, with the inner optimizer's state.
 
         Raises:
-          MupError: before `init_target`; an optimizer that is wrapped already; when it meets them,
-            parameters of other names or shapes than the target's.
+          MupError: before `init_target`; an optimizer that is wrapped already; a parametrization that has no
+            learning rates for it, or needs none; when it meets them, parameters of other names or shapes than
+            the target's.
 
         Warns:
           MupWarning: an optimizer that behaves like SGD with adam=True, or like Adam with adam=False; one
@@ -123,14 +131,16 @@ class Mup(Captures):
         >>> [f"{updates[layer]['w'].min():.3f}" for layer in ("linear", "linear_1", "readout")]
         ['-0.100', '-0.025', '-0.100']
         """
-        entries, factor = self._captured("wrap_optimizer"), _lr(adam)
+        entries, factor = self._captured("wrap_optimizer"), self._lr(adam)
+        self._needs_factors("wrap_optimizer")
         if optim.is_wrapped(optimizer):
             raise MupError("wrap_optimizer: this optimizer is wrapped already; wrap the plain one, once")
-        lr = optim.by_name(entries, _lr(True) if scale_eps else factor)
+        lr = optim.by_name(entries, self._lr(True) if scale_eps else factor)
         one = optim.by_name(entries, lambda part: 1.0)
         gradient = optim.by_name(entries, lambda part: 1 / part.factors.eps) if scale_eps else one
         shapes = _tree(entries, lambda e: jax.ShapeDtypeStruct(e.target.shape, "float32"))
-        kind = behaviour.Check(self._warned, optimizer, adam, both=scale_eps)
+        alike = scale_eps or not self._declared.rule.draws      # the standard one has no factors at all
+        kind = behaviour.Check(self._warned, optimizer, adam, both=alike)
         kind(behaviour.one_matrix(shapes), shapes)
 
         def check(params):
@@ -161,7 +171,8 @@ class Mup(Captures):
         >>> state = optimizer.init(params)
         """
         entries = self._captured("scale_updates")
-        return optim.scale_by_name(optim.by_name(entries, _lr(adam)), functools.partial(
+        self._needs_factors("scale_updates")
+        return optim.scale_by_name(optim.by_name(entries, self._lr(adam)), functools.partial(
             optim.check_params, entries))
 
     def lr_scales(self, adam: bool = True) -> dict[str, dict[str, float | np.ndarray]]:
@@ -185,7 +196,8 @@ class Mup(Captures):
         {'b': 4.0, 'w': 1.0}
         """
         entries = self._captured("lr_scales")
-        return _tree(entries, lambda entry: scale.plain(entry.factor(_lr(adam))))
+        lr = self._lr(adam)
+        return _tree(entries, lambda entry: scale.plain(entry.factor(lr)))
 
     def table(self) -> list[Row]:
         """What μP made of each parameter.
@@ -231,11 +243,23 @@ class Mup(Captures):
     def _rows(self, what: str) -> list[Row]:
         return [row for entry in self._captured(what).values() for row in Row.of(entry)]
 
+    def _lr(self, adam: bool) -> Callable[[Part], float]:
+        if not isinstance(adam, (bool, np.bool_)):
+            raise MupError(f"adam={adam!r}: give True for Adam's factors, or False for SGD's")
+        rule = self._declared.rule
 
-def _lr(adam: bool) -> Callable[[Part], float]:
-    if not isinstance(adam, (bool, np.bool_)):
-        raise MupError(f"adam={adam!r}: give True for Adam's factors, or False for SGD's")
-    return lambda part: part.factors.adam if adam else part.factors.sgd
+        def factor(part: Part) -> float:
+            found = part.factors.adam if adam else part.factors.sgd
+            if math.isnan(found):
+                raise MupError(f"{rule.name}: no learning rates for {'Adam' if adam else 'SGD'}: {rule.reason}")
+            return found
+
+        return factor
+
+    def _needs_factors(self, what: str) -> None:
+        rule = self._declared.rule
+        if rule.plain:
+            raise MupError(f"{what}: in {rule.name} {rule.reason}")
 
 
 def _tree(entries: Mapping[str, Entry], value) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ from haiku_mup.expectation import FLAT, Range, Sizes
 from haiku_mup.measured import CHANGE, DECAY, GRADIENT, PARAM, UPDATE, Program, Step
 from haiku_mup.recording import LOGITS, OUTPUT, Seen
 from haiku_mup.rules import FIXED
-from haiku_mup.shapes import READOUT, TIED
+from haiku_mup.shapes import NAMED, READOUT, TIED
 from haiku_mup.stats import Stat, stat_name
 from haiku_mup.verdict import JUDGED, Point
 
@@ -64,8 +64,8 @@ class Expected:
     def __init__(self, programs: Mapping[int, Program], sgd: bool, decaying: bool):
         self._entries = {width: program.entries for width, program in programs.items()}
         some = next(iter(self._entries.values()))
-        self._readouts = {entry.target.local.removesuffix("/w"): self._product(name)
-                          for name, entry in some.items() if entry.target.layer == READOUT}
+        self._readouts = {entry.target.module: self._product(name)
+                          for name, entry in some.items() if entry.target.layer in (READOUT, NAMED)}
         tied = [self._product(name) for name, entry in some.items() if entry.target.layer == TIED]
         if tied:
             self._readouts[TIED] = expectation.hull(tied)

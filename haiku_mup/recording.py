@@ -203,7 +203,8 @@ class Recorder:
           leaf: what tells it from others of the module's.
         """
         number = self._number((kind, leaf), owner)
-        after = tuple(dict.fromkeys(name for _, name in self._made.values()))
+        top = [name for name in self._readouts if name == "~"]          # of parameters at top level
+        after = tuple(dict.fromkeys([*top, *(name for _, name in self._made.values())]))
         for path, x in _arrays(value):
             rest = f"{leaf}{path}" + f"@{number}" * (number > 0)
             _, readout = self._made.get(id(x), (None, ""))

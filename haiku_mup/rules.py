@@ -1,10 +1,12 @@
-"""The rules of μP: what follows from a parameter's role and its width ratios. Arithmetic; no JAX.
+"""The rules: what follows from a parameter's role and its width ratios in a parametrization. No JAX.
 
 Everything is relative to a base model. `m_in` and `m_out` are the products of target / base over a
-parameter's fan-in axes and over its fan-out axes, and every factor is 1 where they are 1.
+parameter's fan-in axes and over its fan-out axes, and every factor is 1 where they are 1. With a base of
+width 1 they are the fans themselves, and factors are absolute scales. The tables are in parametrizations.py.
 """
+import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 HIDDEN, INPUT, OUTPUT, FIXED = ROLES = ("hidden", "input", "output", "fixed")
 
@@ -12,32 +14,70 @@ HIDDEN, INPUT, OUTPUT, FIXED = ROLES = ("hidden", "input", "output", "fixed")
 class Power(NamedTuple):
     """m_in ** fan_in · m_out ** fan_out."""
 
-    fan_in: float
-    fan_out: float
+    fan_in: float = 0.0
+    fan_out: float = 0.0
 
     def __call__(self, m_in: float, m_out: float) -> float:
-        return float(m_in**self.fan_in * m_out**self.fan_out)
+        over, under = 1.0, 1.0          # one division, so that equal powers of equal ratios cancel exactly
+        for m, power in ((m_in, self.fan_in), (m_out, self.fan_out)):
+            over, under = over * m**max(power, 0.0), under * m**max(-power, 0.0)
+        return float(over / under)
+
+    def times(self, other: "Power", power: float = 1.0) -> "Power":
+        """The product with a power of another.
+
+        >>> Power(-1.0, 0.0).times(Power(0.5, 1.0), power=-2)
+        Power(fan_in=-2.0, fan_out=-2.0)
+        """
+        return Power(self.fan_in + power * other.fan_in, self.fan_out + power * other.fan_out)
+
+
+ONE = Power()
 
 
 class Row(NamedTuple):
-    """One role's line in the table of a parametrization."""
+    """One role's line in the table of a parametrization.
 
-    init: Power     # std of the draw
-    forward: Power  # multiplier of the product with the activations
-    adam: Power     # learning rate of an entrywise normalised optimizer
-    eps: Power      # Adam's ε: the size of one entry of the gradient
+    Attributes:
+      init: std of the draw.
+      forward: multiplier of the parameter, or of its product with the activations.
+      sgd: learning rate of SGD, with or without momentum; None where there is none that is right.
+      adam: learning rate of an entrywise normalised optimizer; None where there is none that is right.
+      eps: Adam's ε: the size of one entry of the gradient that the optimizer sees.
+      gradient: what the gradient is multiplied by before the optimizer sees it.
+      stored: how much smaller than what it stands for the parameter is kept: initial values that are not drawn
+        are divided by it.
+    """
 
+    init: Power = ONE
+    forward: Power = ONE
+    sgd: Power | None = ONE
+    adam: Power | None = ONE
+    eps: Power = ONE
+    gradient: Power = ONE
+    stored: Power = ONE
 
-ONE = Power(0, 0)
+    def moved(self, theta: Power) -> "Row":
+        """The same with w / θ in place of w: abc-symmetry (Tensor Programs V, Appendix J.2.1).
 
-# Tensor Programs V (arXiv 2203.03466), Table 8, and for ε its Appendix B.3: a gradient's entry
-# shrinks like 1 / fan_out where the fan-out grows, and like the multiplier 1 / fan_in in a readout.
-TABLE_8 = {
-    INPUT:  Row(init=ONE,            forward=ONE,          adam=ONE,          eps=Power(0, -1)),
-    HIDDEN: Row(init=Power(-0.5, 0), forward=ONE,          adam=Power(-1, 0), eps=Power(0, -1)),
-    OUTPUT: Row(init=ONE,            forward=Power(-1, 0), adam=ONE,          eps=Power(-1, 0)),
-    FIXED:  Row(init=ONE,            forward=ONE,          adam=ONE,          eps=ONE),
-}
+        >>> hidden = Row(init=Power(-0.5), adam=Power(-1))
+        >>> moved = hidden.moved(Power(-1))
+        >>> moved.forward(4.0, 1.0), moved.adam(4.0, 1.0)
+        (0.25, 1.0)
+        """
+        return self._replace(
+            init=self.init.times(theta, -1), forward=self.forward.times(theta),
+            sgd=self.sgd and self.sgd.times(theta, -2), adam=self.adam and self.adam.times(theta, -1),
+            eps=self.eps.times(theta), stored=self.stored.times(theta))
+
+    def levelled(self) -> "Row":
+        """The same with gradients whose entries keep their size, so that ε, and Adam's start, need no factor.
+
+        >>> Row(adam=Power(-1), eps=Power(0, -1)).levelled().gradient
+        Power(fan_in=0.0, fan_out=1.0)
+        """
+        return self._replace(gradient=self.gradient.times(self.eps, -1), eps=ONE,
+                             sgd=self.sgd and self.sgd.times(self.eps))
 
 
 class Factors(NamedTuple):
@@ -46,9 +86,11 @@ class Factors(NamedTuple):
     Attributes:
       init: factor of the initializer's std at the base.
       forward: multiplier of the layer's output (of its weights' part, not of its bias).
-      adam: factor of the learning rate for Adam and all entrywise normalised optimizers.
-      sgd: factor of the learning rate for SGD, with or without momentum.
+      adam: factor of the learning rate for Adam and all entrywise normalised optimizers; nan if there is none.
+      sgd: factor of the learning rate for SGD, with or without momentum; nan if there is none.
       eps: factor of Adam's ε.
+      gradient: factor of the gradient, in the backward pass.
+      stored: what values that are not drawn are divided by.
     """
 
     init: float
@@ -56,6 +98,136 @@ class Factors(NamedTuple):
     adam: float
     sgd: float
     eps: float
+    gradient: float = 1.0
+    stored: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Parametrization:
+    """How a model's initial values, products and learning rates depend on its widths: a table.
+
+    `standard`, `neural_tangent` and `maximal_update` make them; a table of one's own is one, too. The per-step
+    decay needs no entry: what AdamW's lr · λ takes from a parameter in a step is the same at every width.
+
+    Attributes:
+      name: what to call it.
+      input: the `rules.Row` of parameters whose fan-out alone grows.
+      hidden: that of those whose fan-in and fan-out grow.
+      output: that of those whose fan-in alone grows.
+      fixed: that of those that don't grow.
+      tied: multiplier of the logits that an embedding makes as a readout, m_in being the ratio of its width;
+        None where such an embedding can't be had.
+      attention: exponent of the key size's ratio in a multiplier of attention logits beside the usual 1 / √d.
+      draws: whether draws get their std from the table; False leaves each initializer's draw as it is.
+      spectral: whether a hidden weight whose fan-out grows less than its fan-in is drawn smaller.
+      plain: the optimizer that trains in it as it is, "adam" or "sgd"; "" where each needs factors.
+      reason: why there is no learning rate for an optimizer, where there is none.
+
+    >>> from haiku_mup.rules import Power, Row
+    >>> mine = haiku_mup.Parametrization("mine", hidden=Row(init=Power(-0.25), forward=Power(-0.5)))
+    >>> mine.factors("hidden", 4.0, 4.0).forward
+    0.5
+    """
+
+    name: str
+    input: Row = Row()
+    hidden: Row = Row()
+    output: Row = Row()
+    fixed: Row = Row()
+    tied: Power | None = ONE
+    attention: float = 0.0
+    draws: bool = True
+    spectral: bool = False
+    plain: str = ""
+    reason: str = ""
+
+    def factors(self, role: str, m_in: float, m_out: float) -> Factors:
+        """What follows for a parameter.
+
+        Args:
+          role: "hidden", "input", "output" or "fixed".
+          m_in: ratio of the fan-in, target / base.
+          m_out: ratio of the fan-out, target / base.
+
+        >>> haiku_mup.maximal_update().factors("output", 4.0, 1.0)[:5]
+        (1.0, 0.25, 1.0, 4.0, 0.25)
+        """
+        row: Row = getattr(self, role)
+        init, forward, sgd, adam, eps, gradient, stored = (
+            math.nan if power is None else power(m_in, m_out) for power in row)
+        if self.spectral and role == HIDDEN:
+            init *= min(1.0, math.sqrt(m_out / m_in))
+        return Factors(init, forward, adam, sgd, eps, gradient, stored)
+
+    def tied_readout(self, m: float) -> float:
+        """Multiplier of the logits of an embedding that is used as a readout, too; nan where there is none.
+
+        The embedding itself has the role `input`. In μP its init is not multiplied: its product with
+        activations grows like its width, and the multiplier takes that back, as it does in a readout.
+
+        Args:
+          m: ratio of the embedding's width, target / base.
+
+        >>> haiku_mup.maximal_update().tied_readout(4.0)
+        0.25
+        """
+        return math.nan if self.tied is None else self.tied(m, m)
+
+    def attention_logits(self, base_key_size: int, key_size: int) -> float:
+        """Factor of attention logits beside the usual 1 / √key_size.
+
+        In μP it is 1/√d at the base, 1/d in growth: queries and keys become correlated in training, so that
+        their product grows like d, not √d (Tensor Programs V, Definition 4.1).
+
+        Args:
+          base_key_size: the size of a head's queries and keys at the base.
+          key_size: the same at the target.
+
+        >>> haiku_mup.maximal_update().attention_logits(16, 64)
+        0.5
+        """
+        return float((key_size / base_key_size)**self.attention)
+
+    def moved(self, name: str, *, input: Power = ONE, hidden: Power = ONE,
+              output: Power = ONE) -> "Parametrization":
+        """An equivalent form, with w / θ kept in place of w, and w / θ · θ used: it trains alike.
+
+        Forward multipliers become × θ, SGD's learning rates / θ², Adam's / θ, ε × θ. (abc-symmetry; Tensor
+        Programs V, arXiv 2203.03466, Appendix J.2.1.)
+
+        Args:
+          name: of the new form.
+          input, hidden, output: θ of each role.
+
+        >>> table_3 = haiku_mup.maximal_update().moved("Table 3", output=haiku_mup.rules.Power(1))
+        >>> table_3.factors("output", 4.0, 1.0)[:2]
+        (0.25, 1.0)
+        """
+        return dataclasses.replace(
+            self, name=name, input=self.input.moved(input), hidden=self.hidden.moved(hidden),
+            output=self.output.moved(output), plain="",
+            tied=self.tied and self.tied.times(input))
+
+    def equivalent(self, other: "Parametrization") -> bool:
+        """Whether some θ leads from one to the other, so that both train alike.
+
+        >>> haiku_mup.maximal_update().equivalent(haiku_mup.maximal_update("table9"))
+        True
+        >>> haiku_mup.maximal_update().equivalent(haiku_mup.neural_tangent())
+        False
+        """
+        def canonical(row: Row) -> tuple[Any, ...]:
+            # Gradients as they come, and nothing multiplied in the forward pass.
+            plain = row._replace(gradient=ONE, eps=row.eps.times(row.gradient, -1),
+                                 sgd=row.sgd and row.sgd.times(row.gradient))
+            return _rounded(plain.moved(ONE.times(plain.forward, -1))._replace(stored=ONE))
+
+        same = (self.attention, self.draws, self.spectral) == (other.attention, other.draws, other.spectral)
+        return same and all(canonical(getattr(self, role)) == canonical(getattr(other, role)) for role in ROLES)
+
+
+def _rounded(row: Row) -> tuple[Any, ...]:
+    return tuple(power and tuple(round(x, 9) + 0.0 for x in power) for power in row)
 
 
 def role(fan_in_grows: bool, fan_out_grows: bool) -> str:
@@ -66,54 +238,6 @@ def role(fan_in_grows: bool, fan_out_grows: bool) -> str:
     """
     return {(True, True): HIDDEN, (False, True): INPUT,
             (True, False): OUTPUT, (False, False): FIXED}[fan_in_grows, fan_out_grows]
-
-
-def factors(role: str, m_in: float, m_out: float) -> Factors:
-    """μP in the form of Tensor Programs V, Table 8.
-
-    SGD's factor is Adam's over that of ε, in every role: an update of SGD is one of Adam's times the
-    gradient's size. So input m_out, hidden m_out / m_in, output m_in (ibid., Table 8).
-
-    Args:
-      role: one of `ROLES`.
-      m_in: ratio of the fan-in, target / base.
-      m_out: ratio of the fan-out, target / base.
-
-    >>> factors("hidden", 4.0, 4.0)
-    Factors(init=0.5, forward=1.0, adam=0.25, sgd=1.0, eps=0.25)
-    >>> factors("output", 4.0, 1.0)
-    Factors(init=1.0, forward=0.25, adam=1.0, sgd=4.0, eps=0.25)
-    """
-    row = TABLE_8[role]
-    init, forward, adam, eps = (power(m_in, m_out) for power in row)
-    return Factors(init, forward, adam, sgd=adam / eps, eps=eps)
-
-
-def tied_readout(m: float) -> float:
-    """Multiplier of the logits of an embedding that is used as a readout, too.
-
-    The embedding itself has the role `input`, so its init is not multiplied: its product with
-    activations grows like its width, and the multiplier takes that back, as it does in a readout.
-
-    Args:
-      m: ratio of the embedding's width, target / base.
-
-    >>> tied_readout(4.0)
-    0.25
-    """
-    return TABLE_8[OUTPUT].forward(m, 1.0)
-
-
-def attention(base_key_size: int, key_size: int) -> float:
-    """Factor of attention logits beside the usual 1 / √key_size: 1/√d at the base, 1/d in growth.
-
-    Queries and keys become correlated in training, so that their product grows like d, not √d
-    (Tensor Programs V, Definition 4.1).
-
-    >>> attention(16, 64)
-    0.5
-    """
-    return math.sqrt(base_key_size / key_size)
 
 
 def rescale(base_std: float, target_std: float, init: float) -> float:

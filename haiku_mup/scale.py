@@ -1,7 +1,9 @@
 """Numbers that multiply a parameter: one for all of it, or one for each block of its rows."""
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -68,6 +70,21 @@ def scaled(x: Any, factor: Factor) -> Any:
     y = x * (_fitted(factor, jnp.shape(x)) if isinstance(factor, Rows) else factor)
     inexact = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.inexact)
     return y.astype(x.dtype) if inexact and y.dtype != x.dtype else y       # as for NumPy's bfloat16
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def steered(x: Any, factor: Factor) -> Any:
+    """`x`, whose gradient is multiplied by a factor.
+
+    >>> jax.grad(lambda x: steered(x, 3.0)**2)(1.0)
+    Array(6., dtype=float32, weak_type=True)
+    """
+    return x
+
+
+@steered.defjvp
+def _steered(factor, primals, tangents):
+    return primals[0], scaled(tangents[0], factor)
 
 
 def _fitted(factor: Rows, shape: tuple[int, ...]) -> np.ndarray:

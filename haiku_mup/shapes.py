@@ -12,7 +12,9 @@ from haiku_mup.axes import Fans
 from haiku_mup.errors import MupError
 from haiku_mup.initializers import Moments
 
-READOUT, TIED = "readout", "tied"       # layers whose product is multiplied; others are ""
+# Layers whose product is multiplied: readouts that multiply themselves, those that Mup(readouts=...) names, and
+# shared embeddings; others are "".
+READOUT, NAMED, TIED = LAYERS = ("readout", "named", "tied")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +28,11 @@ class Record:
       shape: its shape in one layer, without any stack axis.
       moments: std and mean of its initializer.
       fans: its fan axes.
-      layer: `READOUT`, `TIED` (the matrix of a SharedEmbed) or "".
+      layer: one of `LAYERS`, or "".
       inexact: whether its entries are floating point or complex numbers.
       key_size: size of an attention's queries, where it makes them; else None.
       scaled_attention: whether that attention scales its logits in μP.
-      parts: sizes whose concatenation is its rows (an LSTM's [x, h]); empty for most.
+      parts: sizes whose concatenation is its rows (an LSTM's [x, h]); empty for most; one for such a block.
       delta: on a base's record, the shape that the delta model has, if there was one.
       delta_parts: the parts of the delta model.
     """
@@ -49,6 +51,11 @@ class Record:
     delta: tuple[int, ...] | None = None
     delta_parts: tuple[int, ...] = ()
 
+    @property
+    def module(self) -> str:
+        """The name of the module that owns it, without the prefix of a lift."""
+        return self.local[:-len(self.leaf) - 1]
+
 
 class Part(NamedTuple):
     """What μP makes of a parameter, or of one block of its rows.
@@ -66,6 +73,20 @@ class Part(NamedTuple):
     draw: float
 
 
+class Used(NamedTuple):
+    """What happens to a parameter in the forward pass, and in the backward pass.
+
+    Attributes:
+      multiplier: what a layer of ours multiplies by: a readout, a shared readout, an attention.
+      forward: what the parameter is multiplied by where anybody uses it, or its product with activations.
+      gradient: what its gradient is multiplied by.
+    """
+
+    multiplier: float = 1.0
+    forward: scale.Factor = 1.0
+    gradient: scale.Factor = 1.0
+
+
 @dataclasses.dataclass(frozen=True)
 class Entry:
     """One parameter, base beside target, and what follows.
@@ -73,7 +94,7 @@ class Entry:
     Attributes:
       base, target: the two records.
       parts: one for most; one for each block of rows of an LSTM's matrix, where they differ.
-      multiplier: what the layer multiplies its product by.
+      multiplier: what a layer of ours multiplies its product by.
       doubt: what is probably not meant: its kind, and a text with the remedy; or None.
     """
 
@@ -93,6 +114,12 @@ class Entry:
         return self.factor(lambda part: part.draw)
 
     @property
+    def used(self) -> Used:
+        """What happens to it in the forward and the backward pass. A readout multiplies by itself."""
+        forward = 1.0 if self.target.layer == READOUT else self.factor(lambda part: part.factors.forward)
+        return Used(self.multiplier, forward, self.factor(lambda part: part.factors.gradient))
+
+    @property
     def inferred(self) -> bool:
         """Whether its axes are a guess that matters: it grows, is drawn, and no layer of Haiku's owns it."""
         return (not self.target.fans.known and self.target.moments.drawn
@@ -105,8 +132,8 @@ def layer_kind(module: Any, name: str) -> str:
     return layers.get(name, "")
 
 
-def compare(base: Record, target: Record) -> Entry:
-    """What μP makes of a parameter, given how it was captured at the base and at the target.
+def compare(base: Record, target: Record, rule: rules.Parametrization) -> Entry:
+    """What a parametrization makes of a parameter, given how it was captured at the base and at the target.
 
     Raises:
       MupError: for what cannot be right; it names the parameter, both shapes and the remedy.
@@ -116,17 +143,26 @@ def compare(base: Record, target: Record) -> Entry:
         raise wrong("rank differs; rebuild the base model")
     if any(b == 0 != t for b, t in zip(base.shape, target.shape)):
         raise wrong("a width of 0 has no ratio; give the base a width of its own")
-    parts = tuple(_part(b, t, wrong) for b, t in zip(_blocks(base), _blocks(target)))
+    parts = tuple(_part(b, t, rule, wrong) for b, t in zip(_blocks(base), _blocks(target)))
     if len({part._replace(rows=0) for part in parts}) == 1:
-        parts = (_part(base, target, wrong),)
-    multiplier = 1.0
+        parts = (_part(base, target, rule, wrong),)
+    doubt = _doubt(base, target, parts[0].factors, wrong) if rule.draws else None
+    return Entry(base, target, parts, _multiplier(base, target, parts[0], rule, wrong), doubt)
+
+
+def _multiplier(base: Record, target: Record, part: Part, rule: rules.Parametrization, wrong) -> float:
+    """What a layer of ours multiplies by."""
     if target.layer == READOUT:
-        multiplier = parts[0].factors.forward
-    elif target.layer == TIED:
-        multiplier = rules.tied_readout(_ratio(base.shape, target.shape, target.fans.fan_out))
-    elif target.scaled_attention and base.key_size and target.key_size:
-        multiplier = rules.attention(base.key_size, target.key_size)
-    return Entry(base, target, parts, multiplier, _doubt(base, target, parts[0].factors.init, wrong))
+        return part.factors.forward
+    if target.layer == TIED:
+        found = rule.tied_readout(_ratio(base.shape, target.shape, target.fans.fan_out))
+        if math.isnan(found):
+            raise wrong(f"{rule.name} has no tied embeddings, since its readouts have no multiplier; take "
+                        "another form, or an embedding and a readout of their own")
+        return found
+    if target.scaled_attention and base.key_size and target.key_size:
+        return rule.attention_logits(base.key_size, target.key_size)
+    return 1.0
 
 
 def _blocks(record: Record) -> list[Record]:
@@ -134,7 +170,8 @@ def _blocks(record: Record) -> list[Record]:
     if not record.parts:
         return [record]
     _, *rest = record.shape
-    blocks = [dataclasses.replace(record, shape=(rows, *rest), parts=(), delta=None) for rows in record.parts]
+    blocks = [dataclasses.replace(record, shape=(rows, *rest), parts=(rows,), delta=None)
+              for rows in record.parts]
     if record.delta is None:
         return blocks
     _, *rest = record.delta
@@ -142,16 +179,17 @@ def _blocks(record: Record) -> list[Record]:
             for block, rows in zip(blocks, record.delta_parts)]
 
 
-def _part(base: Record, target: Record, wrong) -> Part:
+def _part(base: Record, target: Record, rule: rules.Parametrization, wrong) -> Part:
     """The role and the factors of a parameter, or of a block of its rows."""
     infinite = _infinite(base, target)
     fans = _fans(base, target, infinite, wrong)
     m_in, m_out = (_ratio(base.shape, target.shape, axes) for axes in (fans.fan_in, fans.fan_out))
     role = rules.role(*(any(infinite[a] for a in axes) for axes in (fans.fan_in, fans.fan_out)))
-    _check_layer(base, target, role, wrong)
-    factors = rules.factors(role, m_in, m_out)
-    return Part(target.shape[0] if target.shape else 1, role, factors,
-                _draw(base, target, role, factors, wrong))
+    factors, draw = rule.factors(role, m_in, m_out), 1.0
+    if rule.draws:
+        _check_layer(base, target, role, wrong)
+        draw = _draw(base, target, role, factors, wrong)
+    return Part(target.shape[0] if target.shape else 1, role, factors, draw)
 
 
 def _infinite(base: Record, target: Record) -> list[bool]:
@@ -191,14 +229,14 @@ def _check_layer(base: Record, target: Record, role: str, wrong) -> None:
     if role != rules.FIXED and not target.inexact:
         raise wrong("an integer parameter can't grow with the width; keep it out of the parameters "
                     "(hk.get_state), or give it the same shape in both")
-    if role == rules.OUTPUT and target.layer != READOUT:
+    if role == rules.OUTPUT and target.layer not in (READOUT, NAMED):
         own = "" if target.fans.known else (
             " (no layer of Haiku's owns it: if its axes are not (in, out), declare them with Mup(fans=...); if "
-            "it makes outputs, let a Readout make them)")
+            f"it makes outputs, say so: Mup(readouts={target.name!r}))")
         raise wrong("a layer from a growing to a fixed width is an output; make it haiku_mup.Readout or "
                     "ConvReadout, or name it in Mup(readouts=...), or let its output grow, too; if it grows at "
                     "other widths than these, show one to init_delta" + own)
-    if role == rules.HIDDEN and target.layer == READOUT:
+    if role == rules.HIDDEN and target.layer in (READOUT, NAMED):
         raise wrong("a Readout from a growing to a growing width is a hidden layer; make it hk.Linear or a "
                     "plain convolution, or take it out of Mup(readouts=...)")
 
@@ -210,22 +248,23 @@ def _draw(base: Record, target: Record, role: str, factors: rules.Factors, wrong
         raise wrong(f"a hidden weight is initialised with mean {now.mean:.3g}, which would grow with "
                     "the width; use an initializer of mean zero")
     if not now.drawn and not (was.drawn and now.std == 0):
-        return 1.0
+        return 1 / factors.stored
     if not target.inexact or now.std == was.std or (base.shape == target.shape and _same(was, now)):
         return factors.init
     if math.isnan(was.std) or math.isnan(now.std):
         raise wrong("the initializer's std is a traced value, and must be known here; compute it with "
                     "numpy or math instead of jax.numpy, or call init eagerly")
-    one_shape = base.shape == target.shape and len(base.shape) > 1     # a bias may depend on its layer's fan-in
+    # A bias may depend on its layer's fan-in, and a block of rows on the whole matrix's.
+    one_shape = base.shape == target.shape and len(base.shape) > 1 and len(base.parts) != 1
     if not (was.drawn and now.drawn and was.std > 0 and now.std > 0) or one_shape:
         raise wrong(f"the initializer's std is {was.std:.3g} at the base and {now.std:.3g} at the "
                     "target; use one initializer for both")
     return rules.rescale(was.std, now.std, factors.init)
 
 
-def _doubt(base: Record, target: Record, init: float, say) -> tuple[str, str] | None:
+def _doubt(base: Record, target: Record, factors: rules.Factors, say) -> tuple[str, str] | None:
     """What runs and is probably not meant: its kind, and what to say."""
-    was, now = base.moments, target.moments
+    was, now, init = base.moments, target.moments, factors.init * factors.stored
     given = not (was.drawn or now.drawn) and init != 1 and was.std > 0
     if given and not 0.8 < rules.rescale(was.std, now.std, init) < 1.25:
         return "given", str(say(

@@ -1,4 +1,5 @@
 """What was captured of a base, as plain values and as a JSON file; and back, trusting nothing."""
+import dataclasses
 import errno
 import json
 import math
@@ -12,7 +13,8 @@ from haiku_mup.axes import Fans
 from haiku_mup.capture import Declared
 from haiku_mup.errors import MupError
 from haiku_mup.initializers import Moments
-from haiku_mup.shapes import READOUT, TIED, Record
+from haiku_mup.rules import ROLES, Parametrization, Power, Row
+from haiku_mup.shapes import LAYERS, Record
 
 FORMAT, VERSION = "haiku_mup base", 1
 LIMIT = 2**26       # bytes: of 200 a parameter, so that 300,000 parameters fit
@@ -25,7 +27,7 @@ def encode(records: Mapping[str, Record], declared: Declared) -> dict[str, Any]:
     head = {
         "format": FORMAT, "version": VERSION,
         "fans": {glob: _axes(fans) for glob, fans in declared.fans.items()},
-        "readouts": list(declared.readouts),
+        "readouts": list(declared.readouts), "parametrization": _plain(dataclasses.asdict(declared.rule)),
     }
     parameters = {name: _sealed(_encode(record)) for name, record in records.items()}
     return _sealed(head | {"names": list(parameters)}) | {"parameters": parameters}
@@ -43,6 +45,13 @@ def _encode(record: Record) -> dict[str, Any]:
         "delta": None if record.delta is None else list(record.delta),
         "delta_parts": list(record.delta_parts),
     }
+
+
+def _plain(x: Any) -> Any:
+    """Tuples as lists."""
+    if isinstance(x, dict):
+        return {key: _plain(value) for key, value in x.items()}
+    return list(map(_plain, x)) if isinstance(x, tuple) else x
 
 
 def _axes(fans: Fans) -> list[list[int]]:
@@ -86,7 +95,7 @@ def decode(state: Any, source: str) -> tuple[dict[str, Record], Declared]:
     declared = Declared(
         {glob: _fans(axes, f"fans: {glob}", wrong)
          for glob, axes in _dict(state.get("fans"), "fans", wrong).items()},
-        tuple(state["readouts"]))
+        tuple(state["readouts"]), _rule(state.get("parametrization"), wrong))
     return {name: _decode(name, parameters[name], wrong) for name in state["names"]}, declared
 
 
@@ -147,6 +156,20 @@ def _fans(x: Any, entry: str, wrong: Callable[[str, str], MupError]) -> Fans:
     return Fans(fan_in, fan_out, lookup=lookup)
 
 
+def _rule(x: Any, wrong: Callable[[str, str], MupError]) -> Parametrization:
+    """The parametrization: rows are lists of powers, which are lists of two numbers, or None."""
+    entry = "parametrization"
+    values = _dict(x, entry, wrong)
+    if set(values) != {field.name for field in dataclasses.fields(Parametrization)}:
+        raise wrong(entry, f"keys {sorted(values)} are not a parametrization's")
+    try:
+        rows = {role: Row(*(power and Power(*power) for power in values[role])) for role in ROLES}
+        tied = values["tied"] and Power(*values["tied"])
+        return Parametrization(**values | rows | {"tied": tied})
+    except (TypeError, ValueError):
+        raise wrong(entry, "is not a table of exponents") from None
+
+
 def _whole(low: int, high: int) -> Callable[[Any], bool]:
     return lambda x: isinstance(x, int) and not isinstance(x, bool) and low <= x <= high
 
@@ -170,7 +193,7 @@ def _or_none(good: Callable[[Any], bool]) -> Callable[[Any], bool]:
 _SHAPE = _whole_list(0, 2**62)
 _GOOD: dict[str, Callable[[Any], bool]] = {
     "leaf": _is(str), "local": _is(str), "shape": _SHAPE, "std": _or_none(_size), "mean": _or_none(_size),
-    "drawn": _is(bool), "error": _size, "known": _is(bool), "layer": lambda x: x in ("", READOUT, TIED),
+    "drawn": _is(bool), "error": _size, "known": _is(bool), "layer": lambda x: x in ("", *LAYERS),
     "fans": lambda x: isinstance(x, list) and len(x) == 3 and all(map(_whole_list(0, 63), x)),
     "inexact": _is(bool), "key_size": _or_none(_whole(1, 2**62)), "scaled_attention": _is(bool),
     "parts": _SHAPE, "delta": _or_none(_SHAPE), "delta_parts": _SHAPE,

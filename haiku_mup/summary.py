@@ -1,8 +1,9 @@
 """What μP made of a model, to be read by people: one row a parameter."""
 import dataclasses
+import math
 from collections.abc import Iterable
 
-from haiku_mup.shapes import Entry, Part
+from haiku_mup.shapes import READOUT, TIED, Entry, Part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,10 +17,10 @@ class Row:
       role: "input", "hidden", "output" or "fixed".
       base_std: std of its initializer at the base (0 for a constant).
       target_std: std at the target, in μP.
-      multiplier: what its layer's product is multiplied by; for the queries of an attention, what they
-        are; for a shared embedding, what the logits are.
-      adam_lr: factor of the learning rate for Adam.
-      sgd_lr: factor of the learning rate for SGD.
+      multiplier: what its layer's product is multiplied by, or itself; for the queries of an attention, what
+        they are; for a shared embedding, what the logits are.
+      adam_lr: factor of the learning rate for Adam; nan where the parametrization has none.
+      sgd_lr: factor of the learning rate for SGD; the same.
       inferred: whether it grows and is drawn, and no layer of Haiku's owns it, so that its fans are a guess: a
         vector's axis is taken as out, a matrix's as (in, out). `haiku_mup.fans` or `Mup(fans=...)` settles it.
 
@@ -58,8 +59,9 @@ class Row:
             number = entry.parts.index(part)
             name += f"[{first}:{first + part.rows}]"
             shapes = (base.parts[number], *base.shape[1:]), (part.rows, *target.shape[1:])
+        multiplier = entry.multiplier * (1.0 if target.layer in (READOUT, TIED) else part.factors.forward)
         return cls(name, *shapes, part.role, base.moments.std, target.moments.std * part.draw,
-                   entry.multiplier, part.factors.adam, part.factors.sgd, entry.inferred)
+                   multiplier, part.factors.adam, part.factors.sgd, entry.inferred)
 
 
 HEADS = ("parameter", "base", "target", "role", "std base", "std target", "multiplier", "Adam lr",
@@ -85,7 +87,7 @@ def as_text(rows: Iterable[Row], width: int = 100) -> str:
 def _cell(value) -> str:
     if isinstance(value, tuple):
         return "×".join(map(str, value)) or "scalar"
-    return value if isinstance(value, str) else f"{value:.4g}"
+    return value if isinstance(value, str) else "–" if math.isnan(value) else f"{value:.4g}"
 
 
 def _line(cells, widths) -> str:

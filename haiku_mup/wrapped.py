@@ -6,7 +6,7 @@ from haiku_mup.context import Made
 from haiku_mup.errors import MupError
 from haiku_mup.initializers import Rescaled, read
 from haiku_mup.naming import check_home, leaf_name, stored_names
-from haiku_mup.shapes import READOUT, TIED, Entry, layer_kind
+from haiku_mup.shapes import TIED, Entry, Used, layer_kind
 
 
 class Wrapped:
@@ -22,16 +22,15 @@ class Wrapped:
     def __init__(self, entries: Mapping[str, Entry]):
         self._draws = {name: (e.target.shape, e.draw, e.target.moments) for name, e in entries.items()}
         self._warned: set[str] = set()
-        self._multipliers: dict[tuple[str, tuple[int, ...]], float] = {}
+        self._used: dict[tuple[str, tuple[int, ...]], Used] = {}
         self._tied = {e.multiplier for e in entries.values() if e.target.layer == TIED}
-        self._readouts = {e.target.local for e in entries.values() if e.target.layer == READOUT}
         for entry in entries.values():
             key, name = (entry.target.local, entry.target.shape), entry.target.name
-            if self._multipliers.setdefault(key, entry.multiplier) != entry.multiplier:
+            if self._used.setdefault(key, entry.used) != entry.used:
                 raise MupError.about(name, entry.base.shape, entry.target.shape, "another layer has this "
                                      "name and shape within its lift, and another multiplier; rename one")
         self._key: Hashable = tuple(map(frozenset, (
-            self._draws.items(), self._multipliers.items(), self._tied, self._readouts)))
+            self._draws.items(), self._used.items(), self._tied)))
         self._hash = hash(self._key)
 
     def __eq__(self, other):
@@ -63,17 +62,17 @@ class Wrapped:
     def keep(self, made: Made) -> None:
         """All is known already."""
 
-    def is_readout(self, name: str) -> bool:
-        return f"{name}/w" in self._readouts
+    def used(self, name: str, shape: tuple[int, ...]) -> Used:
+        return self._used.get((name, shape), Used())
 
     def matrix_read(self, context_) -> None:
         """Said as the target was captured."""
 
     def multiplier(self, name: str, shape: tuple[int, ...]) -> float:
-        if (name, shape) not in self._multipliers:
+        if (name, shape) not in self._used:
             raise MupError.about(name, None, shape, "this layer was not captured with this shape; put it "
                                  "inside apply_mup(), and capture base and target again")
-        return self._multipliers[name, shape]
+        return self._used[name, shape].multiplier
 
     def tied_multiplier(self) -> float:
         return one_tied(self._tied)

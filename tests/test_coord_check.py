@@ -13,7 +13,7 @@ import pytest
 from mutants import LABELS, REFUSED, RIGHT, WRONG, checked, loss_fn
 
 import haiku_mup
-from haiku_mup import CoordCheck, Point, expectation, plot, recording, rules
+from haiku_mup import CoordCheck, Point, expectation, plot, recording
 
 X = jax.random.normal(jax.random.PRNGKey(3), (8, 6))
 FEW = {"widths": (64, 256), "seeds": 3}
@@ -189,7 +189,7 @@ def test_expectations_follow_from_the_rules(role, product, weight):
     """Tensor Programs V, Appendix J.2: √n for a sum of what is independent, n for what is aligned."""
     n = 2.0**10
     m_in, m_out = (n if role in ("hidden", "output") else 1.0), (n if role in ("hidden", "input") else 1.0)
-    factors = rules.factors(role, m_in, m_out)
+    factors = haiku_mup.maximal_update().factors(role, m_in, m_out)
     assert tuple(math.log2(x) / 10 for x in expectation.parameter(factors)) == weight
     found = expectation.product(factors, m_in, factors.forward)
     assert tuple(math.log2(x) / 10 for x in found) == product

@@ -28,7 +28,7 @@ def public(package):
         for cls in reversed(value.__mro__) if inspect.isclass(value) else ():
             for member, inner in vars(cls).items() if cls.__module__ in (value.__module__, OWN) else ():
                 if not member.startswith("_") and (
-                        callable(inner) or isinstance(inner, (property, classmethod, staticmethod))):
+                        inspect.isfunction(inner) or isinstance(inner, (property, classmethod, staticmethod))):
                     found[f"{name}.{member}"] = getattr(value, member)
     return {name: value for name, value in found.items() if name not in INTERNAL}
 

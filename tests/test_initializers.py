@@ -220,4 +220,4 @@ def test_a_random_sign_is_drawn():
 
 
 def test_rules_and_rescaling_agree():
-    assert rules.rescale(1.0, 0.5, rules.factors("hidden", 4.0, 4.0).init) == 1.0
+    assert rules.rescale(1.0, 0.5, haiku_mup.maximal_update().factors("hidden", 4.0, 4.0).init) == 1.0

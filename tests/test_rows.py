@@ -1,4 +1,6 @@
 """An LSTM's one matrix, whose rows for x and for h are two: their draws, factors and trajectories."""
+import functools
+
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -164,3 +166,21 @@ def test_a_state_that_stays_while_the_inputs_grow_is_an_output():
 
     with pytest.raises(haiku_mup.MupError, match="'lstm/linear/w'"):
         captured(one(fn)[0], X)
+
+
+def test_rows_of_one_size_in_a_matrix_that_grows_keep_the_bases_std():
+    """Inputs grow, and the hidden size stays, here: its rows' std is that of the whole matrix's fan-in."""
+    def fn(x, width):
+        with haiku_mup.apply_mup():
+            x = hk.Linear(width)(x)
+            lstm = hk.LSTM(8 if width == 16 else 4)
+            return haiku_mup.Readout(3)(hk.dynamic_unroll(lstm, x, lstm.initial_state(x.shape[1]))[0][-1])
+
+    mup = haiku_mup.Mup()
+    for context, width in ((mup.init_base, 8), (mup.init_delta, 16), (mup.init_target, 32)):
+        with context():
+            jax.eval_shape(hk.transform(functools.partial(fn, width=width)).init, KEY, X)
+    x, h = (row for row in mup.table() if row.name.startswith("lstm/linear/w"))
+    assert (x.role, h.role, h.base_shape, h.target_shape) == ("hidden", "hidden", (4, 16), (4, 16))
+    assert x.target_std == pytest.approx(x.base_std / 2, rel=1e-12)
+    assert h.target_std == pytest.approx(h.base_std, rel=1e-12)

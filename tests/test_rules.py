@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from haiku_mup import rules
+from haiku_mup import maximal_update, rules
 
 
 @pytest.mark.parametrize("role, m_in, m_out, init, forward, adam, sgd, eps", [
@@ -15,12 +15,12 @@ from haiku_mup import rules
     ("fixed", 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
 ])
 def test_table_8(role, m_in, m_out, init, forward, adam, sgd, eps):
-    assert rules.factors(role, m_in, m_out) == (init, forward, adam, sgd, eps)
+    assert maximal_update().factors(role, m_in, m_out) == (init, forward, adam, sgd, eps, 1.0, 1.0)
 
 
 @pytest.mark.parametrize("role", rules.ROLES)
 def test_at_base_width_every_factor_is_exactly_one(role):
-    assert set(rules.factors(role, 1.0, 1.0)) == {1.0}
+    assert set(maximal_update().factors(role, 1.0, 1.0)) == {1.0}
 
 
 def test_roles_follow_from_what_grows():
@@ -31,12 +31,12 @@ def test_roles_follow_from_what_grows():
 
 def test_attention_is_the_root_at_base_and_the_size_in_growth():
     for base, d in ((16, 16), (16, 64), (32, 8)):
-        assert math.isclose(rules.attention(base, d) / math.sqrt(d), math.sqrt(base) / d)
-    assert rules.attention(48, 48) == 1.0
+        assert math.isclose(maximal_update().attention_logits(base, d) / math.sqrt(d), math.sqrt(base) / d)
+    assert maximal_update().attention_logits(48, 48) == 1.0
 
 
 def test_tied_logits_are_divided_by_the_ratio():
-    assert rules.tied_readout(8.0) == 1 / 8
+    assert maximal_update().tied_readout(8.0) == 1 / 8
 
 
 def test_rescale_gives_the_bases_std_times_the_factor():
