@@ -200,10 +200,9 @@ def _used(scope: Scope, value: Any, context: hk.GetterContext) -> Any:
         return value
     used = scope.used(context.full_name, tuple(map(int, context.original_shape)))
     value = value if used.gradient == 1 else steered(value, used.gradient)
-    kind = layer_kind(context.module, naming.leaf_name(context))
-    if kind == TIED or (_product.get() is context.module and naming.leaf_name(context) in ("w", "embeddings")):
-        return value
-    return scaled(value, used.forward)
+    leaf, product = naming.leaf_name(context), _product.get()
+    multiplied = product is not None and product is context.module and leaf in ("w", "embeddings")
+    return value if multiplied or layer_kind(context.module, leaf) == TIED else scaled(value, used.forward)
 
 
 def _call(mine: _Applied, next_method, args, kwargs, context):
@@ -242,7 +241,8 @@ def _multiplied(scope: Scope, next_method, args, kwargs, module: Any) -> Any:
 def _channels(inputs: Any, factor: Factor) -> Any:
     """Inputs times a factor, or one for each of the weight's rows, which are the inputs' last axis."""
     if isinstance(factor, Rows):
-        return inputs * jnp.asarray(factor.array().reshape(-1), inputs.dtype)
+        rows = factor.array().reshape(*(1,) * (inputs.ndim - 1), -1)
+        return inputs * jnp.asarray(rows, inputs.dtype)
     return scaled(inputs, factor)
 
 

@@ -162,12 +162,15 @@ def _rule(x: Any, wrong: Callable[[str, str], MupError]) -> Parametrization:
     values = _dict(x, entry, wrong)
     if set(values) != {field.name for field in dataclasses.fields(Parametrization)}:
         raise wrong(entry, f"keys {sorted(values)} are not a parametrization's")
-    try:
-        rows = {role: Row(*(power and Power(*power) for power in values[role])) for role in ROLES}
-        tied = values["tied"] and Power(*values["tied"])
-        return Parametrization(**values | rows | {"tied": tied})
-    except (TypeError, ValueError):
-        raise wrong(entry, "is not a table of exponents") from None
+    for key, good in _RULE.items():
+        if not good(values[key]):
+            raise wrong(entry, f"{key} is {str(values[key])[:60]}")
+    rows = {role: Row(*map(_power, values[role])) for role in ROLES}
+    return Parametrization(**values | rows | {"tied": _power(values["tied"])})
+
+
+def _power(x: Any) -> Any:
+    return x if x is None else Power(*map(float, x))
 
 
 def _whole(low: int, high: int) -> Callable[[Any], bool]:
@@ -190,6 +193,24 @@ def _or_none(good: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda x: x is None or good(x)
 
 
+def _exponent(x: Any) -> bool:
+    return isinstance(x, (int, float)) and not isinstance(x, bool) and -64 <= x <= 64
+
+
+def _powers(x: Any) -> bool:
+    return x is None or isinstance(x, list) and len(x) == 2 and all(map(_exponent, x))
+
+
+def _row(x: Any) -> bool:
+    always = [i for i, field in enumerate(Row._fields) if field not in ("sgd", "adam")]
+    return isinstance(x, list) and len(x) == len(Row._fields) and all(map(_powers, x)) and all(
+        x[i] is not None for i in always)
+
+
+_RULE: dict[str, Callable[[Any], bool]] = dict.fromkeys(ROLES, _row) | {
+    "name": _is(str), "tied": _powers, "attention": _exponent, "draws": _is(bool), "spectral": _is(bool),
+    "plain": lambda x: x in ("", "adam", "sgd"), "reason": _is(str),
+}
 _SHAPE = _whole_list(0, 2**62)
 _GOOD: dict[str, Callable[[Any], bool]] = {
     "leaf": _is(str), "local": _is(str), "shape": _SHAPE, "std": _or_none(_size), "mean": _or_none(_size),
