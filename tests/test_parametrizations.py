@@ -104,7 +104,7 @@ def test_a_form_that_is_none_is_refused(args):
 # --- beside others': ratios are the fans themselves, and so absolute scales ---
 
 # inferno, commit 6b0194d, bnn/params/parametrizations: (init, SGD, Adam) of weights. Its hidden weights have
-# SGD's rate 1 whatever their proportions (ours m_out / m_in), and its biases of outputs fan_out, though that is no
+# SGD's rate 1 whatever their proportions (ours m_out / m_in), and its biases of outputs fan_out, which is no
 # width: compared where the widths grow alike.
 INFERNO = [
     # class, role, fan_in, fan_out, init, SGD, Adam
