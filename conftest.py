@@ -3,10 +3,6 @@ import doctest
 import functools
 import os
 
-# The suite compiles thousands of small programs and runs each a few times.
-os.environ.setdefault(
-    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
-
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -24,6 +20,13 @@ collect_ignore = [
     "demos/tutorial.py", "demos/notebook.py",   # a test of its own imports what they need
     "tests/typed",                              # programs for the type checker
 ]
+
+
+def pytest_configure(config):
+    """The suite compiles thousands of small programs and runs each a few times; the slow tests' are larger."""
+    if config.option.markexpr != "slow":
+        os.environ.setdefault(
+            "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -5,7 +5,7 @@ import sys
 import haiku_mup
 from demos import coord_check
 
-OUT = pathlib.Path("docs")
+OUT, RESULTS = pathlib.Path("docs"), pathlib.Path("results/gallery")
 DPI = 60
 CHECKS = {                          # file -> the flags of demos.coord_check
     "mlp_ce": ["--model", "mlp", "--loss", "ce"],
@@ -17,14 +17,15 @@ CHECKS = {                          # file -> the flags of demos.coord_check
 }
 
 
-def main(checks=CHECKS, out=OUT, more=()):
+def main(checks=CHECKS, out=OUT, results=RESULTS):
     """Runs every check; returns 0 where all came out as they must: passed in μP, failed in standard."""
     codes = []
     for name, flags in checks.items():
-        results = pathlib.Path("results", "gallery", name)
         print(f"\n{coord_check.PROG} {' '.join(flags)}", flush=True)
-        codes.append(coord_check.main([*flags, *more, "--out", str(results)]))
-        both = haiku_mup.CoordCheck.from_csv(results / "coord_check.csv")
+        codes.append(coord_check.main([*flags, "--out", str(results / name)]))
+        if codes[-1] > 1:
+            break                       # it was interrupted, or there are no data
+        both = haiku_mup.CoordCheck.from_csv(results / name / "coord_check.csv")
         both.only("sp").plot(compare=both.only("mup")).savefig(out / f"coord_{name}.png", dpi=DPI)
     return max(codes)
 

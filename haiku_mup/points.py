@@ -9,7 +9,7 @@ from haiku_mup import expectation
 from haiku_mup.expectation import FLAT, Range, Sizes
 from haiku_mup.measured import CHANGE, DECAY, GRADIENT, PARAM, UPDATE, Program, Step
 from haiku_mup.recording import LOGITS, OUTPUT, Seen
-from haiku_mup.rules import FIXED
+from haiku_mup.rules import FIXED, HIDDEN
 from haiku_mup.shapes import NAMED, READOUT, TIED
 from haiku_mup.stats import Stat, stat_name
 from haiku_mup.verdict import JUDGED, Point
@@ -69,6 +69,10 @@ class Expected:
         tied = [self._product(name) for name, entry in some.items() if entry.target.layer == TIED]
         if tied:
             self._readouts[TIED] = expectation.hull(tied)
+        # What hidden weights make of the start of what they are given: less, where they are drawn smaller.
+        hidden = [self._product(name).start.low for name, entry in some.items()
+                  if entry.parts[0].role == HIDDEN and entry.target.moments.drawn]
+        self._shrinks = Range(round(sum(min(low, 0.0) for low in hidden), 9), 0.0)
         lows = [sizes.start.low for sizes in self._readouts.values()]
         self._error = Range(min(lows, default=0.0), 0.0)        # of outputs: their start is in it
         self._gradient = self._error if sgd else FLAT
@@ -94,7 +98,7 @@ class Expected:
             found = Sizes(FLAT, FLAT)
             for name in seen.after:
                 found = found._replace(start=found.start | self._readouts[name].start)
-        return found._replace(change=found.change.plus(self._gradient))
+        return Sizes(found.start.plus(self._shrinks), found.change.plus(self._gradient))
 
     def starts_at_zero(self, name: str) -> bool:
         """Whether a parameter does, at every width."""

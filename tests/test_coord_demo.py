@@ -1,12 +1,13 @@
 """The coordinate check from the command line."""
 import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 import haiku_mup
-from demos import coord_check, networks
+from demos import coord_check, gallery, networks
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,28 @@ def test_a_failure_in_mup_is_its_exit_code(monkeypatch, tmp_path):
                                             for w in (1, 2)])}
     monkeypatch.setattr(coord_check, "run", lambda args, data: results)
     assert coord_check.main(["--parametrization", "mup", "--out", str(tmp_path)]) == 1
+
+
+def test_the_gallery_draws_each_check_small(monkeypatch, tmp_path, finished):
+    def copied(argv):
+        out = tmp_path / argv[-1]
+        out.mkdir(parents=True)
+        (out / "coord_check.csv").write_bytes((finished[1] / "coord_check.csv").read_bytes())
+        return 0
+
+    monkeypatch.setattr(coord_check, "main", copied)
+    assert gallery.main({"mlp_ce": []}, tmp_path, tmp_path / "results") == 0
+    assert 0 < (tmp_path / "coord_mlp_ce.png").stat().st_size < 150_000
+    monkeypatch.setattr(coord_check, "main", lambda argv: 130)
+    assert gallery.main({"a": [], "b": []}, tmp_path, tmp_path / "results") == 130
+
+
+def test_the_gallerys_figures_are_in_the_pages():
+    root = pathlib.Path(__file__).parent.parent / "docs"
+    page = (root / "coordinates.rst").read_text(encoding="utf-8")
+    for name, flags in gallery.CHECKS.items():
+        assert f"coord_{name}.png" in page and " ".join([coord_check.PROG, *flags]) in page
+        assert (root / f"coord_{name}.png").is_file()
 
 
 @pytest.mark.parametrize("name", networks.NETWORKS)
