@@ -70,7 +70,8 @@ class Expected:
         if tied:
             self._readouts[TIED] = expectation.hull(tied)
         # What hidden weights make of the start of what they are given: less, where they are drawn smaller.
-        hidden = [self._product(name).start.low for name, entry in some.items()
+        *_, widest = self._entries.values()
+        hidden = [self._product(name).start.low for name, entry in widest.items()
                   if entry.parts[0].role == HIDDEN and entry.target.moments.drawn]
         self._shrinks = Range(round(sum(min(low, 0.0) for low in hidden), 9), 0.0)
         lows = [sizes.start.low for sizes in self._readouts.values()]
