@@ -1,4 +1,5 @@
 """The scope that captures a model's parameters, and draws them in μP where it has a base."""
+import contextlib
 import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping
@@ -52,10 +53,12 @@ class Session:
         self._used: dict[tuple[str, tuple[int, ...]], Used] = {}    # of all made, in the tree or not
         self._tied: set[float] = set()
         self._ties_used = False
+        self._local: dict[str, list[Record]] = {}       # of the base, by the names that layers know
 
     def close(self) -> None:
         """Lets go of what it captured: JAX keeps the session itself for ever, in the keys of its caches."""
         self.base, self.records, self.entries, self._used = self.base and {}, {}, {}, {}
+        self._local = {}
 
     def check(self, where: str) -> None:
         """Raises if nothing was captured, or if a glob of the user's matched nothing."""
@@ -143,12 +146,12 @@ class Session:
     def _foretold(self, name: str, shape: tuple[int, ...]) -> Used:
         """Of a parameter that is not made yet: as the base tells."""
         values = set()
-        for record in (self.base or {}).values():
-            if record.local == name:
-                try:
-                    values.add(compare(record, _resized(record, shape), self.declared.rule).used)
-                except MupError:    # told in full as the parameter is made
-                    pass
+        if self.base and not self._local:
+            for record in self.base.values():
+                self._local.setdefault(record.local, []).append(record)
+        for record in self._local.get(name, ()):
+            with contextlib.suppress(MupError):     # told in full as the parameter is made
+                values.add(compare(record, _resized(record, shape), self.declared.rule).used)
         return values.pop() if len(values) == 1 else Used()
 
     def tied_multiplier(self) -> float:

@@ -232,10 +232,11 @@ def _set(variable: contextvars.ContextVar[Any], value: Any) -> Iterator[None]:
 
 def _multiplied(scope: Scope, next_method, args, kwargs, module: Any) -> Any:
     """What Haiku's own layer makes of its inputs times what its weights are to be multiplied by."""
-    inputs = args[0] if args else kwargs.pop("inputs")
-    factor = scope.used(f"{module.module_name}/w", weight_shape(module, inputs)).forward
+    if not args:
+        args = (kwargs.pop("inputs"),) if "inputs" in kwargs else ()
+    factor = scope.used(f"{module.module_name}/w", weight_shape(module, *args[:1])).forward
     with _set(_product, module):
-        return next_method(_channels(inputs, factor), *args[1:], **kwargs)
+        return next_method(*(_channels(x, factor) for x in args[:1]), *args[1:], **kwargs)
 
 
 def _channels(inputs: Any, factor: Factor) -> Any:
@@ -254,10 +255,10 @@ def _looked_up(scope: Scope, next_method, args, kwargs, module: hk.Embed) -> Any
     return scaled(rows, scope.used(name, jnp.shape(module.embeddings)).forward)
 
 
-def weight_shape(module: Any, inputs: Any) -> tuple[int, ...]:
-    """The shape of the weights that a linear or convolutional layer has for these inputs."""
+def weight_shape(module: Any, inputs: Any = 0.0) -> tuple[int, ...]:
+    """The shape of the weights that a linear or convolutional layer has for these inputs; () for none."""
     shape = jnp.shape(inputs)
-    if not shape:
+    if len(shape) < (1 if isinstance(module, hk.Linear) else 2):
         return ()
     if isinstance(module, hk.Linear):
         return (shape[-1], module.output_size)
