@@ -6,7 +6,7 @@ import haiku_mup
 from demos import coord_check
 
 OUT, RESULTS = pathlib.Path("docs"), pathlib.Path("results/gallery")
-DPI = 60
+DPI = 75
 CHECKS = {                          # file -> the flags of demos.coord_check
     "mlp_ce": ["--model", "mlp", "--loss", "ce"],
     "mlp_mse": ["--model", "mlp", "--loss", "mse"],

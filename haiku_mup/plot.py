@@ -216,13 +216,13 @@ def _finish(figure: Figure, grid: Any, rows: Sequence[Mapping[int, Sequence[Line
 
 
 def _name(axes: Axes, step: Sequence[Line], gap: float, top: float) -> None:
-    """Writes beside the worst failing lines what they are, and their slope."""
+    """Writes beside the worst failing lines their slope, and what they are."""
     worst = [line for line in step if line.failed is not None and np.isfinite(line.values[-1])][-LABELLED:]
     slopes = {line.quantity: line.failed for line in worst}
     ends = {line.quantity: math.log10(line.values[-1]) for line in worst}
     for quantity, height in spread(ends, gap, top).items():
-        text = quantity.replace("__layer_stack_no_per_layer", "…")
-        text = text if len(text) < 36 else f"{text[:12]}…{text[-23:]}"
-        label = axes.annotate(f"{text} {slopes[quantity]:+.2f}", (worst[0].widths[-1], 10**height), (5, 0),
-                              textcoords="offset points", color=STRONG, fontsize=8, va="center", zorder=5)
+        text = quantity.replace("__layer_stack_no_per_layer/", "")
+        text = text if len(text) < 30 else f"{text[:8]}…{text[-20:]}"
+        label = axes.annotate(f"{slopes[quantity]:+.2f} {text}", (worst[0].widths[-1], 10**height), (5, 0),
+                              textcoords="offset points", color=STRONG, fontsize=7, va="center", zorder=5)
         label.set_in_layout(False)

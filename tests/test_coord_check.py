@@ -407,4 +407,4 @@ def test_the_picture_has_a_panel_a_step(count, tmp_path):
     strong = [line for axes in figure.axes for line in axes.get_lines() if line.get_color() == plot.STRONG]
     named = [text.get_text() for axes in figure.axes for text in axes.texts]
     assert len(strong) == len(named) == 4 * (count > 3)
-    assert all(text == "activation linear_3 +0.50" for text in named)
+    assert all(text == "+0.50 activation linear_3" for text in named)
