@@ -56,7 +56,7 @@ def layer_fans(module: hk.Module | None, name: str, shape: tuple[int, ...]) -> F
     rank = len(shape)
     matrix = Fans((rank - 2,), (rank - 1,))
     if rank < 2 or isinstance(module, _VECTORS):
-        return Fans((), tuple(range(rank)), known=_is_haikus(module))
+        return Fans((), tuple(range(rank)), known=is_haikus(module))
     if isinstance(module, (*_MATRICES, hk.ConvNDTranspose)) and name == "b":
         return Fans((), tuple(range(rank)))             # (out, 1, 1) where channels come first
     if isinstance(module, hk.ConvNDTranspose) and name == "w":
@@ -72,7 +72,7 @@ def layer_fans(module: hk.Module | None, name: str, shape: tuple[int, ...]) -> F
     return matrix._replace(known=False)
 
 
-def _is_haikus(module: hk.Module | None) -> bool:
+def is_haikus(module: hk.Module | None) -> bool:
     """Whether it is a layer of Haiku's or ours, or a subclass of one."""
     return any(cls is not hk.Module and cls.__module__.startswith(("haiku.", "haiku_mup."))
                for cls in type(module).__mro__)

@@ -13,8 +13,8 @@ from haiku_mup.context import Made
 from haiku_mup.doubts import doubts
 from haiku_mup.errors import MupError
 from haiku_mup.initializers import moments
-from haiku_mup.naming import check_home, leaf_name, stored_names
-from haiku_mup.rules import Parametrization
+from haiku_mup.naming import check_home, in_tree, leaf_name, stored_names
+from haiku_mup.rules import ONE, Parametrization
 from haiku_mup.shapes import NAMED, READOUT, TIED, Entry, Record, Used, compare, layer_kind
 from haiku_mup.wrapped import make, one_tied
 
@@ -126,7 +126,7 @@ class Session:
 
     def doubts(self) -> None:
         """Warns, once for each kind, of what is probably not meant in the whole that was captured."""
-        for kind, text in doubts(self.entries, self._ties_used):
+        for kind, text in doubts(self.entries, self._ties_used) if self.declared.rule.draws else ():
             context.warn_once(self.warned, kind, text)
 
     def multiplier(self, name: str, shape: tuple[int, ...]) -> float:
@@ -138,7 +138,8 @@ class Session:
     def matrix_read(self, context_) -> None:
         base = (self.base or {}).get(stored_names(context_)[0])
         shape = tuple(map(int, context_.original_shape))
-        if base is not None and base.shape[1:] != shape[1:] and base.layer != TIED:
+        ties = self.declared.rule.tied != ONE
+        if ties and base is not None and base.shape[1:] != shape[1:] and base.layer != TIED:
             context.warn_once(self.warned, "tied", str(MupError.about(
                 base.name, base.shape, shape, "an hk.Embed's matrix is read; if that makes logits, they lack "
                 "μP's multiplier: use haiku_mup.SharedEmbed and SharedReadout")))
@@ -149,7 +150,9 @@ class Session:
         if self.base and not self._local:
             for record in self.base.values():
                 self._local.setdefault(record.local, []).append(record)
-        for record in self._local.get(name, ()):
+        module, _, leaf = name.rpartition("/")
+        known = (self.base or {}).get(f"{in_tree(module)}/{leaf}")
+        for record in [known] if known else self._local.get(name, ()):
             with contextlib.suppress(MupError):     # told in full as the parameter is made
                 values.add(compare(record, _resized(record, shape), self.declared.rule).used)
         return values.pop() if len(values) == 1 else Used()
@@ -185,7 +188,8 @@ def _record(declared: Declared, name: str, dtype, init, context_, enclosing) -> 
     dtype = jnp.dtype(dtype)
     layer = layer_kind(module, leaf)
     product = leaf == "w" and isinstance(module, context.PRODUCTS)
-    if not layer and axes.matching(name[:-2] if product else name, declared.readouts):
+    named = product or not axes.is_haikus(module)
+    if named and not layer and axes.matching(name[:-2] if product else name, declared.readouts):
         layer = NAMED
     return Record(
         name=name, leaf=leaf, local=context_.full_name, shape=shape, moments=moments(init, shape, dtype),

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple, Protocol
 import haiku as hk
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from haiku_mup import naming
 from haiku_mup.errors import MupError, MupWarning
 from haiku_mup.scale import Factor, Rows, scaled, steered
-from haiku_mup.shapes import TIED, Used, layer_kind
+from haiku_mup.shapes import READOUT, Used, layer_kind
 
 # Layers whose weights "w" are used in a product with their inputs, which is multiplied in place of the weights.
 PRODUCTS = (hk.Linear, hk.ConvND, hk.ConvNDTranspose)
@@ -26,8 +27,9 @@ _applied: contextvars.ContextVar["_Applied | None"] = contextvars.ContextVar("ap
 # The attention, LSTM or embedding that is being called, and its inputs.
 _enclosing: contextvars.ContextVar[tuple[hk.MethodContext, Any] | None] = contextvars.ContextVar(
     "enclosing", default=None)
-# The layer that is being called, and multiplies its inputs or outputs in place of its weights.
-_product: contextvars.ContextVar[hk.Module | None] = contextvars.ContextVar("product", default=None)
+# The layer that is being called, and by what it multiplies its inputs or outputs in place of its weights.
+_product: contextvars.ContextVar[tuple[hk.Module | None, Factor]] = contextvars.ContextVar(
+    "product", default=(None, 1.0))
 _MARK, _ORIGINAL = "_haiku_mup", "_original_fn"     # attributes of functions: ours, Haiku's
 # (parameter, shape) of a layer -> the `warned` of its target's Mup.
 _latest: dict[tuple[str, tuple[int, ...]], set[str]] = {}
@@ -196,13 +198,19 @@ def _stored(what: Made, name: str, lifted: bool, params: hk.Params) -> Any:
 
 def _used(scope: Scope, value: Any, context: hk.GetterContext) -> Any:
     """A parameter as it is used: multiplied, unless its layer multiplies activations in its place."""
-    if not isinstance(value, jax.Array):
+    if not isinstance(value, (jax.Array, np.ndarray, np.generic)):
         return value
-    used = scope.used(context.full_name, tuple(map(int, context.original_shape)))
+    shape, leaf = tuple(map(int, context.original_shape)), naming.leaf_name(context)
+    used, (layer, done) = scope.used(context.full_name, shape), _product.get()
     value = value if used.gradient == 1 else steered(value, used.gradient)
-    leaf, product = naming.leaf_name(context), _product.get()
-    multiplied = product is not None and product is context.module and leaf in ("w", "embeddings")
-    return value if multiplied or layer_kind(context.module, leaf) == TIED else scaled(value, used.forward)
+    if layer is None or layer is not context.module or leaf not in ("w", "embeddings"):
+        itself = layer_kind(context.module, leaf) == READOUT        # a subclass that doesn't call its class's
+        return scaled(value, used.multiplier if itself else used.forward)
+    if done != used.forward:
+        raise MupError.about(context.full_name, None, shape, f"its factor in the forward pass is {used.forward}"
+                             f", and its layer multiplied its inputs by {done}; give it inputs like those that "
+                             "it was captured with")
+    return value
 
 
 def _call(mine: _Applied, next_method, args, kwargs, context):
@@ -235,7 +243,7 @@ def _multiplied(scope: Scope, next_method, args, kwargs, module: Any) -> Any:
     if not args:
         args = (kwargs.pop("inputs"),) if "inputs" in kwargs else ()
     factor = scope.used(f"{module.module_name}/w", weight_shape(module, *args[:1])).forward
-    with _set(_product, module):
+    with _set(_product, (module, factor)):
         return next_method(*(_channels(x, factor) for x in args[:1]), *args[1:], **kwargs)
 
 
@@ -249,10 +257,10 @@ def _channels(inputs: Any, factor: Factor) -> Any:
 
 def _looked_up(scope: Scope, next_method, args, kwargs, module: hk.Embed) -> Any:
     """The rows that an embedding looks up, multiplied."""
-    with _set(_product, module):
-        rows = next_method(*args, **kwargs)
-    name = f"{module.module_name}/embeddings"
-    return scaled(rows, scope.used(name, jnp.shape(module.embeddings)).forward)
+    shape = (int(module.vocab_size or 0), int(module.embed_dim or 0))
+    factor = scope.used(f"{module.module_name}/embeddings", shape).forward
+    with _set(_product, (module, factor)):
+        return scaled(next_method(*args, **kwargs), factor)
 
 
 def weight_shape(module: Any, inputs: Any = 0.0) -> tuple[int, ...]:
@@ -262,7 +270,8 @@ def weight_shape(module: Any, inputs: Any = 0.0) -> tuple[int, ...]:
         return ()
     if isinstance(module, hk.Linear):
         return (shape[-1], module.output_size)
-    channels = shape[module.channel_index]
+    batched = len(shape) > module.num_spatial_dims + 1
+    channels = shape[module.channel_index if batched or module.channel_index < 0 else 0]
     if isinstance(module, hk.ConvNDTranspose):
         return (*module.kernel_shape, module.output_channels, channels)
     return (*module.kernel_shape, channels // module.feature_group_count, module.output_channels)

@@ -52,8 +52,8 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
         those that the model is initialised with. Don't call it inside a jax.jit or vmap of your own.
       optimizer: a plain optax optimizer, not wrapped.
       parametrization: "mup", or "sp" for the model and the optimizer as they are, which must fail; a
-        `Parametrization`; or a function from (mup, model, optimizer) to a model and an optimizer, to check one
-        of your own.
+        `Parametrization`, whose parameters and readouts are judged by its own table; or a function from
+        (mup, model, optimizer) to a model and an optimizer, to check one of your own.
       adam: whether the optimizer is of Adam's kind, or SGD's: see `Mup.wrap_optimizer`.
       base_width: the width of the base; the smallest, by default.
       base_model: the base itself, instead; or a function that gives it for each width.
@@ -155,6 +155,8 @@ def _wrap(parametrization: str | Parametrization | Parametrize, adam: bool) -> P
         return parametrization
     if parametrization == "sp":
         return lambda mup, model, optimizer: (model, optimizer)
+    if isinstance(parametrization, Parametrization) and parametrization.plain == "sgd" and adam:
+        raise MupError(f"{parametrization.name}: it is for a plain optax.sgd, or another with adam=False")
     if isinstance(parametrization, Parametrization) and parametrization.plain:
         return lambda mup, model, optimizer: (mup.wrap_model(model), optimizer)
     if parametrization == "mup" or isinstance(parametrization, Parametrization):

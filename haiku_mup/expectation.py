@@ -98,7 +98,7 @@ def parameter(factors: rules.Factors) -> tuple[float, float]:
     >>> parameter(haiku_mup.maximal_update().factors("hidden", 4.0, 4.0))
     (0.5, 0.25)
     """
-    return factors.init, factors.adam
+    return factors.init, factors.sgd * factors.eps if math.isnan(factors.adam) else factors.adam
 
 
 def product(factors: rules.Factors, terms: float, multiplier: float) -> tuple[float, float]:
@@ -171,7 +171,7 @@ def of_product(name: str, entries: Entries) -> Sizes:
         fans = entry.target.fans
         axes = fans.fan_out if entry.target.layer == TIED else fans.fan_in
         factors = entry.parts[0].factors
-        multiplier = entry.multiplier * (1.0 if entry.target.layer in (READOUT, TIED) else factors.forward)
+        multiplier = entry.multiplier * (1.0 if entry.target.layer == READOUT else factors.forward)
         return product(factors, _growth(entry, axes), multiplier)
 
     found = _sizes({width: at[name] for width, at in entries.items()}, size)

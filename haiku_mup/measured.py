@@ -85,7 +85,8 @@ class Program:
                  stats: Sequence[Stat], decaying: bool):
         self.entries: dict[str, Entry] = mup._captured("coord_check")
         records = [entry.target for entry in self.entries.values()]
-        self.recorder = Recorder(model, stats, [r.module for r in records if r.layer in (READOUT, NAMED)])
+        self.recorder = Recorder(model, stats, [
+            r.module for r in records if r.layer in (READOUT, NAMED) and r.fans.fan_in])
         self._model, self._optimizer, self._loss_fn, self._inputs = model, optimizer, loss_fn, inputs
         self._stats, self._decaying, self._stateful = tuple(stats), decaying, _stateful(model)
         args, kwargs = inputs.rebuild(inputs.arrays)

@@ -36,7 +36,8 @@ class Mup(Captures):
       parametrization: `maximal_update()` by default; another form of it, `standard()`, `neural_tangent()`, or a
         `Parametrization` of one's own. Where weights are multiplied in the forward pass, Haiku's linear,
         convolutional and embedding layers multiply activations; any other parameter is multiplied where it is
-        read, which takes one more array of its size.
+        read, which takes one more array of its size. So each use must be inside `apply_mup`; a custom getter of
+        one's own sees what is stored.
 
     >>> def fn(x, width):
     ...     with haiku_mup.apply_mup():
@@ -135,6 +136,8 @@ class Mup(Captures):
         self._needs_factors("wrap_optimizer")
         if optim.is_wrapped(optimizer):
             raise MupError("wrap_optimizer: this optimizer is wrapped already; wrap the plain one, once")
+        if scale_eps:
+            self._check_pair(entries)
         lr = optim.by_name(entries, self._lr(True) if scale_eps else factor)
         one = optim.by_name(entries, lambda part: 1.0)
         gradient = optim.by_name(entries, lambda part: 1 / part.factors.eps) if scale_eps else one
@@ -255,6 +258,16 @@ class Mup(Captures):
             return found
 
         return factor
+
+    def _check_pair(self, entries: Mapping[str, Entry]) -> None:
+        """Raises where gradients / ε's factor and Adam's rates wouldn't be SGD's rates."""
+        for name, entry in entries.items():
+            for part in entry.parts:
+                lr, eps = self._lr(True)(part), part.factors.eps
+                if not math.isclose(part.factors.sgd * eps, lr, rel_tol=1e-9):
+                    raise MupError(f"{name!r}: scale_eps=True needs a table in which SGD's learning rate is "
+                                   f"Adam's over ε's factor; {self._declared.rule.name} has "
+                                   f"{part.factors.sgd:g}, {lr:g} and {eps:g}")
 
     def _needs_factors(self, what: str) -> None:
         rule = self._declared.rule

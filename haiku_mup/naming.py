@@ -28,6 +28,13 @@ def stored_names(context_: hk.GetterContext, outside: int = 0) -> tuple[str, ...
     return tuple(f"{module}/{leaf}" for module in modules)
 
 
+def in_tree(module: str) -> str:
+    """The name in the tree of a module that is called this here; the first, in a transparent layer_stack."""
+    for level in _levels():
+        module = level(module)[0]
+    return module
+
+
 def depth() -> int:
     """How many levels of lifts and transparent stacks there are around this call."""
     return len(_levels())

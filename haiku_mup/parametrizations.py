@@ -17,17 +17,18 @@ _TABLE_8 = Parametrization(
 )
 # What leads from Table 8 to the other forms: θ of input, hidden and output weights.
 _ROOT_OUT = Power(0, 0.5)
-_FORMS = {
-    "table8": {},
-    "table3": {"output": Power(1, 0)},
-    "table9": {"input": _ROOT_OUT, "hidden": Power(-0.5, 0.5), "output": Power(0.5, 0)},
-    "mean_field": {"hidden": Power(-0.5, 0)},
-    "abcd adam": {"hidden": Power(-1, 0)},
-    "abcd sgd": {"input": _ROOT_OUT, "hidden": Power(-0.5, 0.5), "output": Power(0.5, 0)},
+_TABLE_9 = {"input": _ROOT_OUT, "hidden": Power(-0.5, 0.5), "output": Power(0.5, 0)}
+_FORMS: dict[tuple[str, str | None], dict[str, Power]] = {
+    ("table8", None): {},
+    ("table3", None): {"output": Power(1, 0)},
+    ("table9", None): _TABLE_9,
+    ("mean_field", None): {"hidden": Power(-0.5, 0)},
+    ("abcd", "adam"): {"hidden": Power(-1, 0)},
+    ("abcd", "sgd"): _TABLE_9,
 }
 _REASONS = {
-    "abcd adam": "a plain optimizer trains the wrapped model; give it as it is",
-    "abcd sgd": "a plain optax.sgd trains the wrapped model; give it as it is",
+    "adam": "a plain optimizer trains the wrapped model; give it as it is",
+    "sgd": "a plain optax.sgd trains the wrapped model; give it as it is",
 }
 _STANDARD = Parametrization(
     "standard",
@@ -77,7 +78,9 @@ def maximal_update(form: str = "table8", *, optimizer: str | None = None,
         (arXiv 2203.03466): with a multiplier in readouts alone; with none; and with learning rates of SGD that
         need no factor. "mean_field" draws every weight with the base's std (Everett et al., arXiv 2407.05872).
         "abcd" has all of it in the forward pass and in the gradient, so that an optimizer as it is trains the
-        wrapped model, and `Mup.wrap_optimizer` is not needed.
+        wrapped model, and `Mup.wrap_optimizer` is not needed. For Adam, what `jax.grad` gives then are no
+        derivatives, but these times a factor that grows with the width: a clip by their norm depends on it, and
+        line searches and second derivatives go wrong.
       optimizer: for "abcd", "adam" (right for SGD and for all between, too) or "sgd", which leaves gradients as
         they are.
       spectral: whether to draw a hidden weight smaller by √(m_out / m_in) where its fan-out grows less than
@@ -89,16 +92,16 @@ def maximal_update(form: str = "table8", *, optimizer: str | None = None,
     >>> haiku_mup.maximal_update("table9").factors("hidden", 4.0, 4.0)[:4]
     (0.5, 1.0, 0.25, 1.0)
     """
-    key = f"{form} {optimizer}" if optimizer else form
-    if key not in _FORMS:
+    if (form, optimizer) not in _FORMS:
         raise MupError(f"maximal_update: no form {form!r} with optimizer={optimizer!r}; give 'table8', "
                        "'table3', 'table9' or 'mean_field', or 'abcd' with optimizer='adam' or 'sgd'")
-    name = "μP" if form == "table8" else f"μP, {key}"
-    moved = _TABLE_8.moved(name, **_FORMS[key])
+    name = "μP" if form == "table8" else f"μP, {form}" + f" {optimizer}" * bool(optimizer)
+    moved = _TABLE_8.moved(name, **_FORMS[form, optimizer])
     if form == "table3":
         moved = dataclasses.replace(moved, tied=None)   # its readouts have no multiplier, and are drawn small
-    if key == "abcd adam":
+    if optimizer == "adam":
         moved = dataclasses.replace(moved, **{role: getattr(moved, role).levelled()
                                               for role in ("input", "hidden", "output")})
-    return dataclasses.replace(moved, spectral=spectral, plain=optimizer or "", reason=_REASONS.get(key, ""))
+    plain = optimizer or ""
+    return dataclasses.replace(moved, spectral=spectral, plain=plain, reason=_REASONS.get(plain, ""))
 

@@ -65,7 +65,8 @@ class Expected:
         self._entries = {width: program.entries for width, program in programs.items()}
         some = next(iter(self._entries.values()))
         self._readouts = {entry.target.module: self._product(name)
-                          for name, entry in some.items() if entry.target.layer in (READOUT, NAMED)}
+                          for name, entry in some.items()
+                          if entry.target.layer in (READOUT, NAMED) and entry.target.fans.fan_in}
         tied = [self._product(name) for name, entry in some.items() if entry.target.layer == TIED]
         if tied:
             self._readouts[TIED] = expectation.hull(tied)

@@ -6,8 +6,12 @@ width 1 they are the fans themselves, and factors are absolute scales. The table
 """
 import dataclasses
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from haiku_mup.errors import MupError
+
+LIMIT = 8           # of an exponent's size
 HIDDEN, INPUT, OUTPUT, FIXED = ROLES = ("hidden", "input", "output", "fixed")
 
 
@@ -45,8 +49,8 @@ class Row(NamedTuple):
       adam: learning rate of an entrywise normalised optimizer; None where there is none that is right.
       eps: Adam's ε: the size of one entry of the gradient that the optimizer sees.
       gradient: what the gradient is multiplied by before the optimizer sees it.
-      stored: how much smaller than what it stands for the parameter is kept: initial values that are not drawn
-        are divided by it.
+      stored: θ, in a form that keeps w / θ in place of w: initial values that are not drawn, such as a norm's
+        gain of 1, are divided by it.
     """
 
     init: Power = ONE
@@ -141,6 +145,20 @@ class Parametrization:
     plain: str = ""
     reason: str = ""
 
+    def __post_init__(self) -> None:
+        for role in ROLES:
+            row = getattr(self, role)
+            if not isinstance(row, Row) or not all(_is_power(p) or (p is None and field in ("sgd", "adam"))
+                                                   for field, p in zip(row._fields, row)):
+                raise MupError(f"Parametrization: {role}: {row!r}: give a rules.Row of rules.Power, each with "
+                               f"two exponents from -{LIMIT} to {LIMIT}; sgd and adam may be None")
+        good = {"name": type(self.name) is str, "tied": self.tied is None or _is_power(self.tied),
+                "attention": _is_exponent(self.attention), "draws": type(self.draws) is bool,
+                "spectral": type(self.spectral) is bool, "plain": self.plain in ("", "adam", "sgd"),
+                "reason": type(self.reason) is str}
+        for field in (field for field, right in good.items() if not right):
+            raise MupError(f"Parametrization: {field}: {getattr(self, field)!r} is none; see its docstring")
+
     def factors(self, role: str, m_in: float, m_out: float) -> Factors:
         """What follows for a parameter.
 
@@ -205,7 +223,7 @@ class Parametrization:
         """
         return dataclasses.replace(
             self, name=name, input=self.input.moved(input), hidden=self.hidden.moved(hidden),
-            output=self.output.moved(output), plain="",
+            output=self.output.moved(output), plain="", reason="" if self.plain else self.reason,
             tied=self.tied and self.tied.times(input))
 
     def equivalent(self, other: "Parametrization") -> bool:
@@ -220,13 +238,27 @@ class Parametrization:
             # Gradients as they come, and nothing multiplied in the forward pass.
             plain = row._replace(gradient=ONE, eps=row.eps.times(row.gradient, -1),
                                  sgd=row.sgd and row.sgd.times(row.gradient))
-            return _rounded(plain.moved(ONE.times(plain.forward, -1))._replace(stored=ONE))
+            return _rounded(plain.moved(ONE.times(plain.forward, -1)))
+
+        def tied(rule: Parametrization) -> tuple[Any, ...]:
+            logits = rule.tied or ONE       # of an embedding, whose one width is both fans
+            return _rounded([Power(sum(logits) - sum(rule.input.forward))])
 
         same = (self.attention, self.draws, self.spectral) == (other.attention, other.draws, other.spectral)
-        return same and all(canonical(getattr(self, role)) == canonical(getattr(other, role)) for role in ROLES)
+        ties = None in (self.tied, other.tied) or tied(self) == tied(other)
+        return same and ties and all(
+            canonical(getattr(self, role)) == canonical(getattr(other, role)) for role in ROLES)
 
 
-def _rounded(row: Row) -> tuple[Any, ...]:
+def _is_power(x: Any) -> bool:
+    return isinstance(x, Power) and all(map(_is_exponent, x))
+
+
+def _is_exponent(x: Any) -> bool:
+    return isinstance(x, (int, float)) and not isinstance(x, bool) and -LIMIT <= x <= LIMIT
+
+
+def _rounded(row: Iterable[Power | None]) -> tuple[Any, ...]:
     return tuple(power and tuple(round(x, 9) + 0.0 for x in power) for power in row)
 
 

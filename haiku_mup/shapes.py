@@ -146,7 +146,7 @@ def compare(base: Record, target: Record, rule: rules.Parametrization) -> Entry:
     parts = tuple(_part(b, t, rule, wrong) for b, t in zip(_blocks(base), _blocks(target)))
     if len({part._replace(rows=0) for part in parts}) == 1:
         parts = (_part(base, target, rule, wrong),)
-    doubt = _doubt(base, target, parts[0].factors, wrong) if rule.draws else None
+    doubt = _doubt(base, target, parts[0].factors, rule, wrong) if rule.draws else None
     return Entry(base, target, parts, _multiplier(base, target, parts[0], rule, wrong), doubt)
 
 
@@ -159,7 +159,7 @@ def _multiplier(base: Record, target: Record, part: Part, rule: rules.Parametriz
         if math.isnan(found):
             raise wrong(f"{rule.name} has no tied embeddings, since its readouts have no multiplier; take "
                         "another form, or an embedding and a readout of their own")
-        return found
+        return found / part.factors.forward             # of what anybody reads, which is multiplied already
     if target.scaled_attention and base.key_size and target.key_size:
         return rule.attention_logits(base.key_size, target.key_size)
     return 1.0
@@ -262,7 +262,8 @@ def _draw(base: Record, target: Record, role: str, factors: rules.Factors, wrong
     return rules.rescale(was.std, now.std, factors.init)
 
 
-def _doubt(base: Record, target: Record, factors: rules.Factors, say) -> tuple[str, str] | None:
+def _doubt(base: Record, target: Record, factors: rules.Factors, rule: rules.Parametrization,
+           say) -> tuple[str, str] | None:
     """What runs and is probably not meant: its kind, and what to say."""
     was, now, init = base.moments, target.moments, factors.init * factors.stored
     given = not (was.drawn or now.drawn) and init != 1 and was.std > 0
@@ -271,7 +272,7 @@ def _doubt(base: Record, target: Record, factors: rules.Factors, say) -> tuple[s
             "a hidden weight's initializer gives one array whatever the key, so it is left as it is, "
             f"with std {now.std:.3g} where μP wants {was.std * init:.3g}; draw with hk.next_rng_key(), "
             "or scale the array"))
-    if base.key_size != target.key_size and not target.scaled_attention:
+    if rule.attention and base.key_size != target.key_size and not target.scaled_attention:
         return "attention", str(say(
             f"an hk.MultiHeadAttention whose key size grows from {base.key_size} to {target.key_size} "
             "divides its logits by the size's root, and μP by the size; use haiku_mup.MultiHeadAttention"))

@@ -90,13 +90,14 @@ def decode(state: Any, source: str) -> tuple[dict[str, Record], Declared]:
         raise wrong("version", f"{str(version)[:40]} is not {VERSION}{newer}")
     parameters = _dict(state.get("parameters"), "parameters", wrong)
     _check_seal({key: value for key, value in state.items() if key != "parameters"}, "the head", wrong)
-    if list(parameters) != state.get("names") and sorted(parameters) != sorted(state.get("names") or ()):
+    names = _strings(state.get("names"), "names", wrong)
+    if sorted(parameters) != sorted(names):
         raise wrong("parameters", "they are not those that were saved")
     declared = Declared(
         {glob: _fans(axes, f"fans: {glob}", wrong)
          for glob, axes in _dict(state.get("fans"), "fans", wrong).items()},
-        tuple(state["readouts"]), _rule(state.get("parametrization"), wrong))
-    return {name: _decode(name, parameters[name], wrong) for name in state["names"]}, declared
+        tuple(_strings(state.get("readouts"), "readouts", wrong)), _rule(state.get("parametrization"), wrong))
+    return {name: _decode(name, parameters[name], wrong) for name in names}, declared
 
 
 def _decode(name: str, values: Any, wrong: Callable[[str, str], MupError]) -> Record:
@@ -156,21 +157,23 @@ def _fans(x: Any, entry: str, wrong: Callable[[str, str], MupError]) -> Fans:
     return Fans(fan_in, fan_out, lookup=lookup)
 
 
+def _strings(x: Any, entry: str, wrong: Callable[[str, str], MupError]) -> list[str]:
+    if not isinstance(x, list) or not all(isinstance(name, str) for name in x):
+        raise wrong(entry, f"a list of names should be here, and {str(x)[:60]} is")
+    return x
+
+
 def _rule(x: Any, wrong: Callable[[str, str], MupError]) -> Parametrization:
     """The parametrization: rows are lists of powers, which are lists of two numbers, or None."""
     entry = "parametrization"
     values = _dict(x, entry, wrong)
     if set(values) != {field.name for field in dataclasses.fields(Parametrization)}:
         raise wrong(entry, f"keys {sorted(values)} are not a parametrization's")
-    for key, good in _RULE.items():
-        if not good(values[key]):
-            raise wrong(entry, f"{key} is {str(values[key])[:60]}")
-    rows = {role: Row(*map(_power, values[role])) for role in ROLES}
-    return Parametrization(**values | rows | {"tied": _power(values["tied"])})
-
-
-def _power(x: Any) -> Any:
-    return x if x is None else Power(*map(float, x))
+    try:
+        rows = {role: Row._make(power and Power._make(power) for power in values[role]) for role in ROLES}
+        return Parametrization(**values | rows | {"tied": values["tied"] and Power._make(values["tied"])})
+    except (TypeError, MupError) as error:
+        raise wrong(entry, str(error)[:200]) from None
 
 
 def _whole(low: int, high: int) -> Callable[[Any], bool]:
@@ -193,24 +196,6 @@ def _or_none(good: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda x: x is None or good(x)
 
 
-def _exponent(x: Any) -> bool:
-    return isinstance(x, (int, float)) and not isinstance(x, bool) and -64 <= x <= 64
-
-
-def _powers(x: Any) -> bool:
-    return x is None or isinstance(x, list) and len(x) == 2 and all(map(_exponent, x))
-
-
-def _row(x: Any) -> bool:
-    always = [i for i, field in enumerate(Row._fields) if field not in ("sgd", "adam")]
-    return isinstance(x, list) and len(x) == len(Row._fields) and all(map(_powers, x)) and all(
-        x[i] is not None for i in always)
-
-
-_RULE: dict[str, Callable[[Any], bool]] = dict.fromkeys(ROLES, _row) | {
-    "name": _is(str), "tied": _powers, "attention": _exponent, "draws": _is(bool), "spectral": _is(bool),
-    "plain": lambda x: x in ("", "adam", "sgd"), "reason": _is(str),
-}
 _SHAPE = _whole_list(0, 2**62)
 _GOOD: dict[str, Callable[[Any], bool]] = {
     "leaf": _is(str), "local": _is(str), "shape": _SHAPE, "std": _or_none(_size), "mean": _or_none(_size),

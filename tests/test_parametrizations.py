@@ -432,6 +432,123 @@ def test_a_parameter_of_ones_own_may_be_a_readout():
         captured(make, x)
 
 
+class Itself(haiku_mup.Readout):
+    """A readout that reads its weights itself."""
+
+    def __call__(self, x):
+        return x @ hk.get_parameter("w", (x.shape[-1], self.output_size), init=jnp.ones)
+
+
+def test_a_readout_that_reads_its_weights_itself_is_multiplied():
+    make, x = one(lambda x, width: Itself(3)(jnp.ones_like(hk.Linear(width)(x))))
+    mup = captured(make, x)
+    params = make(32).init(KEY, x)
+    assert equal(mup.wrap_model(make(32)).apply(params, None, x), jnp.full((2, 3), 8.0))     # 32 / 4
+
+
+@pytest.mark.parametrize("form", ["table8", "table9"])
+@pytest.mark.parametrize("batched", [False, True])
+def test_convolutions_with_channels_first_are_multiplied(batched, form):
+    def fn(x, width):
+        with haiku_mup.apply_mup():
+            x = hk.Conv2D(width, 1, data_format="NCHW")(x)
+            return hk.Conv2D(2, 1, data_format="NCHW", name="head")(x)
+
+    x = jnp.linspace(-1, 1, 3 * 25).reshape(*(1,) * batched, 3, 5, 5)
+    losses = []
+    for rule in (FORMS["table8"], FORMS[form]):
+        mup = captured(lambda w: hk.transform(functools.partial(fn, width=w)), x,
+                       mup=haiku_mup.Mup(readouts="head", parametrization=rule))
+        model = mup.wrap_model(hk.transform(functools.partial(fn, width=32)))
+        params = model.init(KEY, x)
+        losses.append(model.apply(params, None, x))
+    plain = hk.transform(functools.partial(fn, width=32)).apply(params, None, x)
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5, atol=1e-6)
+    if form == "table8":
+        np.testing.assert_allclose(losses[0], plain / 4, rtol=1e-5, atol=1e-6)
+
+
+def test_a_shared_matrix_that_is_read_stands_for_what_it_is():
+    def fn(ids, width):
+        with haiku_mup.apply_mup():
+            embed = haiku_mup.SharedEmbed(11, width)
+            weights, readout = embed.get_weights(), haiku_mup.SharedReadout()
+            x = embed(ids)
+            return readout(weights, x + jax.nn.softmax(readout(embed, x)) @ weights)
+
+    outs = []
+    for form in ("table8", "table9"):
+        mup = captured(lambda w: hk.without_apply_rng(hk.transform(functools.partial(fn, width=w))), IDS,
+                       mup=haiku_mup.Mup(parametrization=FORMS[form]))
+        model = mup.wrap_model(hk.without_apply_rng(hk.transform(functools.partial(fn, width=32))))
+        outs.append(model.apply(model.init(KEY, IDS), IDS))
+    np.testing.assert_allclose(*outs, rtol=1e-4, atol=1e-5)
+
+
+def test_parameters_of_numpy_are_multiplied_alike():
+    mup = of(MODELS["rectangular"], FORMS["table9"])
+    model = mup.wrap_model(hk.transform(functools.partial(rectangular, width=32)))
+    params = model.init(KEY, X)
+    ours, numpys = (model.apply(p, None, X) for p in (params, jax.device_get(params)))
+    np.testing.assert_allclose(numpys, ours, rtol=1e-5)
+
+
+def test_inputs_that_hide_a_factor_are_refused(monkeypatch):
+    """Whatever keeps a layer from knowing its factor, it is not used without."""
+    from haiku_mup import context
+
+    mup = of(MODELS["rectangular"], FORMS["table9"])
+    model = mup.wrap_model(hk.transform(functools.partial(rectangular, width=32)))
+    params = model.init(KEY, X)
+    monkeypatch.setattr(context, "weight_shape", lambda *args: (1, 1))
+    with pytest.raises(haiku_mup.MupError, match="its factor in the forward pass is 2.0"):
+        model.apply(params, None, X)
+
+
+def test_a_glob_over_a_modules_bias_leaves_the_check_right():
+    def make_model(width):
+        def fn(x):
+            with haiku_mup.apply_mup():
+                return hk.Linear(3, name="head")(jax.nn.relu(hk.Linear(width)(x)))
+        return hk.transform(fn)
+
+    def loss(apply, params, rng, batch):
+        return jnp.mean((apply(params, rng, batch) - 1)**2)
+
+    x = jax.random.normal(KEY, (16, 6))
+    check = haiku_mup.coord_check(make_model, (32, 256), x, loss, optax.adam(0.01), readouts="*head*",
+                                  seeds=4, steps=2, progress=False)
+    check.assert_ok()
+    assert any(str(f.expected) == "-0.5" for f in check.findings)
+
+
+def test_sgds_rates_that_are_no_pair_are_refused():
+    rule = Parametrization("mine", hidden=Row(adam=Power(-1)))
+    mup = of(MODELS["rectangular"], rule)
+    with pytest.raises(haiku_mup.MupError, match="scale_eps=True needs a table"):
+        mup.wrap_optimizer(optax.sgd(0.1), adam=False, scale_eps=True)
+    mup.wrap_optimizer(optax.sgd(0.1), adam=False)
+    with pytest.raises(haiku_mup.MupError, match="plain optax.sgd"):
+        haiku_mup.coord_check(lambda w: None, (8, 16), X, None, optax.adam(0.1), progress=False,
+                              parametrization=FORMS["abcd sgd"])
+
+
+@pytest.mark.parametrize("kwargs", [
+    {"name": 3}, {"hidden": None}, {"hidden": Row(init=None)}, {"hidden": Row(init=Power(math.nan))},
+    {"tied": (1, 2)}, {"input": Row(forward=0.5)}, {"attention": None}, {"hidden": Row(init=Power(64))},
+    {"plain": "lion"}])
+def test_a_table_that_cannot_be_is_refused(kwargs):
+    with pytest.raises(haiku_mup.MupError, match=next(iter(kwargs))):
+        Parametrization(**{"name": "mine"} | kwargs)
+
+
+def test_tables_that_store_or_tie_otherwise_are_not_equivalent():
+    nine = FORMS["table9"]
+    bare = {role: getattr(nine, role)._replace(stored=Power()) for role in ("input", "hidden", "output")}
+    assert not dataclasses.replace(nine, **bare).equivalent(nine)
+    assert not Parametrization("a", tied=Power(-1)).equivalent(Parametrization("b"))
+
+
 class Twice(hk.Linear):
     """A linear layer that calls hk.Linear's own method, or reads its weights itself."""
 
