@@ -142,12 +142,16 @@ def report(args, data, rows, seconds):
     """Writes summary.json and the figures, and prints the table."""
     best = {loss: reports.results(rows, loss) for loss in FIGURES}
     reports.write(args, data, seconds, {"base_width": BASE, "batch": BATCH}, {"best": best})
-    title = (f"MLP with 3 hidden layers, {args.optimizer}, {args.epochs} epochs, "
-             f"{len(data.train_x):,} of {data.source}")
     for loss, name in FIGURES.items():
-        plot.lr_transfer(rows, args.out / name, loss=loss, title=title, caption=args.command)
+        plot.lr_transfer(rows, args.out / name, loss=loss, title=title(args.optimizer, args.epochs, data),
+                         caption=args.command)
     print(f"\n{reports.table(best, args.widths)}\n{KEY}\n\n"
           f"results.csv, summary.json, {' and '.join(FIGURES.values())} are in {args.out}")
+
+
+def title(optimizer, epochs, data):
+    """What the figures say that they are of."""
+    return f"MLP with 3 hidden layers, {optimizer}, {epochs} epochs, {len(data.train_x):,} of {data.source}"
 
 
 # --- the command line ---
