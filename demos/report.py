@@ -1,11 +1,25 @@
 """What a sweep found, as JSON values and as a table."""
 import importlib.metadata
+import json
 import math
 import platform
 
 from haiku_mup import sweep
 
 PACKAGES = ("haiku-mup", "jax", "jaxlib", "dm-haiku", "optax", "numpy")
+
+
+def write(args, data, seconds, settings, found):
+    """Writes summary.json: what was asked for, of what data, with which versions, and what was found."""
+    summary = {
+        "command": args.command,
+        "arguments": {name: value for name, value in vars(args).items() if name not in ("command", "out")},
+        **settings,
+        "data": {"source": data.source, "train": len(data.train_x), "valid": len(data.valid_x)},
+        "versions": versions(), "seconds": round(seconds, 1), **found,
+    }
+    text = json.dumps(summary, indent=2, allow_nan=False)
+    (args.out / "summary.json").write_text(text + "\n", encoding="utf-8")
 
 
 def results(rows, loss):

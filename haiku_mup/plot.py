@@ -53,14 +53,17 @@ def lr_transfer(rows: Iterable[Mapping[str, Any]], path: str | pathlib.Path | No
     panels = curves(rows, loss)
     figure = Figure(figsize=(1.2 + 4.4 * max(len(panels), 1), 4.8), layout="constrained")
     grid = figure.subplots(1, max(len(panels), 1), sharex=True, sharey=True, squeeze=False)[0]
+    every = sorted({width for widths in panels.values() for width in widths})
+    shades = dict(zip(every, matplotlib.colormaps["viridis_r"](np.linspace(0.12, 1, len(every)))))
     for axes, (name, widths) in zip(grid, panels.items()):
-        _draw(axes, widths)
+        _draw(axes, widths, shades)
         _describe(axes, TITLES.get(name, name), widths)
     _scale(grid[0], [curve for widths in panels.values() for curve in widths.values()])
     grid[0].set_ylabel(LABELS.get(loss, loss), fontsize=13)
     if panels:
-        grid[-1].legend(title="width", frameon=False, loc="upper left", bbox_to_anchor=(1, 1),
-                        fontsize=12, title_fontsize=12)
+        handles = [Line2D([], [], color=shade, linewidth=2, label=width) for width, shade in shades.items()]
+        grid[-1].legend(handles=handles, title="width", frameon=False, loc="upper left",
+                        bbox_to_anchor=(1, 1), fontsize=12, title_fontsize=12)
     figure.suptitle(title, fontsize=12)
     figure.supxlabel("\n".join(filter(None, (KEY if len(panels) > 1 else "", caption))), fontsize=8.5,
                      color=GREY)
@@ -69,10 +72,10 @@ def lr_transfer(rows: Iterable[Mapping[str, Any]], path: str | pathlib.Path | No
     return figure
 
 
-def _draw(axes: Axes, widths: Mapping[int, Curve]) -> None:
+def _draw(axes: Axes, widths: Mapping[int, Curve], shades: Mapping[int, Any]) -> None:
     """A curve, its shade and its optimum for each width: the wider, the darker."""
-    shades = matplotlib.colormaps["viridis_r"](np.linspace(0.12, 1, len(widths)))
-    for shade, (width, curve) in zip(shades, sorted(widths.items())):
+    for width, curve in sorted(widths.items()):
+        shade = shades[width]
         shown = np.isfinite(curve.high)
         x, mean, low, high = (np.where(shown, part, np.nan)
                               for part in (curve.log2_lr, curve.mean, curve.low, curve.high))

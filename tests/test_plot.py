@@ -39,6 +39,16 @@ def test_figure_marks_the_optimum_and_cuts_what_diverged():
     assert axes.get_title(loc="right") == "optimum drifts by 0.0 octaves"
 
 
+def test_a_width_has_one_colour_in_all_panels_and_is_in_the_legend():
+    losses = {-3: [2.0], -2: [1.0], -1: [2.0]}
+    left, right = plot.lr_transfer(records(losses, "sp", 64) + records(losses, "sp", 128)
+                                   + records(losses, "mup", 128)).axes
+    one, other = ({line.get_label(): tuple(line.get_color()) for line in axes.get_lines()}
+                  for axes in (left, right))
+    assert one["128"] == other["128"] != one["64"]
+    assert [text.get_text() for text in right.get_legend().get_texts()] == ["64", "128"]
+
+
 def test_figure_says_that_an_optimum_lies_at_the_edge():
     axes = plot.lr_transfer(records({-3: [1.0], -2: [2.0], -1: [3.0]}, width=64)
                             + records({-3: [3.0], -2: [2.0], -1: [1.0]}, width=128)).axes[0]
