@@ -6,12 +6,11 @@ import math
 import pathlib
 import sys
 
-import jax
 import optax
 
 import haiku_mup
 from demos import data as digits_data
-from demos import flags, networks
+from demos import flags, losses, networks
 from demos import report as reports
 
 PROG = "python -m demos.coord_check"
@@ -23,19 +22,6 @@ FILES = ("coord_check.csv", "coord_check.png", "verdict.json")
 
 
 # --- what is trained ---
-
-def cross_entropy(apply, params, rng, batch):
-    x, y = batch
-    return optax.softmax_cross_entropy_with_integer_labels(apply(params, rng, x), y).mean()
-
-
-def squares(apply, params, rng, batch):
-    x, y = batch
-    return ((apply(params, rng, x) - jax.nn.one_hot(y, networks.CLASSES))**2).mean()
-
-
-LOSSES = {"ce": cross_entropy, "mse": squares}
-
 
 def batch(data):
     """The first images [BATCH, rows, columns], with every second row and column of large ones, and labels."""
@@ -49,7 +35,7 @@ def run(args, data):
     """{parametrization: CoordCheck}"""
     make_model, lr = functools.partial(networks.model, args.model), args.lr or LRS[args.optimizer]
     return {name: haiku_mup.coord_check(
-        make_model, args.widths, batch(data), LOSSES[args.loss], OPTIMIZERS[args.optimizer](lr),
+        make_model, args.widths, batch(data), losses.LOSSES[args.loss], OPTIMIZERS[args.optimizer](lr),
         parametrization=name, adam=args.optimizer != "sgd", steps=args.steps, seeds=args.seeds)
         for name in args.parametrization}
 
@@ -106,7 +92,7 @@ def rate(text):
 def parse(argv=None):
     it = flags.Parser(prog=PROG, description=__doc__)
     it.add_argument("--model", choices=networks.NETWORKS, default="mlp", help="default: mlp")
-    it.add_argument("--loss", choices=LOSSES, default="ce", help="default: ce")
+    it.add_argument("--loss", choices=losses.LOSSES, default="ce", help="default: ce")
     it.add_argument("--optimizer", choices=OPTIMIZERS, default="adam", help="default: adam")
     it.add_argument("--lr", type=rate, help=f"learning rate; default: {flags.listed(LRS)}")
     it.add_argument("--parametrization", type=kinds, default="sp,mup",

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 import haiku_mup
-from demos import flags, runs
+from demos import flags, losses, runs
 from demos import report as reports
 from haiku_mup import plot
 
@@ -58,11 +58,7 @@ def parametrized(rule, width, x, optimizer, adam):
 PARAMETRIZATIONS = {"sp": standard, "mup": functools.partial(parametrized, haiku_mup.maximal_update())}
 
 
-def cross_entropy(logits, y):
-    return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
-
-
-def trainer(make, width, x, optimizer, objective=cross_entropy):
+def trainer(make, width, x, optimizer, loss_fn=losses.cross_entropy):
     """A compiled program from (arrays, lr, key, batches) to the losses on all of both sets.
 
     The learning rate is an argument, so one program serves all trials of a width.
@@ -72,12 +68,12 @@ def trainer(make, width, x, optimizer, objective=cross_entropy):
       width: of the model.
       x: images, of which the shape matters.
       optimizer: "adam" or "sgd".
-      objective: (logits, labels) -> loss.
+      loss_fn: as `haiku_mup.coord_check` takes it.
     """
     model, opt = make(width, x, optax.inject_hyperparams(OPTIMIZERS[optimizer])(learning_rate=0.1))
 
     def loss(params, x, y):
-        return objective(model.apply(params, None, x), y)
+        return loss_fn(model.apply, params, None, (x, y))
 
     def train(arrays, lr, key, batches):                # batches [steps, batch] of row numbers
         x, y, valid_x, valid_y = arrays
@@ -120,8 +116,8 @@ def tried(train, log2_lrs, arrays, orders):
     """Trains at each rate in each order; yields (lr, seed, losses …). A seed is one init and one order."""
     for log2_lr in log2_lrs:
         for seed, order in enumerate(orders):
-            losses = train(arrays, arrays[0].dtype.type(2**log2_lr), jax.random.key(seed), order)
-            yield 2**log2_lr, seed, *map(runs.finite, losses)
+            found = train(arrays, arrays[0].dtype.type(2**log2_lr), jax.random.key(seed), order)
+            yield 2**log2_lr, seed, *map(runs.finite, found)
 
 
 def work(width, pixels):

@@ -12,7 +12,7 @@ from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
 import haiku_mup
-from demos import flags, mnist_mlp, runs
+from demos import flags, losses, mnist_mlp, runs
 from demos import report as reports
 from haiku_mup import plot, sweep
 
@@ -34,13 +34,6 @@ QUICK = {"widths": "64,512", "seeds": "1", "epochs": "2"}
 GRIDS = {"mse": "-3:1.5:0.5", "ce": "-4.5:1:0.5"}
 QUICK_GRIDS = {"mse": "-2:1:1", "ce": "-4:1:1"}
 FORMS_AT = 192                      # 3 times as wide; at 4 times, no factor rounds: forms are equal bit for bit
-
-
-def squares(logits, y):
-    return ((logits - jax.nn.one_hot(y, mnist_mlp.CLASSES, dtype=logits.dtype))**2).mean()
-
-
-LOSSES = {"mse": squares, "ce": mnist_mlp.cross_entropy}
 
 
 # --- the experiment ---
@@ -87,7 +80,7 @@ def program(cell, args, data):
     x, y, valid_x, valid_y = data[:4]
     arrays = x.astype(cell.dtype), y, valid_x.astype(cell.dtype), valid_y
     make = functools.partial(mnist_mlp.parametrized, (RULES | FORMS)[cell.parametrization], adam=False)
-    train = precise(mnist_mlp.trainer)(make, cell.width, arrays[0][:1], "sgd", LOSSES[args.loss])
+    train = precise(mnist_mlp.trainer)(make, cell.width, arrays[0][:1], "sgd", losses.LOSSES[args.loss])
     return precise(train), precise(jax.device_put)(arrays)
 
 
@@ -122,7 +115,7 @@ def differences(rows, dtype):
     stable = first.log2_lr <= first.best
     others = {name: found[name][width].log_loss for name in (*OTHERS, *TWINS) if name in found}
     with np.errstate(invalid="ignore"):                 # inf - inf
-        gaps = {name: abs(losses - first.log_loss)[stable] for name, losses in others.items()}
+        gaps = {name: abs(logs - first.log_loss)[stable] for name, logs in others.items()}
     largest = {name: float(np.expm1(gap.max())) if gap.size else math.nan for name, gap in gaps.items()}
     return first.best, {"all forms": max(largest[name] for name in OTHERS)} | largest
 
@@ -199,7 +192,7 @@ def parser():
                          f"default: {GRIDS['mse']}, for ce {GRIDS['ce']}")
     it.add_argument("--seeds", type=flags.count, help=f"default: {DEFAULTS['seeds']}")
     it.add_argument("--epochs", type=flags.count, help=f"default: {DEFAULTS['epochs']}")
-    it.add_argument("--loss", choices=LOSSES, default="mse",
+    it.add_argument("--loss", choices=losses.LOSSES, default="mse",
                     help="mean squared error, or cross-entropy, with which the best rate of the standard "
                          "parametrization does not fall up to width 1024; default: mse")
     it.add_argument("--quick", action="store_true",

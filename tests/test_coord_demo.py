@@ -86,7 +86,7 @@ def test_every_network_gives_logits(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-@pytest.mark.parametrize("loss", coord_check.LOSSES)
+@pytest.mark.parametrize("loss", coord_check.losses.LOSSES)
 @pytest.mark.parametrize("name", networks.NETWORKS)
 def test_every_network_passes_in_mup(name, loss, optimizer, tmp_path):
     args = coord_check.parse(["--model", name, "--loss", loss, "--optimizer", optimizer,
