@@ -274,15 +274,15 @@ def trajectory(name, rule, optimizer, adam, steps=4):
     return losses
 
 
-def same_in_forms(name, kind, forms):
+def gaps(name, kind, forms):
+    """{form: the largest relative difference of its losses from the first form's}"""
     optimizer, adam = OPTIMIZERS[kind]
     without = {"abcd sgd"} if adam else set()           # it needs Adam's factors
     without |= {"table3"} if name == "tied" else set()  # it has no multiplier to tie with
     forms = {form: rule for form, rule in forms.items() if form not in without}
     first, *others = (trajectory(name, rule, optimizer, adam) for rule in forms.values())
     assert len(set(first)) == len(first)
-    for form, losses in zip(list(forms)[1:], others):
-        np.testing.assert_allclose(losses, first, rtol=1e-9, err_msg=form)      # rounding, grown by training
+    return {form: np.max(np.abs(np.divide(losses, first) - 1)) for form, losses in zip(list(forms)[1:], others)}
 
 
 CASES = [(name, kind) for name, kind in itertools.product(MODELS, OPTIMIZERS)]
@@ -293,13 +293,15 @@ FEW |= dict.fromkeys([("transformer", "adam"), ("convolutions", "momentum"), ("r
 
 @pytest.mark.parametrize("name, kind", FEW)
 def test_forms_train_alike(name, kind, x64):
-    same_in_forms(name, kind, FEW[name, kind])
+    found = gaps(name, kind, FEW[name, kind])
+    assert max(found.values()) < 1e-9, found            # rounding, grown by training
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name, kind", CASES)
 def test_all_forms_train_alike(name, kind, x64):
-    same_in_forms(name, kind, FORMS)
+    found = gaps(name, kind, FORMS)
+    assert max(found.values()) < 1e-9, found
 
 
 @pytest.mark.parametrize("rule", [standard(), neural_tangent(), maximal_update(spectral=True)],
