@@ -25,7 +25,7 @@ setup(
         "docs": DOCS,
         "demos": DEMOS,
         "notebook": [*DEMOS, "jupytext>=1.16", "nbclient>=0.10.1", "ipykernel>=6.29"],
-        "test": [*DEMOS, *DOCS, "hypothesis>=6.115", "jmp>=0.0.4", "pytest>=8", "pytest-xdist>=3.3",
+        "test": [*DEMOS, *DOCS, "hypothesis>=6.115", "jmp>=0.0.4", "pytest>=8", "pytest-xdist>=3.6",
                  "ruff>=0.6", "mypy>=1.18.2"],
         "dev": ["build>=1.2", "nox>=2025.10.14", "uv>=0.7"],
     },

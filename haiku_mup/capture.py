@@ -152,7 +152,7 @@ class Session:
                 self._local.setdefault(record.local, []).append(record)
         module, _, leaf = name.rpartition("/")
         known = (self.base or {}).get(f"{in_tree(module)}/{leaf}")
-        for record in [known] if known else self._local.get(name, ()):
+        for record in [known] if known else self._local.get(name, []):
             with contextlib.suppress(MupError):     # told in full as the parameter is made
                 values.add(compare(record, _resized(record, shape), self.declared.rule).used)
         return values.pop() if len(values) == 1 else Used()
