@@ -13,9 +13,10 @@ from haiku_mup.context import Made
 from haiku_mup.doubts import doubts
 from haiku_mup.errors import MupError
 from haiku_mup.initializers import moments
-from haiku_mup.naming import check_home, in_tree, leaf_name, stored_names
+from haiku_mup.naming import check_home, in_tree, leaf_name, lifted_by_hand, stored_names, transforms
 from haiku_mup.rules import ONE, Parametrization
 from haiku_mup.shapes import NAMED, READOUT, TIED, Entry, Record, Used, compare, layer_kind
+from haiku_mup.uses import PRODUCTS
 from haiku_mup.wrapped import make, one_tied
 
 
@@ -42,15 +43,18 @@ class Session:
       records: what was captured, by name.
       entries: base beside target, by name.
       warned: the kinds of warning that its Mup has given.
+      own: how many of Haiku's transforms are around the model's, and it itself.
     """
 
     def __init__(self, declared: Declared, base: Mapping[str, Record] | None, warned: set[str]):
         self.declared = declared
         self.base = base
+        self.own = transforms() + 1
         self.records: dict[str, Record] = {}
         self.entries: dict[str, Entry] = {}
         self.warned = warned
         self._used: dict[tuple[str, tuple[int, ...]], Used] = {}    # of all made, in the tree or not
+        self._by_hand: set[tuple[str, tuple[int, ...]]] = set()
         self._tied: set[float] = set()
         self._ties_used = False
         self._local: dict[str, list[Record]] = {}       # of the base, by the names that layers know
@@ -76,7 +80,8 @@ class Session:
         names = stored_names(context_)
         value: Record | Entry | MupError
         try:
-            record = _record(self.declared, names[0], dtype, init, context_, enclosing)
+            record = _record(self.declared, names[0], dtype, init, context_, enclosing,
+                             lifted_by_hand(self.own))
             if record.layer == TIED:
                 check_home(record.name, context_.module)
             value = record if self.base is None else self._compared(record)
@@ -90,6 +95,7 @@ class Session:
     def _note(self, record: Record, value: Any) -> None:
         used = value.used if isinstance(value, Entry) else Used()
         self._used[record.local, record.shape] = used
+        self._by_hand |= {(record.local, record.shape)} if record.by_hand else set()
         if record.layer == TIED:
             self._tied.add(used.multiplier)
 
@@ -124,6 +130,17 @@ class Session:
         found = self._used.get((name, shape))
         return self._foretold(name, shape) if found is None else found
 
+    @property
+    def lifts(self) -> bool:
+        return bool(self._by_hand)
+
+    def lifted(self, name: str, shape: tuple[int, ...]) -> bool:
+        return (name, shape) in self._by_hand
+
+    def stray(self, name: str, shape: tuple[int, ...]) -> str:
+        """Nothing: the wrapped model says it."""
+        return ""
+
     def doubts(self) -> None:
         """Warns, once for each kind, of what is probably not meant in the whole that was captured."""
         for kind, text in doubts(self.entries, self._ties_used) if self.declared.rule.draws else ():
@@ -131,9 +148,7 @@ class Session:
 
     def multiplier(self, name: str, shape: tuple[int, ...]) -> float:
         self._ties_used |= name.endswith("/embeddings")
-        value = self.used(name, shape).multiplier
-        context.initialised(self.warned, name, shape, value)
-        return value
+        return self.used(name, shape).multiplier
 
     def matrix_read(self, context_) -> None:
         base = (self.base or {}).get(stored_names(context_)[0])
@@ -182,19 +197,19 @@ def _resized(record: Record, shape: tuple[int, ...]) -> Record:
     return dataclasses.replace(record, shape=shape, parts=(shape[0] - hidden, hidden))
 
 
-def _record(declared: Declared, name: str, dtype, init, context_, enclosing) -> Record:
+def _record(declared: Declared, name: str, dtype, init, context_, enclosing, by_hand: bool) -> Record:
     leaf, module = leaf_name(context_), context_.module
     shape = tuple(map(int, context_.original_shape))
     dtype = jnp.dtype(dtype)
     layer = layer_kind(module, leaf)
-    product = leaf == "w" and isinstance(module, context.PRODUCTS)
+    product = leaf == "w" and isinstance(module, PRODUCTS)
     named = product or not axes.is_haikus(module)
     if named and not layer and axes.matching(name[:-2] if product else name, declared.readouts):
         layer = NAMED
     return Record(
         name=name, leaf=leaf, local=context_.full_name, shape=shape, moments=moments(init, shape, dtype),
         fans=axes.find(declared.fans, name, module, leaf, shape), layer=layer,
-        inexact=bool(jnp.issubdtype(dtype, jnp.inexact)), **_enclosed(context_, enclosing))
+        inexact=bool(jnp.issubdtype(dtype, jnp.inexact)), by_hand=by_hand, **_enclosed(context_, enclosing))
 
 
 def _enclosed(context_, enclosing) -> dict[str, Any]:

@@ -9,27 +9,17 @@ from typing import Any, NamedTuple, Protocol
 
 import haiku as hk
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from haiku_mup import naming
+from haiku_mup import naming, uses
 from haiku_mup.errors import MupError, MupWarning
-from haiku_mup.scale import Factor, Rows, scaled, steered
-from haiku_mup.shapes import READOUT, Used, layer_kind
-
-# Layers whose weights "w" are used in a product with their inputs, which is multiplied in place of the weights.
-PRODUCTS = (hk.Linear, hk.ConvND, hk.ConvNDTranspose)
+from haiku_mup.uses import during
 
 # A ContextVar is not in the key of JAX's caches: a function traced in one context would be reused in
 # another, and its creators never run. A user context is. None is the standard parametrization.
 _scope = jax.make_user_context(default_value=None)
 _applied: contextvars.ContextVar["_Applied | None"] = contextvars.ContextVar("apply_mup", default=None)
-# The attention, LSTM or embedding that is being called, and its inputs.
-_enclosing: contextvars.ContextVar[tuple[hk.MethodContext, Any] | None] = contextvars.ContextVar(
-    "enclosing", default=None)
-# The layer that is being called, and by what it multiplies its inputs or outputs in place of its weights.
-_product: contextvars.ContextVar[tuple[hk.Module | None, Factor]] = contextvars.ContextVar(
-    "product", default=(None, 1.0))
+# The wrapped model that runs.
+_guard: contextvars.ContextVar["_Guard | None"] = contextvars.ContextVar("guard", default=None)
 _MARK, _ORIGINAL = "_haiku_mup", "_original_fn"     # attributes of functions: ours, Haiku's
 # (parameter, shape) of a layer -> the `warned` of its target's Mup.
 _latest: dict[tuple[str, tuple[int, ...]], set[str]] = {}
@@ -52,8 +42,20 @@ class Made(NamedTuple):
     value: Any
 
 
-class Scope(Protocol):
-    """What a Mup puts in force around an init or an apply. Hashable: it is in JAX's cache keys."""
+class Scope(uses.Uses, Protocol):
+    """What a Mup puts in force around an init or an apply. Hashable: it is in JAX's cache keys.
+
+    Attributes:
+      own: where it captures, how many of Haiku's transforms are around the model's, and it itself.
+      lifts: whether the model has parameters that a user's function lifts.
+      warned: the kinds of warning that its Mup has given.
+    """
+
+    own: int
+    warned: set[str]
+
+    @property
+    def lifts(self) -> bool: ...
 
     def create(self, next_creator, shape, dtype, init, context, enclosing) -> tuple[Any, Made]:
         """Makes a parameter, as an hk.custom_creator does, and says what it made."""
@@ -63,9 +65,6 @@ class Scope(Protocol):
 
     def matrix_read(self, context: Any) -> None:
         """Called when an embedding's matrix is read other than by a lookup."""
-
-    def used(self, name: str, shape: tuple[int, ...]) -> Used:
-        """What happens to the parameter of this name (without a lift's prefix) and shape where it is used."""
 
     def multiplier(self, name: str, shape: tuple[int, ...]) -> float:
         """What the layer of parameter `name` multiplies its product by."""
@@ -105,18 +104,58 @@ def entered(scope: Scope | None):
     return _scope(scope)
 
 
-def bound(scope: Scope, function):
-    """`function` with the scope in force, and so whatever Haiku transforms anew from it."""
+class _Guard:
+    """A wrapped model that runs.
+
+    Attributes:
+      own: how many of Haiku's transforms are around it, and it itself.
+    """
+
+    def __init__(self, own: int):
+        self.own = own
+
+
+def bound(scope: Scope, function, inside: bool = False):
+    """`function` with the scope in force, and so whatever Haiku transforms anew from it.
+
+    Args:
+      scope: the scope.
+      function: an init, an apply, or a function that Haiku transforms.
+      inside: whether it is the latter, and so called inside of a transform.
+    """
     @functools.wraps(function)
     def wrapped(*args, **kwargs):
-        with entered(scope):
-            return function(*args, **kwargs)
+        def guarded():
+            with _guarded(scope, guard):
+                return function(*args, **kwargs)
+
+        guard = _Guard(naming.transforms() + (0 if inside else 2))
+        with entered(scope), during(_applied, None), during(_guard, guard):
+            return guarded() if inside else hk.transform(guarded).apply({}, None)   # getters need a transform
 
     original = getattr(function, _ORIGINAL, None)
     if original is not None:
-        setattr(wrapped, _ORIGINAL, bound(scope, original))
+        setattr(wrapped, _ORIGINAL, bound(scope, original, inside=True))
     setattr(wrapped, _MARK, True)
     return wrapped
+
+
+@contextlib.contextmanager
+def _guarded(scope: Scope, guard: _Guard) -> Iterator[None]:
+    """A wrapped model's parameters have their factors wherever it reads them, before any getter of its own."""
+    def getter(next_getter, value, context):
+        if _guard.get() is not guard:           # another wrapped model, inside this one
+            return next_getter(value)
+        return uses.read(scope, guard.own, next_getter, value, context, functools.partial(
+            warn_once, scope.warned, "stray"))
+
+    def interceptor(next_method, args, kwargs, context):
+        if _guard.get() is not guard or _applied.get() is not None:
+            return next_method(*args, **kwargs)
+        return uses.call(scope, next_method, args, kwargs, context)
+
+    with hk.custom_getter(getter), hk.intercept_methods(interceptor):
+        yield
 
 
 def is_bound(function: Any) -> bool:
@@ -143,35 +182,68 @@ def apply_mup() -> Iterator[None]:
     {'linear': {'b': (3,), 'w': (2, 3)}}
     """
     scope, outer = current(), _applied.get()
-    if scope is None or (outer is not None and scope is outer.scope):
+    if scope is None:
+        with _unwrapped():
+            yield
+        return
+    if outer is not None and scope is outer.scope:
         yield
         return
 
-    mine = _Applied(scope)
+    mine, guard = _Applied(scope), _guard.get()
+    own = _own(scope)
 
     def creator(next_creator, shape, dtype, init, context):
-        if current() not in (scope, None) or _applied.get() is not mine:    # another Mup's model inside ours
+        # Another Mup's model inside ours, or one that is initialised for itself.
+        if current() not in (scope, None) or _applied.get() is not mine or naming.apart(own):
             return next_creator(shape, dtype, init)
         with entered(None):     # JAX would trace every draw anew for each scope, and keep it for ever
-            array, what = scope.create(next_creator, shape, dtype, init, context, _enclosing.get())
+            array, what = scope.create(next_creator, shape, dtype, init, context, uses.enclosing.get())
         mine.note(what, context)
         return array
 
     def getter(next_getter, value, context):
-        call, _ = _enclosing.get() or (None, None)
-        if _applied.get() is mine and isinstance(context.module, hk.Embed) and (
-                call is None or call.module is not context.module):
+        if _applied.get() is not mine or guard is not None:
+            return next_getter(value)
+        call, _ = uses.enclosing.get() or (None, None)
+        if isinstance(context.module, hk.Embed) and (call is None or call.module is not context.module):
             scope.matrix_read(context)
-        return next_getter(_used(scope, value, context) if _applied.get() is mine else value)
+        _note_latest(scope, context)
+        return uses.read(scope, own, next_getter, value, context, lambda text: None)
 
-    token = _applied.set(mine)
-    try:
-        with hk.custom_creator(creator), hk.custom_getter(getter), \
-                hk.intercept_methods(functools.partial(_call, mine)):
+    def interceptor(next_method, args, kwargs, context):
+        if _applied.get() is not mine:
+            return next_method(*args, **kwargs)
+        return uses.call(scope, next_method, args, kwargs, context)
+
+    with during(_applied, mine):
+        with hk.custom_creator(creator), hk.custom_getter(getter), hk.intercept_methods(interceptor):
             yield
         _keep(mine, hk.get_params() if mine.made else {})
-    finally:
-        _applied.reset(token)
+
+
+@contextlib.contextmanager
+def _unwrapped() -> Iterator[None]:
+    """What apply_mup() does outside of μP: it warns where the model that runs should have factors."""
+    def getter(next_getter, value, context):
+        name, shape = context.full_name, tuple(map(int, context.original_shape))
+        _warn_unwrapped(name, shape, f"{name!r}: target {shape}")
+        return next_getter(value)
+
+    if not _latest or not naming.transforms():
+        yield
+        return
+    with hk.custom_getter(getter):
+        yield
+
+
+def _note_latest(scope: Scope, context: hk.GetterContext) -> None:
+    """Remembers that a parameter was initialised with the factors that it has in a target."""
+    name, shape = context.full_name, tuple(map(int, context.original_shape))
+    if not scope.used(name, shape).plain:
+        _latest[name, shape] = scope.warned
+    else:
+        _latest.pop((name, shape), None)
 
 
 def _keep(mine: _Applied, params: hk.Params) -> None:
@@ -196,105 +268,38 @@ def _stored(what: Made, name: str, lifted: bool, params: hk.Params) -> Any:
     return array if array is not None and (lifted or array.shape == what.array.shape) else None
 
 
-def _used(scope: Scope, value: Any, context: hk.GetterContext) -> Any:
-    """A parameter as it is used: multiplied, unless its layer multiplies activations in its place."""
-    if not isinstance(value, (jax.Array, np.ndarray, np.generic)):
-        return value
-    shape, leaf = tuple(map(int, context.original_shape)), naming.leaf_name(context)
-    used, (layer, done) = scope.used(context.full_name, shape), _product.get()
-    value = value if used.gradient == 1 else steered(value, used.gradient)
-    if layer is None or layer is not context.module or leaf not in ("w", "embeddings"):
-        itself = layer_kind(context.module, leaf) == READOUT        # a subclass that doesn't call its class's
-        return scaled(value, used.multiplier if itself else used.forward)
-    if done != used.forward:
-        raise MupError.about(context.full_name, None, shape, f"its factor in the forward pass is {used.forward}"
-                             f", and its layer multiplied its inputs by {done}; give it inputs like those that "
-                             "it was captured with")
-    return value
-
-
-def _call(mine: _Applied, next_method, args, kwargs, context):
-    """Tells the creator in which LSTM, attention or embedding it is; multiplies what a product is given."""
-    module = context.module
-    if context.method_name != "__call__" or _applied.get() is not mine:
-        return next_method(*args, **kwargs)
-    if context.orig_class in PRODUCTS:
-        return _multiplied(mine.scope, next_method, args, kwargs, module)
-    if not isinstance(module, (hk.MultiHeadAttention, hk.LSTM, hk.Embed)):
-        return next_method(*args, **kwargs)
-    inputs = args[0] if args else kwargs.get("inputs")
-    with _set(_enclosing, (context, inputs)):
-        if context.orig_class is hk.Embed:
-            return _looked_up(mine.scope, next_method, args, kwargs, module)
-        return next_method(*args, **kwargs)
-
-
-@contextlib.contextmanager
-def _set(variable: contextvars.ContextVar[Any], value: Any) -> Iterator[None]:
-    token = variable.set(value)
-    try:
-        yield
-    finally:
-        variable.reset(token)
-
-
-def _multiplied(scope: Scope, next_method, args, kwargs, module: Any) -> Any:
-    """What Haiku's own layer makes of its inputs times what its weights are to be multiplied by."""
-    if not args:
-        args = (kwargs.pop("inputs"),) if "inputs" in kwargs else ()
-    factor = scope.used(f"{module.module_name}/w", weight_shape(module, *args[:1])).forward
-    with _set(_product, (module, factor)):
-        return next_method(*(_channels(x, factor) for x in args[:1]), *args[1:], **kwargs)
-
-
-def _channels(inputs: Any, factor: Factor) -> Any:
-    """Inputs times a factor, or one for each of the weight's rows, which are the inputs' last axis."""
-    if isinstance(factor, Rows):
-        rows = factor.array().reshape(*(1,) * (inputs.ndim - 1), -1)
-        return inputs * jnp.asarray(rows, inputs.dtype)
-    return scaled(inputs, factor)
-
-
-def _looked_up(scope: Scope, next_method, args, kwargs, module: hk.Embed) -> Any:
-    """The rows that an embedding looks up, multiplied."""
-    shape = (int(module.vocab_size or 0), int(module.embed_dim or 0))
-    factor = scope.used(f"{module.module_name}/embeddings", shape).forward
-    with _set(_product, (module, factor)):
-        return scaled(next_method(*args, **kwargs), factor)
-
-
-def weight_shape(module: Any, inputs: Any = 0.0) -> tuple[int, ...]:
-    """The shape of the weights that a linear or convolutional layer has for these inputs; () for none."""
-    shape = jnp.shape(inputs)
-    if len(shape) < (1 if isinstance(module, hk.Linear) else 2):
-        return ()
-    if isinstance(module, hk.Linear):
-        return (shape[-1], module.output_size)
-    batched = len(shape) > module.num_spatial_dims + 1
-    channels = shape[module.channel_index if batched or module.channel_index < 0 else 0]
-    if isinstance(module, hk.ConvNDTranspose):
-        return (*module.kernel_shape, module.output_channels, channels)
-    return (*module.kernel_shape, channels // module.feature_group_count, module.output_channels)
-
-
 def multiplier(name: str, shape: tuple[int, ...]) -> float:
     """What the layer of parameter `name` (without a lift's prefix) multiplies by: 1 outside of μP."""
     scope = current()
     if scope is not None:
-        return scope.multiplier(name, shape)
+        return 1.0 if _foreign(scope) else scope.multiplier(name, shape)
+    _warn_unwrapped(name, shape, f"{name!r}: target {shape}")
+    return 1.0
+
+
+def _warn_unwrapped(name: str, shape: tuple[int, ...], where: str) -> None:
+    """Warns where a plain model is applied that was last initialised as a target."""
     if hk.running_init():
         initialised(set(), name, shape, 1.0)
     elif (name, shape) in _latest:
-        warn_once(_latest[name, shape], "unwrapped", f"{name!r}: target {shape}: this model was "
-                  "initialised in Mup.init_target, and is applied without its multipliers; apply "
-                  "mup.wrap_model(model) instead")
-    return 1.0
+        warn_once(_latest[name, shape], "unwrapped", f"{where}: this model was initialised in Mup.init_target, "
+                  "and is applied without its multipliers; apply mup.wrap_model(model) instead")
 
 
 def tied_multiplier() -> float:
     """What a SharedReadout multiplies by that was given an array: 1 outside of μP."""
     scope = current()
-    return 1.0 if scope is None else scope.tied_multiplier()
+    return 1.0 if scope is None or _foreign(scope) else scope.tied_multiplier()
+
+
+def _foreign(scope: Scope) -> bool:
+    """Whether a model of its own runs, and surely no part of the scope's that is lifted."""
+    return naming.apart(_own(scope)) != "" and not scope.lifts
+
+
+def _own(scope: Scope) -> int:
+    guard = _guard.get()
+    return scope.own if guard is None else guard.own
 
 
 def initialised(warned: set[str], name: str, shape: tuple[int, ...], value: float) -> None:

@@ -12,6 +12,7 @@ from haiku_mup.errors import MupError
 from haiku_mup.initializers import Initializer
 from haiku_mup.scale import scaled
 from haiku_mup.shapes import READOUT, TIED
+from haiku_mup.uses import weight_shape
 
 
 class Readout(hk.Linear):
@@ -121,7 +122,7 @@ class ConvReadout(hk.ConvND):
 
 
 def _multiplied(layer: Readout | ConvReadout, inputs: jax.Array) -> jax.Array:
-    factor = context.multiplier(f"{layer.module_name}/w", context.weight_shape(layer, inputs))
+    factor = context.multiplier(f"{layer.module_name}/w", weight_shape(layer, inputs))
     multiplied: jax.Array = scaled(inputs, layer.output_mult * factor)
     return multiplied
 

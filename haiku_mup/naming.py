@@ -4,12 +4,19 @@ import sys
 import types
 import weakref
 from collections.abc import Callable
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import haiku as hk
 
 from haiku_mup.errors import MupError
 
+# Functions of Haiku's that call an init or an apply for themselves -> what of Haiku's they are.
+_CALLERS = {("haiku._src.lift", "__call__"): "lift",
+            ("haiku._src.layer_stack", "per_layer_init_fn"): "layer_stack",
+            ("haiku._src.layer_stack", "layer"): "layer_stack"}
+INIT, APPLY = "init", "apply"
+_TRANSFORMS = {f"transform_with_state.<locals>.{what}_fn": what for what in (INIT, APPLY)}
 _homes: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()   # module -> its parameter's name
 
 
@@ -66,6 +73,69 @@ def _prefixed(prefix: str, module: str) -> list[str]:
 
 def _flat(stack: Any, module: str) -> list[str]:
     return [stack._transparency_map.stacked_to_flat(module, i) for i in range(stack._count)]
+
+
+# --- whose a parameter is ---
+
+class _Transform(NamedTuple):
+    """An init or an apply of a transformed function that runs.
+
+    Attributes:
+      what: `INIT` or `APPLY`.
+      parameters: the ids of its parameters.
+      by: what of Haiku's called it, one of `_CALLERS`; "" for a user's function.
+    """
+
+    what: str
+    parameters: Callable[[], set[int]]
+    by: str
+
+
+def transforms() -> int:
+    """How many of Haiku's transforms run here."""
+    return len(_transforms())
+
+
+def apart(own: int) -> str:
+    """Whether what runs here is a model that a user's function calls, with parameters of its own.
+
+    Args:
+      own: how many of the outermost transforms are around the model that asks, and it itself.
+
+    Returns:
+      `INIT` in an init that no hk.lift calls; `APPLY` in an apply with parameters of which the transform
+      around has none, though it may have what they were made from; "" elsewhere.
+    """
+    running = _transforms()
+    for around, one in pairwise(reversed(running[:max(0, len(running) - own + 1)])):
+        if not one.by and not one.parameters() & around.parameters():
+            return one.what
+    return ""
+
+
+def lifted_by_hand(own: int) -> bool:
+    """Whether the parameter that is being made is lifted by a user's function, which calls an apply with it."""
+    running = _transforms()
+    return any(one.by == "lift" for one in running[:max(0, len(running) - own)])
+
+
+def _transforms() -> list[_Transform]:
+    """Those that run here, innermost first, read off Python's own stack."""
+    found: list[_Transform] = []
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None:
+        where, code = frame.f_globals.get("__name__", ""), frame.f_code
+        if where == "haiku._src.transform" and code.co_qualname in _TRANSFORMS:
+            what = _TRANSFORMS[code.co_qualname]
+            found.append(_Transform(what, functools.partial(_parameters, frame.f_locals["ctx"]), ""))
+        elif found and not found[-1].by and (where, code.co_name) in _CALLERS:
+            found[-1] = found[-1]._replace(by=_CALLERS[where, code.co_name])
+        frame = frame.f_back
+    return found
+
+
+def _parameters(ctx: Any) -> set[int]:
+    return {id(x) for leaves in ctx.collect_params().values() for x in leaves.values()}
 
 
 def leaf_name(context_: hk.GetterContext) -> str:

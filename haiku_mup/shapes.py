@@ -33,6 +33,7 @@ class Record:
       key_size: size of an attention's queries, where it makes them; else None.
       scaled_attention: whether that attention scales its logits in μP.
       parts: sizes whose concatenation is its rows (an LSTM's [x, h]); empty for most; one for such a block.
+      by_hand: whether it is lifted by a call of hk.lift, whose user calls an apply with it.
       delta: on a base's record, the shape that the delta model has, if there was one.
       delta_parts: the parts of the delta model.
     """
@@ -48,6 +49,7 @@ class Record:
     key_size: int | None = None
     scaled_attention: bool = False
     parts: tuple[int, ...] = ()
+    by_hand: bool = False
     delta: tuple[int, ...] | None = None
     delta_parts: tuple[int, ...] = ()
 
@@ -80,11 +82,18 @@ class Used(NamedTuple):
       multiplier: what a layer of ours multiplies by: a readout, a shared readout, an attention.
       forward: what the parameter is multiplied by where anybody uses it, or its product with activations.
       gradient: what its gradient is multiplied by.
+      stored: θ: what it is multiplied by in `forward` to be what Table 8 keeps.
     """
 
     multiplier: float = 1.0
     forward: scale.Factor = 1.0
     gradient: scale.Factor = 1.0
+    stored: scale.Factor = 1.0
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing happens to it but that getters see it as Table 8 would keep it."""
+        return self._replace(stored=1.0) == Used()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +126,8 @@ class Entry:
     def used(self) -> Used:
         """What happens to it in the forward and the backward pass. A readout multiplies by itself."""
         forward = 1.0 if self.target.layer == READOUT else self.factor(lambda part: part.factors.forward)
-        return Used(self.multiplier, forward, self.factor(lambda part: part.factors.gradient))
+        return Used(self.multiplier, forward, self.factor(lambda part: part.factors.gradient),
+                    self.factor(lambda part: part.factors.stored))
 
     @property
     def inferred(self) -> bool:

@@ -14,15 +14,20 @@ class Wrapped:
 
     Args:
       entries: base beside target, by name.
+      plain: whether plain optimizers train it, which meet no check of what was captured.
 
     Raises:
       MupError: two layers that look alike from inside and have different multipliers.
     """
 
-    def __init__(self, entries: Mapping[str, Entry]):
+    own = 0             # its functions know where they run
+
+    def __init__(self, entries: Mapping[str, Entry], plain: bool = False):
         self._draws = {name: (e.target.shape, e.draw, e.target.moments) for name, e in entries.items()}
-        self._warned: set[str] = set()
+        self.warned: set[str] = set()
         self._used: dict[tuple[str, tuple[int, ...]], Used] = {}
+        self._by_hand = {(e.target.local, e.target.shape) for e in entries.values() if e.target.by_hand}
+        self._plain = plain
         self._tied = {e.multiplier for e in entries.values() if e.target.layer == TIED}
         for entry in entries.values():
             key, name = (entry.target.local, entry.target.shape), entry.target.name
@@ -30,7 +35,7 @@ class Wrapped:
                 raise MupError.about(name, entry.base.shape, entry.target.shape, "another layer has this "
                                      "name and shape within its lift, and another multiplier; rename one")
         self._key: Hashable = tuple(map(frozenset, (
-            self._draws.items(), self._used.items(), self._tied)))
+            self._draws.items(), self._used.items(), self._tied, self._by_hand, {plain})))
         self._hash = hash(self._key)
 
     def __eq__(self, other):
@@ -56,7 +61,7 @@ class Wrapped:
         elif now and moments_ and abs(now.std - moments_.std) > 1e-6 * now.std:
             value = MupError.about(name, None, shape_, f"the initializer's std is {now.std:.3g}, and "
                                    f"init_target saw {moments_.std:.3g}; capture the model that is wrapped")
-        array, value = make(next_creator, shape, dtype, init, draw, name, value, self._warned)
+        array, value = make(next_creator, shape, dtype, init, draw, name, value, self.warned)
         return array, Made(names, leaf_name(context_), array, value)
 
     def keep(self, made: Made) -> None:
@@ -64,6 +69,19 @@ class Wrapped:
 
     def used(self, name: str, shape: tuple[int, ...]) -> Used:
         return self._used.get((name, shape), Used())
+
+    @property
+    def lifts(self) -> bool:
+        return bool(self._by_hand)
+
+    def lifted(self, name: str, shape: tuple[int, ...]) -> bool:
+        return (name, shape) in self._by_hand
+
+    def stray(self, name: str, shape: tuple[int, ...]) -> str:
+        if not self._plain or (name, shape) in self._used:
+            return ""
+        return str(MupError.about(name, None, shape, "not captured in init_target, and so not in μP, where no "
+                                  "wrapped optimizer would say so; make it inside apply_mup()"))
 
     def matrix_read(self, context_) -> None:
         """Said as the target was captured."""

@@ -13,7 +13,7 @@ import pytest
 from helpers import KEY, MODELS, captured, entry, equal, mlp, one
 
 import haiku_mup
-from haiku_mup import context
+from haiku_mup import context, uses
 
 X = MODELS["mlp"][1]
 normal = hk.initializers.RandomNormal()
@@ -23,7 +23,7 @@ normal = hk.initializers.RandomNormal()
 def _contexts_are_as_they_were():
     yield
     assert context.current() is None and context._applied.get() is None
-    assert context._enclosing.get() is None
+    assert uses.enclosing.get() is None
     params = mlp(8).init(KEY, X)        # and the plain model is plain
     assert params["readout"]["w"].shape == (8, 3)
 

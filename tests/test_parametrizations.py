@@ -504,12 +504,12 @@ def test_parameters_of_numpy_are_multiplied_alike():
 
 def test_inputs_that_hide_a_factor_are_refused(monkeypatch):
     """Whatever keeps a layer from knowing its factor, it is not used without."""
-    from haiku_mup import context
+    from haiku_mup import uses
 
     mup = of(MODELS["rectangular"], FORMS["table9"])
     model = mup.wrap_model(hk.transform(functools.partial(rectangular, width=32)))
     params = model.init(KEY, X)
-    monkeypatch.setattr(context, "weight_shape", lambda *args: (1, 1))
+    monkeypatch.setattr(uses, "weight_shape", lambda *args: (1, 1))
     with pytest.raises(haiku_mup.MupError, match="its factor in the forward pass is 2.0"):
         model.apply(params, None, X)
 
