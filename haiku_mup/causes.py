@@ -74,8 +74,9 @@ def table(check: Any, tol: float) -> str:
     failed = check.failures(tol)
     if not check.findings:
         return "coordinate check: nothing was judged"
-    head = f"coordinate check: {'failed' if failed else 'passed'}; {len(failed)} of {len(check.findings)} " \
-           f"slopes are off by more than {tol:g} and their interval"
+    name = check.points[0].parametrization
+    head = f"coordinate check{f' of {name}' * (name != 'mup')}: {'failed' if failed else 'passed'}; " \
+           f"{len(failed)} of {len(check.findings)} slopes are off by more than {tol:g} and their interval"
     shown = check.findings[:max(LINES, 0)]
     room = max([len("quantity"), *(len(f.quantity) for f in shown)])
     lines = [head, f"{'quantity':<{room}}  step  stat      slope        expected  cause"]

@@ -52,8 +52,9 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
         those that the model is initialised with. Don't call it inside a jax.jit or vmap of your own.
       optimizer: a plain optax optimizer, not wrapped.
       parametrization: "mup", or "sp" for the model and the optimizer as they are, which must fail; a
-        `Parametrization`, whose parameters and readouts are judged by its own table; or a function from
-        (mup, model, optimizer) to a model and an optimizer, to check one of your own.
+        `Parametrization`, whose parameters are judged by its own table, and whose activations and outputs must
+        keep their size and move, as in μP, so that `standard()` and `neural_tangent()` fail; or a function
+        from (mup, model, optimizer) to a model and an optimizer, to check one of your own.
       adam: whether the optimizer is of Adam's kind, or SGD's: see `Mup.wrap_optimizer`.
       base_width: the width of the base; the smallest, by default.
       base_model: the base itself, instead; or a function that gives it for each width.

@@ -35,9 +35,10 @@ _STANDARD = Parametrization(
     # Of initializers whose variance is 1 / fan_in; draws are left as they are.
     hidden=Row(init=Power(-0.5, 0)), output=Row(init=Power(-0.5, 0)), draws=False,
 )
-_ROOT = Row(forward=Power(-0.5, 0), stored=Power(-0.5, 0), adam=None)
+# A gradient's entry shrinks like what it is multiplied by in the forward pass, and like what reads the output.
+_ROOT = Row(forward=Power(-0.5, 0), stored=Power(-0.5, 0), adam=None, eps=Power(-0.5, -0.5))
 _NEURAL_TANGENT = Parametrization(
-    "neural tangent", input=Row(adam=None), hidden=_ROOT, output=_ROOT, tied=Power(-0.5, 0),
+    "neural tangent", input=Row(adam=None, eps=Power(0, -0.5)), hidden=_ROOT, output=_ROOT, tied=Power(-0.5, 0),
     reason="its limit is that of gradient descent, and an optimizer that normalises gradients moves each "
            "weight as far at every width, so that what a layer computes moves without bound; use SGD and its "
            "factors (adam=False), or maximal_update()",

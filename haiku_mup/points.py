@@ -78,10 +78,15 @@ class Expected:
         lows = [sizes.start.low for sizes in self._readouts.values()]
         self._error = Range(min(lows, default=0.0), 0.0)        # of outputs: their start is in it
         self._gradient = self._error if sgd else FLAT
+        # A table without factors, which the standard one is, doesn't tell how gradients shrink.
+        self._untold = sgd and all(set(part.factors._replace(init=1.0, stored=1.0)) == {1.0}
+                                   for entry in widest.values() for part in entry.parts)
         self._decaying = decaying
 
     def _product(self, name: str) -> Sizes:
-        return expectation.of_product(name, self._entries)
+        """Of a weight's product: by its table, but that in none it may grow."""
+        found = expectation.of_product(name, self._entries)
+        return Sizes(_bounded(found.start), _bounded(found.change))
 
     def of(self, module: str, seen: Seen) -> Sizes:
         """What is expected of a recorded array.
@@ -112,12 +117,16 @@ class Expected:
         The gradient of a fixed one, such as a readout's bias, is the mean of the outputs' errors: where that is
         near zero, what remains is what outputs were at the start, with any optimizer.
         """
-        if any(name not in at for at in self._entries.values()):
+        if self._untold or any(name not in at for at in self._entries.values()):
             return None
         found = expectation.of_parameter(name, self._entries)
         fixed = all(part.role == FIXED for at in self._entries.values() for part in at[name].parts)
         change = found.change.plus(self._error if fixed else self._gradient)
         return Sizes(found.start, change | found.start if self._decaying else change)
+
+
+def _bounded(slopes: Range) -> Range:
+    return Range(min(slopes.low, 0.0), min(slopes.high, 0.0))
 
 
 def _activations(program: Program, rules: Expected, steps: Sequence[Step], stats: Sequence[Stat],

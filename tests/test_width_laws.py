@@ -92,3 +92,23 @@ def test_where_widths_grow_unequally_the_spectral_variant_stays_flat():
     assert not plain.ok and min(moved(plain)[layer] for layer in ("down", "up")) > 0.1
     assert max(abs(moved(spectral)[layer]) for layer in ("down", "up")) < 0.05
     spectral.assert_ok()
+
+
+def shallow(x, width):
+    return haiku_mup.Readout(10)(jax.nn.relu(hk.Linear(width)(x.reshape(len(x), -1))))
+
+
+@pytest.mark.parametrize("rule, optimizer, is_adam, quantity, cause", [
+    (standard(), adam(2.0**-10), True, "Δoutput", "training moves it more in a wider model"),
+    (standard(), optax.sgd(0.5), False, "Δactivation linear", "training moves it less in a wider model"),
+    (neural_tangent(), optax.sgd(0.5), False, "Δactivation linear", "training moves it less in a wider model"),
+], ids=["standard-adam", "standard-sgd", "tangent-sgd"])
+def test_other_tables_fail_by_what_they_make_of_activations_and_by_nothing_else(
+        rule, optimizer, is_adam, quantity, cause):
+    """Their own tables are right of their parameters, and no excuse for features that blow up or stand still."""
+    check = checked(rule, optimizer, is_adam, widths=(64, 256), network=shallow, seeds=4, steps=2)
+    assert not check.ok and str(check).startswith(f"coordinate check of {rule.name}: failed")
+    assert {f.quantity: f.cause for f in check.failures()}[quantity].startswith(cause)
+    assert all("activation" in f.quantity or "output" in f.quantity for f in check.failures())
+    updates = [f for f in check.findings if f.quantity.startswith("update ")]
+    assert bool(updates) == (rule == neural_tangent() or is_adam)       # standard: nothing says how SGD's shrink
