@@ -109,10 +109,13 @@ class Check:
       optimizer: the plain optimizer.
       adam: whether it gets Adam's factors.
       both: whether it gets the pair of factors that is right for both kinds.
+      instead: what to do where it is of the other kind.
     """
 
-    def __init__(self, warned: set[str], optimizer: Any, adam: bool, both: bool = False):
+    def __init__(self, warned: set[str], optimizer: Any, adam: bool, both: bool = False, instead: str = ""):
         self.warned, self.optimizer, self.adam, self.both = warned, optimizer, adam, both
+        self.instead = instead or (f"pass adam={not adam}, or scale_eps=True, which is right for both and for "
+                                   "those between (adagrad, yogi, radam)")
         self.kind = UNKNOWN
 
     def __call__(self, *trees: Any) -> None:
@@ -129,5 +132,4 @@ class Check:
         elif kind and not self.both and (kind == ADAM_LIKE) != self.adam:
             context.warn_once(
                 self.warned, f"adam={self.adam}", call + f"behaves like {kind} (tried with gradients of "
-                f"{SMALL} and twice that); pass adam={not self.adam}, or scale_eps=True, which is right for "
-                "both and for those between (adagrad, yogi, radam)")
+                f"{SMALL} and twice that); {self.instead}")

@@ -36,8 +36,8 @@ class Mup(Captures):
       parametrization: `maximal_update()` by default; another form of it, `standard()`, `neural_tangent()`, or a
         `Parametrization` of one's own. Where weights are multiplied in the forward pass, Haiku's linear,
         convolutional and embedding layers multiply activations; any other parameter is multiplied where it is
-        read, which takes one more array of its size. So each use must be inside `apply_mup`; a custom getter of
-        one's own sees what is stored.
+        read, which takes one more array of its size. A custom getter of one's own sees, in every form, what Table
+        8's would keep.
 
     >>> def fn(x, width):
     ...     with haiku_mup.apply_mup():
@@ -143,7 +143,7 @@ class Mup(Captures):
         gradient = optim.by_name(entries, lambda part: 1 / part.factors.eps) if scale_eps else one
         shapes = _tree(entries, lambda e: jax.ShapeDtypeStruct(e.target.shape, "float32"))
         alike = scale_eps or not self._declared.rule.draws      # the standard one has no factors at all
-        kind = behaviour.Check(self._warned, optimizer, adam, both=alike)
+        kind = behaviour.Check(self._warned, optimizer, adam, alike, self._no_rates(entries, not adam))
         kind(behaviour.one_matrix(shapes), shapes)
 
         def check(params):
@@ -258,6 +258,15 @@ class Mup(Captures):
             return found
 
         return factor
+
+    def _no_rates(self, entries: Mapping[str, Entry], adam: bool) -> str:
+        """What to say where there are no learning rates for Adam, or for SGD; "" where there are."""
+        try:
+            for entry in entries.values():
+                entry.factor(self._lr(adam))
+        except MupError as error:
+            return str(error)
+        return ""
 
     def _check_pair(self, entries: Mapping[str, Entry]) -> None:
         """Raises where gradients / ε's factor and Adam's rates wouldn't be SGD's rates."""

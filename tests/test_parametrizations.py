@@ -354,6 +354,20 @@ def test_neural_tangent_has_no_rates_for_adam():
     assert "–" in mup.summary() and "nan" not in mup.summary()
 
 
+def test_neural_tangent_warns_of_adam_with_what_can_be_done():
+    """Not with adam=True or scale_eps=True, which raise."""
+    mup = of(MODELS["rectangular"], neural_tangent())
+    with pytest.warns(haiku_mup.MupWarning, match="like Adam.*no learning rates for Adam.*use SGD") as said:
+        mup.wrap_optimizer(optax.adam(0.1), adam=False)
+    assert not any("scale_eps" in str(w.message) or "pass adam" in str(w.message) for w in said)
+    for wrong in ({"adam": True}, {"adam": False, "scale_eps": True}):
+        with pytest.raises(haiku_mup.MupError, match="no learning rates for Adam.*use SGD"):
+            mup.wrap_optimizer(optax.sgd(0.1), **wrong)
+    mup.wrap_optimizer(optax.sgd(0.1), adam=False)
+    with pytest.warns(haiku_mup.MupWarning, match="pass adam=False, or scale_eps=True"):
+        of(MODELS["rectangular"], maximal_update()).wrap_optimizer(optax.sgd(0.1))
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_abcd_needs_no_wrap_and_says_so(optimizer):
     mup = of(MODELS["rectangular"], FORMS[f"abcd {optimizer}"])

@@ -105,10 +105,10 @@ def shallow(x, width):
 ], ids=["standard-adam", "standard-sgd", "tangent-sgd"])
 def test_other_tables_fail_by_what_they_make_of_activations_and_by_nothing_else(
         rule, optimizer, is_adam, quantity, cause):
-    """Their own tables are right of their parameters, and no excuse for features that blow up or stand still."""
+    """Their own tables are right of parameters, and no excuse for features that blow up or stand still."""
     check = checked(rule, optimizer, is_adam, widths=(64, 256), network=shallow, seeds=4, steps=2)
     assert not check.ok and str(check).startswith(f"coordinate check of {rule.name}: failed")
     assert {f.quantity: f.cause for f in check.failures()}[quantity].startswith(cause)
     assert all("activation" in f.quantity or "output" in f.quantity for f in check.failures())
     updates = [f for f in check.findings if f.quantity.startswith("update ")]
-    assert bool(updates) == (rule == neural_tangent() or is_adam)       # standard: nothing says how SGD's shrink
+    assert bool(updates) == (rule == neural_tangent() or is_adam)   # nothing says how standard's shrink in SGD
