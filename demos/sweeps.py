@@ -1,7 +1,6 @@
 """What the demos of sweeps have in common: flags, the sweep, Ctrl-C, and what is kept, drawn and printed."""
 import argparse
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -60,9 +59,7 @@ def main(demo: Demo, argv: list[str] | None = None) -> int:
         found = haiku_mup.lr_sweep(demo.make_trials(args, data), args.widths, [2.0**x for x in args.log2_lrs],
                                    args.seeds, out=args.out, executor=cluster(args.scheduler))
     except KeyboardInterrupt:
-        print(f"\ninterrupted; what has finished is in {args.out}, and the same command goes on",
-              file=sys.stderr)
-        return 130
+        return 130                                  # lr_sweep has said what has finished, and how it goes on
     except (OSError, ValueError) as error:          # haiku_mup.MupError is a ValueError
         it.error(str(error))
     report(demo, args, data, found, time.perf_counter() - start)

@@ -12,7 +12,7 @@ import haiku_mup
 from demos import flags, losses, sweeps, texts
 
 PROG = "python -m demos.text_transformer"
-BASE, HEAD, BLOCKS, LENGTH, BATCH, VALID = 32, 16, 3, 32, 8, 256
+BASE, HEAD, BLOCKS, LENGTH, BATCH, VALID = 32, 16, 3, 32, 8, 40
 SIZES = {"default": {"widths": "32,64,128,256", "log2_lrs": "-10:-4:0.5", "seeds": "1", "steps": "400"},
          "quick": {"widths": "32,128", "log2_lrs": "-9:-4:1", "steps": "100"}}
 FIGURES = {"valid_perplexity": "text_transformer.png"}
@@ -20,8 +20,8 @@ FIGURES = {"valid_perplexity": "text_transformer.png"}
 
 # --- the experiment ---
 
-def network(ids, width):
-    """Logits [batch, length, WORDS] of the words that follow ids [batch, length], each from those up to it.
+def network(ids, width, words):
+    """Logits [batch, length, words] of the words that follow ids [batch, length], each from those up to it.
 
     The size of heads is fixed: a model that is twice as wide has twice as many, from two at the base. Embedding
     and readout are matrices of their own.
@@ -36,21 +36,20 @@ def network(ids, width):
         return x + hk.Linear(width)(jax.nn.gelu(hk.Linear(4 * width)(norm()(x))))
 
     with haiku_mup.apply_mup():
-        x = hk.Embed(texts.WORDS, width, w_init=noise)(ids)
+        x = hk.Embed(words, width, w_init=noise)(ids)
         x = x + jnp.broadcast_to(hk.get_parameter("places", (LENGTH, width), init=noise), x.shape)
         x = hk.experimental.layer_stack(BLOCKS)(block)(x)
-        return haiku_mup.Readout(texts.WORDS, with_bias=False)(norm()(x))
-
-
-def make_model(width):
-    return hk.transform(functools.partial(network, width=width))
+        return haiku_mup.Readout(words, with_bias=False)(norm()(x))
 
 
 def make_trials(args, data):
     """{parametrization: make_trial}"""
-    train, held = (jnp.asarray(part) for part in data[:2])
-    blocks = held[:VALID * LENGTH + 1]
-    blocks = rows(blocks, jnp.arange(0, len(blocks) - LENGTH, LENGTH))
+    train, held = jnp.asarray(data.train), jnp.asarray(data.valid)
+    batches = min(VALID, (len(held) - 1) // (BATCH * LENGTH))
+    blocks = rows(held, LENGTH * jnp.arange(batches * BATCH).reshape(batches, BATCH))
+
+    def make_model(width):
+        return hk.transform(functools.partial(network, width=width, words=len(data.words)))
 
     def batch(key, step):
         """The words of BATCH places in the training part, and those that follow them."""
@@ -58,7 +57,7 @@ def make_trials(args, data):
 
     def perplexity(apply, params, rng):
         """That of the first words of the validation part."""
-        found = jax.lax.map(lambda row: losses.cross_entropy(apply, params, rng, row), batched(blocks))
+        found = jax.lax.map(lambda row: losses.cross_entropy(apply, params, rng, row), blocks)
         return jnp.exp(found.mean())
 
     return {name: haiku_mup.training(
@@ -67,17 +66,16 @@ def make_trials(args, data):
 
 
 def rows(words, starts):
-    """([starts, LENGTH] words from each start on, the words one further)"""
-    places = starts[:, None] + jnp.arange(LENGTH)[None]
+    """LENGTH words from each start on, and those that follow them; both [..., LENGTH]."""
+    places = starts[..., None] + jnp.arange(LENGTH).reshape(*[1] * starts.ndim, LENGTH)
     return words[places], words[places + 1]
-
-
-def batched(blocks):
-    return jax.tree.map(lambda x: x[:len(x) // BATCH * BATCH].reshape(-1, BATCH, LENGTH), blocks)
 
 
 def read(args):
     """The text; says on screen what it is."""
+    odd = [width for width in args.widths if width % HEAD]
+    if odd:
+        raise ValueError(f"argument --widths: {odd[0]}: give multiples of {HEAD}, the size of a head")
     return texts.told(args.text)
 
 

