@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.custom_batching import sequential_vmap     # what runs once compiles faster without vmap
 
 from haiku_mup import optim
 from haiku_mup.axes import Axes
@@ -143,7 +144,7 @@ class Training:
             optimizer = _scaled(mup, optimizer, adam)
         stateful = type(plain).__name__.endswith("WithState")
         init_key, data_key, loss_key = jax.random.split(key, 3)
-        found = inputs.init(model, init_key, inputs.arrays)
+        found = sequential_vmap(functools.partial(inputs.init, model))(init_key, inputs.arrays)
         params, state = found if stateful else (found, {})
         if scale is not None:
             params = _rescaled(params, mup, scale)
@@ -209,9 +210,12 @@ class _Rows:
         if self._size == self._rows:
             return lambda number: self._data
         in_epoch = self._rows // self._size
-        keys = jax.random.split(key, -(-self._steps // in_epoch))
-        order = jax.vmap(lambda key: jax.random.permutation(key, self._rows)[:in_epoch * self._size])(keys)
-        order = order.reshape(-1, self._size)
+
+        def shuffled(key):
+            keys = jax.random.split(key, -(-self._steps // in_epoch))
+            return jax.vmap(lambda key: jax.random.permutation(key, self._rows)[:in_epoch * self._size])(keys)
+
+        order = sequential_vmap(shuffled)(key).reshape(-1, self._size)
         return lambda number: jax.tree.map(lambda x: jnp.asarray(x)[order[number]], self._data)
 
 
