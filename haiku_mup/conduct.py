@@ -13,6 +13,7 @@ from haiku_mup.ledger import Nothing
 from haiku_mup.pools import Pool
 
 TRIES = 3               # of a job, before it is given up
+SOON = 0.2              # s
 
 
 @dataclasses.dataclass
@@ -41,11 +42,13 @@ class Conductor:
       ledger: keeps what comes back.
       chunk: how many trials run beside one another; None for what the workers say.
       tell: called with a course and the number of its trials that have come to an end.
+      pause: called every now and then; it may raise.
     """
 
     def __init__(self, name: str, pack: Callable[[], bytes] | None, ledger: Nothing, chunk: int | None,
-                 tell: Callable[[Course, int], None]):
-        self._name, self._pack, self._ledger, self._chunk, self._tell = name, pack, ledger, chunk, tell
+                 tell: Callable[[Course, int], None], pause: Callable[[], None]):
+        self._name, self._pack, self._ledger, self._chunk = name, pack, ledger, chunk
+        self._tell, self._pause = tell, pause
         self._again: collections.deque[Job] = collections.deque()
         self._running: dict[Future[Any], Job] = {}
 
@@ -61,7 +64,8 @@ class Conductor:
 
     def _drive(self, pool: Pool, courses: Sequence[Course]) -> None:
         while self._fill(pool, courses):
-            done, _ = concurrent.futures.wait(self._running, 0.5, concurrent.futures.FIRST_COMPLETED)
+            self._pause()
+            done, _ = concurrent.futures.wait(self._running, SOON, concurrent.futures.FIRST_COMPLETED)
             broken = [self._running.pop(future) for future in done if isinstance(_error(future), BrokenExecutor)]
             for future in done & self._running.keys():
                 self._finish(self._running.pop(future), future)

@@ -1,7 +1,6 @@
 """The course of one program in a sweep: rounds of trials that a search asks for, cut into cells."""
 import collections
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from typing import Any
 
 from haiku_mup import jobs
 from haiku_mup.programs import Losses

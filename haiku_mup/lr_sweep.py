@@ -11,6 +11,7 @@ from concurrent.futures import Executor
 from typing import Any, Literal
 
 from haiku_mup.errors import MupError, MupWarning
+from haiku_mup.interrupts import held_back
 from haiku_mup.swept import Sweep
 from haiku_mup.trials import Trial, points, seeds_of
 
@@ -54,6 +55,7 @@ def lr_sweep(make_trial: MakeTrial | Mapping[str, MakeTrial], widths: Iterable[i
     Raises:
       MupError: an argument that can't be; an `out` that is the folder of another sweep; every trial failed.
       OSError: `out` can't be written to; the disk is full.
+      KeyboardInterrupt: Ctrl-C; it says where the results are, and how to continue.
 
     Warns:
       MupWarning: trials are missing.
@@ -83,11 +85,10 @@ def lr_sweep(make_trial: MakeTrial | Mapping[str, MakeTrial], widths: Iterable[i
     work = jobs.Work(makers, [name for name, _ in at[0]], jobs.settings(), {})
     total = len(courses) * len(at) * len(each)
     try:
-        with _shared(work) as (name, pack), _bar(total, progress) as tell:
-            _conduct(Conductor(name, pack, ledger, None if chunk == "auto" else chunk, tell), courses, executor)
+        with held_back() as pause, _shared(work) as (name, pack), _bar(total, progress) as tell:
+            _conduct(Conductor(name, pack, ledger, None if chunk == "auto" else chunk, tell, pause), courses, executor)
     except KeyboardInterrupt:
-        print(_interrupted(out, _swept(courses), total), file=sys.stderr)
-        raise
+        raise KeyboardInterrupt(_interrupted(out, _swept(courses), total)) from None
     finally:
         ledger.summarise(_swept(courses).rows())
     return _judged(_swept(courses))
@@ -179,7 +180,7 @@ def _judged(found: Sweep) -> Sweep:
 
 def _interrupted(out: Any, found: Sweep, total: int) -> str:
     """What to say when Ctrl-C has ended a sweep."""
-    done = f"\ninterrupted: {len(found.losses)} of {total} trials have finished"
+    done = f"{len(found.losses)} of {total} trials have finished"
     if out is None:
         return f"{done}, and are lost, as lr_sweep was given no out="
     if hasattr(sys, "ps1") or "ipykernel" in sys.modules:

@@ -1,10 +1,11 @@
 """What runs jobs: processes of this machine, a thread of this process, or an executor that was given."""
-import concurrent.futures
+import atexit
 import contextlib
 import importlib.util
 import os
 import queue
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -15,6 +16,9 @@ from typing import Any, Protocol
 
 import jax
 
+from haiku_mup.interrupts import not_inherited
+
+SOON = 1.0          # s
 AHEAD = 2           # jobs a worker, so that none waits for its next
 UNKNOWN = 64        # jobs at a time, for an executor that doesn't say how many workers it has
 ALONE = 8 * 2**20   # bytes of a trial's state up to which one core serves it, and the others serve other trials
@@ -61,15 +65,18 @@ class Local:
         self._executor: Any = None
 
     def submit(self, function, *args):
+        self._executor = self._executor or self._started()
+        with not_inherited():                   # the first job starts the workers
+            return self._executor.submit(function, *args)
+
+    def _started(self):
         from loky.process_executor import ProcessPoolExecutor  # type: ignore[import-untyped]
 
-        if self._executor is None:
-            # NPROC: as many threads XLA's pools have (DefaultThreadPoolSize in its xla/pjrt/utils.cc).
-            # The other: compiling takes memory, and is no leak, for which loky would end the worker.
-            self._executor = ProcessPoolExecutor(
-                self._workers, initializer=_begin, initargs=(os.getpid(), self._cache),
-                env={"NPROC": str(self._threads), "LOKY_MAX_MEMORY_LEAK_SIZE": "1e15"})
-        return self._executor.submit(function, *args)
+        # NPROC: as many threads XLA's pools have (DefaultThreadPoolSize in its xla/pjrt/utils.cc).
+        # The other: compiling takes memory, and is no leak, for which loky would end the worker.
+        return ProcessPoolExecutor(
+            self._workers, initializer=_begin, initargs=(os.getpid(), self._cache),
+            env={"NPROC": str(self._threads), "LOKY_MAX_MEMORY_LEAK_SIZE": "1e15"})
 
     def mend(self):
         self.close(at_once=True)
@@ -81,7 +88,7 @@ class Local:
 
 
 class Here:
-    """A thread of this process. What runs in it can't be stopped: it is left alone, and ends with the process."""
+    """A thread of this process. What runs in it can't be stopped, but left alone: it ends with the process."""
 
     width, pilots = 1, False
 
@@ -111,8 +118,18 @@ class Here:
             while True:
                 self._jobs.get_nowait()
         self._jobs.put(None)
-        if not at_once:
+        if at_once:
+            atexit.register(self._leave)
+        else:
             self._thread.join()
+
+    def _leave(self):
+        """Python must not end while the thread is inside of XLA: it would crash."""
+        self._thread.join(SOON)
+        if self._thread.is_alive():
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(130)
 
 
 class Given:

@@ -111,7 +111,7 @@ class Program:
                 return jax.tree.map(lambda x: x[None], self._one(consts, *(x[0] for x in args)))
         if count == 1:
             return jax.jit(some)
-        P, mesh = jax.sharding.PartitionSpec, jax.make_mesh((count,), ("trials",))
+        P, mesh = jax.sharding.PartitionSpec, jax.sharding.Mesh(np.array(jax.local_devices()), ("trials",))
         return jax.jit(jax.shard_map(some, mesh=mesh, in_specs=(P(), *[P("trials")] * (1 + len(self._names))),
                                      out_specs=P("trials"), check_vma=False))
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.custom_batching import sequential_vmap     # what runs once compiles faster without vmap
+from jax.custom_batching import sequential_vmap  # what runs once compiles faster without vmap
 
 from haiku_mup import optim
 from haiku_mup.axes import Axes
