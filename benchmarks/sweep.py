@@ -2,13 +2,13 @@
 
 python -m benchmarks.sweep [--torch PYTHON] [--widths 64,128,256,512,1024] [--trials 2] [--growth]
 
-An MLP of 3 hidden layers on rows of 784 numbers, 12 learning rates × 5 seeds × 200 steps of 128 rows, in float32.
-`haiku_mup.lr_sweep` makes the whole sweep, compilation and the start of its processes included. Of the loops, where
-a trial costs what another does, --trials at each width are timed behind one that isn't, and stand for all 60; what
-compiling takes in JAX is added once. PYTHON is one that has torch and mup, in an environment of its own; without it
-PyTorch is left out. The peak is that of plain matrix multiplications, [128, width] times [width, width] in a
-loop of its own, and of two [1024, 1024], in a process on each core, in the same run. --growth sweeps the smallest
-width with 60 and with 600 trials, instead.
+An MLP of 3 hidden layers on rows of 784 numbers, 12 learning rates × 5 seeds × 200 steps of 128 rows, float32.
+`haiku_mup.lr_sweep` makes the whole sweep, compilation and the start of its processes included. Of the loops,
+where a trial costs what another does, --trials at each width are timed behind one that isn't, and stand for
+all 60; what compiling takes in JAX is added once. PYTHON is one that has torch and mup, in an environment of its own;
+without it PyTorch is left out. The peak is that of plain matrix products in a loop, in a process on each core, in
+the same run: [128, width] times [width, width], and [1024, 1024] squared. --growth sweeps the smallest width
+with 60 and with 600 trials, instead.
 """
 import argparse
 import functools
@@ -24,7 +24,7 @@ WIDTHS = 64, 128, 256, 512, 1024
 
 
 def work(width):
-    """Floating-point operations of a step's matrix products: forward, and two for each weight backward but one."""
+    """Floating-point operations of a step's matrix products: one forward, two backward, for inputs one."""
     first, others = INPUTS * width, (HIDDEN - 1) * width**2 + CLASSES * width
     return 2 * BATCH * (2 * first + 3 * others)
 
@@ -53,7 +53,8 @@ def problem():
         return optax.softmax_cross_entropy_with_integer_labels(apply(params, rng, x), y).mean()
 
     rng = np.random.default_rng(0)
-    return make_model, (rng.normal(size=(ROWS, INPUTS)).astype("float32"), rng.integers(CLASSES, size=ROWS)), loss_fn
+    data = rng.normal(size=(ROWS, INPUTS)).astype("float32"), rng.integers(CLASSES, size=ROWS)
+    return make_model, data, loss_fn
 
 
 def sweep(widths, seeds):
@@ -62,7 +63,8 @@ def sweep(widths, seeds):
 
     import haiku_mup
     make_model, data, loss_fn = problem()
-    make_trial = haiku_mup.training(make_model, data, loss_fn, optax.adam, steps=STEPS, batch_size=BATCH, base_width=BASE)
+    make_trial = haiku_mup.training(make_model, data, loss_fn, optax.adam, steps=STEPS, batch_size=BATCH,
+                                    base_width=BASE)
     return timed(functools.partial(haiku_mup.lr_sweep, make_trial, widths, LRS, seeds, progress=False))
 
 
@@ -73,7 +75,6 @@ def ours(widths, trials):
 
 def loop(widths, trials):
     """A jitted step in a loop over steps; the rate is an argument, so that a width compiles once."""
-    import haiku as hk
     import jax
     import jax.numpy as jnp
     import optax
@@ -92,7 +93,8 @@ def loop(widths, trials):
 
         @jax.jit
         def step(params, state, batch):
-            loss, gradients = jax.value_and_grad(lambda params: loss_fn(model.apply, params, None, batch))(params)
+            of_batch = functools.partial(loss_fn, model.apply)
+            loss, gradients = jax.value_and_grad(of_batch)(params, None, batch)
             updates, state = wrapped.update(gradients, state, params)
             return optax.apply_updates(params, updates), state, loss
 
@@ -235,7 +237,8 @@ def report(found, top, widths):
         some = widths if width == "whole" else [width]
         rate = sum(map(work, some)) * trial_steps / found["ours"][width]
         cells = "".join(f"{x[width]:>11.1f} s" if x else f"{'-':>13}" for x in found.values())
-        ratios = [f"{found[side][width] / found['ours'][width]:.2f}" if found[side] else "-" for side in ("torch", "loop")]
+        ratios = [f"{found[side][width] / found['ours'][width]:.2f}" if found[side] else "-"
+                  for side in ("torch", "loop")]
         own = f"{rate / top[width]:.0%}" if width in top and width != "whole" else ""
         lines.append(f"{width!s:<6}{cells}{ratios[0]:>12}{ratios[1]:>11}{rate / 1e9:>9.1f}{own:>17}"
                      f"{rate / top['whole']:>15.0%}")
@@ -245,9 +248,9 @@ def report(found, top, widths):
 def parse(argv=None):
     it = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     it.add_argument("--torch", metavar="PYTHON", default=sys.executable, help="a Python that has torch and mup")
-    it.add_argument("--widths", type=lambda text: [int(width) for width in text.split(",")], default=list(WIDTHS))
+    it.add_argument("--widths", type=lambda text: [int(x) for x in text.split(",")], default=list(WIDTHS))
     it.add_argument("--trials", type=int, default=2, help="of a loop, timed at each width; default: 2")
-    it.add_argument("--growth", action="store_true", help="60 and 600 trials of the smallest width, and no more")
+    it.add_argument("--growth", action="store_true", help="60 and 600 trials of the smallest width")
     it.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     return it.parse_args(argv)
 
@@ -261,16 +264,17 @@ def main(argv=None):
         seconds = result(started("growth", args))
         each = {trials: 1e3 * x / trials / STEPS for trials, x in seconds.items()}
         few, many = each.values()
-        print("".join(f"{trials} trials: {seconds[trials]:.1f} s, {x:.3f} ms a trial-step\n" for trials, x in each.items())
-              + f"ratio {many / few:.3f}")
+        for trials, x in each.items():
+            print(f"{trials} trials: {seconds[trials]:.1f} s, {x:.3f} ms a trial-step")
+        print(f"ratio {many / few:.3f}")
     else:
         top = peaks(args)
         found = {side: result(started(side, args)) for side in NAMES}
         if found["ours"] is None:
             sys.exit("lr_sweep failed")
-        print(f"{len(LRS) * SEEDS} trials of {STEPS} steps at each width; of the loops {args.trials} are timed, and stand "
-              f"for all\n{report(found, top, args.widths)}\n(peak of 1024 cubed: {top['whole'] / 1e9:.0f} GFLOP/s, of "
-              f"[128, width]: {', '.join(f'{top[w] / 1e9:.0f}' for w in args.widths)})")
+        print(f"{len(LRS) * SEEDS} trials of {STEPS} steps at each width; of the loops {args.trials} are timed, "
+              f"and stand for all\n{report(found, top, args.widths)}\npeak of 1024 cubed: {top['whole'] / 1e9:.0f} "
+              f"GFLOP/s, of [128, width]: {', '.join(f'{top[w] / 1e9:.0f}' for w in args.widths)}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """What the demos of sweeps have in common: flags, the sweep, Ctrl-C, and what is kept, drawn and printed."""
 import argparse
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import haiku_mup
 from demos import flags
@@ -29,6 +30,7 @@ class Demo(NamedTuple):
       make_trials: (args, data) -> {parametrization: make_trial}, as haiku_mup.lr_sweep takes them.
       title: (args, data) -> what the figures say that they are of.
       settings: constants, for summary.json.
+      chunk: how many trials run beside one another: see haiku_mup.lr_sweep.
       grids: the log2-lrs of each size by the optimizer, where there is a choice.
     """
 
@@ -42,6 +44,7 @@ class Demo(NamedTuple):
     make_trials: Callable[[argparse.Namespace, Any], Mapping[str, Any]]
     title: Callable[[argparse.Namespace, Any], str]
     settings: Mapping[str, Any]
+    chunk: int | Literal["auto"] = "auto"
     grids: Mapping[str, Mapping[str, str]] = {}
 
     @property
@@ -57,9 +60,10 @@ def main(demo: Demo, argv: list[str] | None = None) -> int:
         for name in ("summary.json", *demo.figures.values()):       # of an earlier run: they may not match
             (args.out / name).unlink(missing_ok=True)
         found = haiku_mup.lr_sweep(demo.make_trials(args, data), args.widths, [2.0**x for x in args.log2_lrs],
-                                   args.seeds, out=args.out, executor=cluster(args.scheduler))
-    except KeyboardInterrupt:
-        return 130                                  # lr_sweep has said what has finished, and how it goes on
+                                   args.seeds, out=args.out, executor=cluster(args.scheduler), chunk=demo.chunk)
+    except KeyboardInterrupt as interrupted:
+        print(f"\n{interrupted}".rstrip(), file=sys.stderr)    # what has finished, and the command that goes on
+        return 130
     except (OSError, ValueError) as error:          # haiku_mup.MupError is a ValueError
         it.error(str(error))
     report(demo, args, data, found, time.perf_counter() - start)

@@ -113,7 +113,7 @@ def records(losses, name="sp", width=64):
 
 def demo_run(main, argv, out, hidden="mlxtend"):
     """What a demo returns and says, with `--out`; in this process, and as if a package were not there."""
-    from demos import sweeps            # it imports matplotlib
+    from demos import sweeps  # imports matplotlib
 
     said, find = io.StringIO(), importlib.util.find_spec
     with (pytest.MonkeyPatch.context() as monkeypatch, jax.numpy_rank_promotion("raise"),

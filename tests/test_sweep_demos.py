@@ -49,7 +49,8 @@ def test_at_base_width_both_are_the_same_to_the_last_digit(finished):
 @pytest.mark.parametrize("demo", DEMOS.values(), ids=DEMOS)
 @pytest.mark.parametrize("given, says", [
     (["--parametrization", "ntk"], "'ntk': give sp, mup or sp,mup"), (["--widths", "0"], "above 0"),
-    (["--log2-lrs=1:0:1"], "give first:last:step"), (["--steps", "a"], "--steps"), (["--out", __file__], __file__)])
+    (["--log2-lrs=1:0:1"], "give first:last:step"), (["--steps", "a"], "--steps"),
+    (["--out", __file__], __file__)])
 def test_what_is_wrong_is_said_in_one_line(demo, given, says, capsys):
     with pytest.raises(SystemExit) as stop:
         demo.main(given)
@@ -108,7 +109,7 @@ def test_without_it_the_standard_library_is_read(monkeypatch, tmp_path):
     (tmp_path / "module.py").write_text('"""A module."""\ndef f():\n    """A function."""\n    return "no"')
     found = texts.text()
     assert found.source == texts.PROSE and set(found.words) == {
-        "<unk>", "<eos>", *"a module . function in the beginning god created heaven and earth".split()}
+        "<unk>", "<eos>", *"if a module . function in the beginning god created heaven and earth".split()}
 
 
 def test_every_tenth_block_of_lines_validates_and_rare_words_are_unknown(tmp_path, monkeypatch):
