@@ -1,4 +1,5 @@
 """haiku_mup: the maximal update parametrization (μP) for Haiku models and optax optimizers."""
+from haiku_mup.advice import Advice
 from haiku_mup.axes import fans
 from haiku_mup.context import apply_mup
 from haiku_mup.coord_check import coord_check
@@ -17,6 +18,7 @@ from haiku_mup.trials import Trial, draws
 from haiku_mup.verdict import CoordCheck, Finding, Point
 
 __all__ = [
+    "Advice",
     "ConvReadout",
     "CoordCheck",
     "Finding",

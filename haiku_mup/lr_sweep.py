@@ -22,7 +22,8 @@ def lr_sweep(make_trial: MakeTrial | Mapping[str, MakeTrial], widths: Iterable[i
              lrs: Iterable[float] | None, seeds: int | Iterable[int], *,
              hyperparameters: Mapping[str, Iterable[float]] | Iterable[Mapping[str, float]] | None = None,
              out: str | os.PathLike[str] | None = None, executor: Executor | None = None,
-             chunk: int | Literal["auto"] = "auto", grow: bool = False, progress: bool = True) -> Sweep:
+             search: Literal["grid", "adaptive"] = "grid", chunk: int | Literal["auto"] = "auto",
+             grow: bool = False, progress: bool = True) -> Sweep:
     """Trains models of every width at every learning rate, from every seed.
 
     There is one compiled program a width, and the trials of a width run in cells: some beside one another on each
@@ -45,6 +46,9 @@ def lr_sweep(make_trial: MakeTrial | Mapping[str, MakeTrial], widths: Iterable[i
         an mpi4py.futures.MPIPoolExecutor, or ThreadPoolExecutor(1) for this very process. By default, on a CPU,
         loky's processes, if it is installed (``pip install 'haiku-mup[sweep]'``): one a core for small models, fewer
         with more threads each for large ones. With other devices, or several, a thread of this process.
+      search: "grid" for all trials. "adaptive" runs a third of them at most: of each width, first a few rates with
+        one seed, then finer around the lowest, then all seeds there. The best rates are those of the grid to a
+        quarter of an octave, where losses have one valley.
       chunk: how many trials run beside one another on a device; "auto" for what keeps it busy.
       grow: whether widths, learning rates, seeds, … may be added to those that `out` was made with.
       progress: whether to show a bar, if tqdm is installed.
@@ -70,6 +74,7 @@ def lr_sweep(make_trial: MakeTrial | Mapping[str, MakeTrial], widths: Iterable[i
     (24, '-3.0')
     """
     from haiku_mup import jobs
+    from haiku_mup.adaptive import adaptive
     from haiku_mup.conduct import Conductor
     from haiku_mup.courses import Course, grid
     from haiku_mup.ledger import Ledger, Nothing
@@ -77,10 +82,11 @@ def lr_sweep(make_trial: MakeTrial | Mapping[str, MakeTrial], widths: Iterable[i
     makers = dict(make_trial) if isinstance(make_trial, Mapping) else {
         getattr(make_trial, "name", "trial"): make_trial}
     wide, at, each = sorted(set(map(int, widths))), points(lrs, hyperparameters), seeds_of(seeds)
-    _check(makers, wide, chunk)
+    _check(makers, wide, search, chunk)
     ledger = Nothing() if out is None else Ledger(out, {
-        "parametrizations": list(makers), "widths": wide, "points": at, "seeds": each, "chunk": chunk}, grow)
-    courses = [Course((name, width), grid([Trial(name, width, point, seed) for point in at for seed in each]))
+        "parametrizations": list(makers), "widths": wide, "points": at, "seeds": each, "search": search,
+        "chunk": chunk}, grow)
+    courses = [Course((name, width), (adaptive if search == "adaptive" else grid)([Trial(name, width, point, seed) for point in at for seed in each]))
                for name in makers for width in wide]
     work = jobs.Work(makers, [name for name, _ in at[0]], jobs.settings(), {})
     total = len(courses) * len(at) * len(each)
@@ -94,11 +100,13 @@ def lr_sweep(make_trial: MakeTrial | Mapping[str, MakeTrial], widths: Iterable[i
     return _judged(_swept(courses))
 
 
-def _check(makers: Mapping[str, Any], widths: Sequence[int], chunk: Any) -> None:
+def _check(makers: Mapping[str, Any], widths: Sequence[int], search: str, chunk: Any) -> None:
     if not makers or not widths or widths[0] < 1:
         raise MupError(f"lr_sweep: widths {widths} of {list(makers)}: give at least one of each")
     if not all(map(callable, makers.values())):
         raise MupError("lr_sweep: make_trial must be a function from a width to a trial, or {name: such a function}")
+    if search not in ("grid", "adaptive"):
+        raise MupError(f"lr_sweep: search={search!r}: give 'grid' or 'adaptive'")
     if chunk != "auto" and (not isinstance(chunk, int) or chunk < 1):
         raise MupError(f"lr_sweep: chunk={chunk!r}: give how many trials run beside one another, or 'auto'")
 

@@ -3,13 +3,15 @@ import csv
 import dataclasses
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from haiku_mup import sweep
-from haiku_mup.errors import MupError
+from haiku_mup.advice import Advice, advice
+from haiku_mup.errors import MupError, MupWarning
 from haiku_mup.trials import Trial
 
 TAIL = 10       # the loss of a run is the mean over the last TAIL-th of its steps
@@ -153,6 +155,95 @@ class Sweep:
         return plot.lr_transfer(self._profile(loss or self.loss), path, loss=loss or self.loss, title=title,
                                 caption=caption)
 
+    def plot_curves(self, path: str | os.PathLike[str] | None = None, *, loss: str | None = None,
+                    lr: float | None = None, title: str = "", caption: str = "") -> Any:
+        """Draws the loss over the steps of training, a curve for each width, at one learning rate; needs matplotlib.
+
+        In μP a wider model is better throughout.
+
+        Args:
+          path: where to save the figure, if anywhere.
+          loss: the name of one that was recorded at each step; by default the first that was.
+          lr: which of the rates that were tried is nearest to this one; by default to the narrowest model's best.
+          title: a line above.
+          caption: a line below.
+
+        Returns:
+          The figure, of matplotlib.
+
+        Raises:
+          MupError: no such loss.
+
+        >>> trials = [Trial("mup", width, (("lr", 2.0**-k),), 0) for width in (64, 128) for k in (1, 2, 3)]
+        >>> sweep = haiku_mup.Sweep({t: {"train_loss": np.linspace(2, t.point[0][1], 9)} for t in trials})
+        >>> [axes.get_title(loc="right") for axes in sweep.plot_curves(lr=0.3).axes]
+        ['learning rate 0.25']
+        """
+        from haiku_mup import learning_plot
+
+        name = loss or next((name for losses in self.losses.values() for name, x in losses.items() if x.ndim), "")
+        panels = {}
+        for parametrization, widths in self.curves(name or None).items():
+            narrowest = widths[min(widths)]
+            wanted = math.log2(lr) if lr else narrowest.optimum.log2_lr
+            nearest = float(narrowest.log2_lr[np.nanargmin(abs(narrowest.log2_lr - np.nan_to_num(wanted)))])
+            panels[parametrization] = 2**nearest, {
+                width: learning_plot.stacked(found) for width in widths
+                if (found := self._learning(parametrization, width, nearest, name))}
+        if not panels or not all(widths for _, widths in panels.values()):
+            raise MupError(f"plot_curves: loss={loss!r}: none of that name was recorded at each step")
+        return learning_plot.draw(panels, name, path, title, caption)
+
+    def _learning(self, parametrization: str, width: int, log2_lr: float, loss: str) -> list[np.ndarray]:
+        """The losses of each seed at a rate, at the best setting of what else there is."""
+        rows = [row for row in self._profile(loss) if (row["parametrization"], row["width"]) == (parametrization, width)
+                and math.isclose(math.log2(row["lr"]), log2_lr, abs_tol=1e-9)]
+        found = [self.losses[row["trial"]][loss] for row in rows]
+        return found if all(x.ndim for x in found) else []
+
+    def recommend(self, parametrization: str | None = None, *, loss: str | None = None) -> Advice:
+        """The learning rate for the target: the best one of the widest model, and what speaks for and against it.
+
+        Args:
+          parametrization: whose; by default the only one, or "mup".
+          loss: its name.
+
+        Returns:
+          An `Advice`; printed, it is a paragraph.
+
+        Raises:
+          MupError: several parametrizations, and none of them is "mup".
+
+        Warns:
+          MupWarning: the curves say that it doesn't transfer: the best rate is at the end of those that were
+            tried, or moves by more than an octave; a wider model is worse; seeds disagree; and such.
+
+        >>> trials = [Trial("mup", width, (("lr", 2.0**-k),), seed)
+        ...           for width in (64, 128) for k in range(7) for seed in (0, 1)]
+        >>> sweep = haiku_mup.Sweep({t: {"train_loss": (np.log2(t.point[0][1]) + 2.8)**2 + 64 / t.width + t.seed / 9}
+        ...                          for t in trials})
+        >>> f"{sweep.recommend().lr:.3f}", sweep.recommend().transfers
+        ('0.137', True)
+        """
+        found = self.curves(loss)
+        name = parametrization or (next(iter(found)) if len(found) == 1 else "mup")
+        if name not in found:
+            raise MupError(f"recommend: {parametrization or 'several parametrizations'}: there are "
+                           f"{', '.join(map(repr, found)) or 'none'}; name one of them")
+        lost = sum(missing.trial.parametrization == name for missing in self.missing)
+        said = advice(name, found[name], lost)
+        if said.doubts:
+            warnings.warn(str(said), MupWarning, stacklevel=2)
+        return said
+
+    def __str__(self) -> str:
+        """The best rates as a table, a line for each parametrization."""
+        lines = []
+        for name, widths in self.curves().items():
+            cells = ", ".join(f"{width}: {_shown(curve.optimum)}" for width, curve in sorted(widths.items()))
+            lines.append(f"{name}: log2 of the best lr at width {cells}; drift {sweep.drift(widths):.2f} octaves")
+        return "\n".join([*lines, *[f"{len(self.missing)} trials are missing"] * bool(self.missing)])
+
     def _profile(self, loss: str) -> list[dict[str, Any]]:
         """The rows; of trials that differ in other hyperparameters than lr, those of the best setting."""
         if self.losses and not any(loss in losses for losses in self.losses.values()):
@@ -161,8 +252,14 @@ class Sweep:
         groups: dict[Any, dict[Any, list[dict[str, Any]]]] = {}
         for trial, losses in self.losses.items():
             at = groups.setdefault((trial.parametrization, trial.width, trial.point[0]), {})
-            at.setdefault(trial.point, []).append(trial.row() | {loss: final(losses[loss])})
+            at.setdefault(trial.point, []).append(trial.row() | {loss: final(losses[loss]), "trial": trial})
         return [row for at in groups.values() for row in min(at.values(), key=lambda rows: _mean(rows, loss))]
+
+
+def _shown(found: sweep.Optimum) -> str:
+    """-8.38 ±0.19"""
+    half = "" if math.isnan(found.low) else f" ±{max(found.log2_lr - found.low, found.high - found.log2_lr):.2f}"
+    return f"{found.log2_lr:.2f}{half}{' (edge)' * found.at_edge}"
 
 
 def final(x: np.ndarray) -> float:
