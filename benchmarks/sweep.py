@@ -5,10 +5,10 @@ python -m benchmarks.sweep [--torch PYTHON] [--widths 64,128,256,512,1024] [--tr
 An MLP of 3 hidden layers on rows of 784 numbers, 12 learning rates × 5 seeds × 200 steps of 128 rows, float32.
 `haiku_mup.lr_sweep` makes the whole sweep, compilation and the start of its processes included. Of the loops,
 where a trial costs what another does, --trials at each width are timed behind one that isn't, and stand for
-all 60; what compiling takes in JAX is added once. PYTHON is one that has torch and mup, in an environment of its own;
-without it PyTorch is left out. The peak is that of plain matrix products in a loop, in a process on each core, in
-the same run: [128, width] times [width, width], and [1024, 1024] squared. --growth sweeps the smallest width
-with 60 and with 600 trials, instead.
+all 60; what compiling takes in JAX is added once. PYTHON is one that has torch and mup, in an environment of its
+own; without it PyTorch is left out. The peak is that of plain matrix products in a loop, in a process on each
+core, in the same run: [128, width] times [width, width], and [1024, 1024] squared. --growth sweeps the smallest
+width with 60 and with 600 trials, instead.
 """
 import argparse
 import functools
@@ -232,7 +232,7 @@ def report(found, top, widths):
     """A line for each width and for the whole: seconds, ratios, and shares of the peaks."""
     trial_steps = len(LRS) * SEEDS * STEPS
     lines = ["width " + "".join(f"{NAMES[side]:>13}" for side in found) + f"{'torch/ours':>12}{'loop/ours':>11}"
-             f"{'GFLOP/s':>9}{'of [128, width]':>17}{'of 1024 cubed':>15}"]
+             f"{'GFLOP/s':>9}{'of [128, width]':>17}{'of [1024, 1024]':>17}"]
     for width in [*widths, "whole"]:
         some = widths if width == "whole" else [width]
         rate = sum(map(work, some)) * trial_steps / found["ours"][width]
@@ -241,7 +241,7 @@ def report(found, top, widths):
                   for side in ("torch", "loop")]
         own = f"{rate / top[width]:.0%}" if width in top and width != "whole" else ""
         lines.append(f"{width!s:<6}{cells}{ratios[0]:>12}{ratios[1]:>11}{rate / 1e9:>9.1f}{own:>17}"
-                     f"{rate / top['whole']:>15.0%}")
+                     f"{rate / top['whole']:>17.0%}")
     return "\n".join(lines)
 
 
@@ -273,8 +273,10 @@ def main(argv=None):
         if found["ours"] is None:
             sys.exit("lr_sweep failed")
         print(f"{len(LRS) * SEEDS} trials of {STEPS} steps at each width; of the loops {args.trials} are timed, "
-              f"and stand for all\n{report(found, top, args.widths)}\npeak of 1024 cubed: {top['whole'] / 1e9:.0f} "
-              f"GFLOP/s, of [128, width]: {', '.join(f'{top[w] / 1e9:.0f}' for w in args.widths)}")
+              "and stand for all")
+        print(report(found, top, args.widths))
+        print(f"peak, in GFLOP/s: {top['whole'] / 1e9:.0f} of [1024, 1024]; of [128, width] "
+              + ", ".join(f"{top[width] / 1e9:.0f}" for width in args.widths))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ import argparse
 import pathlib
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -60,7 +61,8 @@ def main(demo: Demo, argv: list[str] | None = None) -> int:
         for name in ("summary.json", *demo.figures.values()):       # of an earlier run: they may not match
             (args.out / name).unlink(missing_ok=True)
         found = haiku_mup.lr_sweep(demo.make_trials(args, data), args.widths, [2.0**x for x in args.log2_lrs],
-                                   args.seeds, out=args.out, executor=cluster(args.scheduler), chunk=demo.chunk)
+                                   args.seeds, out=args.out, executor=cluster(args.scheduler),
+                                   search=args.search, chunk=demo.chunk)
     except KeyboardInterrupt as interrupted:
         print(f"\n{interrupted}".rstrip(), file=sys.stderr)    # what has finished, and the command that goes on
         return 130
@@ -90,8 +92,15 @@ def report(demo: Demo, args: argparse.Namespace, data: Any, found: haiku_mup.Swe
     reports.write(args, data, seconds, demo.settings, {"best": best})
     for loss, name in demo.figures.items():
         plot.lr_transfer(rows, args.out / name, loss=loss, title=demo.title(args, data), caption=args.command)
-    print(f"\n{reports.table(best, args.widths)}\n{KEY}\n\n"
-          f"results.csv, summary.json, {' and '.join(demo.figures.values())} are in {args.out}")
+    print(f"\n{reports.table(best, args.widths)}\n{KEY}\n\n{reports.lowest(best, args.widths)}\n\n"
+          f"{advice(found)}results.csv, summary.json, {' and '.join(demo.figures.values())} are in {args.out}")
+
+
+def advice(found: haiku_mup.Sweep) -> str:
+    """What to take for a larger model, and what speaks against it; nothing without μP."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", haiku_mup.MupWarning)       # which says the same
+        return f"{found.recommend('mup')}\n\n" if "mup" in found.curves() else ""
 
 
 # --- the command line ---
@@ -118,6 +127,8 @@ def parser(demo: Demo) -> flags.Parser:
     it.add_argument("--out", type=pathlib.Path,
                     help="folder for the results; a sweep that was interrupted goes on where it was; default: "
                          f"results/{demo.name}, or with a dash and the size behind it")
+    it.add_argument("--search", choices=("grid", "adaptive"), default="grid",
+                    help="all trials, or a third of them at most, around each width's best rate; default: grid")
     it.add_argument("--scheduler", metavar="ADDRESS",
                     help="of a cluster of dask.distributed, as tcp://host:8786, whose workers have this "
                          "repository; default: all cores of this machine")

@@ -182,7 +182,7 @@ def test_diverged_trials_are_inf(tmp_path, optimizer):
     assert code == 0 and {row["train_loss"] for row in table(tmp_path)} == {"inf"}
     best = json.loads((tmp_path / "summary.json").read_text())["best"]["train_loss"]["mup"]
     nothing = {"log2_lr": None, "low": None, "high": None, "at_edge": False, "lowest_point": None}
-    assert best == {"optimum": {"96": nothing}, "drift": None, "setback": None}
+    assert best == {"optimum": {"96": nothing}, "drift": None, "setback": None, "lowest": {"96": None}}
     assert f"mup{'-':>15}{'-':>9}{'-':>9}\n" in said
 
 
