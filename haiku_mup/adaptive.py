@@ -4,8 +4,8 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from haiku_mup.swept import final
 from haiku_mup.sweep import FLOOR
+from haiku_mup.swept import final
 from haiku_mup.trials import Trial
 
 SHARE = 3           # of the grid's trials at most this part

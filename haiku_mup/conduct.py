@@ -71,6 +71,10 @@ class Conductor:
                 self._finish(self._running.pop(future), future)
             if broken:
                 self._mend(pool, broken)
+            elif pool.lost():
+                for job in self._running.values():
+                    self._lose(job, pool.lost())
+                self._running.clear()
 
     def _fill(self, pool: Pool, courses: Sequence[Course]) -> bool:
         """Hands jobs in, as many as the pool wants; whether any are running now."""
@@ -82,7 +86,7 @@ class Conductor:
                 break
             try:
                 self._running[self._submitted(pool, job)] = job
-            except BrokenExecutor as error:
+            except (BrokenExecutor, RuntimeError) as error:     # it is shut down, or all its workers died
                 self._lose(job, f"{type(error).__name__}: {error}")
         return bool(self._running)
 

@@ -1,6 +1,7 @@
 """What a worker does: it makes programs of the trials that it was sent, and runs cells of them. Nothing escapes."""
 import contextlib
 import pickle
+import threading
 import time
 import traceback
 import warnings
@@ -16,6 +17,7 @@ from haiku_mup.trials import Trial
 # What changes numbers, or whether a program can be traced at all; a worker takes it over.
 SETTINGS = ("enable_x64", "default_matmul_precision", "default_prng_impl", "threefry_partitionable",
             "numpy_dtype_promotion", "numpy_rank_promotion")
+_making = threading.Lock()              # where jobs run in threads
 _known: dict[str, "Work"] = {}          # what this process was sent
 
 
@@ -140,8 +142,9 @@ def run(order: Order, parametrization: str, width: int, fingerprint: str, chunk:
 
 def _program(work: Work, parametrization: str, width: int) -> Program:
     at = parametrization, width
-    if at not in work.programs:
-        work.programs[at] = Program(work.makers[parametrization](width), work.names)
+    with _making:
+        if at not in work.programs:
+            work.programs[at] = Program(work.makers[parametrization](width), work.names)
     return work.programs[at]
 
 

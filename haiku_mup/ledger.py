@@ -1,7 +1,8 @@
 """The folder of a sweep: what was asked for, which programs ran, and each finished cell, in a file of its own."""
 import contextlib
-import errno
+import csv
 import hashlib
+import io
 import json
 import math
 import os
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from haiku_mup import files
 from haiku_mup.errors import MupError, MupWarning
 from haiku_mup.programs import Facts, Losses
 from haiku_mup.trials import Trial
@@ -74,7 +76,7 @@ class Ledger(Nothing):
         self._probe()
         path = self.folder / "sweep.json"
         head = {"format": FORMAT, "version": VERSION, "arguments": dict(arguments), "versions": versions()}
-        self.joined = _taken(path, head)
+        self.joined = files.taken(path, head)
         if self.joined:
             head = self._head()
             self._compare(head["arguments"], json.loads(json.dumps(arguments)), grow)
@@ -91,18 +93,15 @@ class Ledger(Nothing):
 
     def keep(self, cell, losses):
         lines = [_line(trial, found) for trial, found in zip(cell, losses)]
-        _write(self._path(cell), "".join(lines))
+        files.write(self._path(cell), "".join(lines))
         self._cells[name_of(cell)] = dict(zip(cell, losses))
 
     def summarise(self, rows):
-        import csv
-        import io
-
         text = io.StringIO()
         writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        _write(self.folder / "results.csv", text.getvalue())
+        files.write(self.folder / "results.csv", text.getvalue())
 
     def _path(self, cell):
         return self.folder / "cells" / f"{name_of(cell)}.jsonl"
@@ -122,7 +121,7 @@ class Ledger(Nothing):
             return losses
         except FileNotFoundError:
             return None
-        except ValueError as error:
+        except (ValueError, LookupError, TypeError) as error:
             with contextlib.suppress(OSError):
                 path.replace(path.with_suffix(".damaged"))
             warnings.warn(f"{path}: {error}: damaged, or not of this sweep; it is set aside as "
@@ -132,12 +131,12 @@ class Ledger(Nothing):
     # --- programs ---
 
     def agreed(self, parametrization, width, facts, chunk):
-        path = self.folder / "programs" / f"{_safe(parametrization)}-{width}.json"
+        path = self.folder / "programs" / f"{files.safe(parametrization)}-{width}.json"
         mine = {"parametrization": parametrization, "width": width, **facts._asdict(), "chunk": chunk,
                 "versions": versions()}
-        if not _taken(path, mine):
+        if not files.taken(path, mine):
             return chunk
-        there = _json(path)
+        there = files.read_json(path)
         if there.get("fingerprint") != facts.fingerprint:
             raise MupError(f"{self.folder}: {parametrization!r} at width {width} computes something else than what is "
                            f"there: {self._why(there)}. Give another out, or remove this one")
@@ -156,7 +155,7 @@ class Ledger(Nothing):
             pass
 
     def _head(self):
-        head = _json(self.folder / "sweep.json")
+        head = files.read_json(self.folder / "sweep.json")
         if head.get("format") != FORMAT or head.get("version") != VERSION:
             raise MupError(f"{self.folder}: sweep.json is of {str(head.get('format'))[:40]!r} "
                            f"{str(head.get('version'))[:20]}, not of {FORMAT!r} {VERSION}; give another out")
@@ -166,7 +165,7 @@ class Ledger(Nothing):
         differing = [name for name in {**there, **mine} if there.get(name) != mine.get(name)]
         added = all(name in GROWS and _added(there[name], mine[name]) is not None for name in differing)
         if differing and grow and added:
-            _write(self.folder / "sweep.json", json.dumps(
+            files.write(self.folder / "sweep.json", json.dumps(
                 {"format": FORMAT, "version": VERSION, "arguments": mine, "versions": versions()}, indent=1) + "\n")
         elif differing:
             text = "; ".join(_difference(name, there.get(name), mine.get(name)) for name in differing)
@@ -174,14 +173,30 @@ class Ledger(Nothing):
             raise MupError(f"{self.folder} is the folder of another sweep: {text}. Give another out{remedy}")
 
 
+def read(folder: str | os.PathLike[str]) -> tuple[dict[Trial, Losses], list[Trial]]:
+    """The trials in a folder that have finished, in the order in which they were asked for; and those that haven't.
+
+    Raises:
+      MupError: no folder of a sweep.
+    """
+    ledger = Ledger.__new__(Ledger)
+    ledger.folder = pathlib.Path(folder)
+    asked = ledger._head()["arguments"]
+    there = {trial: losses for _, cell in ledger._read() for trial, losses in cell.items()}
+    trials = [Trial(name, width, tuple(map(tuple, point)), seed) for name in asked["parametrizations"]
+              for width in asked["widths"] for point in asked["points"] for seed in asked["seeds"]]
+    left = [] if asked["search"] == "adaptive" else [trial for trial in trials if trial not in there]
+    return {trial: there[trial] for trial in trials if trial in there}, left
+
+
 def name_of(cell: Sequence[Trial]) -> str:
     """The name of a cell's file: that of its program, and a digest of its trials.
 
     >>> name_of([Trial("mup", 64, (("lr", 0.125),), 0)])
-    'mup-64-54df73fae81b1ab9'
+    'mup-64-9ec6960803216df9'
     """
     digest = hashlib.sha256(json.dumps(cell).encode()).hexdigest()[:16]
-    return f"{_safe(cell[0].parametrization)}-{cell[0].width}-{digest}" if cell else ""
+    return f"{files.safe(cell[0].parametrization)}-{cell[0].width}-{digest}" if cell else ""
 
 
 def versions() -> dict[str, str]:
@@ -223,68 +238,6 @@ def _filled(x: Any) -> Any:
     if isinstance(x, list):
         return list(map(_filled, x))
     return math.inf if x is None else x
-
-
-# --- files ---
-
-def _write(path: pathlib.Path, text: str, new: bool = False) -> None:
-    """Has the file whole on disk, or raises and leaves what was there.
-
-    Raises:
-      FileExistsError: where it must be new, and isn't.
-      OSError: with the path, and what to do.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(temporary, path) if new else os.replace(temporary, path)
-        _sync(path.parent)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        full = "; what has finished is kept: make room, and call again" * (error.errno in (errno.ENOSPC, errno.EDQUOT))
-        raise OSError(error.errno, f"{error.strerror}{full}", os.fspath(path)) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
-def _taken(path: pathlib.Path, values: Mapping[str, Any]) -> bool:
-    """Writes the file unless there is one; whether there was."""
-    try:
-        _write(path, json.dumps(values, indent=1) + "\n", new=True)
-    except FileExistsError:
-        return True
-    return False
-
-
-def _sync(folder: pathlib.Path) -> None:
-    """Has the folder's entries on disk, where the system can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _json(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(values, dict):
-            return values
-    except ValueError:
-        pass
-    raise MupError(f"{path}: not readable: it was changed, or is no file of a sweep; give another out")
-
-
-def _safe(name: str) -> str:
-    """A part of a file's name; distinct names stay distinct."""
-    plain = "".join(c if c.isascii() and (c.isalnum() or c in "_+.") else "_" for c in name)
-    return plain if plain == name else f"{plain}~{zlib.crc32(name.encode()):08x}"
 
 
 # --- arguments ---

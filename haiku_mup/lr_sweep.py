@@ -86,17 +86,21 @@ def lr_sweep(make_trial: MakeTrial | Mapping[str, MakeTrial], widths: Iterable[i
     ledger = Nothing() if out is None else Ledger(out, {
         "parametrizations": list(makers), "widths": wide, "points": at, "seeds": each, "search": search,
         "chunk": chunk}, grow)
-    courses = [Course((name, width), (adaptive if search == "adaptive" else grid)([Trial(name, width, point, seed) for point in at for seed in each]))
-               for name in makers for width in wide]
+    courses = [Course((name, width), (adaptive if search == "adaptive" else grid)(
+        [Trial(name, width, point, seed) for point in at for seed in each])) for name in makers for width in wide]
     work = jobs.Work(makers, [name for name, _ in at[0]], jobs.settings(), {})
     total = len(courses) * len(at) * len(each)
     try:
         with held_back() as pause, _shared(work) as (name, pack), _bar(total, progress) as tell:
-            _conduct(Conductor(name, pack, ledger, None if chunk == "auto" else chunk, tell, pause), courses, executor)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(_interrupted(out, _swept(courses), total)) from None
-    finally:
-        ledger.summarise(_swept(courses).rows())
+            _conduct(Conductor(name, pack, ledger, None if chunk == "auto" else chunk, tell, pause), courses,
+                     executor)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            ledger.summarise(_swept(courses).rows())
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(_interrupted(out, _swept(courses), total)) from None
+        raise
+    ledger.summarise(_swept(courses).rows())
     return _judged(_swept(courses))
 
 

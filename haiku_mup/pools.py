@@ -42,6 +42,9 @@ class Pool(Protocol):
     def mend(self) -> None:
         """Has new workers, after one died, where that can be."""
 
+    def lost(self) -> str:
+        """Why nothing will come back any more; "" where it may."""
+
     def close(self, at_once: bool) -> None:
         """Ends the workers; at once, where what they do is not needed."""
 
@@ -81,6 +84,9 @@ class Local:
     def mend(self):
         self.close(at_once=True)
 
+    def lost(self):
+        return ""
+
     def close(self, at_once):
         executor, self._executor = self._executor, None
         if executor is not None:
@@ -112,6 +118,9 @@ class Here:
 
     def mend(self):
         pass
+
+    def lost(self):
+        return ""
 
     def close(self, at_once):
         with contextlib.suppress(queue.Empty):
@@ -149,6 +158,12 @@ class Given:
 
     def mend(self):
         pass
+
+    def lost(self):
+        """distributed's client gives up a scheduler after a while, and leaves its futures as they are."""
+        client = getattr(self._executor, "_client", None)
+        closed = getattr(client, "status", "") in ("closed", "closing")
+        return "the connection to the scheduler is lost" if closed else ""
 
     def close(self, at_once):
         pass

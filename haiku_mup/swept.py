@@ -83,6 +83,29 @@ class Sweep:
             writer.writeheader()
             writer.writerows(rows)
 
+    @classmethod
+    def load(cls, out: str | os.PathLike[str]) -> "Sweep":
+        """What is in the folder of a sweep, which may still be running.
+
+        Args:
+          out: the folder, as `lr_sweep` was given it.
+
+        Raises:
+          MupError: it is none.
+
+        >>> from concurrent.futures import ThreadPoolExecutor
+        >>> import tempfile
+        >>> with ThreadPoolExecutor(1) as here, tempfile.TemporaryDirectory() as out:
+        ...     sweep = haiku_mup.lr_sweep(lambda width: lambda lr, key: lr, [64], [0.5, 1], seeds=1, out=out,
+        ...                                executor=here, progress=False)
+        ...     haiku_mup.Sweep.load(out).rows() == sweep.rows()
+        True
+        """
+        from haiku_mup import ledger
+
+        losses, left = ledger.read(out)
+        return cls(losses, [Missing(trial, "it has not finished") for trial in left])
+
     def curves(self, loss: str | None = None) -> sweep.Curves:
         """Loss against learning rate, by parametrization and width: see `sweep.curves`.
 
