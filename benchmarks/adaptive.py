@@ -63,8 +63,9 @@ def report(grid, found):
                          f"{f'{count[0]}/{count[1]}':>8}{edge}")
     near = sum(x <= AIM for x in far if not math.isnan(x))
     share = len(found.losses) / len(grid.losses)
-    return "\n".join([*lines, f"{share:.0%} of the trials; {near} of {len(far)} best rates within {AIM} octaves of "
-                      f"the grid's, all within {max(far):.2f}"])
+    lines.append(f"{share:.0%} of the trials; {near} of {len(far)} best rates within {AIM} octaves of "
+                 f"the grid's, all within {max(far):.2f}")
+    return "\n".join(lines)
 
 
 def at(trial):

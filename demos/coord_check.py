@@ -97,13 +97,7 @@ def parse(argv=None):
                          "default: results/coord_check")
     args = it.parse_args(argv)
     args.command = flags.command(PROG, argv)
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
-            (args.out / name).unlink(missing_ok=True)
-    except OSError as error:
-        it.error(f"argument --out: can't write to {str(args.out)!r} ({error.strerror}); give a folder that you "
-                 "may write to")
+    flags.cleared(it, args.out, FILES)
     return args
 
 

@@ -55,6 +55,17 @@ def listed(defaults):
     return ", ".join(f"{flag} {value}" for flag, value in defaults.items())
 
 
+def cleared(it, out, names):
+    """Makes the folder, and takes away an earlier run's files: they would not match."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            (out / name).unlink(missing_ok=True)
+    except OSError as error:
+        it.error(f"argument --out: can't write to {str(out)!r} ({error.strerror}); give a folder that you may "
+                 "write to")
+
+
 def command(prog, argv=None):
     """What was typed, without --out and --scheduler: where trials run and results go doesn't change them."""
     rest = argparse.ArgumentParser(add_help=False, allow_abbrev=False)

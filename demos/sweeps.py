@@ -58,8 +58,7 @@ def main(demo: Demo, argv: list[str] | None = None) -> int:
     it, args, start = parser(demo), parse(demo, argv), time.perf_counter()
     try:
         data = demo.read(args)
-        for name in ("summary.json", *demo.figures.values()):       # of an earlier run: they may not match
-            (args.out / name).unlink(missing_ok=True)
+        flags.cleared(it, args.out, ("summary.json", *demo.figures.values()))
         found = haiku_mup.lr_sweep(demo.make_trials(args, data), args.widths, [2.0**x for x in args.log2_lrs],
                                    args.seeds, out=args.out, executor=cluster(args.scheduler),
                                    search=args.search, chunk=demo.chunk)

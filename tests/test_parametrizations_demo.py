@@ -127,7 +127,11 @@ def test_interrupted_run_keeps_what_has_finished(tmp_path, capsys, monkeypatch):
         raise AssertionError("it went on")
 
     monkeypatch.setattr(parametrizations, "trials", interrupted)
-    assert parametrizations.main([*SMALL, "--out", str(tmp_path)]) == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)      # it is ignored in a background shell
+    try:
+        assert parametrizations.main([*SMALL, "--out", str(tmp_path)]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert len(table(tmp_path)) == 2 and [path.name for path in tmp_path.iterdir()] == ["results.csv"]
     assert str(tmp_path / "results.csv") in capsys.readouterr().err
 
