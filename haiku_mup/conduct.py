@@ -14,6 +14,8 @@ from haiku_mup.pools import Pool
 
 TRIES = 3               # of a job, before it is given up
 SOON = 0.2              # s
+DEATHS = 10             # of workers, one after the other, after which they are taken to die of what isn't a cell
+WHATEVER = "workers die, whatever they do"
 
 
 @dataclasses.dataclass
@@ -51,6 +53,7 @@ class Conductor:
         self._tell, self._pause = tell, pause
         self._again: collections.deque[Job] = collections.deque()
         self._running: dict[Future[Any], Job] = {}
+        self._deaths, self._end = 0, ""         # of workers, since something came back; why nothing will any more
 
     def prepare(self, pool: Pool, courses: Sequence[Course]) -> None:
         """Has every program traced."""
@@ -71,10 +74,9 @@ class Conductor:
                 self._finish(self._running.pop(future), future)
             if broken:
                 self._mend(pool, broken)
-            elif pool.lost():
-                for job in self._running.values():
-                    self._lose(job, pool.lost())
-                self._running.clear()
+            self._end = pool.lost() or (WHATEVER if self._deaths >= DEATHS else "")
+            while self._end and self._running:
+                self._lose(self._running.popitem()[1], self._end)
 
     def _fill(self, pool: Pool, courses: Sequence[Course]) -> bool:
         """Hands jobs in, as many as the pool wants; whether any are running now."""
@@ -84,6 +86,9 @@ class Conductor:
             job = self._again.popleft() if self._again else self._next([c for c in courses if not c.waits(pool.pilots)])
             if job is None:
                 break
+            if self._end:
+                self._lose(job, self._end)
+                continue
             try:
                 self._running[self._submitted(pool, job)] = job
             except (BrokenExecutor, RuntimeError) as error:     # it is shut down, or all its workers died
@@ -114,7 +119,7 @@ class Conductor:
     # --- what comes back ---
 
     def _finish(self, job: Job, future: "Future[Any]") -> None:
-        error = _error(future)
+        self._deaths, error = 0, _error(future)
         result = jobs.Failed(f"{type(error).__name__}: {error}", "") if error else future.result()
         if isinstance(result, jobs.Lacks):
             self._again.appendleft(dataclasses.replace(job, packed=True))
@@ -153,11 +158,13 @@ class Conductor:
         """A worker died: of the one job that ran, or of one of several, which then run one by one."""
         suspects = [*broken, *self._running.values()]
         self._running.clear()
+        self._deaths += 1
         pool.mend()
         if len(suspects) == 1:
             self._retry(suspects[0], jobs.Failed("a worker died while it ran", ""), suspect=True)
         else:
-            self._again.extendleft(dataclasses.replace(job, packed=True, suspect=True) for job in suspects)
+            self._again.extendleft(
+                dataclasses.replace(job, packed=True, tries=job.tries + 1, suspect=True) for job in suspects)
 
 
 def _error(future: "Future[Any]") -> BaseException | None:

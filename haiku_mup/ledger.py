@@ -115,10 +115,10 @@ class Ledger(Nothing):
     def _load(self, path):
         """The losses of a cell by trial; None where there are none, or they are damaged: that is put aside."""
         try:
-            losses = dict(map(_parsed, path.read_text(encoding="utf-8").splitlines()))
-            if name_of(list(losses)) != path.stem:
+            found = list(map(_parsed, path.read_text(encoding="utf-8").splitlines()))
+            if name_of([trial for trial, _ in found]) != path.stem:
                 raise ValueError("trials are missing")
-            return losses
+            return dict(found)
         except FileNotFoundError:
             return None
         except (ValueError, LookupError, TypeError) as error:
