@@ -20,7 +20,7 @@ def make_trial(width):
 
 
 def deadly(width):
-    """Ends its worker at width 3, when it is made; raises at width 5; and closes over what pickle can't take."""
+    """Ends its worker at width 3, where it is made; raises at width 5."""
     if width == 3:
         os._exit(9)
     if width == 5:

@@ -16,7 +16,7 @@ import pytest
 from sweep_program import deadly, make_trial
 
 import haiku_mup
-from haiku_mup import jobs, pools
+from haiku_mup import jobs, workers
 
 ROOT = pathlib.Path(__file__).parent.parent
 LRS = [0.125, 0.25, 0.5]
@@ -98,8 +98,8 @@ def test_the_parametrization_is_named_by_who_makes_the_trials(here):
     (dict(lrs=[-0.1]), "above 0"), (dict(lrs=[math.nan]), "finite"), (dict(seeds=0), "give how many"),
     (dict(seeds=[-1]), "give how many"), (dict(lrs=None), "has no 'lr'"), (dict(chunk=0), "chunk=0"),
     (dict(search="random"), "search='random'"), (dict(hyperparameters={"seed": [1]}), "'seed' is no name"),
-    (dict(hyperparameters=[{"lr": 1.0}]), "both say"), (dict(hyperparameters=[{"a": 1}, {"b": 1}]), "same names"),
-    (dict(make=7), "a function from a width"),
+    (dict(hyperparameters=[{"lr": 1.0}]), "both say"),
+    (dict(hyperparameters=[{"a": 1}, {"b": 1}]), "same names"), (dict(make=7), "a function from a width"),
 ])
 def test_arguments_that_cannot_be(here, arguments, said):
     with pytest.raises(haiku_mup.MupError, match=said):
@@ -135,7 +135,7 @@ def test_a_width_that_fails_is_missing_and_the_others_go_on(here):
     with pytest.warns(haiku_mup.MupWarning, match="6 of 12 trials are missing.*width 4: KeyError: 'here'"):
         found = sweep(here, fails_at(4, KeyError("here")))
     assert {trial.width for trial in found.losses} == {2}
-    assert {(missing.trial.width, missing.reason.partition(":")[0]) for missing in found.missing} == {(4, "KeyError")}
+    assert {(lost.trial.width, lost.reason.partition(":")[0]) for lost in found.missing} == {(4, "KeyError")}
     assert "6 trials are missing" in str(found)
 
 
@@ -273,12 +273,12 @@ def test_workers_that_die_take_nothing_along(here, tmp_path):
 
 
 @pytest.mark.parametrize("carry, cores, threads", [
-    (1, 2, 1), (pools.ALONE, 64, 1), (11 * 2**20, 2, 2), (11 * 2**20, 64, 3), (2**30, 64, 64)])
+    (1, 2, 1), (workers.ALONE, 64, 1), (11 * 2**20, 2, 2), (11 * 2**20, 64, 3), (2**30, 64, 64)])
 def test_large_trials_get_several_cores(monkeypatch, carry, cores, threads):
-    monkeypatch.setattr(pools, "cores", lambda: cores)
-    workers = pools.Processes()
-    assert workers.threads(carry) == threads
-    workers.close(at_once=True)
+    monkeypatch.setattr(workers, "cores", lambda: cores)
+    found = workers.Processes()
+    assert found.threads(carry) == threads
+    found.close(at_once=True)
 
 
 # --- several devices ---

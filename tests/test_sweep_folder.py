@@ -117,7 +117,8 @@ def test_a_folder_that_is_still_being_filled_can_be_loaded(found, tmp_path):
     (dict(widths=[2, 8]), "widths has no longer 4 and has now 8"), (dict(widths=[2]), "widths has no longer 4"),
     (dict(seeds=3), "seeds has now 2"), (dict(chunk=3), "chunk was 2, and is 3"),
     (dict(lrs=[0.125, 0.25, 1.0]), "learning rates and hyperparameters has no longer lr=0.5 and has now lr=1"),
-    (dict(lrs=LRS[::-1]), "is in another order"), (dict(search="adaptive"), "search was 'grid', and is 'adaptive'"),
+    (dict(lrs=LRS[::-1]), "is in another order"),
+    (dict(search="adaptive"), "search was 'grid', and is 'adaptive'"),
     (dict(hyperparameters={"momentum": [0.9]}), "has now lr=0.125, momentum=0.9"),
 ])
 def test_other_arguments_are_named_and_refused(found, sweep, tmp_path, change, said):
@@ -222,7 +223,7 @@ def test_a_full_disk_ends_the_sweep_and_keeps_what_has_finished(finished, sweep,
         fsync(handle)
 
     monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.raises(OSError, match="No space left on device; what has finished is kept: make room, and call again"):
+    with pytest.raises(OSError, match="No space left on device; what has finished is kept: make room"):
         sweep()
     assert len(cells(tmp_path / "out")) == after
     assert not list((tmp_path / "out").rglob("*.tmp"))
@@ -232,10 +233,10 @@ def test_a_full_disk_ends_the_sweep_and_keeps_what_has_finished(finished, sweep,
 
 @pytest.fixture
 def mounted(tmp_path):
-    """A function that mounts a small disk at tmp_path / "out", with options; what it has mounted goes with the test."""
+    """A function that mounts a small disk at tmp_path / "out", with options; it goes when the test ends."""
     def mount(options):
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(out)], capture_output=True, text=True,
-                              check=False)
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(out)], capture_output=True,
+                              text=True, check=False)
         if done.returncode:
             pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
 

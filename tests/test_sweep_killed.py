@@ -1,4 +1,4 @@
-"""A sweep that is killed, interrupted, or run twice at once: its results are those of one that nothing disturbed."""
+"""A sweep that is killed, interrupted, or run twice at once: its results are those of a calm one."""
 import os
 import pathlib
 import random
@@ -60,7 +60,8 @@ def disturbed(tmp_path, kills, widths, env, longest):
         patch.setattr(sweep_program, "STEPS", int(env["STEPS"]))
         sweep_program.main(tmp_path / "calm", *widths)
     for number in range(kills):
-        assert kill_within(start(tmp_path / "out", *widths, **env), tmp_path / "out", rng.uniform(0, longest)), number
+        process = start(tmp_path / "out", *widths, **env)
+        assert kill_within(process, tmp_path / "out", rng.uniform(0, longest)), number
     finish(start(tmp_path / "out", *widths, **env))
     return records(tmp_path / "out"), records(tmp_path / "calm")
 
@@ -105,7 +106,10 @@ def test_two_processes_on_one_folder_share_the_work(tmp_path):
 
 
 def interrupted(tmp_path, when, **env):
-    """Ctrl-C, as a terminal gives it to all of the processes: how long it took, what was said, and who is left."""
+    """Ctrl-C, as a terminal gives it to all of the processes: how long it took; and the process, which is gone.
+
+    What it said is checked.
+    """
     process = start(tmp_path, 64, STEPS="3000000", **env)
     until(lambda: when(process))
     begin = time.monotonic()
