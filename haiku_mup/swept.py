@@ -52,7 +52,7 @@ class Sweep:
 
     @property
     def loss(self) -> str:
-        """The name of the loss that is judged where none is given: the first that the trials returned.
+        """Which loss is judged where none is named, the first that the trials returned.
 
         >>> haiku_mup.Sweep({}).loss
         'train_loss'
