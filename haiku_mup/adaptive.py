@@ -4,7 +4,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from haiku_mup.sweep import FLOOR
+from haiku_mup.sweep import FLOOR, levelled
 from haiku_mup.swept import final
 from haiku_mup.trials import Trial
 
@@ -100,7 +100,7 @@ class _Curve:
             yield from self._affordable(self._next())
 
     def _next(self) -> list[At]:
-        """All seeds at the lowest and an octave to each side; when these are there, closer ones, and farther."""
+        """All seeds at the lowest and an octave to each side; then closer; then farther."""
         octave, half = self._octave, max(1, self._octave // 2)
         for some in ([0, octave, -octave], [half], [-half], [octave + half], [-octave - half]):
             rates = [self._lowest() + step for step in some]
@@ -114,16 +114,14 @@ class _Curve:
         return [rate for rate in (self._lowest() - stride, self._lowest() + stride) if 0 <= rate < self._rates]
 
     def _affordable(self, wanted: Sequence[At]) -> Iterable[list[At]]:
-        """Those that are new, as far as the budget goes; at least three rates must be known for a parabola."""
+        """Those that are new, as far as the budget goes."""
         new = [place for place in wanted if place not in self._known][:max(0, self._budget - len(self._known))]
         if new:
             yield new
 
     def _lowest(self) -> int:
-        """The rate of the lowest mean, with each seed's level taken off, as not all rates have all seeds."""
-        rows = {rate: {seed: loss for (r, seed), loss in self._known.items() if r == rate} for rate, _ in self._known}
-        rows = {rate: row for rate, row in rows.items() if np.isfinite(list(row.values())).all()}
-        level = {seed: np.mean([row[seed] - row[0] for row in rows.values() if seed in row] or [0.0])
-                 for seed in range(self._seeds)}
-        means = {rate: np.mean([loss - level[seed] for seed, loss in row.items()]) for rate, row in rows.items()}
-        return min(means, key=lambda rate: (means[rate], rate), default=0)      # all diverged: to the lowest rate
+        """The rate of the lowest mean, as if all rates had all seeds."""
+        table = np.full((self._rates, self._seeds), np.nan)
+        for place, loss in self._known.items():
+            table[place] = loss
+        return int(levelled(table).argmin())            # where all diverged: the lowest rate

@@ -50,7 +50,8 @@ def advice(name: str, widths: Mapping[int, Curve], lost: int = 0) -> Advice:
       lost: how many trials are missing.
 
     >>> x = np.arange(-6.0, 1.0)
-    >>> curves = {w: Curve(x, 0.1 * (x[:, None] + 2.8)**2 - w / 500 + np.array([[0, 0.01]])) for w in (64, 128)}
+    >>> curves = {width: Curve(x, 0.1 * (x[:, None] + 2.8)**2 - width / 500 + np.array([[0, 0.01]]))
+    ...           for width in (64, 128)}
     >>> print(advice("mup", curves).reasons.partition(".")[2])      # doctest: +ELLIPSIS +NORMALIZE_WHITESPACE
     144 (2^-2.8, 95% interval -2.8 to -2.8): it is the best one at width 128, the widest of 2. Over the widths
     the best rate moves by 0.0 octaves, and at rates an octave or more below it a wider model is never worse.
@@ -61,11 +62,12 @@ def advice(name: str, widths: Mapping[int, Curve], lost: int = 0) -> Advice:
         return Advice(math.nan, "There is no learning rate to use.", ["Every one diverged: try lower ones."])
     widest = max(known)
     found, octaves, worse = known[widest], drift({w: widths[w] for w in known}), setback(widths)
-    reasons = (f"Use a learning rate of {2**found.log2_lr:.3g} (2^{found.log2_lr:.1f}{_interval(found)}): it is the "
-               f"best one at width {widest}, the widest of {len(best)}.")
+    reasons = (f"Use a learning rate of {2**found.log2_lr:.3g} (2^{found.log2_lr:.1f}{_interval(found)}): "
+               f"it is the best one at width {widest}, the widest of {len(best)}.")
     if len(known) > 1:
         reasons += f" Over the widths the best rate moves by {octaves:.1f} octaves"
-        reasons += ", and at rates an octave or more below it a wider model is never worse." if worse <= 1 else "."
+        reasons += ", and at rates an octave or more below it a wider model is never worse." * (worse <= 1)
+        reasons += "." * (not worse <= 1)
     return Advice(2**found.log2_lr, reasons, list(_doubts(name, widths, best, octaves, worse, lost)))
 
 
@@ -73,8 +75,8 @@ def _interval(found: Optimum) -> str:
     return "" if math.isnan(found.low) else f", 95% interval {found.low:.1f} to {found.high:.1f}"
 
 
-def _doubts(name: str, widths: Mapping[int, Curve], best: Mapping[int, Optimum], octaves: float, worse: float,
-            lost: int) -> Iterator[str]:
+def _doubts(name: str, widths: Mapping[int, Curve], best: Mapping[int, Optimum], octaves: float,
+            worse: float, lost: int) -> Iterator[str]:
     if name in STANDARD:
         yield "But this is the standard parametrization, in which the best rate moves as the width grows."
     if len(best) < 2:
@@ -82,18 +84,18 @@ def _doubts(name: str, widths: Mapping[int, Curve], best: Mapping[int, Optimum],
     gone = [width for width, found in best.items() if math.isnan(found.log2_lr)]
     if gone:
         yield f"But at width {_listed(gone)} every rate diverged."
-    for low in (True, False):
-        edge = [w for w, found in best.items() if found.at_edge and (found.log2_lr == widths[w].log2_lr[0]) == low]
-        if edge:
-            yield (f"But at width {_listed(edge)} the {'lowest' if low else 'highest'} rate that was tried is the best: "
-                   f"try {'lower' if low else 'higher'} ones.")
+    edges = {w: found.log2_lr == widths[w].log2_lr[0] for w, found in best.items() if found.at_edge}
+    for low, end, way in ((True, "lowest", "lower"), (False, "highest", "higher")):
+        there = [width for width, at_low in edges.items() if at_low == low]
+        if there:
+            yield f"But at width {_listed(there)} the {end} rate that was tried is the best: try {way} ones."
     if octaves > DRIFT:
         yield f"But {octaves:.1f} octaves are too far to call it one rate: it doesn't transfer."
     if worse > 1:
         yield ("But a wider model is worse than a narrower one at some rate an octave or more below the best ("
                f"{worse:.1f} standard deviations of seeds): something is not in μP.")
-    loss = {width: float(np.min(curve.mean)) for width, curve in sorted(widths.items()) if width not in gone}
-    rising = [width for width, before in zip(list(loss)[1:], loss) if _above(widths[before], widths[width])]
+    there = [width for width in best if width not in gone]
+    rising = [wide for narrow, wide in zip(there, there[1:]) if _above(widths[narrow], widths[wide])]
     if rising:
         yield f"But the best loss at width {_listed(rising)} is above that of the next narrower width."
     half = {w: found.high - found.log2_lr for w, found in best.items() if not found.at_edge}

@@ -9,11 +9,13 @@ from typing import Any
 
 from haiku_mup import jobs
 from haiku_mup.courses import Cell, Course
-from haiku_mup.ledger import Nothing
+from haiku_mup.ledger import Nothing, Portions
 from haiku_mup.pools import Pool
 
 TRIES = 3               # of a job, before it is given up
 SOON = 0.2              # s
+DEATHS = 10             # of workers, with no result between, after which it isn't the cells that they die of
+WHATEVER = "workers die, whatever they do"
 
 
 @dataclasses.dataclass
@@ -51,6 +53,8 @@ class Conductor:
         self._tell, self._pause = tell, pause
         self._again: collections.deque[Job] = collections.deque()
         self._running: dict[Future[Any], Job] = {}
+        self._deaths = 0                        # of workers, since something came back
+        self._end = ""                          # why nothing will any more
 
     def prepare(self, pool: Pool, courses: Sequence[Course]) -> None:
         """Has every program traced."""
@@ -66,24 +70,31 @@ class Conductor:
         while self._fill(pool, courses):
             self._pause()
             done, _ = concurrent.futures.wait(self._running, SOON, concurrent.futures.FIRST_COMPLETED)
-            broken = [self._running.pop(future) for future in done if isinstance(_error(future), BrokenExecutor)]
-            for future in done & self._running.keys():
-                self._finish(self._running.pop(future), future)
+            broken = []
+            for future in [future for future in self._running if future in done]:       # in their order
+                job = self._running.pop(future)
+                if isinstance(_error(future), BrokenExecutor):
+                    broken.append(job)
+                else:
+                    self._finish(job, future)
             if broken:
                 self._mend(pool, broken)
-            elif pool.lost():
-                for job in self._running.values():
-                    self._lose(job, pool.lost())
-                self._running.clear()
+            self._end = pool.lost() or (WHATEVER if self._deaths >= DEATHS else "")
+            while self._end and self._running:
+                self._lose(self._running.popitem()[1], self._end)
 
     def _fill(self, pool: Pool, courses: Sequence[Course]) -> bool:
-        """Hands jobs in, as many as the pool wants; whether any are running now."""
+        """Hands jobs in, as many as the pool wants; whether any run now."""
         while len(self._running) < pool.width and not any(job.suspect for job in self._running.values()):
             if self._running and self._again and self._again[0].suspect:
                 break
-            job = self._again.popleft() if self._again else self._next([c for c in courses if not c.waits(pool.pilots)])
+            open_ = [course for course in courses if not course.waits(pool.pilots)]
+            job = self._again.popleft() if self._again else self._next(open_)
             if job is None:
                 break
+            if self._end:
+                self._lose(job, self._end)
+                continue
             try:
                 self._running[self._submitted(pool, job)] = job
             except (BrokenExecutor, RuntimeError) as error:     # it is shut down, or all its workers died
@@ -107,14 +118,15 @@ class Conductor:
     def _submitted(self, pool: Pool, job: Job) -> "Future[Any]":
         order = jobs.Order(self._name, self._pack() if job.packed and self._pack else None)
         course = job.course
-        if course.prepared is None:
+        if course.prepared is None or course.portions is None:
             return pool.submit(jobs.prepare, order, *course.at)
-        return pool.submit(jobs.run, order, *course.at, course.prepared.facts.fingerprint, course.chunk, job.cells)
+        fingerprint, chunk = course.prepared.facts.fingerprint, course.portions.chunk
+        return pool.submit(jobs.run, order, *course.at, fingerprint, chunk, job.cells)
 
     # --- what comes back ---
 
     def _finish(self, job: Job, future: "Future[Any]") -> None:
-        error = _error(future)
+        self._deaths, error = 0, _error(future)
         result = jobs.Failed(f"{type(error).__name__}: {error}", "") if error else future.result()
         if isinstance(result, jobs.Lacks):
             self._again.appendleft(dataclasses.replace(job, packed=True))
@@ -132,7 +144,9 @@ class Conductor:
     def _begin(self, course: Course, prepared: jobs.Prepared) -> None:
         for category, text in prepared.warned:
             warnings.warn(text, category, stacklevel=2)
-        course.start(prepared, self._ledger.agreed(*course.at, prepared.facts, self._chunk or prepared.chunk))
+        chunk = self._chunk or prepared.chunk
+        course.start(prepared, self._ledger.agreed(
+            *course.at, prepared.facts, Portions(chunk, chunk * prepared.devices)))
 
     def _retry(self, job: Job, failed: jobs.Failed, suspect: bool = False) -> None:
         """Runs it again, each cell by itself; or gives it up, where that makes no sense."""
@@ -153,11 +167,13 @@ class Conductor:
         """A worker died: of the one job that ran, or of one of several, which then run one by one."""
         suspects = [*broken, *self._running.values()]
         self._running.clear()
+        self._deaths += 1
         pool.mend()
         if len(suspects) == 1:
             self._retry(suspects[0], jobs.Failed("a worker died while it ran", ""), suspect=True)
         else:
-            self._again.extendleft(dataclasses.replace(job, packed=True, suspect=True) for job in suspects)
+            self._again.extendleft(
+                dataclasses.replace(job, packed=True, tries=job.tries + 1, suspect=True) for job in suspects)
 
 
 def _error(future: "Future[Any]") -> BaseException | None:

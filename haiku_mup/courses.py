@@ -3,6 +3,7 @@ import collections
 from collections.abc import Generator, Iterator, Mapping, Sequence
 
 from haiku_mup import jobs
+from haiku_mup.ledger import Portions
 from haiku_mup.programs import Losses
 from haiku_mup.swept import Missing
 from haiku_mup.trials import Trial, blocks
@@ -31,7 +32,7 @@ class Course:
 
     Attributes:
       prepared: what a worker said of the program.
-      chunk: how many trials run beside one another on a device.
+      portions: in which its trials run.
       losses: of each trial that has finished.
       missing: the trials that were given up.
     """
@@ -39,17 +40,18 @@ class Course:
     def __init__(self, at: tuple[str, int], search: Search):
         self.at = at
         self.prepared: jobs.Prepared | None = None
-        self.chunk = 0
+        self.portions: Portions | None = None
         self.losses: dict[Trial, Losses] = {}
         self.missing: list[Missing] = []
-        self._search, self._round, self._open = search, {}, 0
+        self._search, self._open = search, 0
+        self._round: dict[Trial, Losses] = {}
         self._asked: list[Trial] = []
         self._ready: collections.deque[Cell] = collections.deque()
         self._seconds, self._out = 0.0, 0   # that a cell takes; how many were taken
 
-    def start(self, prepared: jobs.Prepared, chunk: int) -> None:
+    def start(self, prepared: jobs.Prepared, portions: Portions) -> None:
         """Begins the first round."""
-        self.prepared, self.chunk = prepared, chunk
+        self.prepared, self.portions = prepared, portions
         self._next(None)
 
     def fail(self, reason: str) -> list[Trial]:
@@ -99,7 +101,7 @@ class Course:
             trials = next(self._search) if found is None else self._search.send(found)
         except StopIteration:
             return
-        assert self.prepared is not None
+        assert self.portions is not None
         self._asked.extend(trials)
-        self._ready.extend(blocks(trials, self.chunk * self.prepared.devices))
+        self._ready.extend(blocks(trials, self.portions.cell))
         self._round, self._open = {}, len(self._ready)

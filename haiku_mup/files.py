@@ -11,6 +11,7 @@ from typing import Any
 
 from haiku_mup.errors import MupError
 
+FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 def write(path: pathlib.Path, text: str, new: bool = False) -> None:
     """Has the file whole on disk, or raises and leaves what was there.
@@ -30,7 +31,7 @@ def write(path: pathlib.Path, text: str, new: bool = False) -> None:
     except FileExistsError:
         raise
     except OSError as error:
-        full = "; what has finished is kept: make room, and call again" * (error.errno in (errno.ENOSPC, errno.EDQUOT))
+        full = "; what has finished is kept: make room, and call again" * (error.errno in FULL)
         raise OSError(error.errno, f"{error.strerror}{full}", os.fspath(path)) from error
     finally:
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""What a worker does: it makes programs of the trials that it was sent, and runs cells of them. Nothing escapes."""
+"""What a worker does: it makes programs of what it was sent, and runs cells of trials. No error escapes."""
 import contextlib
 import pickle
 import threading
@@ -55,11 +55,11 @@ class Prepared(NamedTuple):
     facts: Facts
     chunk: int
     devices: int
-    warned: list[tuple[type[Warning], str]]
+    warned: Sequence[tuple[type[Warning], str]]
 
 
 class Done(NamedTuple):
-    """The losses of each cell's trials, and how long they took: in all, and of that before the first one ran."""
+    """The losses of each cell's trials, and how long all of them took."""
 
     cells: list[list[Losses]]
     seconds: float
@@ -99,9 +99,9 @@ def pack(work: Work) -> bytes:
     try:
         return bytes(cloudpickle.dumps(work._replace(programs={})))
     except Exception as error:
-        raise MupError(f"lr_sweep: what make_trial is made of can't be sent to another process ({error}); pip install "
-                       "'haiku-mup[sweep]' for functions that pickle can't take, or make such things, as locks "
-                       "and open files, inside of make_trial") from error
+        raise MupError(f"lr_sweep: what make_trial is made of can't be sent to another process ({error}); pip "
+                       "install 'haiku-mup[sweep]' for functions that pickle can't take, or make such things, "
+                       "as locks and open files, inside of make_trial") from error
 
 
 def keep(name: str, work: Work) -> None:
@@ -120,10 +120,12 @@ def prepare(order: Order, parametrization: str, width: int) -> Prepared | Lacks 
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             program = _program(work, parametrization, width)
-        warned = [(w.category, str(w.message)) for w in caught if issubclass(w.category, UserWarning)]
+        warned = [(w.category, str(w.message)) for w in caught
+                  if isinstance(w.category, type) and issubclass(w.category, UserWarning)]
         return Prepared(program.facts, program.chunk(), jax.local_device_count(), warned)
 
-    return _safely(order, do)
+    found: Prepared | Lacks | Failed = _safely(order, do)
+    return found
 
 
 def run(order: Order, parametrization: str, width: int, fingerprint: str, chunk: int,
@@ -133,11 +135,12 @@ def run(order: Order, parametrization: str, width: int, fingerprint: str, chunk:
         start = time.perf_counter()
         program = _program(work, parametrization, width)
         if program.facts.fingerprint != fingerprint:
-            return Failed("MupError: this worker's program is another than the first worker's: has it other versions "
-                          "of jax, haiku_mup or your own code, or is make_trial random?", "", final=True)
+            return Failed("MupError: this worker's program is another than the first worker's: has it other "
+                          "versions of jax, haiku_mup or your own code, or is make_trial random?", "", True)
         return Done([program.run(cell, chunk) for cell in cells], time.perf_counter() - start)
 
-    return _safely(order, do)
+    found: Done | Lacks | Failed = _safely(order, do)
+    return found
 
 
 def _program(work: Work, parametrization: str, width: int) -> Program:
@@ -149,7 +152,7 @@ def _program(work: Work, parametrization: str, width: int) -> Program:
 
 
 def _safely(order: Order, do: Callable[[Work], Any]) -> Any:
-    """do(work) in the sweep's settings; what is raised comes back as a value, which every executor can carry."""
+    """do(work) in the sweep's settings; an error comes back as a value, which every executor can carry."""
     try:
         if order.name not in _known:
             if order.packed is None:

@@ -1,21 +1,16 @@
-"""The folder of a sweep: what was asked for, which programs ran, and each finished cell, in a file of its own."""
+"""The folder of a sweep: what was asked for, which programs ran, and each cell that has finished."""
 import contextlib
 import csv
-import hashlib
 import io
 import json
-import math
 import os
 import pathlib
 import tempfile
 import warnings
-import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from haiku_mup import files
+from haiku_mup import files, records
 from haiku_mup.errors import MupError, MupWarning
 from haiku_mup.programs import Facts, Losses
 from haiku_mup.trials import Trial
@@ -26,19 +21,34 @@ NAMES = {"points": "learning rates and hyperparameters"}
 PACKAGES = ("jax", "jaxlib", "dm-haiku", "optax", "numpy")
 
 
-class Nothing:
-    """Keeps nothing: the ledger of a sweep without a folder."""
+class Portions(NamedTuple):
+    """In which portions a program's trials run; it goes on in them, so that the same program runs.
 
-    folder: pathlib.Path | None = None
-    joined = False          # whether the folder was there: perhaps another process is at work from the other end
+    Attributes:
+      chunk: how many beside one another on a device.
+      cell: how many in a cell.
+    """
+
+    chunk: int
+    cell: int
+
+
+class Nothing:
+    """Keeps nothing: the ledger of a sweep without a folder.
+
+    Attributes:
+      joined: whether the folder was there: perhaps another process is at work, from the other end.
+    """
+
+    joined = False
 
     def found(self, cell: Sequence[Trial]) -> list[Losses] | None:
         """The losses of a cell's trials, if it has finished."""
         return None
 
-    def agreed(self, parametrization: str, width: int, facts: Facts, chunk: int) -> int:
-        """How many trials are to run beside one another: what was agreed on when the program first ran."""
-        return chunk
+    def agreed(self, parametrization: str, width: int, facts: Facts, mine: Portions) -> Portions:
+        """What was agreed on when the program first ran."""
+        return mine
 
     def keep(self, cell: Sequence[Trial], losses: Sequence[Losses]) -> None:
         """Has a finished cell on disk when it returns."""
@@ -50,12 +60,12 @@ class Nothing:
 class Ledger(Nothing):
     """Keeps a sweep in a folder.
 
-    Every file is written elsewhere, synchronised and renamed, so that it is there whole or not at all, and none is
-    ever changed: processes that work on one folder, even over a network, need no lock. A cell's name follows from
-    its trials, so that who does it again writes the same file.
+    Every file is written elsewhere, synchronised and renamed, so that it is there whole or not at all, and none
+    is ever changed: processes that work on one folder, even over a network, need no lock. A cell's name follows
+    from its trials, so that who does it again writes the same file.
 
     - ``sweep.json``: the arguments, and versions of packages.
-    - ``programs/mup-64.json``: what the program of a parametrization and a width computes, and in which portions.
+    - ``programs/mup-64.json``: a fingerprint of what a program computes, and in which portions its trials run.
     - ``cells/mup-64-….jsonl``: a line for each trial, with a checksum; null is a loss of inf.
     - ``results.csv``: `Sweep.rows`, as of the last end or interruption.
 
@@ -70,41 +80,41 @@ class Ledger(Nothing):
     """
 
     def __init__(self, folder: str | os.PathLike[str], arguments: Mapping[str, Any], grow: bool = False):
-        self.folder = pathlib.Path(folder)
+        self.folder: pathlib.Path = pathlib.Path(folder)
         for part in ("programs", "cells"):
             (self.folder / part).mkdir(parents=True, exist_ok=True)
         self._probe()
         path = self.folder / "sweep.json"
-        head = {"format": FORMAT, "version": VERSION, "arguments": dict(arguments), "versions": versions()}
+        head = _head_of(arguments)
         self.joined = files.taken(path, head)
         if self.joined:
             head = self._head()
             self._compare(head["arguments"], json.loads(json.dumps(arguments)), grow)
-        self._versions = head["versions"]
         self._cells = dict(self._read())
 
     # --- cells ---
 
     def found(self, cell):
-        losses = self._cells.get(name_of(cell))
+        losses = self._cells.get(records.name_of(cell))
         if losses is None:                      # another process may have done it in the meantime
             losses = self._load(self._path(cell))
         return None if losses is None else [losses[trial] for trial in cell]
 
     def keep(self, cell, losses):
-        lines = [_line(trial, found) for trial, found in zip(cell, losses)]
+        lines = [records.encode(trial, found) for trial, found in zip(cell, losses)]
         files.write(self._path(cell), "".join(lines))
-        self._cells[name_of(cell)] = dict(zip(cell, losses))
+        self._cells[records.name_of(cell)] = dict(zip(cell, losses))
 
     def summarise(self, rows):
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         files.write(self.folder / "results.csv", text.getvalue())
 
     def _path(self, cell):
-        return self.folder / "cells" / f"{name_of(cell)}.jsonl"
+        return self.folder / "cells" / f"{records.name_of(cell)}.jsonl"
 
     def _read(self):
         for path in sorted((self.folder / "cells").glob("*.jsonl")):
@@ -115,10 +125,10 @@ class Ledger(Nothing):
     def _load(self, path):
         """The losses of a cell by trial; None where there are none, or they are damaged: that is put aside."""
         try:
-            losses = dict(map(_parsed, path.read_text(encoding="utf-8").splitlines()))
-            if name_of(list(losses)) != path.stem:
+            found = list(map(records.decode, path.read_text(encoding="utf-8").splitlines()))
+            if records.name_of([trial for trial, _ in found]) != path.stem:
                 raise ValueError("trials are missing")
-            return losses
+            return dict(found)
         except FileNotFoundError:
             return None
         except (ValueError, LookupError, TypeError) as error:
@@ -130,17 +140,16 @@ class Ledger(Nothing):
 
     # --- programs ---
 
-    def agreed(self, parametrization, width, facts, chunk):
+    def agreed(self, parametrization, width, facts, mine):
         path = self.folder / "programs" / f"{files.safe(parametrization)}-{width}.json"
-        mine = {"parametrization": parametrization, "width": width, **facts._asdict(), "chunk": chunk,
-                "versions": versions()}
-        if not files.taken(path, mine):
-            return chunk
+        if not files.taken(path, {"parametrization": parametrization, "width": width, **facts._asdict(),
+                                  **mine._asdict(), "versions": versions()}):
+            return mine
         there = files.read_json(path)
         if there.get("fingerprint") != facts.fingerprint:
-            raise MupError(f"{self.folder}: {parametrization!r} at width {width} computes something else than what is "
-                           f"there: {self._why(there)}. Give another out, or remove this one")
-        return int(there["chunk"])
+            raise MupError(f"{self.folder}: {parametrization!r} at width {width} computes something else than "
+                           f"what is there: {self._why(there)}. Give another out, or remove this one")
+        return Portions(int(there["chunk"]), int(there["cell"]))
 
     def _why(self, there):
         changed = [f"{name} was {version}, and is {versions().get(name)}"
@@ -165,8 +174,7 @@ class Ledger(Nothing):
         differing = [name for name in {**there, **mine} if there.get(name) != mine.get(name)]
         added = all(name in GROWS and _added(there[name], mine[name]) is not None for name in differing)
         if differing and grow and added:
-            files.write(self.folder / "sweep.json", json.dumps(
-                {"format": FORMAT, "version": VERSION, "arguments": mine, "versions": versions()}, indent=1) + "\n")
+            files.write(self.folder / "sweep.json", json.dumps(_head_of(mine), indent=1) + "\n")
         elif differing:
             text = "; ".join(_difference(name, there.get(name), mine.get(name)) for name in differing)
             remedy = ", or grow=True to add what is new" * added
@@ -174,7 +182,7 @@ class Ledger(Nothing):
 
 
 def read(folder: str | os.PathLike[str]) -> tuple[dict[Trial, Losses], list[Trial]]:
-    """The trials in a folder that have finished, in the order in which they were asked for; and those that haven't.
+    """The trials in a folder that have finished, in the order in which they were asked for; and the others.
 
     Raises:
       MupError: no folder of a sweep.
@@ -189,14 +197,8 @@ def read(folder: str | os.PathLike[str]) -> tuple[dict[Trial, Losses], list[Tria
     return {trial: there[trial] for trial in trials if trial in there}, left
 
 
-def name_of(cell: Sequence[Trial]) -> str:
-    """The name of a cell's file: that of its program, and a digest of its trials.
-
-    >>> name_of([Trial("mup", 64, (("lr", 0.125),), 0)])
-    'mup-64-9ec6960803216df9'
-    """
-    digest = hashlib.sha256(json.dumps(cell).encode()).hexdigest()[:16]
-    return f"{files.safe(cell[0].parametrization)}-{cell[0].width}-{digest}" if cell else ""
+def _head_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {"format": FORMAT, "version": VERSION, "arguments": dict(arguments), "versions": versions()}
 
 
 def versions() -> dict[str, str]:
@@ -204,40 +206,6 @@ def versions() -> dict[str, str]:
     import importlib.metadata
 
     return {name: importlib.metadata.version(name) for name in PACKAGES}
-
-
-# --- a trial as a line ---
-
-def _line(trial: Trial, losses: Losses) -> str:
-    values = {"dtype": {name: str(x.dtype) for name, x in losses.items()}, **trial.row(),
-              **{name: _numbers(x) for name, x in losses.items()}}
-    text = json.dumps(values, allow_nan=False)
-    return f'{text[:-1]}, "crc": {zlib.crc32(text.encode())}}}\n'
-
-
-def _numbers(x: np.ndarray) -> Any:
-    """Numbers that JSON has, in the fewest digits that give the same again; None for inf."""
-    if x.ndim:
-        return [_numbers(part) for part in x]
-    return float(str(x)) if math.isfinite(x) else None
-
-
-def _parsed(line: str) -> tuple[Trial, Losses]:
-    text, _, crc = line.rpartition(', "crc": ')
-    if not text or crc != f"{zlib.crc32((text + '}').encode())}}}":
-        raise ValueError("a checksum doesn't fit")
-    values = json.loads(line)
-    kinds = values.pop("dtype")
-    losses = {name: np.array(_filled(values.pop(name)), dtype) for name, dtype in kinds.items()}
-    parametrization, width, seed = (values.pop(name) for name in ("parametrization", "width", "seed"))
-    del values["crc"]
-    return Trial(parametrization, width, tuple(values.items()), seed), losses
-
-
-def _filled(x: Any) -> Any:
-    if isinstance(x, list):
-        return list(map(_filled, x))
-    return math.inf if x is None else x
 
 
 # --- arguments ---
@@ -253,11 +221,12 @@ def _difference(name: str, there: Any, mine: Any) -> str:
     label = NAMES.get(name, name)
     if not (isinstance(there, list) and isinstance(mine, list)):
         return f"{label} was {there!r}, and is {mine!r}"
-    parts = [f"{word} {_listed(found)}" for word, found in (
-        ("has no longer", [x for x in there if x not in mine]), ("has now", [x for x in mine if x not in there])) if found]
+    gone, new = [x for x in there if x not in mine], [x for x in mine if x not in there]
+    parts = [f"has no longer {_listed(gone)}"] * bool(gone) + [f"has now {_listed(new)}"] * bool(new)
     return f"{label} {' and '.join(parts) or 'is in another order'}"
 
 
 def _listed(found: Sequence[Any]) -> str:
-    shown = [", ".join(f"{name}={x:g}" for name, x in item) if isinstance(item, list) else str(item) for item in found]
+    shown = [", ".join(f"{name}={x:g}" for name, x in item) if isinstance(item, list) else str(item)
+             for item in found]
     return ", ".join(shown[:5]) + f" and {len(shown) - 5} more" * (len(shown) > 5)

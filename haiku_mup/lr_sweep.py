@@ -26,29 +26,29 @@ def lr_sweep(make_trial: MakeTrial | Mapping[str, MakeTrial], widths: Iterable[i
              grow: bool = False, progress: bool = True) -> Sweep:
     """Trains models of every width at every learning rate, from every seed.
 
-    There is one compiled program a width, and the trials of a width run in cells: some beside one another on each
-    device. A cell that raises, or whose worker dies, is tried three times, while the others go on; the sweep ends
-    with what it has. Ctrl-C ends it within seconds.
+    There is one compiled program a width, and its trials run in cells: some beside one another on each device.
+    A cell that raises, or whose worker dies, is tried three times, while the others go on, and the sweep ends
+    with what it has. Ctrl-C ends it within two seconds.
 
     Args:
-      make_trial: from a width to ``trial(lr, key, **hyperparameters)``, a pure function that JAX can trace, which
-        trains a model and gives its losses: an array [steps], a scalar, or a dict of such. `training` makes one
-        of a model, data, a loss and an optimizer. To compare parametrizations, ``{name: make_trial}``.
+      make_trial: from a width to ``trial(lr, key, **hyperparameters)``, a pure function that JAX can trace,
+        which trains a model and gives its losses: an array [steps], a scalar, or a dict of such. `training`
+        makes one of a model, data, a loss and an optimizer. To compare parametrizations, ``{name: maker}``.
       widths: of the models.
       lrs: learning rates; None where every setting of `hyperparameters` has its own.
       seeds: how many, or which: a trial's key is ``jax.random.key(seed)``.
-      hyperparameters: others than the learning rate: ``{name: values}``, to try all their combinations, or a list
-        of ``{name: value}``, as `draws` makes at random. The trials get them by name.
-      out: a folder, in which each cell is on disk as soon as it has finished. The same call again, after whatever
-        it was that ended it, continues; and its results are those of a sweep that nothing disturbed. Several
-        processes may share one folder, and the work. pandas and DuckDB read ``cells/*.jsonl`` and ``results.csv``.
-      executor: what runs the cells: any of concurrent.futures, such as ``distributed.Client(...).get_executor()``,
+      hyperparameters: others than the learning rate: ``{name: values}``, to try all their combinations, or a
+        list of ``{name: value}``, as `draws` makes at random. The trials get them by name.
+      out: a folder, in which each cell is on disk as soon as it has finished. The same call again, after
+        whatever it was that ended it, continues, and its results are those of a sweep that nothing disturbed.
+        Several processes may share one folder, and the work.
+      executor: what runs the cells: any of concurrent.futures, as ``distributed.Client(...).get_executor()``,
         an mpi4py.futures.MPIPoolExecutor, or ThreadPoolExecutor(1) for this very process. By default, on a CPU,
-        loky's processes, if it is installed (``pip install 'haiku-mup[sweep]'``): one a core for small models, fewer
-        with more threads each for large ones. With other devices, or several, a thread of this process.
-      search: "grid" for all trials. "adaptive" runs a third of them at most: of each width, first a few rates with
-        one seed, then finer around the lowest, then all seeds there. The best rates are those of the grid to a
-        quarter of an octave, where losses have one valley.
+        loky's processes, if it is installed (``pip install 'haiku-mup[sweep]'``): one a core for small models,
+        fewer with more threads each for large ones. With other devices, or several, a thread of this process.
+      search: "grid" for all trials. "adaptive" runs a third of them at most: for each width, first a few rates
+        with one seed, then finer around the lowest, then all seeds there. With five seeds or more, and
+        losses that have one valley, its best rates are the grid's to a quarter of an octave.
       chunk: how many trials run beside one another on a device; "auto" for what keeps it busy.
       grow: whether widths, learning rates, seeds, … may be added to those that `out` was made with.
       progress: whether to show a bar, if tqdm is installed.
@@ -86,8 +86,10 @@ def lr_sweep(make_trial: MakeTrial | Mapping[str, MakeTrial], widths: Iterable[i
     ledger = Nothing() if out is None else Ledger(out, {
         "parametrizations": list(makers), "widths": wide, "points": at, "seeds": each, "search": search,
         "chunk": chunk}, grow)
-    courses = [Course((name, width), (adaptive if search == "adaptive" else grid)(
-        [Trial(name, width, point, seed) for point in at for seed in each])) for name in makers for width in wide]
+    searches = {"grid": grid, "adaptive": adaptive}
+    courses = [Course((name, width), searches[search]([
+        Trial(name, width, point, seed) for point in at for seed in each]))
+        for name in makers for width in wide]
     work = jobs.Work(makers, [name for name, _ in at[0]], jobs.settings(), {})
     total = len(courses) * len(at) * len(each)
     try:
@@ -108,7 +110,7 @@ def _check(makers: Mapping[str, Any], widths: Sequence[int], search: str, chunk:
     if not makers or not widths or widths[0] < 1:
         raise MupError(f"lr_sweep: widths {widths} of {list(makers)}: give at least one of each")
     if not all(map(callable, makers.values())):
-        raise MupError("lr_sweep: make_trial must be a function from a width to a trial, or {name: such a function}")
+        raise MupError("lr_sweep: make_trial must be a function from a width to a trial, or {name: function}")
     if search not in ("grid", "adaptive"):
         raise MupError(f"lr_sweep: search={search!r}: give 'grid' or 'adaptive'")
     if chunk != "auto" and (not isinstance(chunk, int) or chunk < 1):
@@ -136,15 +138,15 @@ def _shared(work: Any) -> Iterator[tuple[str, Callable[[], bytes]]]:
 
 def _conduct(conductor: Any, courses: Sequence[Any], executor: Executor | None) -> None:
     """Has the programs made, and then all cells run, on workers with as many threads as their program wants."""
-    from haiku_mup import pools
+    from haiku_mup.workers import workers
 
-    with pools.workers(executor) as workers:
-        conductor.prepare(workers.pool(1), courses)
+    with workers(executor) as found:
+        conductor.prepare(found.pool(1), courses)
         there = [course for course in courses if course.prepared]
-        wanted = [workers.threads(course.prepared.facts.carry) for course in there]
+        wanted = [found.threads(course.prepared.facts.carry) for course in there]
         for threads in sorted(set(wanted)):
             some = [course for course, number in zip(there, wanted) if number == threads]
-            conductor.run(workers.pool(threads), some)
+            conductor.run(found.pool(threads), some)
 
 
 # --- what is said of it ---
@@ -182,11 +184,13 @@ def _judged(found: Sweep) -> Sweep:
     if not found.missing:
         return found
     reasons = collections.Counter((m.trial.parametrization, m.trial.width, m.reason) for m in found.missing)
-    text = "; ".join(f"{count} of {name} at width {width}: {why}" for (name, width, why), count in reasons.items())
+    text = "; ".join(f"{count} of {name} at width {width}: {why}"
+                     for (name, width, why), count in reasons.items())
     if not found.losses:
         raise MupError(f"lr_sweep: every trial failed: {text}")
-    warnings.warn(f"lr_sweep: {len(found.missing)} of {len(found.losses) + len(found.missing)} trials are missing, as "
-                  f"Sweep.missing tells: {text}", MupWarning, stacklevel=3)
+    total = len(found.losses) + len(found.missing)
+    warnings.warn(f"lr_sweep: {len(found.missing)} of {total} trials are missing, as Sweep.missing tells: "
+                  f"{text}", MupWarning, stacklevel=3)
     return found
 
 

@@ -1,16 +1,15 @@
 """What runs jobs: processes of this machine, a thread of this process, or an executor that was given."""
 import atexit
 import contextlib
-import importlib.util
 import os
 import queue
+import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, Protocol
 
@@ -20,9 +19,8 @@ from haiku_mup.interrupts import not_inherited
 
 SOON = 1.0          # s
 AHEAD = 2           # jobs a worker, so that none waits for its next
+CACHE = "haiku_mup_"
 UNKNOWN = 64        # jobs at a time, for an executor that doesn't say how many workers it has
-ALONE = 8 * 2**20   # bytes of a trial's state up to which one core serves it, and the others serve other trials
-EACH = 4 * 2**20    # bytes of a larger one, for each of which it gets a core
 
 
 class Pool(Protocol):
@@ -169,96 +167,20 @@ class Given:
         pass
 
 
-# --- which of them ---
-
-class Workers:
-    """One pool for all.
-
-    Args:
-      pool: the pool.
-    """
-
-    def __init__(self, pool: Pool | None = None):
-        self._pool = pool
-
-    def threads(self, carry: int) -> int:
-        """How many threads a worker should have for trials with a state of so many bytes."""
-        return 1
-
-    def pool(self, threads: int) -> Pool:
-        """A pool of workers with as many threads. The one before is closed, if it is another."""
-        assert self._pool is not None
-        return self._pool
-
-    def close(self, at_once: bool) -> None:
-        """Ends the workers."""
-        if self._pool is not None:
-            self._pool.close(at_once)
-
-
-class Processes(Workers):
-    """Processes of this machine: as many as there are cores, divided by the threads of each."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._cores, self._now = cores(), 0
-        self._folder = tempfile.TemporaryDirectory(prefix="haiku_mup_", ignore_cleanup_errors=True)
-        self._cache = jax.config.jax_compilation_cache_dir or self._folder.name
-
-    def threads(self, carry):
-        return 1 if carry <= ALONE else min(self._cores, -(-carry // EACH))
-
-    def pool(self, threads):
-        if threads != self._now:
-            super().close(at_once=False)
-            self._pool, self._now = Local(threads, self._cores, self._cache), threads
-        return super().pool(threads)
-
-    def close(self, at_once):
-        super().close(at_once)
-        self._folder.cleanup()
-
-
-@contextlib.contextmanager
-def workers(executor: Executor | None) -> Iterator[Workers]:
-    """Those of an executor that was given; else processes, or for other devices a thread of this process.
-
-    When an error ends the block, or Ctrl-C, they end at once, in the midst of what they do.
-    """
-    found = Workers(Given(executor)) if executor is not None else Processes() if _divided() else Workers(Here())
-    try:
-        yield found
-    except BaseException:
-        found.close(at_once=True)
-        raise
-    found.close(at_once=False)
-
-
-def _divided() -> bool:
-    """Whether this machine is several workers: one CPU device, and loky to start processes."""
-    return (importlib.util.find_spec("loky") is not None and jax.default_backend() == "cpu"
-            and jax.local_device_count() == 1)
-
-
-def cores() -> int:
-    """How many of this machine's cores this process may use: without hyperthreads, which add nothing here."""
-    import loky  # type: ignore[import-untyped]
-
-    return int(loky.cpu_count(only_physical_cores=True))
-
-
 # --- in a worker ---
 
 def _begin(parent: int, cache: str) -> None:
     """Leaves Ctrl-C to the sweep, ends when it has ended, and shares what is compiled."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    threading.Thread(target=_watch, args=(parent, cache), daemon=True).start()
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def _watch(parent: int) -> None:
+def _watch(parent: int, cache: str) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
+    if os.path.basename(cache).startswith(CACHE):       # not the user's own
+        shutil.rmtree(cache, ignore_errors=True)
     os._exit(1)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import jaxlib.version
 import numpy as np
 
 from haiku_mup.errors import MupError
@@ -24,7 +25,8 @@ class Facts(NamedTuple):
     """What is known of a program before it runs.
 
     Attributes:
-      fingerprint: of what it computes and of the data inside: equal for programs that give equal losses.
+      fingerprint: of what it computes, of the data inside and of what compiles it: equal for programs that
+        give equal losses.
       carry: bytes of its largest loop's state: parameters and the optimizer's state.
       device: what it runs on.
     """
@@ -70,8 +72,8 @@ class Program:
     def chunk(self) -> int:
         """How many trials to run beside one another on one device, so that it is as busy as can be.
 
-        On a CPU as many as have a place in a core's cache, and a few at most: more are slower. On others, as many
-        as have a place in their memory.
+        On a CPU as many as have a place in a core's cache, and a few at most: more are slower. On others, as
+        many as have a place in their memory.
         """
         device = jax.local_devices()[0]
         if device.platform == "cpu":
@@ -118,13 +120,15 @@ class Program:
 
 def _named(losses: Any) -> dict[str, jax.Array]:
     """The losses by name, as float arrays of at most one dimension."""
-    found = {str(name): jnp.asarray(x) for name, x in (losses if isinstance(losses, dict) else {LOSS: losses}).items()}
+    named = losses if isinstance(losses, dict) else {LOSS: losses}
+    found = {str(name): jnp.asarray(x) for name, x in named.items()}
     wrong = {name: x.shape for name, x in found.items()
              if x.ndim > 1 or not x.size or not jnp.issubdtype(x.dtype, jnp.floating)}
     if wrong or not found:
-        raise MupError(f"a trial returned losses of shapes {wrong or found}; it must return a float scalar, an array "
-                       "[steps], or a dict of such")
-    return {name: x if x.dtype in (jnp.float32, jnp.float64) else x.astype(jnp.float32) for name, x in found.items()}
+        raise MupError(f"a trial returned losses of shapes {wrong or found}; it must return a float scalar, an "
+                       "array [steps], or a dict of such")
+    return {name: x if x.dtype in (jnp.float32, jnp.float64) else x.astype(jnp.float32)
+            for name, x in found.items()}
 
 
 def _finite(x: np.ndarray) -> np.ndarray:
@@ -132,7 +136,7 @@ def _finite(x: np.ndarray) -> np.ndarray:
 
 
 def _fingerprint(text: str, consts: Sequence[Any]) -> str:
-    digest = hashlib.sha256(text.encode())
+    digest = hashlib.sha256(f"{jaxlib.version.__version__}\n{text}".encode())
     for x in consts:
         array = np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
         digest.update(f"{array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())

@@ -94,8 +94,8 @@ class Curve(NamedTuple):
 def levelled(log_loss: np.ndarray) -> np.ndarray:
     """[lrs], the seeds' means of log losses [lrs, seeds], as if none were missing.
 
-    Where some are (nan), each loss is taken as a part of its rate's plus a part of its seed's, by least squares. A
-    rate at which a seed diverged has inf.
+    Where some are (nan), each loss is taken for a part of its rate's plus a part of its seed's, by least
+    squares. A rate at which a seed diverged has inf.
 
     >>> levelled(np.array([[0., 10.], [1., 11.], [2., np.nan]]))
     array([5., 6., 7.])

@@ -52,7 +52,7 @@ class Sweep:
 
     @property
     def loss(self) -> str:
-        """The name of the loss that is judged where none is given: the first that the trials returned.
+        """Which loss is judged where none is named, the first that the trials returned.
 
         >>> haiku_mup.Sweep({}).loss
         'train_loss'
@@ -60,14 +60,15 @@ class Sweep:
         return next((name for losses in self.losses.values() for name in losses), "train_loss")
 
     def rows(self) -> list[dict[str, Any]]:
-        """A dict for each trial: parametrization, width, lr and the other hyperparameters, seed, and its losses.
+        """A dict for each trial: parametrization, width, lr and other hyperparameters, seed, and its losses.
 
         A loss that was recorded at each step is the mean over the last tenth of them.
 
         >>> haiku_mup.Sweep({Trial("mup", 64, (("lr", 0.5),), 0): {"train_loss": np.array([9., 2.])}}).rows()
         [{'parametrization': 'mup', 'width': 64, 'lr': 0.5, 'seed': 0, 'train_loss': 2.0}]
         """
-        return [trial.row() | {name: final(x) for name, x in losses.items()} for trial, losses in self.losses.items()]
+        return [trial.row() | {name: final(x) for name, x in losses.items()}
+                for trial, losses in self.losses.items()]
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Writes `rows`.
@@ -79,7 +80,8 @@ class Sweep:
         """
         rows = self.rows()
         with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+            columns = list(dict.fromkeys(key for row in rows for key in row))
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
 
@@ -117,7 +119,8 @@ class Sweep:
         Raises:
           MupError: a loss that no trial returned.
 
-        >>> haiku_mup.Sweep({Trial("mup", 64, (("lr", 0.5),), 0): {"train_loss": np.array(2.)}}).curves()["mup"][64].best
+        >>> sweep = haiku_mup.Sweep({Trial("mup", 64, (("lr", 0.5),), 0): {"train_loss": np.array(2.)}})
+        >>> sweep.curves()["mup"][64].best
         -1.0
         """
         return sweep.curves(self._profile(loss or self.loss), loss or self.loss)
@@ -175,19 +178,19 @@ class Sweep:
         """
         from haiku_mup import plot
 
-        return plot.lr_transfer(self._profile(loss or self.loss), path, loss=loss or self.loss, title=title,
-                                caption=caption)
+        return plot.lr_transfer(self._profile(loss or self.loss), None if path is None else os.fspath(path),
+                                loss=loss or self.loss, title=title, caption=caption)
 
     def plot_curves(self, path: str | os.PathLike[str] | None = None, *, loss: str | None = None,
                     lr: float | None = None, title: str = "", caption: str = "") -> Any:
-        """Draws the loss over the steps of training, a curve for each width, at one learning rate; needs matplotlib.
+        """Draws the loss over the steps of training, a curve for each width, at one rate; needs matplotlib.
 
         In μP a wider model is better throughout.
 
         Args:
           path: where to save the figure, if anywhere.
           loss: the name of one that was recorded at each step; by default the first that was.
-          lr: which of the rates that were tried is nearest to this one; by default to the narrowest model's best.
+          lr: of the rates that were tried, the nearest to this one; by default, to the narrowest model's best.
           title: a line above.
           caption: a line below.
 
@@ -204,28 +207,27 @@ class Sweep:
         """
         from haiku_mup import learning_plot
 
-        name = loss or next((name for losses in self.losses.values() for name, x in losses.items() if x.ndim), "")
-        panels = {}
-        for parametrization, widths in self.curves(name or None).items():
-            narrowest = widths[min(widths)]
-            wanted = math.log2(lr) if lr else narrowest.optimum.log2_lr
-            nearest = float(narrowest.log2_lr[np.nanargmin(abs(narrowest.log2_lr - np.nan_to_num(wanted)))])
-            panels[parametrization] = 2**nearest, {
-                width: learning_plot.stacked(found) for width in widths
-                if (found := self._learning(parametrization, width, nearest, name))}
-        if not panels or not all(widths for _, widths in panels.values()):
+        stepwise = [name for losses in self.losses.values() for name, x in losses.items() if x.ndim]
+        name = loss or next(iter(stepwise), "")
+        if name not in stepwise:
             raise MupError(f"plot_curves: loss={loss!r}: none of that name was recorded at each step")
+        panels = {}
+        for parametrization, widths in self.curves(name).items():
+            at = _nearest(widths[min(widths)], lr)
+            panels[parametrization] = 2**at, {
+                width: learning_plot.stacked(found) for width in widths
+                if (found := self._learning(parametrization, width, at, name))}
         return learning_plot.draw(panels, name, path, title, caption)
 
     def _learning(self, parametrization: str, width: int, log2_lr: float, loss: str) -> list[np.ndarray]:
         """The losses of each seed at a rate, at the best setting of what else there is."""
-        rows = [row for row in self._profile(loss) if (row["parametrization"], row["width"]) == (parametrization, width)
+        rows = [row for row in self._profile(loss)
+                if row["parametrization"] == parametrization and row["width"] == width
                 and math.isclose(math.log2(row["lr"]), log2_lr, abs_tol=1e-9)]
-        found = [self.losses[row["trial"]][loss] for row in rows]
-        return found if all(x.ndim for x in found) else []
+        return [self.losses[row["trial"]][loss] for row in rows]
 
     def recommend(self, parametrization: str | None = None, *, loss: str | None = None) -> Advice:
-        """The learning rate for the target: the best one of the widest model, and what speaks for and against it.
+        """The learning rate for the target: the best one of the widest model, and what speaks against it.
 
         Args:
           parametrization: whose; by default the only one, or "mup".
@@ -243,8 +245,8 @@ class Sweep:
 
         >>> trials = [Trial("mup", width, (("lr", 2.0**-k),), seed)
         ...           for width in (64, 128) for k in range(7) for seed in (0, 1)]
-        >>> sweep = haiku_mup.Sweep({t: {"train_loss": (np.log2(t.point[0][1]) + 2.8)**2 + 64 / t.width + t.seed / 9}
-        ...                          for t in trials})
+        >>> sweep = haiku_mup.Sweep({t: {"train_loss": (np.log2(t.point[0][1]) + 2.8)**2 + t.seed / 9
+        ...                                            + 64 / t.width} for t in trials})
         >>> f"{sweep.recommend().lr:.3f}", sweep.recommend().transfers
         ('0.137', True)
         """
@@ -264,7 +266,8 @@ class Sweep:
         lines = []
         for name, widths in self.curves().items():
             cells = ", ".join(f"{width}: {_shown(curve.optimum)}" for width, curve in sorted(widths.items()))
-            lines.append(f"{name}: log2 of the best lr at width {cells}; drift {sweep.drift(widths):.2f} octaves")
+            drift = f"{sweep.drift(widths):.2f} octaves"
+            lines.append(f"{name}: log2 of the best lr at width {cells}; drift {drift}")
         return "\n".join([*lines, *[f"{len(self.missing)} trials are missing"] * bool(self.missing)])
 
     def _profile(self, loss: str) -> list[dict[str, Any]]:
@@ -281,8 +284,14 @@ class Sweep:
 
 def _shown(found: sweep.Optimum) -> str:
     """-8.38 ±0.19"""
-    half = "" if math.isnan(found.low) else f" ±{max(found.log2_lr - found.low, found.high - found.log2_lr):.2f}"
-    return f"{found.log2_lr:.2f}{half}{' (edge)' * found.at_edge}"
+    half = max(found.log2_lr - found.low, found.high - found.log2_lr)
+    return f"{found.log2_lr:.2f}{f' ±{half:.2f}' * (not math.isnan(half))}{' (edge)' * found.at_edge}"
+
+
+def _nearest(curve: sweep.Curve, lr: float | None) -> float:
+    """log2 of the rate that is nearest to this one, or to the best."""
+    wanted = math.log2(lr) if lr else curve.optimum.log2_lr
+    return float(curve.log2_lr[abs(curve.log2_lr - np.nan_to_num(wanted)).argmin()])
 
 
 def final(x: np.ndarray) -> float:

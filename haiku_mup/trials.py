@@ -82,8 +82,7 @@ def points(lrs: Iterable[float] | None,
         others = [dict(zip(others, values)) for values in itertools.product(*others.values())]
     settings = [dict(setting) for setting in others] if others is not None else [{}]
     rates = [{}] if lrs is None else [{"lr": lr} for lr in lrs]
-    found = [_point(rate | {name: x for name, x in setting.items() if not (name == "lr" and rate)}, setting, rate)
-             for setting in settings for rate in rates]
+    found = [_point(setting, rate) for setting in settings for rate in rates]
     if not found:
         raise MupError("lr_sweep: no learning rates and no hyperparameters: there is nothing to try")
     if len({tuple(name for name, _ in point) for point in found}) > 1:
@@ -91,7 +90,8 @@ def points(lrs: Iterable[float] | None,
     return list(dict.fromkeys(found))
 
 
-def _point(values: Mapping[str, Any], setting: Mapping[str, Any], rate: Mapping[str, Any]) -> Point:
+def _point(setting: Mapping[str, Any], rate: Mapping[str, Any]) -> Point:
+    values = {**setting, **rate}
     if rate and "lr" in setting:
         raise MupError("lr_sweep: lrs and hyperparameters both say what lr is; pass lrs=None")
     if "lr" not in values:
