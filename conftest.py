@@ -27,8 +27,11 @@ collect_ignore = [
 def pytest_configure(config):
     """The suite compiles thousands of small programs and runs each a few times; the slow tests' are larger."""
     if config.option.markexpr != "slow":
-        os.environ.setdefault(
-            "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+        flags = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true",
+                 "--xla_cpu_parallel_codegen_split_count=1"]
+        if jax.__version_info__ < (0, 11):      # a flag that XLA doesn't know ends the process
+            flags.append("--xla_cpu_use_fusion_emitters=false")
+        os.environ.setdefault("XLA_FLAGS", " ".join(flags))
 
 
 @pytest.fixture(autouse=True, scope="session")

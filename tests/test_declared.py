@@ -185,11 +185,11 @@ def test_a_ready_made_resnet(x64):
     for width in (2, 4):
         mup = captured(make, IMAGE, base=2, target=width, mup=haiku_mup.Mup(readouts="*/logits"))
         model = mup.wrap_model(make(width))
-        params, state = model.init(KEY, IMAGE)
-        plain, got = (m.apply(params, state, IMAGE)[0] for m in (make(width), model))
+        params, state = jax.jit(model.init)(KEY, IMAGE)
+        plain, got = (jax.jit(m.apply)(params, state, IMAGE)[0] for m in (make(width), model))
         np.testing.assert_allclose(got, plain * (2 / width), rtol=1e-12)    # its logits have a bias of zero
         if width == 2:
-            assert equal(params, make(2).init(KEY, IMAGE)[0])
+            assert equal(params, jax.jit(make(2).init)(KEY, IMAGE)[0])
 
 
 @pytest.mark.parametrize("readouts, says", [
