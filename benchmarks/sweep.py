@@ -71,13 +71,14 @@ def sweep(widths, seeds):
 
 def ours(widths, trials):
     """The whole sweep; and each width's trials, as its cells took them, beside one another on all cores."""
-    from haiku_mup import courses, pools
+    from haiku_mup import courses
+    from haiku_mup import workers as pools
 
     each, noted = {width: [] for width in widths}, courses.Course.timed
     with pools.workers(None) as workers:
         def note(course, seconds):
             threads = workers.threads(course.prepared.facts.carry)
-            each[course.at[1]].append(seconds / course.chunk / max(1, pools.cores() // threads))
+            each[course.at[1]].append(seconds / course.portions.cell / max(1, pools.cores() // threads))
             noted(course, seconds)
 
         courses.Course.timed = note
