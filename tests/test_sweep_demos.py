@@ -13,7 +13,7 @@ from demos import cnn, mnist_mlp, sweeps, text_transformer, texts
 
 LINES = "In the beginning God created the heaven and the earth.\n" * 2000
 SMALL = ["--log2-lrs=-7:-6:1", "--seeds", "1", "--steps", "3"]
-OWN = {"text_transformer": ["--widths", "32"], "cnn": ["--widths", "16,24"]}
+OWN = {"text_transformer": ["--widths", "32"], "cnn": ["--widths", "16"]}
 DEMOS = {"text_transformer": text_transformer, "cnn": cnn, "mnist_mlp": mnist_mlp}
 
 
@@ -88,6 +88,16 @@ def test_each_size_has_its_defaults_and_its_folder(demo):
         assert args.out.name == demo.DEMO.name + ("" if size == "default" else f"-{size}")
         assert demo.BASE in args.widths and max(args.widths) >= 4 * demo.BASE and args.log2_lrs and args.seeds
         assert size not in demo.DEMO.takes or demo.DEMO.takes[size] in sweeps.parser(demo.DEMO).format_help()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("demo", [text_transformer, cnn], ids=["text_transformer", "cnn"])
+def test_the_quick_one_shows_that_the_best_rate_moves_in_standard_and_stays_in_mup(demo, tmp_path):
+    assert demo.main(["--quick", "--out", str(tmp_path)]) == 0
+    best = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))["best"][next(iter(demo.FIGURES))]
+    assert best["mup"]["drift"] < 0.75 < best["sp"]["drift"]
+    narrow, wide = best["mup"]["lowest"].values()
+    assert wide < narrow
 
 
 # --- the text ---
