@@ -13,8 +13,8 @@ from demos import flags, losses, sweeps
 
 PROG = "python -m demos.cnn"
 BASE, BATCH, CLASSES, LAYERS, DECAY = 16, 64, 10, 3, 0.9
-SIZES = {"default": {"widths": "16,32,64", "log2_lrs": "-9:-3:0.5", "seeds": "2", "steps": "100"},
-         "quick": {"widths": "16,64", "log2_lrs": "-9:-3:1", "seeds": "1", "steps": "60"}}
+SIZES = {"default": {"widths": "16,32,64", "log2_lrs": "-8:-1.5:0.5", "seeds": "2", "steps": "100"},
+         "quick": {"widths": "16,64", "log2_lrs": "-7:-2:1", "seeds": "1", "steps": "60"}}
 FIGURES = {"train_loss": "cnn.png", "valid_loss": "cnn_valid.png"}
 
 
@@ -44,9 +44,13 @@ def make_trials(args, data):
         """The loss with the averages that batch norms have kept."""
         return losses.cross_entropy(functools.partial(apply, is_training=False), params, rng, valid)
 
+    def optimizer(lr):
+        """The rate falls to zero, so that the averages that batch norms keep are of weights that hardly move."""
+        return optax.adam(optax.linear_schedule(lr, 0, args.steps))
+
     return {name: haiku_mup.training(
-        make_model, train, losses.cross_entropy, optax.adam, steps=args.steps, batch_size=BATCH,
-        base_width=BASE, parametrization=name, evaluate={"valid_loss": at_end}) for name in args.parametrization}
+        make_model, train, losses.cross_entropy, optimizer, steps=args.steps, batch_size=BATCH, base_width=BASE,
+        parametrization=name, evaluate={"valid_loss": at_end}) for name in args.parametrization}
 
 
 # --- the command line ---
