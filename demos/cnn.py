@@ -45,7 +45,7 @@ def make_trials(args, data):
         return losses.cross_entropy(functools.partial(apply, is_training=False), params, rng, valid)
 
     def optimizer(lr):
-        """The rate falls to zero, so that the averages that batch norms keep are of weights that hardly move."""
+        """The rate falls to zero: batch norms should keep averages of weights that hardly move."""
         return optax.adam(optax.linear_schedule(lr, 0, args.steps))
 
     return {name: haiku_mup.training(
