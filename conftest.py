@@ -6,12 +6,14 @@ import os
 import haiku as hk
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
 import haiku_mup
 
-NAMES = {"functools": functools, "haiku_mup": haiku_mup, "hk": hk, "jax": jax, "jnp": jnp, "optax": optax}
+NAMES = {"functools": functools, "haiku_mup": haiku_mup, "hk": hk, "jax": jax, "jnp": jnp, "np": np,
+         "optax": optax, "Trial": haiku_mup.Trial}
 AFTER_MUP = (       # examples that go on from Mup's own
     "haiku_mup.mup.Mup.", "haiku_mup.captures.Captures.", "haiku_mup.summary.Row")
 collect_ignore = [

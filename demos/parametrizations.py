@@ -12,7 +12,7 @@ from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
 import haiku_mup
-from demos import flags, losses, mnist_mlp, runs
+from demos import flags, losses, mnist_mlp, runs, sweeps
 from demos import report as reports
 from haiku_mup import plot, sweep
 
@@ -27,7 +27,7 @@ COLUMNS = (*mnist_mlp.COLUMNS, "dtype")
 LOSS, FIGURE = "train_loss", "parametrizations.png"
 TITLES = {"ntp": "NTP"}
 NOTE = "NTP: the neural tangent parametrization"
-CLIFF = "±0.00: the next higher rate diverged, so that the optimum is known to a step of the rates"
+CLIFF = "where the next higher rate diverged, the optimum is known to a step of the rates, which is its ±"
 MARKERS = {"table3": ("o", 5), "table9": ("s", 9), "mean_field": ("D", 11), "abcd": ("o", 18)}
 DEFAULTS = {"widths": "64,256,1024", "seeds": "3", "epochs": "3"}
 QUICK = {"widths": "64,512", "seeds": "1", "epochs": "2"}
@@ -147,7 +147,7 @@ def report(args, data, rows, seconds):
     single = [row for row in rows if row["parametrization"] in FORMS and row["dtype"] == DTYPES[0]]
     title = mnist_mlp.title(f"SGD, {args.loss}", args.epochs, data)
     draw(args, wide, single, title).savefig(args.out / FIGURE, dpi=200)
-    print(f"\n{reports.table(best, args.widths)}\n{mnist_mlp.KEY}\n{CLIFF}\n\n{table(args.forms_at, found)}\n\n"
+    print(f"\n{reports.table(best, args.widths)}\n{sweeps.KEY}\n{CLIFF}\n\n{table(args.forms_at, found)}\n\n"
           f"results.csv, summary.json and {FIGURE} are in {args.out}")
 
 

@@ -2,6 +2,7 @@
 import importlib.metadata
 import json
 import math
+import pathlib
 import platform
 
 from haiku_mup import sweep
@@ -13,9 +14,10 @@ def write(args, data, seconds, settings, found):
     """Writes summary.json: what was asked for, of what data, with which versions, and what was found."""
     summary = {
         "command": args.command,
-        "arguments": {name: value for name, value in vars(args).items() if name not in ("command", "out")},
+        "arguments": {name: str(value) if isinstance(value, pathlib.Path) else value
+                      for name, value in vars(args).items() if name not in ("command", "out", "scheduler")},
         **settings,
-        "data": {"source": data.source, "train": len(data.train_x), "valid": len(data.valid_x)},
+        "data": {"source": data.source, **data.sizes},
         "versions": versions(), "seconds": round(seconds, 1), **found,
     }
     text = json.dumps(summary, indent=2, allow_nan=False)
@@ -23,8 +25,9 @@ def write(args, data, seconds, settings, found):
 
 
 def results(rows, loss):
-    """For each parametrization, the optimum per width, its drift, and the setback: see `sweep`."""
+    """For each parametrization, the optimum and the lowest loss per width, drift, and setback: see `sweep`."""
     return {name: {"optimum": {width: optimum(curve) for width, curve in widths.items()},
+                   "lowest": {width: known(curve.mean.min()) for width, curve in widths.items()},
                    "drift": known(sweep.drift(widths)), "setback": known(sweep.setback(widths))}
             for name, widths in sweep.curves(rows, loss).items()}
 
@@ -43,15 +46,29 @@ def known(x):
 
 def table(best, widths):
     """The optima as text, a line for each loss and parametrization."""
-    lines = [f"{'optimum, log2 lr':<17}" + "".join(f"{width:>13}" for width in widths)
-             + f"{'drift':>9}{'setback':>9}"]
+    lines = [_line(best, "optimum, log2 lr", widths) + f"{'drift':>9}{'setback':>9}"]
     for loss, found in best.items():
         for name, result in found.items():
-            cells = "".join(f"{_cell(result['optimum'].get(width)):>13}" for width in widths)
+            cells = [_cell(result["optimum"].get(width)) for width in widths]
             edge = any(at["at_edge"] for at in result["optimum"].values())
-            lines.append(f"{loss:<12}{name:<5}{cells}{_number(result['drift'], '≥' * edge):>9}"
+            lines.append(_line(best, (loss, name), cells) + f"{_number(result['drift'], '≥' * edge):>9}"
                          f"{_number(result['setback']):>9}")
     return "\n".join(lines)
+
+
+def lowest(best, widths):
+    """The lowest losses as text, a line for each loss and parametrization."""
+    lines = [_line(best, "lowest", widths)]
+    lines += [_line(best, (loss, name), [f"{result['lowest'].get(width) or math.nan:.4g}" for width in widths])
+              for loss, found in best.items() for name, result in found.items()]
+    return "\n".join(lines)
+
+
+def _line(best, title, cells):
+    """A title, or a loss and a parametrization, and a cell for each width."""
+    room = max(12, *(len(loss) + 1 for loss in best))
+    head = f"{title:<{room + 5}}" if isinstance(title, str) else f"{title[0]:<{room}}{title[1]:<5}"
+    return head + "".join(f"{cell:>13}" for cell in cells)
 
 
 def _cell(at):

