@@ -53,13 +53,15 @@ class Program:
     """
 
     def __init__(self, trial: Callable[..., Any], names: Sequence[str]):
-        self._names = list(names)
+        self._names, self._losses = list(names), list[str]()
         scalars = [jax.ShapeDtypeStruct((), jnp.result_type(float))] * len(self._names)
         seed = jax.ShapeDtypeStruct((), jnp.uint32)
 
         def losses(seed, *values):
             lr, *rest = values
-            return _named(trial(lr, jax.random.key(seed), **dict(zip(self._names[1:], rest))))
+            found = _named(trial(lr, jax.random.key(seed), **dict(zip(self._names[1:], rest))))
+            self._losses = list(found)              # JAX sorts them
+            return found
 
         traced, self._shapes = jax.make_jaxpr(losses, return_shape=True)(seed, *scalars)
         self._jaxpr, self._consts = traced.jaxpr, traced.consts
@@ -97,7 +99,7 @@ class Program:
             values = [np.array([dict(trial.point)[name] for trial in full], jnp.result_type(float))
                       for name in self._names]
             out = jax.device_get(self._compiled[lanes](self._consts, seeds, *values))
-            found += [{name: _finite(x[i]) for name, x in out.items()} for i in range(len(some))]
+            found += [{name: _finite(out[name][i]) for name in self._losses} for i in range(len(some))]
         return found
 
     def _one(self, consts, seed, *values):

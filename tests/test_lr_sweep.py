@@ -67,6 +67,15 @@ def test_other_hyperparameters_come_by_name(here):
     assert [{k: row[k] for k in points[0]} for row in found.rows()] == points
 
 
+def test_losses_keep_their_order(here):
+    """The first is the one that is judged."""
+    def make(width):
+        return lambda lr, key: {"b": lr, "a": 1 / lr}
+
+    found = sweep(here, make, [2])
+    assert [list(losses) for losses in found.losses.values()] == [["b", "a"]] * 6 and found.loss == "b"
+
+
 def test_a_loss_that_is_not_finite_is_inf(here):
     def make(width):
         return lambda lr, key: jnp.array([1.0, jnp.where(lr > 0.2, jnp.nan, 2), -jnp.inf])
