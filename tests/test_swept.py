@@ -121,7 +121,8 @@ def test_learning_curves_are_at_one_rate_a_panel():
     axes, = figure.axes
     assert axes.get_title(loc="right") == f"learning rate {2.0**-8:.3g}"
     drawn = [line.get_ydata() for line in axes.get_lines()]
-    assert [len(y) for y in drawn] == [100] * 3 and drawn[0][-1] == pytest.approx(0.04 + 1 + 1 / 398.5, rel=1e-4)
+    assert [len(y) for y in drawn] == [100] * 3
+    assert drawn[0][-1] == pytest.approx(0.04 + 1 + 1 / 398.5, rel=1e-4)
     assert np.isnan(drawn[1][50:]).all() and not np.isnan(drawn[1][:50]).any()
     assert (drawn[2] < drawn[0]).all()
 
