@@ -29,8 +29,8 @@ setup(
         "distributed": CLUSTER,
         "demos": [*DEMOS, *SWEEP],
         "notebook": [*DEMOS, *SWEEP, "jupytext>=1.16", "nbclient>=0.10.1", "ipykernel>=6.29"],
-        "test": [*DEMOS, *SWEEP, *CLUSTER, *DOCS, "pandas>=2.2", "hypothesis>=6.115", "jmp>=0.0.4", "pytest>=8", "pytest-xdist>=3.6",
-                 "ruff>=0.6", "mypy>=1.18.2"],
+        "test": [*DEMOS, *SWEEP, *CLUSTER, *DOCS, "pandas>=2.2", "hypothesis>=6.115", "jmp>=0.0.4",
+                 "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6", "mypy>=1.18.2"],
         "dev": ["build>=1.2", "nox>=2025.10.14", "uv>=0.7"],
     },
     classifiers=[

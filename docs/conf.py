@@ -38,7 +38,8 @@ nitpicky = True
 nitpick_ignore = [("py:class", "haiku_mup.mup.Model"),      # type variables: what was given
                   ("py:class", "haiku_mup.recording.T")]
 nitpick_ignore_regex = [
-    ("py:.*", r"(jax|jaxlib|haiku|optax|numpy|matplotlib|collections|concurrent|contextlib|os|pathlib|typing)\..*"),
+    ("py:.*", r"(jax|jaxlib|haiku|optax|numpy|matplotlib|collections|contextlib|os|pathlib|typing)\..*"),
+    ("py:.*", r"concurrent\..*"),
 ]
 
 PUBLIC = {name: getattr(haiku_mup, name) for name in haiku_mup.__all__}

@@ -33,10 +33,11 @@ class Rows:
     def __init__(self, data: Any, size: int | None, steps: int):
         lengths = {np.shape(x)[0] if np.ndim(x) else 0 for x in jax.tree.leaves(data)}
         rows = min(lengths, default=0)
-        if len(lengths) != 1 or not rows or not 0 < (size or rows) <= rows:
+        size = rows if size is None else size
+        if len(lengths) != 1 or not 0 < size <= rows:
             raise MupError(f"training: data of {sorted(lengths)} rows, and batch_size={size}: give arrays with "
                            "as many rows each, and at least as many as a batch")
-        self._data, self._rows, self._size, self._steps = data, rows, size or rows, steps
+        self._data, self._rows, self._size, self._steps = data, rows, size, steps
 
     def example(self) -> Any:
         """A batch."""

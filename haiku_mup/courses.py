@@ -47,7 +47,7 @@ class Course:
         self._round: dict[Trial, Losses] = {}
         self._asked: list[Trial] = []
         self._ready: collections.deque[Cell] = collections.deque()
-        self._seconds, self._out = 0.0, 0   # that a cell takes; how many were taken
+        self._seconds, self._out = 0.0, 0   # that a cell takes; how many are out
 
     def start(self, prepared: jobs.Prepared, portions: Portions) -> None:
         """Begins the first round."""
@@ -92,7 +92,7 @@ class Course:
         return [(trial, self.losses[trial]) for trial in self._asked if trial in self.losses]
 
     def _close(self) -> None:
-        self._open -= 1
+        self._open, self._out = self._open - 1, self._out - 1
         if not self._open:
             self._next(self._round)
 

@@ -29,12 +29,14 @@ class Work(NamedTuple):
       names: of the hyperparameters.
       settings: JAX's, where the sweep was called.
       programs: those of this process.
+      shelf: what they have put on its devices.
     """
 
     makers: Mapping[str, Callable[[int], Callable[..., Any]]]
     names: Sequence[str]
     settings: Mapping[str, Any]
     programs: dict[tuple[str, int], Program]
+    shelf: dict[int, tuple[Any, Any]]
 
 
 class Order(NamedTuple):
@@ -97,7 +99,7 @@ def pack(work: Work) -> bytes:
     except ImportError:
         cloudpickle = pickle
     try:
-        return bytes(cloudpickle.dumps(work._replace(programs={})))
+        return bytes(cloudpickle.dumps(work._replace(programs={}, shelf={})))
     except Exception as error:
         raise MupError(f"lr_sweep: what make_trial is made of can't be sent to another process ({error}); pip "
                        "install 'haiku-mup[sweep]' for functions that pickle can't take, or make such things, "
@@ -147,7 +149,7 @@ def _program(work: Work, parametrization: str, width: int) -> Program:
     at = parametrization, width
     with _making:
         if at not in work.programs:
-            work.programs[at] = Program(work.makers[parametrization](width), work.names)
+            work.programs[at] = Program(work.makers[parametrization](width), work.names, work.shelf)
     return work.programs[at]
 
 

@@ -90,7 +90,7 @@ def lr_sweep(make_trial: MakeTrial | Mapping[str, MakeTrial], widths: Iterable[i
     courses = [Course((name, width), searches[search]([
         Trial(name, width, point, seed) for point in at for seed in each]))
         for name in makers for width in wide]
-    work = jobs.Work(makers, [name for name, _ in at[0]], jobs.settings(), {})
+    work = jobs.Work(makers, [name for name, _ in at[0]], jobs.settings(), {}, {})
     total = len(courses) * len(at) * len(each)
     try:
         with held_back() as pause, _shared(work) as (name, pack), _bar(total, progress) as tell:

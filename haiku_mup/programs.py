@@ -45,6 +45,7 @@ class Program:
     Args:
       trial: ``trial(lr, key, **hyperparameters)``, a pure function.
       names: of its hyperparameters, "lr" first.
+      shelf: arrays that other programs have put on the devices already, and what is there now.
 
     >>> program = Program(lambda lr, key: lr * jax.random.normal(key, (3,)), ["lr"])
     >>> trials = [Trial("mup", 64, (("lr", lr),), 0) for lr in (1.0, 2.0)]
@@ -52,19 +53,23 @@ class Program:
     [(3,), (3,)]
     """
 
-    def __init__(self, trial: Callable[..., Any], names: Sequence[str]):
-        self._names = list(names)
+    def __init__(self, trial: Callable[..., Any], names: Sequence[str],
+                 shelf: dict[int, tuple[Any, Any]] | None = None):
+        self._names, self._losses = list(names), list[str]()
         scalars = [jax.ShapeDtypeStruct((), jnp.result_type(float))] * len(self._names)
         seed = jax.ShapeDtypeStruct((), jnp.uint32)
 
         def losses(seed, *values):
             lr, *rest = values
-            return _named(trial(lr, jax.random.key(seed), **dict(zip(self._names[1:], rest))))
+            found = _named(trial(lr, jax.random.key(seed), **dict(zip(self._names[1:], rest))))
+            self._losses = list(found)              # JAX sorts them
+            return found
 
         traced, self._shapes = jax.make_jaxpr(losses, return_shape=True)(seed, *scalars)
         self._jaxpr, self._consts = traced.jaxpr, traced.consts
         self._tree = jax.tree.structure(self._shapes)
         self._compiled: dict[int, Callable[..., Any]] = {}
+        self._shelf = {} if shelf is None else shelf
         lowered = jax.jit(self._one).lower(self._consts, seed, *scalars)
         self.facts = Facts(_fingerprint(lowered.as_text(), self._consts), _carry(self._jaxpr),
                            jax.local_devices()[0].device_kind)
@@ -96,9 +101,17 @@ class Program:
             seeds = np.array([trial.seed for trial in full], np.uint32)
             values = [np.array([dict(trial.point)[name] for trial in full], jnp.result_type(float))
                       for name in self._names]
-            out = jax.device_get(self._compiled[lanes](self._consts, seeds, *values))
-            found += [{name: _finite(x[i]) for name, x in out.items()} for i in range(len(some))]
+            out = jax.device_get(self._compiled[lanes](self._placed(), seeds, *values))
+            found += [{name: _finite(out[name][i]) for name in self._losses} for i in range(len(some))]
         return found
+
+    def _placed(self) -> list[Any]:
+        """What the function closes over, on the devices: each array once."""
+        for x in self._consts:
+            if id(x) not in self._shelf:
+                everywhere = jax.sharding.NamedSharding(_mesh(), jax.sharding.PartitionSpec())
+                self._shelf[id(x)] = x, jax.device_put(x, everywhere)       # with x: its id stays its own
+        return [self._shelf[id(x)][1] for x in self._consts]
 
     def _one(self, consts, seed, *values):
         return jax.tree.unflatten(self._tree, jax.core.eval_jaxpr(self._jaxpr, consts, seed, *values))
@@ -113,9 +126,14 @@ class Program:
                 return jax.tree.map(lambda x: x[None], self._one(consts, *(x[0] for x in args)))
         if count == 1:
             return jax.jit(some)
-        P, mesh = jax.sharding.PartitionSpec, jax.sharding.Mesh(np.array(jax.local_devices()), ("trials",))
-        return jax.jit(jax.shard_map(some, mesh=mesh, in_specs=(P(), *[P("trials")] * (1 + len(self._names))),
-                                     out_specs=P("trials"), check_vma=False))
+        P = jax.sharding.PartitionSpec
+        in_specs = P(), *[P("trials")] * (1 + len(self._names))
+        return jax.jit(jax.shard_map(some, mesh=_mesh(), in_specs=in_specs, out_specs=P("trials"),
+                                     check_vma=False))
+
+
+def _mesh() -> Any:
+    return jax.sharding.Mesh(np.array(jax.local_devices()), ("trials",))
 
 
 def _named(losses: Any) -> dict[str, jax.Array]:

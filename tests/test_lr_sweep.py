@@ -16,7 +16,7 @@ import pytest
 from sweep_program import deadly, make_trial
 
 import haiku_mup
-from haiku_mup import jobs, workers
+from haiku_mup import jobs, pools, workers
 
 ROOT = pathlib.Path(__file__).parent.parent
 LRS = [0.125, 0.25, 0.5]
@@ -65,6 +65,15 @@ def test_other_hyperparameters_come_by_name(here):
     points = haiku_mup.draws(3, seed=1, lr=(0.01, 1), momentum=(0.5, 0.9), scale=(1, 1))
     found = sweep(here, make, [2], None, 1, hyperparameters=points)
     assert [{k: row[k] for k in points[0]} for row in found.rows()] == points
+
+
+def test_losses_keep_their_order(here):
+    """The first is the one that is judged."""
+    def make(width):
+        return lambda lr, key: {"b": lr, "a": 1 / lr}
+
+    found = sweep(here, make, [2])
+    assert [list(losses) for losses in found.losses.values()] == [["b", "a"]] * 6 and found.loss == "b"
 
 
 def test_a_loss_that_is_not_finite_is_inf(here):
@@ -217,6 +226,15 @@ def test_a_cell_that_kills_its_worker_is_found_and_the_others_are_spared():
         found = sweep(executor, widths=[2], lrs=[0.5], seeds=6, chunk=1)
     assert [trial.seed for trial in found.losses] == [0, 2, 3, 4, 5]
     assert executor.batches == [1, 6, 1, 1, 1, 1, 1, 1, 1]      # all; each of them; and again, twice, what died
+
+
+def test_where_the_first_cell_fails_the_next_one_compiles_for_all(monkeypatch):
+    """Other cells wait for a program's first one; they must not wait for one that was given up."""
+    monkeypatch.setattr(pools.Given, "pilots", True)
+    executor, lost = Faulty({}), OSError("lost on the way")
+    executor.plan = {number: lost for number in (1, 2, 3)}
+    with pytest.warns(haiku_mup.MupWarning, match="1 of 6 trials are missing"):
+        assert len(sweep(executor, widths=[2], chunk=1).losses) == 5
 
 
 def test_a_worker_that_lacks_the_work_is_sent_it(monkeypatch):
