@@ -7,29 +7,19 @@ FOLDER is one that a demo of a sweep has filled, as results/mnist_mlp: `python -
 run, so that the search is sent what the grid found, and nothing is trained.
 """
 import argparse
-import csv
-import json
 import math
 import pathlib
 
-import numpy as np
-
 from haiku_mup import Sweep
 from haiku_mup.adaptive import adaptive
-from haiku_mup.trials import Trial
 
 AIM = 0.25          # octaves
 
 
 def swept(folder):
-    """The sweep in the folder, with its first loss, or the one that the demo draws first."""
-    shown = next(iter(json.loads((folder / "summary.json").read_text(encoding="utf-8"))["best"]))
-    with open(folder / "results.csv", encoding="utf-8") as file:
-        return Sweep({trial_of(row): {shown: np.array(float(row[shown]))} for row in csv.DictReader(file)})
-
-
-def trial_of(row):
-    return Trial(row["parametrization"], int(row["width"]), (("lr", float(row["lr"])),), int(row["seed"]))
+    """The sweep in the folder, with the loss alone that the search goes by."""
+    found = Sweep.load(folder)
+    return Sweep({trial: {found.loss: losses[found.loss]} for trial, losses in found.losses.items()})
 
 
 def searched(grid):

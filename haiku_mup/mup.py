@@ -36,8 +36,8 @@ class Mup(Captures):
       parametrization: `maximal_update()` by default; another form of it, `standard()`, `neural_tangent()`, or a
         `Parametrization` of one's own. Where weights are multiplied in the forward pass, Haiku's linear,
         convolutional and embedding layers multiply activations; any other parameter is multiplied where it is
-        read, which takes one more array of its size. A custom getter of one's own sees, in every form, what Table
-        8's would keep.
+        read, which takes one more array of its size. A custom getter of one's own sees, in every form, what
+        Table 8's would keep.
 
     >>> def fn(x, width):
     ...     with haiku_mup.apply_mup():

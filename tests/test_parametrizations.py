@@ -172,11 +172,11 @@ def block(x, width):
     bias = hk.initializers.RandomNormal(0.1)
     x = x + haiku_mup.MultiHeadAttention(2, width // 2, w_init=init, b_init=bias)(y, y, y)
     y = hk.LayerNorm(-1, True, True)(x)
-    return x + hk.Linear(width)(jax.nn.gelu(hk.Linear(3 * width)(y)))
+    return x + hk.Linear(width)(jax.nn.gelu(hk.Linear({8: 20, 32: 180}[width])(y)))
 
 
 def transformer(x, width):
-    """Pre-LN, its blocks stacked under remat."""
+    """Pre-LN, its blocks stacked under remat; one width grows by 4, the other by 9."""
     with haiku_mup.apply_mup():
         x = hk.Linear(width)(x) + hk.get_parameter(
             "places", (5, width), x.dtype, init=hk.initializers.RandomNormal(0.3))[None]
@@ -185,9 +185,10 @@ def transformer(x, width):
 
 
 def convolutions(x, width):
+    """Channels that grow by 4 and by 2."""
     with haiku_mup.apply_mup():
         x = hk.BatchNorm(True, True, 0.9)(hk.Conv2D(width, 3)(x), is_training=True)
-        x = hk.Conv2DTranspose(2 * width, 3)(jax.nn.relu(x))
+        x = hk.Conv2DTranspose({8: 12, 32: 24}[width], 3)(jax.nn.relu(x))
         x = hk.DepthwiseConv2D(1, 3)(x)
         x = hk.GroupNorm(2)(hk.Conv2D(width, 3, feature_group_count=2)(x))
         return haiku_mup.ConvReadout(2, 3, 1)(x).mean((1, 2))
@@ -228,7 +229,7 @@ def with_tie(ids, width):
     with hk.custom_creator(double), haiku_mup.apply_mup():
         embed = haiku_mup.SharedEmbed(11, width, w_init=hk.initializers.RandomNormal(0.5))
         x = hk.LayerNorm(-1, True, True)(embed(ids))
-        x = x + hk.Linear(width, with_bias=False)(x)
+        x = x + hk.Linear(width, with_bias=False)(jnp.tanh(hk.Linear({8: 12, 32: 24}[width])(x)))
         return haiku_mup.SharedReadout(use_bias=True)(embed, x)
 
 
