@@ -1,7 +1,7 @@
 """One width of a coordinate check: a model that trains, and tells what it computes at each step."""
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future
+import functools
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
 import haiku as hk
@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from haiku_mup.compiled import Compiled
 from haiku_mup.errors import MupError
-from haiku_mup.recording import Recorder, merged, split
+from haiku_mup.recording import Recorder, merged, split, trace_state
 from haiku_mup.shapes import NAMED, READOUT, Entry
-from haiku_mup.stats import Stat, statistics
+from haiku_mup.stats import Stat, by_layer, in_memory
 
 PARAM, UPDATE, CHANGE, DECAY, GRADIENT = PARTS = ("param", "update", "change", "decay", "gradient")
 
@@ -93,8 +94,11 @@ class Program:
         self._empty = self.recorder.prepare(_key(0), *args, **kwargs)
         self.seen = self.recorder.seen
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self._init = _Compiled(self._started)
-        self._step = _Compiled(self._stepped)
+        self._init = Compiled(self._started)
+        self._step = Compiled(self._stepped)
+        here = jax.default_backend() == "cpu" and all(isinstance(stat, str) for stat in stats)
+        self._sizes = functools.partial(self._sized, in_memory) if here else Compiled(
+            functools.partial(self._sized, by_layer))
 
     @staticmethod
     def inputs(loss_fn: Any, rng: Any, batch: Any) -> Inputs:
@@ -129,8 +133,9 @@ class Program:
         key = _key(0)
         with hk.config.context(rng_reserve_size=len(self.entries)):     # one split of the key, not one for each
             params, state, opt_state = self._init.start(pool, key, self._inputs.arrays)
-        with _traced():
-            self._step.start(pool, params, params, state, opt_state, key, np.int32(0), batch)
+        params, state, opt_state, *rest = self._step.start(pool, params, state, opt_state, key, np.int32(0), batch)
+        if isinstance(self._sizes, Compiled):
+            self._sizes.start(pool, self._parts(params, params, params, *rest[2:]))
 
     def run(self, seed: int, batches: Sequence[Any]) -> list[Step]:
         """Trains from one seed on; what each step computed."""
@@ -138,35 +143,38 @@ class Program:
         params, state, opt_state = self._init(key, self._inputs.arrays)
         self.shapes = {f"{module}/{name}": np.shape(x) for module, leaves in params.items()
                        for name, x in leaves.items()}
-        first = params
+        first, waiting = params, None
         for number, batch in enumerate(batches):
-            with _traced():
-                params, state, opt_state, step = self._step(
-                    first, params, state, opt_state, key, np.int32(number), batch)
-            found.append(step)
-        return found
+            before = params
+            params, state, opt_state, *rest = self._step(params, state, opt_state, key, np.int32(number), batch)
+            if waiting:                                 # one step behind: it is measured while the next one runs
+                found.append(self._measured(*waiting))
+            waiting = first, before, params, *rest
+        return [*found, self._measured(*waiting)]
 
     def _started(self, key, arrays):
         found = self._inputs.init(self._model, key, arrays)
         params, state = found if self._stateful else (found, {})
         return params, state, self._optimizer.init(params)
 
-    def _stepped(self, first, params, state, opt_state, key, number, batch):
+    def _stepped(self, params, state, opt_state, key, number, batch):
         rng = jax.random.fold_in(key, number)
         (loss, state), gradients = jax.value_and_grad(self._loss, has_aux=True)(params, state, rng, batch)
         state, records = split(state)
         updates, opt_state = self._optimizer.update(gradients, opt_state, params)
-        new = optax.apply_updates(params, updates)
-        parts = {PARAM: params, UPDATE: _minus(new, params), CHANGE: _minus(new, first), GRADIENT: gradients}
+        decay = {}
         if self._decaying:
             zeros = jax.tree.map(jnp.zeros_like, gradients)
-            parts[DECAY], _ = self._optimizer.update(zeros, self._optimizer.init(params), params)
-        return new, state, opt_state, Step(loss, records, self._measured(parts))
+            decay, _ = self._optimizer.update(zeros, self._optimizer.init(params), params)
+        return optax.apply_updates(params, updates), state, opt_state, loss, records, gradients, decay
 
     def _loss(self, params, state, rng, batch):
-        kept = [merged(state, self._empty)]
+        kept, trace = [merged(state, self._empty)], trace_state()
 
         def apply(params, rng, *args, **kwargs):
+            if trace_state() != trace:
+                raise MupError("loss_fn: call apply outside of any jax.jit, vmap, grad or scan of your own, so "
+                               "that the model's state can be kept")
             out, kept[0] = self.recorder.apply(params, kept[0], rng, *args, **kwargs)
             return out
 
@@ -176,59 +184,30 @@ class Program:
             raise MupError(f"loss_fn returned {kind}; a scalar is needed, such as the mean over the batch")
         return loss, kept[0]
 
-    def _measured(self, parts):
-        found: dict[str, dict[str, Any]] = {}
-        for part, tree in parts.items():
+    def _measured(self, first, before, after, loss, records, gradients, decay):
+        return Step(loss, records, self._sizes(self._parts(first, before, after, gradients, decay)))
+
+    def _parts(self, first, before, after, gradients, decay):
+        """Name -> part -> arrays: one, or two whose difference it is."""
+        trees = {PARAM: (before,), UPDATE: (after, before), CHANGE: (after, first), GRADIENT: (gradients,),
+                 DECAY: (decay,)}
+        found: dict[str, dict[str, tuple[Any, ...]]] = {}
+        for part, (tree, *others) in trees.items():
             for module, leaves in tree.items():
                 for leaf, x in leaves.items():
                     if hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.inexact) and x.size:
-                        found.setdefault(f"{module}/{leaf}", {})[part] = self._of(f"{module}/{leaf}", x)
+                        arrays = (x, *(other[module][leaf] for other in others))
+                        found.setdefault(f"{module}/{leaf}", {})[part] = arrays
         return found
 
-    def _of(self, name, x):
-        """Statistics of one parameter, [layers …, stats]."""
-        def take(x):
-            return statistics(x, self._stats)
+    def _sized(self, take, parts):
+        """The statistics [layers …, stats] of every part."""
+        return {name: {part: take(*arrays, stats=self._stats, axes=self._axes(name, arrays[0]))
+                       for part, arrays in found.items()} for name, found in parts.items()}
 
-        entry = self.entries.get(name)
-        for _ in range(x.ndim - len(entry.target.shape) if entry else 0):
-            take = jax.vmap(take)
-        return take(x)
-
-
-class _Compiled:
-    """A jitted function that was compiled elsewhere for the arguments that it was started with."""
-
-    def __init__(self, function: Callable[..., Any]):
-        self._jitted = jax.jit(function)
-        self._types: Any = None
-        self._compiled: Future[Any] | None = None
-
-    def start(self, pool: Executor, *args: Any) -> Any:
-        """Has it compiled; what its result will look like."""
-        lowered = self._jitted.lower(*args)
-        self._types, self._compiled = _types(args), pool.submit(lowered.compile)
-        return lowered.out_info
-
-    def __call__(self, *args: Any) -> Any:
-        if self._compiled is not None and _types(args) == self._types:
-            with contextlib.suppress(TypeError):        # of a tracer that leaked: jit says so
-                return self._compiled.result()(*args)
-        return self._jitted(*args)
-
-
-def _types(args: Any) -> tuple[Any, ...]:
-    leaves, tree = jax.tree.flatten(args)
-    return tree, *((jnp.shape(x), jnp.result_type(x)) for x in leaves)
-
-
-@contextlib.contextmanager
-def _traced() -> Iterator[None]:
-    try:
-        yield
-    except jax.errors.UnexpectedTracerError as error:
-        raise MupError("loss_fn: call apply outside of any jax.jit, vmap, grad or scan of your own, so that "
-                       "the model's state can be kept") from error
+    def _axes(self, name, x):
+        """How many axes of a parameter are layers'."""
+        return x.ndim - len(self.entries[name].target.shape) if name in self.entries else 0
 
 
 def _key(seed: int) -> Any:
@@ -243,7 +222,3 @@ def _stateful(model: Any) -> bool:
 def _concrete(x: Any) -> Any:
     """The array; zeros, where it only exists inside a transformation."""
     return np.zeros(x.shape, x.dtype) if isinstance(x, jax.core.Tracer) else x
-
-
-def _minus(a: Any, b: Any) -> Any:
-    return jax.tree.map(lambda x, y: x - y, a, b)

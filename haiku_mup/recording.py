@@ -216,7 +216,7 @@ class Recorder:
 
     def _number(self, what: Any, owner: Any) -> int:
         """How many calls there were before this one, in this trace."""
-        trace = _trace_state()
+        trace = trace_state()
         same = [n for known, at, n in self._calls
                 if known[1] is owner and known[0] == what and at == trace]
         self._calls.append(((what, owner), trace, len(same)))
@@ -230,7 +230,7 @@ class Recorder:
         return next_setter(value)
 
 
-def _trace_state() -> Any:
+def trace_state() -> Any:
     """What is equal within one trace, and differs from any other's."""
     import jax.extend.core  # slow to import
 

@@ -1,7 +1,8 @@
 """What is taken of an array, whatever its size: statistics, and a sample of its entries."""
 import functools
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 from jax.custom_batching import custom_vmap
 
 Stat: TypeAlias = str | Callable[[jax.Array], jax.Array]
+BLOCK = 1 << 14             # entries that are measured at a time
 SAMPLE = 512                # entries of an array that are kept, to see how far it moves
 
 STATS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -17,6 +19,15 @@ STATS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "mean": jnp.mean,
     "std": jnp.std,
     "max": lambda x: jnp.abs(x).max(),
+}
+
+
+IN_MEMORY: dict[str, Callable[[Callable[[], Iterable[np.ndarray]]], float]] = {
+    "l1": lambda blocks: _mean(blocks, np.abs),
+    "l2": lambda blocks: math.sqrt(_mean(blocks, np.square)),
+    "mean": lambda blocks: _mean(blocks, lambda x: x),
+    "std": lambda blocks: math.sqrt(_mean(blocks, functools.partial(_squares, _mean(blocks, lambda x: x)))),
+    "max": lambda blocks: float(np.max([np.abs(piece).max() for piece in blocks()])),
 }
 
 
@@ -30,6 +41,41 @@ def statistics(x: jax.Array, stats: Sequence[Stat]) -> jax.Array:
     x = (jnp.abs(x) if jnp.iscomplexobj(x) else x).astype(jnp.float32)
     return jnp.stack([jnp.asarray((STATS[s] if isinstance(s, str) else s)(x), jnp.float32).reshape(())
                       for s in stats])
+
+
+def by_layer(x: jax.Array, minus: jax.Array | None = None, *, stats: Sequence[Stat], axes: int) -> jax.Array:
+    """[layers …, stats] of an array, or of a difference, whose first axes are layers."""
+    def take(x: jax.Array) -> jax.Array:
+        return statistics(x, stats)
+
+    for _ in range(axes):
+        take = jax.vmap(take)
+    return take(x if minus is None else x - minus)
+
+
+def in_memory(x: Any, minus: Any = None, *, stats: Sequence[str], axes: int) -> np.ndarray:
+    """The same as `by_layer`, of arrays that NumPy can see: for this nothing has to be compiled."""
+    arrays = [np.asarray(each) for each in (x, minus) if each is not None]
+    layers = [each.reshape(-1, math.prod(each.shape[axes:])) for each in arrays]
+    with np.errstate(all="ignore"):             # of a training that diverges
+        found = [[IN_MEMORY[stat](functools.partial(_blocks, *each)) for stat in stats] for each in zip(*layers)]
+    return np.asarray(found, np.float32).reshape(*arrays[0].shape[:axes], len(stats))
+
+
+def _blocks(x: np.ndarray, minus: np.ndarray | None = None) -> Iterator[np.ndarray]:
+    """Pieces of a vector, or of a difference, in float32: small ones, which stay in the processor's cache."""
+    for i in range(0, x.size, BLOCK):
+        piece = x[i:i + BLOCK] if minus is None else x[i:i + BLOCK] - minus[i:i + BLOCK]
+        yield (np.abs(piece) if np.iscomplexobj(piece) else piece).astype(np.float32, copy=False)
+
+
+def _squares(mean: float, x: np.ndarray) -> np.ndarray:
+    return np.square(x - np.float32(mean))
+
+
+def _mean(blocks: Callable[[], Iterable[np.ndarray]], of: Callable[[np.ndarray], np.ndarray]) -> float:
+    sums = [(float(of(piece).sum()), piece.size) for piece in blocks()]
+    return sum(each for each, _ in sums) / sum(size for _, size in sums)
 
 
 def measurer(stats: Sequence[Stat]) -> Callable[[jax.Array], jax.Array]:
