@@ -10,8 +10,10 @@ import optax
 import pytest
 
 import haiku_mup
+from haiku_mup import models
 
-NAMES = {"functools": functools, "haiku_mup": haiku_mup, "hk": hk, "jax": jax, "jnp": jnp, "optax": optax}
+NAMES = {"functools": functools, "haiku_mup": haiku_mup, "hk": hk, "jax": jax, "jnp": jnp, "models": models,
+         "optax": optax}
 AFTER_MUP = (       # examples that go on from Mup's own
     "haiku_mup.mup.Mup.", "haiku_mup.captures.Captures.", "haiku_mup.summary.Row")
 collect_ignore = [
