@@ -265,7 +265,12 @@ class RobertaConfig(BertConfig):
     max_position_embeddings: int = 514
     type_vocab_size: int = 1
     layer_norm_eps: float = 1e-5
-    pad_token_id: int = 1        # never None: positions need one
+    pad_token_id: int | None = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pad_token_id is None:
+            raise MupError("RobertaConfig: pad_token_id=None: positions count from the id of padding on; give it")
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:

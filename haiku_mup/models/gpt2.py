@@ -78,13 +78,13 @@ class GPT2Model(hk.Module):
           MupError: a sequence longer than config.n_positions; outside of jit, ids outside of the vocabulary.
         """
         c = self.config
-        parts.check_length(input_ids.shape[-1], c.n_positions, "n_positions")
         wte = (SharedEmbed if self.shared else hk.Embed)(
             c.vocab_size, c.n_embd, w_init=normal(c.initializer_range), name="wte")
         wpe = hk.Embed(c.n_positions, c.n_embd, w_init=normal(c.initializer_range), name="wpe")
         self.embed = wte
         x = _looked_up(wte, "input_ids", input_ids, c)
         if position_ids is None:
+            parts.check_length(x.shape[-2], c.n_positions, "n_positions")
             x = x + jnp.expand_dims(wpe(jnp.arange(x.shape[-2])), range(x.ndim - 2))
         else:
             parts.check_ids("position_ids", position_ids, c.n_positions, "give a larger n_positions")

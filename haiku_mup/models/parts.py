@@ -105,6 +105,12 @@ def looked_up(embed: hk.Embed, ids: jax.Array, padding: int | None = None) -> ja
     return jnp.where(jnp.expand_dims(ids == padding, -1), jax.lax.stop_gradient(rows), rows)
 
 
+def classifier_rate(config: Any) -> float:
+    """The dropout of a classification."""
+    rate: float = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
+    return rate
+
+
 def readout(config: Any, size: int, name: str, with_bias: bool = True) -> Readout:
     """An output layer of its own."""
     init = None if config.readout_zero_init else normal(config.initializer_range)
