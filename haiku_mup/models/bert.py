@@ -41,8 +41,8 @@ class BertModel(hk.Module):
     ...     with haiku_mup.apply_mup():
     ...         return models.BertModel(config)(ids)
     >>> ids = jnp.ones((2, 5), int)
-    >>> params = hk.transform(fn).init(jax.random.PRNGKey(0), ids)
-    >>> output = hk.transform(fn).apply(params, None, ids)
+    >>> params = jax.eval_shape(hk.transform(fn).init, jax.random.PRNGKey(0), ids)
+    >>> output = jax.eval_shape(hk.transform(fn).apply, params, None, ids)
     >>> output.last_hidden_state.shape, output.pooler_output.shape
     ((2, 5, 16), (2, 16))
     """
@@ -133,8 +133,8 @@ class BertForMaskedLM(hk.Module):
     ...     with haiku_mup.apply_mup():
     ...         return models.BertForMaskedLM(config)(ids)
     >>> ids = jnp.ones((2, 5), int)
-    >>> params = hk.transform(fn).init(jax.random.PRNGKey(0), ids)
-    >>> hk.transform(fn).apply(params, None, ids).shape
+    >>> params = jax.eval_shape(hk.transform(fn).init, jax.random.PRNGKey(0), ids)
+    >>> jax.eval_shape(hk.transform(fn).apply, params, None, ids).shape
     (2, 5, 100)
     """
 
@@ -181,8 +181,8 @@ class BertForPreTraining(hk.Module):
     ...     with haiku_mup.apply_mup():
     ...         return models.BertForPreTraining(config)(ids)
     >>> ids = jnp.ones((2, 5), int)
-    >>> params = hk.transform(fn).init(jax.random.PRNGKey(0), ids)
-    >>> hk.transform(fn).apply(params, None, ids).seq_relationship_logits.shape
+    >>> params = jax.eval_shape(hk.transform(fn).init, jax.random.PRNGKey(0), ids)
+    >>> jax.eval_shape(hk.transform(fn).apply, params, None, ids).seq_relationship_logits.shape
     (2, 2)
     """
 
@@ -219,8 +219,8 @@ class BertForSequenceClassification(hk.Module):
     ...     with haiku_mup.apply_mup():
     ...         return models.BertForSequenceClassification(config)(ids)
     >>> ids = jnp.ones((2, 5), int)
-    >>> params = hk.transform(fn).init(jax.random.PRNGKey(0), ids)
-    >>> hk.transform(fn).apply(params, None, ids).shape
+    >>> params = jax.eval_shape(hk.transform(fn).init, jax.random.PRNGKey(0), ids)
+    >>> jax.eval_shape(hk.transform(fn).apply, params, None, ids).shape
     (2, 2)
     """
 

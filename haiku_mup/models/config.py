@@ -270,7 +270,7 @@ class RobertaConfig(BertConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.pad_token_id is None:
-            raise MupError("RobertaConfig: pad_token_id=None: positions count from the id of padding on; give it")
+            raise MupError("RobertaConfig: pad_token_id=None: positions count from that id on; give one")
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -44,8 +44,8 @@ class GPT2Model(hk.Module):
     ...     with haiku_mup.apply_mup():
     ...         return models.GPT2Model(config)(ids)
     >>> ids = jnp.zeros((2, 5), int)
-    >>> params = hk.transform(fn).init(jax.random.PRNGKey(0), ids)
-    >>> hk.transform(fn).apply(params, None, ids).last_hidden_state.shape
+    >>> params = jax.eval_shape(hk.transform(fn).init, jax.random.PRNGKey(0), ids)
+    >>> jax.eval_shape(hk.transform(fn).apply, params, None, ids).last_hidden_state.shape
     (2, 5, 16)
     """
 
@@ -112,8 +112,8 @@ class GPT2LMHeadModel(hk.Module):
     ...     with haiku_mup.apply_mup():
     ...         return models.GPT2LMHeadModel(config)(ids)
     >>> ids = jnp.zeros((2, 5), int)
-    >>> params = hk.transform(fn).init(jax.random.PRNGKey(0), ids)
-    >>> hk.transform(fn).apply(params, None, ids).shape
+    >>> params = jax.eval_shape(hk.transform(fn).init, jax.random.PRNGKey(0), ids)
+    >>> jax.eval_shape(hk.transform(fn).apply, params, None, ids).shape
     (2, 5, 100)
     """
 

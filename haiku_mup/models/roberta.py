@@ -17,8 +17,8 @@ class RobertaModel(BertModel):
     ...     with haiku_mup.apply_mup():
     ...         return models.RobertaModel(config, add_pooling_layer=False)(ids)
     >>> ids = jnp.zeros((2, 5), int)
-    >>> params = hk.transform(fn).init(jax.random.PRNGKey(0), ids)
-    >>> hk.transform(fn).apply(params, None, ids).last_hidden_state.shape
+    >>> params = jax.eval_shape(hk.transform(fn).init, jax.random.PRNGKey(0), ids)
+    >>> jax.eval_shape(hk.transform(fn).apply, params, None, ids).last_hidden_state.shape
     (2, 5, 16)
     """
 
@@ -41,8 +41,8 @@ class RobertaForMaskedLM(hk.Module):
     ...     with haiku_mup.apply_mup():
     ...         return models.RobertaForMaskedLM(config)(ids)
     >>> ids = jnp.zeros((2, 5), int)
-    >>> params = hk.transform(fn).init(jax.random.PRNGKey(0), ids)
-    >>> hk.transform(fn).apply(params, None, ids).shape
+    >>> params = jax.eval_shape(hk.transform(fn).init, jax.random.PRNGKey(0), ids)
+    >>> jax.eval_shape(hk.transform(fn).apply, params, None, ids).shape
     (2, 5, 99)
     """
 
@@ -77,8 +77,8 @@ class RobertaForSequenceClassification(hk.Module):
     ...     with haiku_mup.apply_mup():
     ...         return models.RobertaForSequenceClassification(config)(ids)
     >>> ids = jnp.zeros((2, 5), int)
-    >>> params = hk.transform(fn).init(jax.random.PRNGKey(0), ids)
-    >>> hk.transform(fn).apply(params, None, ids).shape
+    >>> params = jax.eval_shape(hk.transform(fn).init, jax.random.PRNGKey(0), ids)
+    >>> jax.eval_shape(hk.transform(fn).apply, params, None, ids).shape
     (2, 2)
     """
 
