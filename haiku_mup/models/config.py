@@ -250,7 +250,7 @@ class BertConfig(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RobertaConfig(BertConfig):
-    """The configuration of RoBERTa; its defaults are those of roberta-base.
+    """The configuration of RoBERTa; its defaults are those of transformers, not of roberta-base.
 
     Positions count from pad_token_id + 1 on, so that the longest sequence has max_position_embeddings -
     pad_token_id - 1 tokens. For the fields see `BertConfig`.
@@ -262,9 +262,6 @@ class RobertaConfig(BertConfig):
     model_type: ClassVar[str] = "roberta"
 
     vocab_size: int = 50265
-    max_position_embeddings: int = 514
-    type_vocab_size: int = 1
-    layer_norm_eps: float = 1e-5
     pad_token_id: int | None = 1
 
     def __post_init__(self) -> None:

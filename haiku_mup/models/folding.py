@@ -47,5 +47,5 @@ def folded(family: Family, config: Config, params: Mapping[str, Mapping[str, Any
     for name, factor in factors.items():
         if factor != 1:
             raise MupError(f"save_pretrained: {name!r} is multiplied by {factor:g} where it is used, which no "
-                           "other program does; save a model in maximal_update(): weights can take its multipliers")
+                           "other program does; save a model in maximal_update(), whose weights take them")
     return found

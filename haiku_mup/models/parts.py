@@ -72,7 +72,7 @@ class Attention(MultiHeadAttention):
                 for name, x in (("key", key), ("value", value)))
         logits = jnp.einsum("...thd,...Thd->...htT", q * self.key_size**-0.5, k)
         if mask is not None:
-            logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
+            logits = logits + jnp.where(mask, 0, jnp.finfo(logits.dtype).min).astype(logits.dtype)
         weights = dropped(jax.nn.softmax(logits), self.dropout)                     # [H, T', T]
         out = jnp.einsum("...htT,...Thd->...thd", weights, v)
         return hk.Linear(size, w_init=self.out_init, name="linear")(out.reshape(query.shape[:-1] + (size,)))

@@ -14,6 +14,7 @@ from haiku_mup.models import bert, gpt2, roberta
 from haiku_mup.models.config import BertConfig, Config, GPT2Config, RobertaConfig
 
 Params = dict[str, dict[str, Any]]      # module -> name -> array, as Haiku nests them
+_JOINED = ("query", "key", "value")     # the order of those that a checkpoint may have side by side
 _LEAVES = {"w": "weight", "b": "bias", "scale": "weight", "offset": "bias", "embeddings": "weight"}
 
 
@@ -30,7 +31,6 @@ class Family:
       outside: the same of the bare model's other modules.
       head: the same of the heads'.
       transposed: whether blocks keep matrices as (out, in).
-      joined: the module that queries, keys and values are one of, or "".
       tied: {tensor of a tied checkpoint that is another's copy: that other}.
       twin: {tensor of an untied checkpoint that nobody reads: the one that is read in its place}.
       buffers: what tensors are called that are no parameters.
@@ -45,7 +45,6 @@ class Family:
     outside: Mapping[str, str]
     head: Mapping[str, str]
     transposed: bool
-    joined: str
     tied: Mapping[str, str]
     twin: Mapping[str, str]
     buffers: str
@@ -72,7 +71,7 @@ FAMILIES = {family.config.model_type: family for family in (
         GPT2Config, _by_name(gpt2.GPT2Model, gpt2.GPT2LMHeadModel), "transformer", ("h", "h"),
         {"ln_1": "ln_1", "ln_2": "ln_2", "attn/query": "attn.c_attn", "attn/key": "attn.c_attn",
          "attn/value": "attn.c_attn", "attn/linear": "attn.c_proj", "c_fc": "mlp.c_fc", "c_proj": "mlp.c_proj"},
-        {"wte": "wte", "wpe": "wpe", "ln_f": "ln_f"}, {"lm_head": "lm_head"}, False, "attn.c_attn",
+        {"wte": "wte", "wpe": "wpe", "ln_f": "ln_f"}, {"lm_head": "lm_head"}, False,
         {"lm_head.weight": "wte.weight"}, {}, r"h\.\d+\.attn\.(bias|masked_bias)",
         {"lm_head": "transformer/ln_f"}),
     Family(
@@ -81,7 +80,7 @@ FAMILIES = {family.config.model_type: family for family in (
         "bert", ("layer", "encoder.layer"), _BERT_BLOCK, _BERT_OUTSIDE,
         {"transform": "cls.predictions.transform.dense", "decoder": "cls.predictions.decoder",
          "transform_norm": "cls.predictions.transform.LayerNorm", "seq_relationship": "cls.seq_relationship",
-         "classifier": "classifier"}, True, "",
+         "classifier": "classifier"}, True,
         {"cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
          "cls.predictions.bias": "cls.predictions.decoder.bias"},
         {"cls.predictions.bias": "cls.predictions.decoder.bias"}, r"embeddings\.(position_ids|token_type_ids)",
@@ -91,7 +90,7 @@ FAMILIES = {family.config.model_type: family for family in (
                                 roberta.RobertaForSequenceClassification),
         "roberta", ("layer", "encoder.layer"), _BERT_BLOCK, _BERT_OUTSIDE,
         {"transform": "lm_head.dense", "decoder": "lm_head.decoder", "transform_norm": "lm_head.layer_norm",
-         "dense": "classifier.dense", "out_proj": "classifier.out_proj"}, True, "",
+         "dense": "classifier.dense", "out_proj": "classifier.out_proj"}, True,
         {"lm_head.decoder.weight": "embeddings.word_embeddings.weight", "lm_head.bias": "lm_head.decoder.bias"},
         {"lm_head.bias": "lm_head.decoder.bias"}, r"embeddings\.(position_ids|token_type_ids)",
         {"decoder": "transform_norm", "out_proj": ""}),
@@ -153,9 +152,9 @@ def tensors(family: Family, config: Config, model: type[hk.Module], root: str) -
                 slot = Slot(f"{root}/{own}", leaf, layer if stacked else None)
                 tensor = found.setdefault(name, Tensor([], shape, matrix and leaf == "w"))
                 tensor.slots.append(slot)
-    for tensor in found.values():       # queries, keys, values
-        tensor.slots.sort(key=lambda slot: ("query", "key", "value").index(slot.module.rpartition("/")[2])
-                          if len(tensor.slots) > 1 else 0)
+    for tensor in found.values():
+        if len(tensor.slots) > 1:
+            tensor.slots = sorted(tensor.slots, key=lambda slot: _JOINED.index(slot.module.rpartition("/")[2]))
     return found
 
 
