@@ -78,8 +78,9 @@ class BertModel(hk.Module):
           MupError: a sequence longer than there are positions; outside of jit, ids outside of the vocabulary.
         """
         c = self.config
-        mask = parts.attended(attention_mask, input_ids)
-        x = self._embedded(input_ids, token_type_ids, position_ids)
+        ids = parts.checked_ids("input_ids", input_ids, c.vocab_size, parts.TOKENIZER)
+        mask = parts.attended(attention_mask, ids)
+        x = self._embedded(ids, token_type_ids, position_ids)
         x = dropped(norm("embeddings_norm", c.layer_norm_eps)(x), c.hidden_dropout_prob * is_training)
         x, given = parts.blocks(c, c.num_hidden_layers, lambda name: Block(c, is_training, name), x, mask,
                                 "layer", output_hidden_states)
@@ -93,17 +94,17 @@ class BertModel(hk.Module):
     def _embedded(self, ids: jax.Array, types: jax.Array | None, positions: jax.Array | None) -> jax.Array:
         """The sum of three embeddings."""
         c, init = self.config, normal(self.config.initializer_range)
-        parts.check_ids("input_ids", ids, c.vocab_size, "is this another tokenizer's? See config.vocab_size")
         self.embed = (SharedEmbed if self.shared else hk.Embed)(
             c.vocab_size, c.hidden_size, w_init=init, name="word_embeddings")
         x = parts.looked_up(self.embed, ids, c.pad_token_id)
-        types = jnp.zeros_like(ids) if types is None else types
-        parts.check_ids("token_type_ids", types, c.type_vocab_size, "see config.type_vocab_size")
+        if types is None:
+            types = jnp.zeros_like(ids)
+        types = parts.checked_ids("token_type_ids", types, c.type_vocab_size, "see config.type_vocab_size")
         x = x + hk.Embed(c.type_vocab_size, c.hidden_size, w_init=init, name="token_type_embeddings")(types)
         if positions is None:
             positions = self._positions(ids)
-        parts.check_ids("position_ids", positions, c.max_position_embeddings,
-                        "see config.max_position_embeddings")
+        positions = parts.checked_ids("position_ids", positions, c.max_position_embeddings,
+                                      "see config.max_position_embeddings")
         table = hk.Embed(c.max_position_embeddings, c.hidden_size, w_init=init, name="position_embeddings")
         return x + parts.looked_up(table, positions, self._padded_position())
 

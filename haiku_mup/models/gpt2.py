@@ -82,26 +82,22 @@ class GPT2Model(hk.Module):
             c.vocab_size, c.n_embd, w_init=normal(c.initializer_range), name="wte")
         wpe = hk.Embed(c.n_positions, c.n_embd, w_init=normal(c.initializer_range), name="wpe")
         self.embed = wte
-        x = _looked_up(wte, "input_ids", input_ids, c)
+        ids = parts.checked_ids("input_ids", input_ids, c.vocab_size, parts.TOKENIZER)
+        x = wte(ids)
         if position_ids is None:
             parts.check_length(x.shape[-2], c.n_positions, "n_positions")
             x = x + jnp.expand_dims(wpe(jnp.arange(x.shape[-2])), range(x.ndim - 2))
         else:
-            parts.check_ids("position_ids", position_ids, c.n_positions, "give a larger n_positions")
-            x = x + wpe(position_ids)
+            remedy = "see config.n_positions"
+            x = x + wpe(parts.checked_ids("position_ids", position_ids, c.n_positions, remedy))
         if token_type_ids is not None:
-            x = x + _looked_up(wte, "token_type_ids", token_type_ids, c)
+            x = x + wte(parts.checked_ids("token_type_ids", token_type_ids, c.vocab_size, parts.TOKENIZER))
         x = dropped(x, c.embd_pdrop * is_training)
-        mask = parts.attended(attention_mask, input_ids, causal=True)
+        mask = parts.attended(attention_mask, ids, causal=True)
         x, given = parts.blocks(c, c.n_layer, lambda name: Block(c, is_training, name), x, mask, "h",
                                 output_hidden_states)
         x = norm("ln_f", c.layer_norm_epsilon)(x)
         return Output(x, None, (*given, x) if output_hidden_states else None)
-
-
-def _looked_up(wte: hk.Embed, what: str, ids: jax.Array, config: GPT2Config) -> jax.Array:
-    parts.check_ids(what, ids, config.vocab_size, "is this another tokenizer's? See config.vocab_size")
-    return parts.looked_up(wte, ids)
 
 
 class GPT2LMHeadModel(hk.Module):

@@ -21,6 +21,7 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "tanh": jnp.tanh,
 }
 IGNORED = -100      # a label that counts for nothing
+TOKENIZER = "are they another tokenizer's? See config.vocab_size"
 
 
 class Output(NamedTuple):
@@ -183,17 +184,22 @@ def blocks(config: Any, count: int, make: Callable[[str], Callable[..., jax.Arra
     return x, tuple(stacked[i] for i in range(count)) if keep else ()
 
 
-def check_ids(what: str, ids: Any, size: int, remedy: str) -> None:
-    """Raises for what are no ids, or outside of 0 to size - 1 where they can be seen: not under jit."""
+def checked_ids(what: str, ids: Any, size: int, remedy: str) -> jax.Array:
+    """The ids [batch, tokens], which are 0 to size - 1.
+
+    Raises:
+      MupError: what are no ids; ids outside, where they can be seen: not under jit.
+    """
     if not hasattr(ids, "dtype") or not jnp.issubdtype(ids.dtype, jnp.integer):
         raise MupError(f"{what}: give an array of whole numbers [batch, tokens]")
     if ids.ndim < 2:
         raise MupError(f"{what}: shape {ids.shape}; give [batch, tokens], as in {what}[None]")
-    if isinstance(ids, jax.core.Tracer) or not ids.size:
-        return
-    low, high = int(np.min(ids)), int(np.max(ids))
-    if low < 0 or high >= size:
-        raise MupError(f"{what}: {low if low < 0 else high} is outside of 0 to {size - 1}; {remedy}")
+    if ids.size and not isinstance(ids, jax.core.Tracer):
+        known = np.asarray(ids)             # NumPy's, so that it is not traced
+        low, high = int(known.min()), int(known.max())
+        if low < 0 or high >= size:
+            raise MupError(f"{what}: {low if low < 0 else high} is outside of 0 to {size - 1}; {remedy}")
+    return jnp.asarray(ids)
 
 
 def check_length(length: int, most: int, field: str) -> None:

@@ -152,19 +152,15 @@ def in_mup(case):
             module.scaling = cases.ATTN_MULT * base_size**0.5 / size
     params = dict(net.named_parameters())
     for name, value in cases.weights(shapes).items():
-        for own in (name, name.replace('.bias', '.decoder.bias')):      # the tied one
-            if own in params:
-                p = params.pop(own)
-                value = torch.from_numpy(value)
-                p.data.copy_(value.T if p.shape != value.shape or _swapped(net, own) else value)
-                break
-    assert not {name for name in params if 'decoder' not in name and 'predictions.bias' not in name}, params
+        value = torch.from_numpy(value)
+        if name in ('cls.predictions.bias', 'lm_head.bias'):    # the readout's own, unless that is there, too
+            inner = name.replace('.bias', '.decoder.bias')
+            params.pop(name)
+            name = name if inner in shapes else inner
+        if name in params:
+            params.pop(name).data.copy_(value.T if '.c_' in name and name.endswith('weight') else value)
+    assert not params.keys() - {'cls.predictions.decoder.weight', 'lm_head.decoder.weight', 'lm_head.weight'}
     return net
-
-
-def _swapped(net, name):
-    """Whether it is the square matrix of what was a Conv1D."""
-    return name.endswith('.weight') and '.c_' in name
 
 
 def trajectory(case):
@@ -210,8 +206,10 @@ def main():
         print(f'{name:20}', *(f'{v:8.4f}' for v in values[::4]))
     shapes = {name: {key: list(shape) for key, shape in saved_shapes(build(case)).items()}
               for name, case in cases.CASES.items()}
+    targets = {name: {key: list(shape) for key, shape in saved_shapes(build(case, cases.TARGET)).items()}
+               for name, case in cases.MUP.items()}
     versions = {name: importlib.metadata.version(name) for name in ('torch', 'transformers', 'mup', 'numpy')}
-    text = json.dumps({'versions': versions, 'losses': losses, 'shapes': shapes})
+    text = json.dumps({'versions': versions, 'losses': losses, 'shapes': shapes, 'targets': targets})
     (HERE / 'transformers_mup.json').write_text(text.replace('}, ', '},\n').replace('], "', '],\n"') + '\n')
 
 
