@@ -168,6 +168,9 @@ class PreTrainingOutput(NamedTuple):
     Attributes:
       prediction_logits: [B, T, vocab_size], for what stands at each place.
       seq_relationship_logits: [B, 2]: whether the second sentence follows the first (0) or not (1).
+
+    >>> models.PreTrainingOutput(jnp.ones((2, 5, 100)), jnp.ones((2, 2)))._fields
+    ('prediction_logits', 'seq_relationship_logits')
     """
 
     prediction_logits: jax.Array

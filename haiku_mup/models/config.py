@@ -32,6 +32,9 @@ class Config:
       initializer_range: std of the draws of matrices and embeddings.
       tie_word_embeddings: whether the embedding's matrix makes the logits, too.
       num_labels: classes of a sequence classification.
+
+    >>> models.GPT2Config(attn_mult=2.0).attn_mult
+    2.0
     """
 
     model_type: ClassVar[str]
@@ -89,7 +92,7 @@ class Config:
         >>> models.GPT2Config.from_json(path).n_embd
         64
         """
-        return cls._of(read_json(path), os.fspath(path))
+        return cls._of(read_json(path), os.fspath(_file(path)))
 
     @classmethod
     def _of(cls, values: Mapping[str, Any], source: str) -> Self:
@@ -124,9 +127,9 @@ class Config:
         >>> models.BertConfig.from_json(path) == config
         True
         """
-        write_json(path, self.values())
+        write_json(path, self._values())
 
-    def values(self) -> dict[str, Any]:
+    def _values(self) -> dict[str, Any]:
         """The fields, as a config.json has them."""
         values = {"model_type": self.model_type, **dataclasses.asdict(self)}
         default = {field.name: field.default for field in dataclasses.fields(self)}

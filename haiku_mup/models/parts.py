@@ -31,6 +31,9 @@ class Output(NamedTuple):
       last_hidden_state: [B, T, D], behind the last block, and GPT-2's last norm.
       pooler_output: of BERT's pooler [B, D]; None where there is none.
       hidden_states: what each block is given, and last_hidden_state; None unless it was asked for.
+
+    >>> models.Output(jnp.ones((2, 5, 16))).pooler_output is None
+    True
     """
 
     last_hidden_state: jax.Array

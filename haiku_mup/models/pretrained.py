@@ -115,7 +115,7 @@ def save_pretrained(path: str | os.PathLike[str], config: Config, params: Mappin
     folder.mkdir(parents=True, exist_ok=True)
     kept = dataclasses.replace(config, attn_mult=1.0, output_mult=1.0, layer_stack=False, remat=False,
                                readout_zero_init=False, query_zero_init=False)
-    write_json(folder, {**kept.values(), "architectures": [model.__name__]})
+    write_json(folder, {**kept._values(), "architectures": [model.__name__]})
     checkpoint.write(folder, found)
 
 
