@@ -11,9 +11,10 @@ import optax
 import pytest
 
 import haiku_mup
+from haiku_mup import models
 
-NAMES = {"functools": functools, "haiku_mup": haiku_mup, "hk": hk, "jax": jax, "jnp": jnp, "np": np,
-         "optax": optax, "Trial": haiku_mup.Trial}
+NAMES = {"functools": functools, "haiku_mup": haiku_mup, "hk": hk, "jax": jax, "jnp": jnp, "models": models,
+         "np": np, "optax": optax, "Trial": haiku_mup.Trial}
 AFTER_MUP = (       # examples that go on from Mup's own
     "haiku_mup.mup.Mup.", "haiku_mup.captures.Captures.", "haiku_mup.summary.Row")
 collect_ignore = [

@@ -4,6 +4,7 @@ import pathlib
 from setuptools import setup
 
 PLOT = ["matplotlib>=3.10.7"]
+SAFETENSORS = ["safetensors>=0.4.3"]
 DOCS = [*PLOT, "sphinx>=9"]
 SWEEP = ["loky>=3.7", "tqdm>=4.60"]
 CLUSTER = ["distributed>=2025.11"]
@@ -19,17 +20,18 @@ setup(
     license_files=["LICENSE"],
     keywords=["mup", "maximal update parametrization", "hyperparameter transfer", "haiku", "optax", "jax"],
     python_requires=">=3.11",
-    packages=["haiku_mup"],
+    packages=["haiku_mup", "haiku_mup.models"],
     package_data={"haiku_mup": ["py.typed"]},
     install_requires=["jax>=0.8.0", "jaxlib>=0.8.0", "dm-haiku>=0.0.16", "optax>=0.2.6", "numpy>=2.0"],
     extras_require={
         "plot": PLOT,
+        "safetensors": SAFETENSORS,
         "docs": DOCS,
         "sweep": SWEEP,
         "distributed": CLUSTER,
-        "demos": [*DEMOS, *SWEEP],
-        "notebook": [*DEMOS, *SWEEP, "jupytext>=1.16", "nbclient>=0.10.1", "ipykernel>=6.29"],
-        "test": [*DEMOS, *SWEEP, *CLUSTER, *DOCS, "pandas>=2.2", "hypothesis>=6.115", "jmp>=0.0.4",
+        "demos": DEMOS,
+        "notebook": [*DEMOS, "jupytext>=1.16", "nbclient>=0.10.1", "ipykernel>=6.29"],
+        "test": [*DEMOS, *CLUSTER, *DOCS, *SAFETENSORS, "pandas>=2.2", "hypothesis>=6.115", "jmp>=0.0.4",
                  "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6", "mypy>=1.18.2"],
         "dev": ["build>=1.2", "nox>=2025.10.14", "uv>=0.7"],
     },

@@ -1,0 +1,34 @@
+"""GPT-2, BERT and RoBERTa in Haiku, ready for μP, equal to the originals."""
+from haiku_mup.models.bert import (
+    BertForMaskedLM,
+    BertForPreTraining,
+    BertForSequenceClassification,
+    BertModel,
+    PreTrainingOutput,
+)
+from haiku_mup.models.config import BertConfig, Config, GPT2Config, RobertaConfig
+from haiku_mup.models.gpt2 import GPT2LMHeadModel, GPT2Model
+from haiku_mup.models.parts import Output, cross_entropy
+from haiku_mup.models.pretrained import load_pretrained, save_pretrained
+from haiku_mup.models.roberta import RobertaForMaskedLM, RobertaForSequenceClassification, RobertaModel
+
+__all__ = [
+    "BertConfig",
+    "BertForMaskedLM",
+    "BertForPreTraining",
+    "BertForSequenceClassification",
+    "BertModel",
+    "Config",
+    "GPT2Config",
+    "GPT2LMHeadModel",
+    "GPT2Model",
+    "Output",
+    "PreTrainingOutput",
+    "RobertaConfig",
+    "RobertaForMaskedLM",
+    "RobertaForSequenceClassification",
+    "RobertaModel",
+    "cross_entropy",
+    "load_pretrained",
+    "save_pretrained",
+]
