@@ -6,6 +6,7 @@ import os
 import haiku as hk
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -13,7 +14,7 @@ import haiku_mup
 from haiku_mup import models
 
 NAMES = {"functools": functools, "haiku_mup": haiku_mup, "hk": hk, "jax": jax, "jnp": jnp, "models": models,
-         "optax": optax}
+         "np": np, "optax": optax, "Trial": haiku_mup.Trial}
 AFTER_MUP = (       # examples that go on from Mup's own
     "haiku_mup.mup.Mup.", "haiku_mup.captures.Captures.", "haiku_mup.summary.Row")
 collect_ignore = [

@@ -70,14 +70,6 @@ def as_expected(checks):
 
 # --- the command line ---
 
-def kinds(text):
-    """'sp,mup' -> ['sp', 'mup']"""
-    found = list(dict.fromkeys(text.split(",")))
-    if not set(found) <= {"sp", "mup"}:
-        raise argparse.ArgumentTypeError(f"{text!r}: give sp, mup or sp,mup")
-    return found
-
-
 def rate(text):
     """'0.1' -> 0.1"""
     try:
@@ -95,7 +87,7 @@ def parse(argv=None):
     it.add_argument("--loss", choices=losses.LOSSES, default="ce", help="default: ce")
     it.add_argument("--optimizer", choices=OPTIMIZERS, default="adam", help="default: adam")
     it.add_argument("--lr", type=rate, help=f"learning rate; default: {flags.listed(LRS)}")
-    it.add_argument("--parametrization", type=kinds, default="sp,mup",
+    it.add_argument("--parametrization", type=flags.kinds, default="sp,mup",
                     help="sp, mup or sp,mup; default: sp,mup")
     it.add_argument("--widths", type=flags.counts, default="64,128,256,512", help="default: 64,128,256,512")
     it.add_argument("--steps", type=flags.count, default="3", help="default: 3")
@@ -119,9 +111,7 @@ def main(argv=None):
     """Runs the check; returns its exit code: 0 where μP passed, and the standard parametrization failed."""
     args = parse(argv)
     try:
-        data = digits_data.digits()
-        print(f"data: {data.source}")
-        checks = run(args, data)
+        checks = run(args, digits_data.told())
     except (FileNotFoundError, haiku_mup.MupError) as error:
         print(f"{PROG}: error: {error}", file=sys.stderr)
         return 2

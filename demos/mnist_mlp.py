@@ -1,32 +1,28 @@
 """Does the best learning rate move with the width? An MLP on MNIST digits, standard and in μP."""
-import argparse
 import functools
-import pathlib
 import sys
 
 import haiku as hk
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 import haiku_mup
-from demos import flags, losses, runs
-from demos import report as reports
-from haiku_mup import plot
+from demos import data as digits_data
+from demos import flags, losses, runs, sweeps
 
 PROG = "python -m demos.mnist_mlp"
 BASE, BATCH, CLASSES = 64, 128, 10
 OPTIMIZERS = {"adam": optax.adam, "sgd": optax.sgd}
-GRIDS = {"adam": "-12:-6.5:0.5", "sgd": "-6:-0.5:0.5"}
-DEFAULTS = {"widths": "64,128,256,512", "seeds": "3", "epochs": "10"}
-QUICK = {"widths": "64,512", "seeds": "1", "epochs": "4"}
-FULL = {"widths": "64,128,256,512,1024", "seeds": "5"}
-FULL_GRIDS = {"adam": "-13:-4:0.5", "sgd": "-7:0:0.5"}
+SIZES = {"default": {"widths": "64,128,256,512", "seeds": "3", "epochs": "10"},
+         "quick": {"widths": "64,512", "seeds": "1", "epochs": "4"},
+         "full": {"widths": "64,128,256,512,1024", "seeds": "5"}}
+GRIDS = {"default": {"adam": "-12:-6.5:0.5", "sgd": "-6:-0.5:0.5"}}
+GRIDS |= {"quick": GRIDS["default"], "full": {"adam": "-13:-4:0.5", "sgd": "-7:0:0.5"}}
 COLUMNS = ("parametrization", "width", "lr", "seed", "train_loss", "valid_loss")
+CHUNK = 1                           # trials beside one another round otherwise than those in README.md's table
 FIGURES = {"train_loss": "lr_transfer.png", "valid_loss": "lr_transfer_valid.png"}
-KEY = ("optimum: of a parabola around the lowest point, ± its 95% interval over seeds; drift in octaves;\n"
-       "setback: how far a wider model is ever above a narrower one, in standard deviations of seeds, at\n"
-       "rates an octave or more below the optimum")
 
 
 # --- the experiment ---
@@ -100,16 +96,22 @@ def batch_order(seed, images, epochs):
     return np.concatenate(order).reshape(-1, BATCH).astype(np.int32)
 
 
-def trials(args, data):
-    """Trains one trial after the other; yields their records."""
-    arrays, images = jax.device_put(data[:4]), len(data.train_x)
-    orders = [batch_order(seed, images, args.epochs) for seed in range(args.seeds)]
-    for name in args.parametrization:
+def make_trials(args, data):
+    """{parametrization: make_trial}. A seed is one init and one order."""
+    arrays, seeds = jax.device_put(data[:4]), range(args.seeds)
+    orders = jnp.stack([batch_order(seed, len(data.train_x), args.epochs) for seed in seeds])
+
+    def make_trial(name, width):
         make = functools.partial(PARAMETRIZATIONS[name], adam=args.optimizer == "adam")
-        for width in args.widths:
-            train = trainer(make, width, data.train_x[:1], args.optimizer)
-            for found in tried(train, args.log2_lrs, arrays, orders):
-                yield dict(zip(COLUMNS, (name, width, *found)))
+        train = trainer(make, width, data.train_x[:1], args.optimizer)
+
+        def trial(lr, key):
+            order = orders[jax.random.key_data(key)[-1]]        # the key is jax.random.key(seed)
+            return dict(zip(FIGURES, train(arrays, lr, key, order)))
+
+        return trial
+
+    return {name: functools.partial(make_trial, name) for name in args.parametrization}
 
 
 def tried(train, log2_lrs, arrays, orders):
@@ -125,25 +127,7 @@ def work(width, pixels):
     return pixels * width + 2 * width**2
 
 
-def run(args, data, file):
-    """Runs the trials; writes each record to the file as it comes, and shows the time left."""
-    cost = {width: work(width, data.train_x.shape[1]) for width in args.widths}
-    total = len(args.parametrization) * len(args.log2_lrs) * args.seeds * sum(cost.values())
-    return runs.kept(trials(args, data), COLUMNS, lambda row: cost[row["width"]], total, file)
-
-
-# --- what is shown and kept ---
-
-def report(args, data, rows, seconds):
-    """Writes summary.json and the figures, and prints the table."""
-    best = {loss: reports.results(rows, loss) for loss in FIGURES}
-    reports.write(args, data, seconds, {"base_width": BASE, "batch": BATCH}, {"best": best})
-    for loss, name in FIGURES.items():
-        plot.lr_transfer(rows, args.out / name, loss=loss, title=title(args.optimizer, args.epochs, data),
-                         caption=args.command)
-    print(f"\n{reports.table(best, args.widths)}\n{KEY}\n\n"
-          f"results.csv, summary.json, {' and '.join(FIGURES.values())} are in {args.out}")
-
+# --- what is shown ---
 
 def title(optimizer, epochs, data):
     """What the figures say that they are of."""
@@ -152,53 +136,27 @@ def title(optimizer, epochs, data):
 
 # --- the command line ---
 
-def kinds(text):
-    """'sp,mup' -> ['sp', 'mup']"""
-    found = list(dict.fromkeys(text.split(",")))
-    if not set(found) <= PARAMETRIZATIONS.keys():
-        raise argparse.ArgumentTypeError(f"{text!r}: give sp, mup or sp,mup")
-    return found
-
-
-def parser():
-    """The flags. Those without a default get it from `parse`."""
-    it = flags.Parser(prog=PROG, description=__doc__)
-    it.add_argument("--parametrization", type=kinds, default="sp,mup",
-                    help="sp, mup or sp,mup; default: sp,mup")
-    it.add_argument("--widths", type=flags.counts, help=f"as in 64,128; default: {DEFAULTS['widths']}")
-    it.add_argument("--log2-lrs", type=flags.grid, metavar="FIRST:LAST:STEP",
-                    help="both ends are in; write it with =, as in --log2-lrs=-12:-4:0.5; "
-                         f"default: {GRIDS['adam']}, for sgd {GRIDS['sgd']}")
-    it.add_argument("--seeds", type=flags.count, help=f"default: {DEFAULTS['seeds']}")
-    it.add_argument("--epochs", type=flags.count, help=f"default: {DEFAULTS['epochs']}")
+def add(it):
+    """The flags of this demo alone."""
+    it.add_argument("--epochs", type=flags.count, help=f"default: {SIZES['default']['epochs']}")
     it.add_argument("--optimizer", choices=OPTIMIZERS, default="adam", help="default: adam")
-    size = it.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="less than a minute: other defaults, "
-                      + flags.listed(QUICK))
-    size.add_argument("--full", action="store_true", help="some 20 minutes, the README's figure: other "
-                      f"defaults, {flags.listed(FULL)}, log2-lrs {FULL_GRIDS['adam']}, "
-                      f"for sgd {FULL_GRIDS['sgd']}")
-    it.add_argument("--out", type=pathlib.Path, default="results/mnist_mlp",
-                    help="folder for the results, where it overwrites those of an earlier run; "
-                         "default: results/mnist_mlp")
-    return it
+
+
+DEMO = sweeps.Demo(
+    PROG, __doc__, SIZES, {"quick": "less than a minute", "full": "some 20 minutes, the README's figure"},
+    FIGURES, add, lambda args: digits_data.told(), make_trials,
+    lambda args, data: title(args.optimizer, args.epochs, data), {"base_width": BASE, "batch": BATCH}, CHUNK,
+    GRIDS)
 
 
 def parse(argv=None):
     """The arguments, with the defaults that depend on other flags, and the command that gave them."""
-    it = parser()
-    given = it.parse_args(argv)
-    changed = QUICK if given.quick else FULL if given.full else {}
-    grids = FULL_GRIDS if given.full else GRIDS
-    it.set_defaults(**DEFAULTS | changed | {"log2_lrs": grids[given.optimizer]})
-    args = it.parse_args(argv)
-    args.command = flags.command(PROG, argv)
-    return args
+    return sweeps.parse(DEMO, argv)
 
 
 def main(argv=None):
     """Runs the demo; returns its exit code."""
-    return runs.conduct(parser(), parse(argv), ("summary.json", *FIGURES.values()), run, report)
+    return sweeps.main(DEMO, argv)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
 import haiku_mup
-from demos import flags, losses, mnist_mlp, runs
+from demos import flags, losses, mnist_mlp, runs, sweeps
 from demos import report as reports
 from haiku_mup import plot, sweep
 
@@ -147,7 +147,7 @@ def report(args, data, rows, seconds):
     single = [row for row in rows if row["parametrization"] in FORMS and row["dtype"] == DTYPES[0]]
     title = mnist_mlp.title(f"SGD, {args.loss}", args.epochs, data)
     draw(args, wide, single, title).savefig(args.out / FIGURE, dpi=200)
-    print(f"\n{reports.table(best, args.widths)}\n{mnist_mlp.KEY}\n{CLIFF}\n\n{table(args.forms_at, found)}\n\n"
+    print(f"\n{reports.table(best, args.widths)}\n{sweeps.KEY}\n{CLIFF}\n\n{table(args.forms_at, found)}\n\n"
           f"results.csv, summary.json and {FIGURE} are in {args.out}")
 
 

@@ -2,6 +2,7 @@
 import importlib.metadata
 import json
 import math
+import pathlib
 import platform
 
 from haiku_mup import sweep
@@ -13,9 +14,10 @@ def write(args, data, seconds, settings, found):
     """Writes summary.json: what was asked for, of what data, with which versions, and what was found."""
     summary = {
         "command": args.command,
-        "arguments": {name: value for name, value in vars(args).items() if name not in ("command", "out")},
+        "arguments": {name: str(value) if isinstance(value, pathlib.Path) else value
+                      for name, value in vars(args).items() if name not in ("command", "out", "scheduler")},
         **settings,
-        "data": {"source": data.source, "train": len(data.train_x), "valid": len(data.valid_x)},
+        "data": {"source": data.source, **data.sizes},
         "versions": versions(), "seconds": round(seconds, 1), **found,
     }
     text = json.dumps(summary, indent=2, allow_nan=False)

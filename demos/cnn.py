@@ -1,0 +1,78 @@
+"""Does the best learning rate move with the width? A CNN with batch norm, standard and in μP."""
+import functools
+import math
+import sys
+
+import haiku as hk
+import jax
+import optax
+
+import haiku_mup
+from demos import data as digits_data
+from demos import flags, losses, sweeps
+
+PROG = "python -m demos.cnn"
+BASE, BATCH, CLASSES, LAYERS, DECAY = 16, 64, 10, 3, 0.9
+SIZES = {"default": {"widths": "16,32,64,128", "log2_lrs": "-10:-3:0.5", "seeds": "2", "steps": "150"},
+         "quick": {"widths": "16,64", "log2_lrs": "-9:-3:1", "seeds": "1", "steps": "60"}}
+FIGURES = {"train_loss": "cnn.png", "valid_loss": "cnn_valid.png"}
+
+
+# --- the experiment ---
+
+def network(x, width, is_training=True):
+    """Logits [batch, CLASSES] of images x [batch, rows, columns]; width is the number of channels."""
+    with haiku_mup.apply_mup():
+        x = x[..., None]
+        for _ in range(LAYERS):
+            x = hk.Conv2D(width, 3, stride=2, with_bias=False)(x)
+            x = jax.nn.relu(hk.BatchNorm(True, True, DECAY)(x, is_training))
+        return haiku_mup.Readout(CLASSES)(x.mean((1, 2)))
+
+
+def make_model(width):
+    """Its batch norms keep averages in Haiku's state, for validation."""
+    return hk.transform_with_state(functools.partial(network, width=width))
+
+
+def make_trials(args, data):
+    """{parametrization: make_trial}"""
+    side = math.isqrt(data.train_x.shape[1])
+    train, valid = (((x.reshape(-1, side, side)), y) for x, y in (data[:2], data[2:4]))
+
+    def at_end(batch):
+        """The loss with the averages that batch norms have kept."""
+        def loss(apply, params, rng):
+            return losses.cross_entropy(functools.partial(apply, is_training=False), params, rng, batch)
+        return loss
+
+    return {name: haiku_mup.training(
+        make_model, train, losses.cross_entropy, optax.adam, steps=args.steps, batch_size=BATCH,
+        base_width=BASE, parametrization=name,
+        evaluate={"train_loss": at_end(train), "valid_loss": at_end(valid)}) for name in args.parametrization}
+
+
+# --- the command line ---
+
+def add(it):
+    """The flags of this demo alone."""
+    it.add_argument("--steps", type=flags.count,
+                    help=f"of {BATCH} images; default: {SIZES['default']['steps']}")
+
+
+def title(args, data):
+    return f"CNN with {LAYERS} layers and batch norm, Adam, {args.steps} steps of {BATCH} of {data.source}"
+
+
+DEMO = sweeps.Demo(
+    PROG, __doc__, SIZES, {"quick": "less than a minute"}, FIGURES, add, lambda args: digits_data.told(),
+    make_trials, title, {"base_width": BASE, "batch": BATCH, "layers": LAYERS})
+
+
+def main(argv=None):
+    """Runs the demo; returns its exit code."""
+    return sweeps.main(DEMO, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""The conduct of a sweep: hands jobs to workers, keeps what comes back, tries again what fails."""
+import collections
+import concurrent.futures
+import dataclasses
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import BrokenExecutor, Future
+from typing import Any
+
+from haiku_mup import jobs
+from haiku_mup.courses import Cell, Course
+from haiku_mup.ledger import Nothing
+from haiku_mup.pools import Pool
+
+TRIES = 3               # of a job, before it is given up
+SOON = 0.2              # s
+
+
+@dataclasses.dataclass
+class Job:
+    """What a worker is to do: to run cells of a program; or, where there are none, to prepare it.
+
+    Attributes:
+      packed: whether the work goes along, for a worker that doesn't have it.
+      tries: how often it failed.
+      suspect: whether a worker died while it and others ran: the next time it runs alone.
+    """
+
+    course: Course
+    cells: list[Cell]
+    packed: bool = False
+    tries: int = 0
+    suspect: bool = False
+
+
+class Conductor:
+    """Runs jobs of courses on a pool, until nothing is left to do.
+
+    Args:
+      name: of the work, by which workers know it.
+      pack: gives the work as bytes; None where it needs none.
+      ledger: keeps what comes back.
+      chunk: how many trials run beside one another; None for what the workers say.
+      tell: called with a course and the number of its trials that have come to an end.
+      pause: called every now and then; it may raise.
+    """
+
+    def __init__(self, name: str, pack: Callable[[], bytes] | None, ledger: Nothing, chunk: int | None,
+                 tell: Callable[[Course, int], None], pause: Callable[[], None]):
+        self._name, self._pack, self._ledger, self._chunk = name, pack, ledger, chunk
+        self._tell, self._pause = tell, pause
+        self._again: collections.deque[Job] = collections.deque()
+        self._running: dict[Future[Any], Job] = {}
+
+    def prepare(self, pool: Pool, courses: Sequence[Course]) -> None:
+        """Has every program traced."""
+        self._again.extend(Job(course, [], packed=True) for course in courses)
+        self._drive(pool, [])
+
+    def run(self, pool: Pool, courses: Sequence[Course]) -> None:
+        """Has all cells run, those of the largest programs first."""
+        there = [course for course in courses if course.prepared]
+        self._drive(pool, sorted(there, key=lambda c: -c.prepared.facts.carry if c.prepared else 0))
+
+    def _drive(self, pool: Pool, courses: Sequence[Course]) -> None:
+        while self._fill(pool, courses):
+            self._pause()
+            done, _ = concurrent.futures.wait(self._running, SOON, concurrent.futures.FIRST_COMPLETED)
+            broken = [self._running.pop(future) for future in done if isinstance(_error(future), BrokenExecutor)]
+            for future in done & self._running.keys():
+                self._finish(self._running.pop(future), future)
+            if broken:
+                self._mend(pool, broken)
+
+    def _fill(self, pool: Pool, courses: Sequence[Course]) -> bool:
+        """Hands jobs in, as many as the pool wants; whether any are running now."""
+        while len(self._running) < pool.width and not any(job.suspect for job in self._running.values()):
+            if self._running and self._again and self._again[0].suspect:
+                break
+            job = self._again.popleft() if self._again else self._next([c for c in courses if not c.waits(pool.pilots)])
+            if job is None:
+                break
+            try:
+                self._running[self._submitted(pool, job)] = job
+            except BrokenExecutor as error:
+                self._lose(job, f"{type(error).__name__}: {error}")
+        return bool(self._running)
+
+    def _next(self, courses: Sequence[Course]) -> Job | None:
+        """Cells of the first course that has some which nobody has done yet."""
+        for course in courses:
+            while cells := list(course.take(last=self._ledger.joined)):
+                there = {cell: self._ledger.found(cell) for cell in cells}
+                for cell, losses in there.items():
+                    if losses is not None:
+                        self._tell(course, len(cell))
+                        course.finish(cell, losses)
+                todo = [cell for cell, losses in there.items() if losses is None]
+                if todo:
+                    return Job(course, todo)
+        return None
+
+    def _submitted(self, pool: Pool, job: Job) -> "Future[Any]":
+        order = jobs.Order(self._name, self._pack() if job.packed and self._pack else None)
+        course = job.course
+        if course.prepared is None:
+            return pool.submit(jobs.prepare, order, *course.at)
+        return pool.submit(jobs.run, order, *course.at, course.prepared.facts.fingerprint, course.chunk, job.cells)
+
+    # --- what comes back ---
+
+    def _finish(self, job: Job, future: "Future[Any]") -> None:
+        error = _error(future)
+        result = jobs.Failed(f"{type(error).__name__}: {error}", "") if error else future.result()
+        if isinstance(result, jobs.Lacks):
+            self._again.appendleft(dataclasses.replace(job, packed=True))
+        elif isinstance(result, jobs.Failed):
+            self._retry(job, result)
+        elif isinstance(result, jobs.Prepared):
+            self._begin(job.course, result)
+        else:
+            job.course.timed(result.seconds / len(job.cells))
+            for cell, losses in zip(job.cells, result.cells):
+                self._ledger.keep(cell, losses)
+                self._tell(job.course, len(cell))
+                job.course.finish(cell, losses)
+
+    def _begin(self, course: Course, prepared: jobs.Prepared) -> None:
+        for category, text in prepared.warned:
+            warnings.warn(text, category, stacklevel=2)
+        course.start(prepared, self._ledger.agreed(*course.at, prepared.facts, self._chunk or prepared.chunk))
+
+    def _retry(self, job: Job, failed: jobs.Failed, suspect: bool = False) -> None:
+        """Runs it again, each cell by itself; or gives it up, where that makes no sense."""
+        again = dataclasses.replace(job, packed=True, tries=job.tries + 1, suspect=suspect)
+        if failed.final or again.tries >= TRIES:
+            self._lose(job, failed.reason)
+        else:
+            self._again.extend([dataclasses.replace(again, cells=[cell]) for cell in job.cells] or [again])
+
+    def _lose(self, job: Job, reason: str) -> None:
+        if job.course.prepared is None:
+            self._tell(job.course, len(job.course.fail(reason)))
+        for cell in job.cells:
+            self._tell(job.course, len(cell))
+            job.course.give_up(cell, reason)
+
+    def _mend(self, pool: Pool, broken: Sequence[Job]) -> None:
+        """A worker died: of the one job that ran, or of one of several, which then run one by one."""
+        suspects = [*broken, *self._running.values()]
+        self._running.clear()
+        pool.mend()
+        if len(suspects) == 1:
+            self._retry(suspects[0], jobs.Failed("a worker died while it ran", ""), suspect=True)
+        else:
+            self._again.extendleft(dataclasses.replace(job, packed=True, suspect=True) for job in suspects)
+
+
+def _error(future: "Future[Any]") -> BaseException | None:
+    return concurrent.futures.CancelledError() if future.cancelled() else future.exception()
