@@ -12,7 +12,7 @@ NEEDED = "checkpoints are orbax's: pip install orbax-checkpoint"
 
 
 class Checkpoints:
-    """The last two checkpoints of a run, each whole or not there: a step's is named when all of it is written."""
+    """The last two checkpoints of a run, each whole or not there: it gets its name when all is written."""
 
     def __init__(self, folder: pathlib.Path, settings: Mapping[str, Any], mup: haiku_mup.Mup):
         """Opens the folder, which may be new.
@@ -53,8 +53,8 @@ class Checkpoints:
                    for name, value in self.settings.items()
                    if name not in free and kept["settings"].get(name) != value]
         if changed:
-            raise ValueError(f"{self.manager.directory}: the checkpoint is of another run: {'; '.join(changed)}; "
-                             "give what was given then, or another --out")
+            raise ValueError(f"{self.manager.directory}: the checkpoint is of another run: "
+                             f"{'; '.join(changed)}; give what was given then, or another --out")
         self.mup.check(kept["mup"])
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
         found = self.manager.restore(step, args=self.ocp.args.Composite(

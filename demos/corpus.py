@@ -9,8 +9,8 @@ import numpy as np
 from demos import texts
 from haiku_mup.models.parts import IGNORED
 
-PAD, MASK, SPECIAL = 0, 1, 2        # ids that stand before the text's own, in a model that guesses masked places
-MASKED, SHOWN, WRONG = 0.15, 0.1, 0.1           # of the places; of those, what is left, and what is another word
+PAD, MASK, SPECIAL = 0, 1, 2        # ids that stand before the text's own, where masked places are guessed
+MASKED, SHOWN, WRONG = 0.15, 0.1, 0.1       # of the places; of those, what is left as it is, and any other id
 VALID = 8                           # batches to validate on
 
 

@@ -1,6 +1,5 @@
 """Trains GPT-2, BERT or RoBERTa on text, in μP relative to a base; goes on where it was interrupted."""
 import argparse
-import functools
 import math
 import os
 import pathlib
@@ -28,7 +27,8 @@ from haiku_mup.interrupts import held_back
 
 PROG = "python -m demos.pretrain"
 MODELS = {"gpt2": models.GPT2LMHeadModel, "bert": models.BertForMaskedLM, "roberta": models.RobertaForMaskedLM}
-CLIP, BETAS, SEEN = 1.0, (0.9, 0.95), 0.2       # SEEN: of the steps, over which the last training loss is a mean
+CLIP, BETAS = 1.0, (0.9, 0.95)
+LAST = 0.2          # of the steps: their training loss is shown at the end
 FIGURE = "learning_curve.png"
 # What may change as a run goes on; the rest is in its checkpoints. A base is compared by what it says.
 FREE = ("out", "base", "save_base", "parametrization", "save_every", "eval_every", "text", "command")
@@ -115,7 +115,7 @@ class State(NamedTuple):
 
 
 class Trainer:
-    """The programs of a run, on all devices of all processes: each has the parameters, and a part of a batch."""
+    """The programs of a run. Each device of each process has all parameters, and a part of the batch."""
 
     def __init__(self, args: argparse.Namespace, size: int, mup: haiku_mup.Mup):
         self.model = mup.wrap_model(transformed(args, size, args.width))
@@ -246,14 +246,14 @@ def ended(check: Any) -> bool:
 
 def report(args: argparse.Namespace, data: corpora.Corpus, params: Any, curve: Curve, seconds: float) -> None:
     """Writes summary.json and the figure, and prints the losses."""
-    last = [loss for step, loss in curve.losses("train_loss") if step >= args.steps * (1 - SEEN)]
+    last = [loss for step, loss in curve.losses("train_loss") if step >= args.steps * (1 - LAST)]
     train, valid = float(np.mean(last)), curve.losses("valid_loss")[-1][1]
     found = {"train_loss": reports.known(train), "valid_loss": reports.known(valid),
              "parameters": sum(x.size for x in jax.tree.leaves(params))}
     reports.write(args, data, seconds, {"clip": CLIP, "betas": BETAS}, {"found": found})
     title = f"{args.model}, width {args.width}, {args.layers} layers, {data.source}"
     curve.plot(args.out / FIGURE, title, args.command)
-    unit = f"{valid / math.log(2):.3f} bits a byte" if data.words is None else f"perplexity {math.exp(valid):.1f}"
+    unit = f"perplexity {math.exp(valid):.1f}" if data.words else f"{valid / math.log(2):.3f} bits a byte"
     print(f"loss {train:.4f} in the last fifth of {args.steps} steps, {valid:.4f} held out ({unit})\n"
           f"learning_curve.csv, {FIGURE}, summary.json and checkpoints are in {args.out}")
 
@@ -288,7 +288,7 @@ def parser() -> flags.Parser:
     it.add_argument("--text", type=pathlib.Path, metavar="FILE", help="in UTF-8; without, the King James Bible")
     it.add_argument("--level", choices=("byte", "word"), default="byte", help="what an id stands for")
     it.add_argument("--base", type=pathlib.Path, metavar="FILE",
-                    help="puts the model in μP relative to the base in this file; without, it is itself the base")
+                    help="in μP relative to the base in this file; without, the model is itself the base")
     it.add_argument("--save-base", type=pathlib.Path, metavar="FILE", help="writes this model as a base")
     it.add_argument("--parametrization", choices=("mup", "sp"), default="mup", help="sp: standard")
     it.add_argument("--steps", type=flags.count, default="600", help=" ")
@@ -303,8 +303,8 @@ def parser() -> flags.Parser:
     it.add_argument("--eval-every", type=flags.count, default="100", help="steps, held-out loss")
     it.add_argument("--save-every", type=flags.count, default="100", help="steps, checkpoints")
     it.add_argument("--temperature", type=rate, default="0.8", help="of the sample that GPT-2 writes")
-    it.add_argument("--out", type=pathlib.Path, help="folder for the results; a run that was interrupted goes on "
-                    "where it was; results/pretrain-MODEL, if not given")
+    it.add_argument("--out", type=pathlib.Path, help="folder for the results; an interrupted run goes on where "
+                    "it was; results/pretrain-MODEL, if not given")
     return it
 
 

@@ -262,7 +262,8 @@ class Mup(Captures):
         >>> try:
         ...     mup.check(other.state_dict())
         ... except haiku_mup.MupError as error:
-        ...     print(*str(error).splitlines()[1:4], sep="\n")
+        ...     for line in str(error).splitlines()[1:4]:
+        ...         print(line)
                     parameter   base    target   role    std base  std target  multiplier  Adam lr  SGD lr
         checkpoint  linear/w    784×32  784×256  input    0.03142     0.03142           1        1       8
         here        linear/w    784×64  784×256  input    0.03142     0.03142           1        1       4
