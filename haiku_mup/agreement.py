@@ -11,7 +11,7 @@ from haiku_mup.errors import MupError
 from haiku_mup.shapes import Entry, Record, compare
 from haiku_mup.summary import Row, as_text
 
-SHOWN = 8       # parameters that differ
+SHOWN, WIDTH = 8, 140       # parameters that differ; columns
 SIDES = ("checkpoint", "here")
 
 
@@ -32,10 +32,10 @@ def check(state: Any, entries: Mapping[str, Entry], declared: Declared) -> None:
     if not differing:
         return
     rows = [pair for name in differing if (pair := _pair(records[name], entries[name], theirs))]
-    what = f"{theirs.rule.name} in the checkpoint, and {declared.rule.name} here; " * named
-    text = f", which differ in {len(rows)} of {len(ours)} parameters:\n{_shown(rows)}" * bool(rows)
-    raise MupError(f"the checkpoint's Mup is not this one: {what or 'another base; '}take the base and the "
-                   f"parametrization that the checkpoint was trained with{text}")
+    what = f"{theirs.rule.name} in the checkpoint, and {declared.rule.name} here" if named else "another base"
+    many = f", so that {len(rows)} of {len(ours)} parameters differ" * bool(rows)
+    raise MupError(f"the checkpoint's Mup is not this one: {what}{many}; take the base and the parametrization "
+                   f"that the checkpoint was trained with{_shown(rows)}")
 
 
 def _same(a: Record, b: Record) -> bool:
@@ -56,10 +56,12 @@ def _pair(record: Record, entry: Entry, theirs: Declared) -> tuple[list[Row], li
 
 
 def _shown(rows: list[tuple[list[Row], list[Row]]]) -> str:
-    """A table with a line for each side."""
+    """A table with a line for each side of each parameter."""
+    if not rows:
+        return ""
     few = [(side, row) for pair in rows[:SHOWN] for side, half in zip(SIDES, pair) for row in half]
-    head, *lines = as_text([row for _, row in few]).split("\n")
+    head, *lines = as_text([row for _, row in few], WIDTH).split("\n")
     width = max(map(len, SIDES))
     sides = itertools.chain((side for side, _ in few), itertools.repeat(""))
-    text = [f"{'':{width}}  {head}", *(f"{side:{width}}  {line}" for side, line in zip(sides, lines))]
+    text = [f":\n{'':{width}}  {head}", *(f"{side:{width}}  {line}" for side, line in zip(sides, lines))]
     return "\n".join([*text, *[f"and {len(rows) - SHOWN} more"] * (len(rows) > SHOWN)])
