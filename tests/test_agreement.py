@@ -4,7 +4,6 @@ import json
 
 import haiku as hk
 import jax
-import jax.numpy as jnp
 import pytest
 from helpers import KEY, MODELS, captured, one
 
@@ -43,8 +42,7 @@ def test_another_parametrization():
     assert "standard in the checkpoint, and μP here, so that 5 of 6" in said
     same = captured(*MODELS["mlp"], target=8, mup=haiku_mup.Mup(parametrization=haiku_mup.standard()))
     said = differing(captured(*MODELS["mlp"], target=8), same.state_dict())
-    assert said.endswith("standard in the checkpoint, and μP here; take the base and the parametrization that the "
-                         "checkpoint was trained with")         # at the base's width: nothing is scaled
+    assert "standard in the checkpoint, and μP here; take" in said and "\n" not in said     # nothing is scaled
 
 
 def test_another_initializer_of_one_parameter():
@@ -73,7 +71,7 @@ def test_a_delta_that_makes_no_difference_here_makes_one_elsewhere():
 def test_a_std_that_was_measured_on_another_machine():
     """Another machine's draws may differ in their last digits; another initializer's differ by more."""
     def layer(x, width):
-        return hk.Linear(width, w_init=lambda shape, dtype: scale * jax.random.normal(hk.next_rng_key(), shape))(x)
+        return hk.Linear(width, w_init=lambda shape, _: scale * jax.random.normal(hk.next_rng_key(), shape))(x)
 
     scale = 1.0
     mup = captured(*one(layer))
@@ -95,5 +93,5 @@ def test_another_model_and_no_state_dict():
 
 def test_a_base_that_can_not_be_this_targets():
     mup = captured(*one(lambda x, w: hk.Linear(w)(hk.Linear(w)(x))))
-    state = captured(*one(lambda x, w: hk.Linear(7)(hk.Linear(7)(jnp.tile(x, w)))), base=1, target=1).state_dict()
-    assert "another base" in differing(mup, state)
+    fixed = one(lambda x, w: hk.Linear(7)(hk.Linear(7)(x)))
+    assert "another base" in differing(mup, captured(*fixed).state_dict())

@@ -211,8 +211,9 @@ def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(text, tmp_path):
     out = ended(start(text, tmp_path / "cut", *more))
     assert f"step {steps} of {steps + 3} is where" in out
     ended(start(text, tmp_path / "whole", *more))
-    trained = [[(row["step"], row["train_loss"]) for row in table(tmp_path / name)] for name in ("cut", "whole")]
-    assert trained[0] == trained[1]
+    cut, whole = ([(row["step"], row["train_loss"]) for row in table(tmp_path / name)]
+                  for name in ("cut", "whole"))
+    assert cut == whole
 
 
 def launch(count, text, out, *more):
@@ -227,7 +228,7 @@ def launch(count, text, out, *more):
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["gpt2", "bert"])
 def test_two_and_four_processes_have_the_losses_of_one(model, text, tmp_path):
-    """Sums in another order round otherwise, and training carries that on: 12 steps of float32 keep it small."""
+    """Sums in another order round otherwise, and training carries that on: 12 steps keep it small."""
     more = ["--model", model, "--steps", "12", "--dropout", "0.1"]
     ended(start(text, tmp_path / "1", *more))
     one = table(tmp_path / "1")
