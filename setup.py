@@ -6,7 +6,7 @@ from setuptools import setup
 PLOT = ["matplotlib>=3.10.7"]
 SAFETENSORS = ["safetensors>=0.4.3"]
 DOCS = [*PLOT, "sphinx>=9"]
-DEMOS = [*PLOT, "tqdm>=4.60", "mlxtend>=0.23", "scikit-learn>=1.5"]
+DEMOS = [*PLOT, "tqdm>=4.60", "orbax-checkpoint>=0.12.8", "mlxtend>=0.23", "scikit-learn>=1.5"]
 
 setup(
     name="haiku-mup",

@@ -169,7 +169,7 @@ def start(text, out, *more, **env):
 
 
 def ended(process):
-    out, err = process.communicate(timeout=500)
+    out, err = process.communicate(timeout=1800)
     assert process.returncode == 0, err
     return out
 
@@ -204,7 +204,7 @@ def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(text, tmp_path):
     process = start(text, tmp_path / "cut", *more)
     wait_for(process, tmp_path / "cut" / "learning_curve.csv", 5)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 130 and "to go on: python -m demos.pretrain --width 16" in err
     steps = len(table(tmp_path / "cut"))
     more[1] = str(steps + 3)                    # a constant rate leaves the number of steps free
