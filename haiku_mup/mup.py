@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import optax
 
-from haiku_mup import behaviour, context, optim, scale
+from haiku_mup import agreement, behaviour, context, optim, scale
 from haiku_mup.captures import Captures
 from haiku_mup.errors import MupError
 from haiku_mup.shapes import Entry, Part
@@ -242,6 +242,33 @@ class Mup(Captures):
         readout/b   10      10       fixed          0           0           1        1       1
         """
         return as_text(self._rows("summary"), width)
+
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Raises where a checkpoint's Mup isn't this one: training would go on with other factors.
+
+        Args:
+          state: what `state_dict` gave as the checkpoint was written.
+
+        Raises:
+          MupError: another base or another parametrization; it shows the rows of `summary` that differ, both
+            as they were and as they are. Also before `init_target`, and for what is no state dict.
+
+        After the example of `Mup`; here the checkpoint's base is half as wide:
+
+        >>> half, other = hk.transform(functools.partial(fn, width=32)), haiku_mup.Mup()
+        >>> with other.init_base():
+        ...     _ = jax.eval_shape(half.init, key, x)
+        >>> mup.check(mup.state_dict())
+        >>> try:
+        ...     mup.check(other.state_dict())
+        ... except haiku_mup.MupError as error:
+        ...     for line in str(error).splitlines()[1:4]:
+        ...         print(line)
+                    parameter   base    target   role    std base  std target  multiplier  Adam lr  SGD lr
+        checkpoint  linear/w    784×32  784×256  input    0.03142     0.03142           1        1       8
+        here        linear/w    784×64  784×256  input    0.03142     0.03142           1        1       4
+        """
+        agreement.check(state, self._captured("check"), self._declared)
 
     def _rows(self, what: str) -> list[Row]:
         return [row for entry in self._captured(what).values() for row in Row.of(entry)]

@@ -1,0 +1,67 @@
+"""Whether two Mups make the same of a model: a checkpoint's, and the code's."""
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from haiku_mup import store
+from haiku_mup.capture import Declared
+from haiku_mup.errors import MupError
+from haiku_mup.shapes import Entry, Record, compare
+from haiku_mup.summary import Row, as_text
+
+SHOWN, WIDTH = 8, 140       # parameters that differ; columns
+SIDES = ("checkpoint", "here")
+
+
+def check(state: Any, entries: Mapping[str, Entry], declared: Declared) -> None:
+    """Raises where a state dict's base, or its parametrization, isn't that of these entries.
+
+    Raises:
+      MupError: it shows what both make of the parameters in which they differ.
+    """
+    records, theirs = store.decode(state, "the state dict")
+    ours = {name: entry.base for name, entry in entries.items()}
+    if records.keys() != ours.keys():
+        raise MupError(f"the checkpoint's Mup is of another model: {min(records.keys() ^ ours.keys())!r} is a "
+                       f"parameter of {'it' if records.keys() - ours.keys() else 'this one'} alone; load the "
+                       "checkpoint of this model")
+    named = theirs.rule != declared.rule
+    differing = [name for name in ours if named or not _same(records[name], ours[name])]
+    if not differing:
+        return
+    rows = [pair for name in differing if (pair := _pair(records[name], entries[name], theirs))]
+    what = f"{theirs.rule.name} in the checkpoint, and {declared.rule.name} here" if named else "another base"
+    many = f", so that {len(rows)} of {len(ours)} parameters differ" * bool(rows)
+    raise MupError(f"the checkpoint's Mup is not this one: {what}{many}; take the base and the parametrization "
+                   f"that the checkpoint was trained with{_shown(rows)}")
+
+
+def _same(a: Record, b: Record) -> bool:
+    """Whether two records are one: the std of an initializer may have been measured, with some error."""
+    error = 1e-6 + 5 * (a.moments.error + b.moments.error)
+    near = all(abs(x - y) <= error * max(abs(x), abs(y), b.moments.std) or math.isnan(x) and math.isnan(y)
+               for x, y in ((a.moments.std, b.moments.std), (a.moments.mean, b.moments.mean)))
+    return near and dataclasses.replace(a, moments=b.moments) == b and a.moments.drawn == b.moments.drawn
+
+
+def _pair(record: Record, entry: Entry, theirs: Declared) -> tuple[list[Row], list[Row]] | None:
+    """The rows of both sides, where they differ."""
+    try:
+        found = Row.of(compare(record, entry.target, theirs.rule)), Row.of(entry)
+    except MupError:                # theirs can't be the base of this target at all
+        return None
+    return found if found[0] != found[1] else None
+
+
+def _shown(rows: list[tuple[list[Row], list[Row]]]) -> str:
+    """A table with a line for each side of each parameter."""
+    if not rows:
+        return ""
+    few = [(side, row) for pair in rows[:SHOWN] for side, half in zip(SIDES, pair) for row in half]
+    head, *lines = as_text([row for _, row in few], WIDTH).split("\n")
+    width = max(map(len, SIDES))
+    sides = itertools.chain((side for side, _ in few), itertools.repeat(""))
+    text = [f":\n{'':{width}}  {head}", *(f"{side:{width}}  {line}" for side, line in zip(sides, lines))]
+    return "\n".join([*text, *[f"and {len(rows) - SHOWN} more"] * (len(rows) > SHOWN)])
