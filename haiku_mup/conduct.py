@@ -66,6 +66,11 @@ class Conductor:
         there = [course for course in courses if course.prepared]
         self._drive(pool, sorted(there, key=lambda c: -c.prepared.facts.carry if c.prepared else 0))
 
+    def abandon(self) -> None:
+        """Takes back what no worker has begun."""
+        for future in self._running:
+            future.cancel()
+
     def _drive(self, pool: Pool, courses: Sequence[Course]) -> None:
         while self._fill(pool, courses):
             self._pause()

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from haiku_mup import packing
 from haiku_mup.errors import MupError, MupWarning
 from haiku_mup.programs import Facts, Losses, Program
 from haiku_mup.trials import Trial
@@ -94,16 +95,7 @@ def pack(work: Work) -> bytes:
     Raises:
       MupError: functions that can't be pickled.
     """
-    try:
-        import cloudpickle  # type: ignore[import-untyped]
-    except ImportError:
-        cloudpickle = pickle
-    try:
-        return bytes(cloudpickle.dumps(work._replace(programs={}, shelf={})))
-    except Exception as error:
-        raise MupError(f"lr_sweep: what make_trial is made of can't be sent to another process ({error}); pip "
-                       "install 'haiku-mup[sweep]' for functions that pickle can't take, or make such things, "
-                       "as locks and open files, inside of make_trial") from error
+    return packing.pack(work._replace(programs={}, shelf={}))
 
 
 def keep(name: str, work: Work) -> None:

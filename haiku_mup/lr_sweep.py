@@ -140,7 +140,8 @@ def _conduct(conductor: Any, courses: Sequence[Any], executor: Executor | None) 
     """Has the programs made, and then all cells run, on workers with as many threads as their program wants."""
     from haiku_mup.workers import workers
 
-    with workers(executor) as found:
+    with workers(executor) as found, contextlib.ExitStack() as abandoned:
+        abandoned.callback(conductor.abandon)
         conductor.prepare(found.pool(1), courses)
         there = [course for course in courses if course.prepared]
         wanted = [found.threads(course.prepared.facts.carry) for course in there]

@@ -29,3 +29,6 @@ haiku_mup.MultiHeadAttention(2, 8)(jnp.ones((5, 16)))                   # error:
 print(haiku_mup.muP)                                                    # error: attr-defined
 assert_type(haiku_mup.Readout(10)(jnp.ones(16)), int)                   # error: assert-type
 unused: jax.Array = mup.lr_scales()                                     # error: assignment
+haiku_mup.lr_sweep(64, [64], [0.1], 3)                                  # error: arg-type
+haiku_mup.lr_sweep(lambda width: jnp.tanh, [64], [0.1], 3, search="all")    # error: arg-type
+print(haiku_mup.lr_sweep(lambda width: jnp.tanh, [64], [0.1], 3).recommend().rate)     # error: attr-defined

@@ -70,6 +70,23 @@ for module, factors in mup.lr_scales(adam=False).items():
     assert_type((module, list(factors)), tuple[str, list[str]])
 assert_type(haiku_mup.get_shapes(params), dict[str, dict[str, tuple[int, ...]]])
 
+
+
+def batch_loss(apply: Callable[..., jax.Array], params: optax.Params, rng: jax.Array,
+               batch: jax.Array) -> jax.Array:
+    return apply(params, rng, batch)[0].mean()
+
+
+def tuned() -> float:
+    make_trial = assert_type(haiku_mup.training(build, ids, batch_loss, optax.adam, steps=3, base_width=32),
+                             haiku_mup.Training)
+    sweep = assert_type(haiku_mup.lr_sweep({"mup": make_trial}, [64], [0.1], seeds=2, search="adaptive"),
+                        haiku_mup.Sweep)
+    said = assert_type(sweep.recommend(), haiku_mup.Advice)
+    assert_type((said.transfers, sweep.best()["mup"][64].log2_lr), tuple[bool, float])
+    return said.lr
+
+
 try:
     mup.wrap_model(model)
 except haiku_mup.MupError as error:
