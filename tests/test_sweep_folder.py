@@ -174,18 +174,29 @@ def test_a_folder_of_something_else_is_refused(sweep, tmp_path):
 
 # --- damage ---
 
-@pytest.mark.parametrize("damage", [
+DAMAGES = [
     lambda text: text[:-20], lambda text: text[:len(text) // 2], lambda text: text.splitlines()[0] + "\n",
     lambda text: text.replace('"seed": 0', '"seed": 1'), lambda text: text.replace("1", "2", 1),
-    lambda text: "", lambda text: "\0" * len(text), lambda text: text + text])
-def test_a_damaged_cell_is_set_aside_and_runs_again(found, sweep, tmp_path, damage):
-    before = cells(tmp_path / "out")
+    lambda text: "", lambda text: "\0" * len(text), lambda text: text + text]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_cell_is_seen(found, tmp_path, damage):
     path = sorted((tmp_path / "out" / "cells").glob("*.jsonl"))[1]
     path.write_text(damage(path.read_text()))
     with pytest.warns(haiku_mup.MupWarning, match="damaged"):
+        there = haiku_mup.Sweep.load(tmp_path / "out")
+    assert there.losses.items() and len(there.losses) == len(found.losses) - 2 and len(there.missing) == 2
+    assert path.with_suffix(".damaged").exists() and not path.exists()
+
+
+def test_damaged_cells_run_again(found, sweep, tmp_path):
+    before = cells(tmp_path / "out")
+    for damage, path in zip(DAMAGES, sorted((tmp_path / "out" / "cells").glob("*.jsonl"))[1:]):
+        path.write_text(damage(path.read_text()))
+    with pytest.warns(haiku_mup.MupWarning, match="damaged"):
         again = sweep()
     assert equal(again, found) and cells(tmp_path / "out") == before
-    assert path.with_suffix(".damaged").exists()
 
 
 def test_a_folder_that_cannot_be_written_to_is_said_before_any_work(tmp_path, here):
