@@ -1,4 +1,5 @@
 """haiku_mup: the maximal update parametrization (μP) for Haiku models and optax optimizers."""
+from haiku_mup.adamw import adamw
 from haiku_mup.advice import Advice
 from haiku_mup.axes import fans
 from haiku_mup.context import apply_mup
@@ -36,6 +37,7 @@ __all__ = [
     "Sweep",
     "Training",
     "Trial",
+    "adamw",
     "apply_mup",
     "coord_check",
     "draws",

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from haiku_mup import store
+from haiku_mup import mults, store
 from haiku_mup.capture import Declared
 from haiku_mup.errors import MupError
 from haiku_mup.shapes import Entry, Record, compare
@@ -13,6 +13,7 @@ from haiku_mup.summary import Row, as_text
 
 SHOWN, WIDTH = 8, 140       # parameters that differ; columns
 SIDES = ("checkpoint", "here")
+MULTS = slice(Declared._fields.index("init_mults"), None)
 
 
 def check(state: Any, entries: Mapping[str, Entry], declared: Declared) -> None:
@@ -28,11 +29,13 @@ def check(state: Any, entries: Mapping[str, Entry], declared: Declared) -> None:
                        f"parameter of {'it' if records.keys() - ours.keys() else 'this one'} alone; load the "
                        "checkpoint of this model")
     named = theirs.rule != declared.rule
-    differing = [name for name in ours if named or not _same(records[name], ours[name])]
+    tuned = theirs[MULTS] != declared[MULTS]
+    differing = [name for name in ours if named or tuned or not _same(records[name], ours[name])]
     if not differing:
         return
-    rows = [pair for name in differing if (pair := _pair(records[name], entries[name], theirs))]
-    what = f"{theirs.rule.name} in the checkpoint, and {declared.rule.name} here" if named else "another base"
+    rows = [pair for name in differing if (pair := _pair(records[name], entries[name], theirs, declared))]
+    what = f"{theirs.rule.name} in the checkpoint, and {declared.rule.name} here" if named else \
+        "other init_mults or lr_mults" if tuned else "another base"
     many = f", so that {len(rows)} of {len(ours)} parameters differ" * bool(rows)
     raise MupError(f"the checkpoint's Mup is not this one: {what}{many}; take the base and the parametrization "
                    f"that the checkpoint was trained with{_shown(rows)}")
@@ -46,10 +49,15 @@ def _same(a: Record, b: Record) -> bool:
     return near and dataclasses.replace(a, moments=b.moments) == b and a.moments.drawn == b.moments.drawn
 
 
-def _pair(record: Record, entry: Entry, theirs: Declared) -> tuple[list[Row], list[Row]] | None:
+def _pair(record: Record, entry: Entry, theirs: Declared,
+          ours: Declared) -> tuple[list[Row], list[Row]] | None:
     """The rows of both sides, where they differ."""
+    name = record.name
+    draw, *rates = (mults.of(what, given, name) for what, given in (
+        ("init_mults", theirs.init_mults), ("lr_mults", theirs.lr_mults), ("lr_mults", ours.lr_mults)))
     try:
-        found = Row.of(compare(record, entry.target, theirs.rule)), Row.of(entry)
+        other = compare(record, entry.target, theirs.rule).drawn(draw)
+        found = Row.of(other, rates[0]), Row.of(entry, rates[1])
     except MupError:                # theirs can't be the base of this target at all
         return None
     return found if found[0] != found[1] else None

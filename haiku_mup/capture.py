@@ -1,18 +1,19 @@
 """The scope that captures a model's parameters, and draws them in μP where it has a base."""
 import contextlib
 import dataclasses
-import difflib
-from collections.abc import Iterable, Mapping
+import types
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import haiku as hk
 import jax.numpy as jnp
 
-from haiku_mup import axes, context
+from haiku_mup import axes, context, mults
 from haiku_mup.context import Made
 from haiku_mup.doubts import doubts
 from haiku_mup.errors import MupError
 from haiku_mup.initializers import moments
+from haiku_mup.mults import check_globs
 from haiku_mup.naming import check_home, in_tree, leaf_name, lifted_by_hand, stored_names, transforms
 from haiku_mup.rules import ONE, Parametrization
 from haiku_mup.shapes import NAMED, READOUT, TIED, Entry, Record, Used, compare, layer_kind
@@ -27,11 +28,14 @@ class Declared(NamedTuple):
       fans: {glob over "module/name": axes.Fans}.
       readouts: globs over module names, and over names of parameters of one's own.
       rule: the parametrization.
+      init_mults, lr_mults: {glob over "module/name": multiplier}.
     """
 
     fans: Mapping[str, axes.Fans]
     readouts: tuple[str, ...]
     rule: Parametrization
+    init_mults: Mapping[str, float] = types.MappingProxyType({})
+    lr_mults: Mapping[str, float] = types.MappingProxyType({})
 
 
 class Session:
@@ -72,9 +76,13 @@ class Session:
         weights = {name[:-2]: record for name, record in self.records.items() if record.leaf == "w"}
         readouts = [name for name, record in [*weights.items(), *self.records.items()]
                     if record.layer in (READOUT, NAMED)]
-        _check_globs("fans", self.declared.fans, self.records, self.records, "parameter")
-        _check_globs("readouts", self.declared.readouts, readouts, weights,
-                     "hk.Linear or convolution, or parameter of your own")
+        check_globs("Mup(fans=...)", self.declared.fans, self.records, self.records, "parameter")
+        check_globs("Mup(readouts=...)", self.declared.readouts, readouts, weights,
+                    "hk.Linear or convolution, or parameter of your own")
+        mults.by_name("Mup(lr_mults=...)", self.declared.lr_mults, self.records)
+        found = mults.by_name("Mup(init_mults=...)", self.declared.init_mults, self.records)
+        drawn = [name for name, record in self.records.items() if record.moments.drawn]
+        check_globs("Mup(init_mults=...)", self.declared.init_mults, drawn, found, "parameter that is drawn")
 
     def create(self, next_creator, shape, dtype, init, context_, enclosing):
         names = stored_names(context_)
@@ -102,6 +110,9 @@ class Session:
     def keep(self, made: Made) -> None:
         for name in made.names:         # several in a transparent layer_stack, which are alike
             value = made.value if name == made.names[0] else self._alike(made.value, name)
+            if getattr(value, "init_mult", 1.0) != getattr(made.value, "init_mult", 1.0):
+                raise MupError(f"init_mults: {name!r} is drawn together with {made.names[0]!r}; give both one "
+                               "multiplier")
             self._keep(name, value.target if isinstance(value, Entry) else value, value)
 
     def _alike(self, value: Entry | Record, name: str) -> Entry | Record:
@@ -114,7 +125,9 @@ class Session:
         if base is None:
             raise MupError.about(record.name, None, record.shape, "the base has no such parameter; "
                                  "build base and target from one function, and capture the base again")
-        return compare(base, record, self.declared.rule)
+        entry = compare(base, record, self.declared.rule)
+        mult = mults.of("Mup(init_mults=...)", self.declared.init_mults, record.name)
+        return entry.drawn(mult)
 
     def _keep(self, name: str, record: Record, value: Entry | Record) -> None:
         before = self.records.setdefault(name, record)
@@ -175,17 +188,6 @@ class Session:
     def tied_multiplier(self) -> float:
         self._ties_used = True
         return one_tied(self._tied)
-
-
-def _check_globs(what: str, patterns: Iterable[str], good: Iterable[str], known: Iterable[str],
-                 kind: str) -> None:
-    """Raises for a glob that matches no good name; it shows the names that are most like it."""
-    for glob in patterns:
-        if not any(axes.matching(name, [glob]) for name in good):
-            like = difflib.get_close_matches(glob.replace("*", ""), known, n=3, cutoff=0.3)
-            names = list(dict.fromkeys([*like, *known]))
-            raise MupError(f"Mup({what}=...): {glob!r} matches the name of no {kind}; there are "
-                           + ", ".join(names[:12]) + ", …" * (len(names) > 12))
 
 
 def _resized(record: Record, shape: tuple[int, ...]) -> Record:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
-from haiku_mup import axes, context, store
+from haiku_mup import axes, context, mults, store
 from haiku_mup.axes import Axes
 from haiku_mup.capture import Declared, Session
 from haiku_mup.errors import MupError
@@ -18,8 +18,14 @@ class Captures:
     """What was captured of a model, at its base, its delta and its target: the first half of `Mup`."""
 
     def __init__(self, *, fans: Mapping[str, Sequence[Axes]] | None = None,
-                 readouts: str | Sequence[str] = (), parametrization: Parametrization | None = None) -> None:
-        self._declared = Declared(axes.globs(fans), _patterns(readouts), _rule(parametrization))
+                 readouts: str | Sequence[str] = (), parametrization: Parametrization | None = None,
+                 init_mults: Mapping[str, float] | None = None,
+                 lr_mults: Mapping[str, float] | None = None) -> None:
+        self._declared = Declared(axes.globs(fans), _patterns(readouts), _rule(parametrization),
+                                  mults.parsed("init_mults", init_mults), mults.parsed("lr_mults", lr_mults))
+        if self._declared.rule.plain and lr_mults:
+            raise MupError(f"lr_mults: in {self._declared.rule.name} a plain optimizer trains the wrapped "
+                           "model, and has no factors; take another form")
         self._source = ""                           # where the base was loaded from
         self._base: Mapping[str, Record] | None = None
         self._entries: Mapping[str, Entry] | None = None

@@ -12,6 +12,7 @@ import haiku as hk
 import jax
 import optax
 
+from haiku_mup import optimizer_rules
 from haiku_mup.axes import Axes
 from haiku_mup.errors import MupError
 from haiku_mup.mup import Mup
@@ -29,8 +30,9 @@ Parametrize: TypeAlias = Callable[[Mup, Any, Any], tuple[Any, Any]]
 def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch: Any,
                 loss_fn: Callable[..., jax.Array], optimizer: optax.GradientTransformation, *,
                 parametrization: str | Parametrization | Parametrize = "mup", adam: bool = True,
-                base_width: int | None = None, base_model: Model | Callable[[int], Model] | None = None,
-                delta_model: Model | None = None, fans: Mapping[str, Sequence[Axes]] | None = None,
+                rule: str | None = None, base_width: int | None = None,
+                base_model: Model | Callable[[int], Model] | None = None, delta_model: Model | None = None,
+                fans: Mapping[str, Sequence[Axes]] | None = None,
                 readouts: str | Sequence[str] = (), steps: int = 3, seeds: int | Iterable[int] = 5,
                 stats: Sequence[Stat] = ("l1",), fix_batch: bool = True, progress: bool = True) -> CoordCheck:
     """Trains models of several widths for a few steps, and judges how the sizes of what they compute grow.
@@ -56,6 +58,7 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
         keep their size and move, as in μP, so that `standard()` and `neural_tangent()` fail; or a function
         from (mup, model, optimizer) to a model and an optimizer, to check one of your own.
       adam: whether the optimizer is of Adam's kind, or SGD's: see `Mup.wrap_optimizer`.
+      rule: or what other kind it is of: see there, too.
       base_width: the width of the base; the smallest, by default.
       base_model: the base itself, instead; or a function that gives it for each width.
       delta_model: a model for `Mup.init_delta`.
@@ -95,13 +98,14 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
     each = list(range(seeds) if isinstance(seeds, int) else seeds)
     batches = [batch] * steps if fix_batch else list(batch)
     _check(ordered, each, steps, batches, stats)
-    wrap = _wrap(parametrization, adam)
+    kind = optimizer_rules.checked(rule, adam)
+    wrap = _wrap(parametrization, adam, rule)
     bases = _bases(make_model, base_model, ordered[0] if base_width is None else base_width)
     name = parametrization if isinstance(parametrization, str) else getattr(
         parametrization, "name", getattr(parametrization, "__name__", "other"))
-    rule = parametrization if isinstance(parametrization, Parametrization) else None
+    table = parametrization if isinstance(parametrization, Parametrization) else None
     decaying = decays(optimizer)
-    new_mup = functools.partial(Mup, fans=fans, readouts=readouts, parametrization=rule)
+    new_mup = functools.partial(Mup, fans=fans, readouts=readouts, parametrization=table)
     parts = _Parts(make_model, bases, delta_model, loss_fn, wrap, optimizer, new_mup, tuple(stats), decaying)
     trials: dict[tuple[int, int], Any] = {}
     with _threads() as pool:
@@ -112,7 +116,7 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
     trials = jax.device_get(trials)
     _check_moves(trials)
     _check_grows(programs)
-    return CoordCheck(as_points(name, programs, trials, stats, sgd=not adam,
+    return CoordCheck(as_points(name, programs, trials, stats, rule=kind,
                                 moves=fix_batch, decaying=decaying))
 
 
@@ -162,18 +166,19 @@ def _threads() -> Iterator[concurrent.futures.Executor]:
             raise
 
 
-def _wrap(parametrization: str | Parametrization | Parametrize, adam: bool) -> Parametrize:
+def _wrap(parametrization: str | Parametrization | Parametrize, adam: bool, rule: str | None) -> Parametrize:
     if callable(parametrization):
         return parametrization
     if parametrization == "sp":
         return lambda mup, model, optimizer: (model, optimizer)
-    if isinstance(parametrization, Parametrization) and parametrization.plain == "sgd" and adam:
+    as_it_is = rule in (None, *optimizer_rules.ENTRYWISE)
+    if isinstance(parametrization, Parametrization) and parametrization.plain == "sgd" and adam and as_it_is:
         raise MupError(f"{parametrization.name}: it is for a plain optax.sgd, or another with adam=False")
-    if isinstance(parametrization, Parametrization) and parametrization.plain:
+    if isinstance(parametrization, Parametrization) and parametrization.plain and as_it_is:
         return lambda mup, model, optimizer: (mup.wrap_model(model), optimizer)
     if parametrization == "mup" or isinstance(parametrization, Parametrization):
         return lambda mup, model, optimizer: (
-            mup.wrap_model(model), mup.wrap_optimizer(optimizer, adam=adam))
+            mup.wrap_model(model), mup.wrap_optimizer(optimizer, adam, rule=rule))
     raise MupError(f"parametrization={parametrization!r}: give 'mup', 'sp', a Parametrization, or a function "
                    "from (mup, model, optimizer) to a model and an optimizer")
 

@@ -152,11 +152,19 @@ def _sizes(entries: Mapping[int, Any], size: Callable[[Any], tuple[float, float]
     return Sizes(Range(start, start), Range(change, change))
 
 
-def of_parameter(name: str, entries: Entries) -> Sizes:
-    """What is expected of a parameter: of any of its blocks of rows."""
+def of_parameter(name: str, entries: Entries, muon: bool = False) -> Sizes:
+    """What is expected of a parameter: of any of its blocks of rows.
+
+    Muon makes a gradient's singular values alike. Where they are few, as with a small batch, its update has
+    aligned entries, as Adam's; where they grow with the width, entries × the root of their number.
+    """
     blocks = max(len(at[name].parts) for at in entries.values())
     found = [_sizes({width: at[name].parts[min(i, len(at[name].parts) - 1)].factors
                      for width, at in entries.items()}, parameter) for i in range(blocks)]
+    if muon:
+        rank = slope(entries, (math.sqrt(min(at[name].parts[0].m_in, at[name].parts[0].m_out))
+                               for at in entries.values()))
+        found += [sizes._replace(change=sizes.change.plus(Range(rank, rank))) for sizes in found]
     return hull(found)
 
 

@@ -9,9 +9,13 @@ import jax
 import numpy as np
 import optax
 
-from haiku_mup import agreement, behaviour, context, optim, scale
+from haiku_mup import agreement, context, mults, muon, optim, optimizer_rules, scale
 from haiku_mup.captures import Captures
 from haiku_mup.errors import MupError
+from haiku_mup.fit import Check
+from haiku_mup.parametrizations import standard
+from haiku_mup.rules import FIXED
+from haiku_mup.scaling import Scaling
 from haiku_mup.shapes import Entry, Part
 from haiku_mup.summary import Row, as_text
 from haiku_mup.wrapped import Wrapped
@@ -33,6 +37,9 @@ class Mup(Captures):
       readouts: a glob over module names, or several: hk.Linear and convolutions that are output layers as
         they stand, as in `Mup(readouts="*/logits")` for hk.nets.ResNet50; or over "module/name", for parameters
         of one's own that make outputs.
+      init_mults: {glob over "module/name": multiplier} of draws' stds, on top of μP, at every width. What isn't
+        drawn, such as a bias of zeros, stays as it is.
+      lr_mults: the same of learning rates; see `wrap_optimizer`.
       parametrization: `maximal_update()` by default; another form of it, `standard()`, `neural_tangent()`, or a
         `Parametrization` of one's own. Where weights are multiplied in the forward pass, Haiku's linear,
         convolutional and embedding layers multiply activations; any other parameter is multiplied where it is
@@ -90,38 +97,44 @@ class Mup(Captures):
         return model._replace(init=wrap(model.init), apply=jax.tree.map(wrap, model.apply))
 
     def wrap_optimizer(self, optimizer: optax.GradientTransformation | optax.MultiSteps, adam: bool = True, *,
-                       scale_decay: bool = False, scale_eps: bool = False,
+                       rule: str | None = None, scale_decay: bool = False, scale_eps: bool = False,
+                       lr_mults: Mapping[str, float] | None = None,
                        ) -> optax.GradientTransformationExtraArgs:
         """The optimizer with each parameter's learning rate in μP. Its state is the inner one's.
 
         Gradient clipping by the global norm belongs outside: `optax.chain(clip, wrapped)`. So does what
         evaluates the loss at its parameters (line searches, SAM) and what averages parameters: inside, an
-        optimizer sees each parameter divided by its factor, which makes the decay come out right. Optimizers
-        that scale by a parameter's norm (adafactor, lamb, lars) or by whole matrices (muon) have rules of
-        their own, which these factors are not. Wrap once: `scale_updates` in the same chain acts again.
+        optimizer sees each parameter divided by its factor, which makes the decay come out right. Wrap once:
+        `scale_updates` in the same chain acts again.
 
         Args:
-          optimizer: any optax optimizer, of Adam's kind (entrywise normalised) or SGD's.
-          adam: which of the two it is.
+          optimizer: any optax optimizer.
+          adam: whether it is of Adam's kind (entrywise normalised), or SGD's.
+          rule: what kind it is of, for these and others: "adam", "sgd", "any" (SGD, Adam and all between),
+            "adafactor", "lamb", "lars", "muon", "novograd", "momo" or "momo_adam". The README's table has all
+            of optax's; `haiku_mup.optimizer_rules` says what follows from each, and why.
           scale_decay: False leaves what weight decay takes from a parameter in a step independent of
             the width; True multiplies it by the learning rate's factor, as haiku-mup 0.1.5 did.
           scale_eps: multiply the gradients that the optimizer sees by what they shrink with the width (by
             m_out for inputs and hidden weights, by m_in for outputs), so that ε, or a starting value of an
-            accumulator, acts alike at every width. Then one pair of factors
-            is exact for SGD, Adam and all between, and `adam` has no effect; but a clip inside the
-            optimizer sees gradients that grow with the width.
+            accumulator, acts alike at every width. With Adam's rule and SGD's that is "any". A clip inside
+            the optimizer then sees gradients that grow with the width, and clips harder.
+          lr_mults: {glob over "module/name": multiplier} of parameters' learning rates, as if each had an
+            optimizer of its own: a decay inside is multiplied, too. They take the place of the Mup's own, and
+            are kept with it. None for those that it has.
 
         Returns:
           An optax transformation, with the inner optimizer's state.
 
         Raises:
           MupError: before `init_target`; an optimizer that is wrapped already; a parametrization that has no
-            learning rates for it, or needs none; when it meets them, parameters of other names or shapes than
-            the target's.
+            learning rates for it, or needs none; a glob that matches no parameter, or two that match one; when
+            it meets them, parameters of other names or shapes than the target's; Muon with what isn't a matrix.
 
         Warns:
-          MupWarning: an optimizer that behaves like SGD with adam=True, or like Adam with adam=False; one
-            whose update of an entry depends on other entries.
+          MupWarning: a rule that doesn't fit what the optimizer does with small numbers, or what its state
+            says, with the right one; a decay that depends on the width (an L2 term in front of Adam; one
+            inside Adafactor, LAMB or LARS).
 
         After the example of `Mup`, with a clip, which belongs outside:
 
@@ -131,26 +144,53 @@ class Mup(Captures):
         >>> updates, _ = optimizer.update(grads, optimizer.init(params), params)
         >>> [f"{updates[layer]['w'].min():.3f}" for layer in ("linear", "linear_1", "readout")]
         ['-0.100', '-0.025', '-0.100']
+        >>> optimizer = mup.wrap_optimizer(optax.lamb(0.01), rule="lamb", lr_mults={"readout/*": 2.0})
         """
-        entries, factor = self._captured("wrap_optimizer"), self._lr(adam)
-        self._needs_factors("wrap_optimizer")
+        entries, kind = self._captured("wrap_optimizer"), optimizer_rules.checked(rule, adam, scale_eps)
+        table = self._declared.rule
+        self._needs_factors("wrap_optimizer", kind)
         if optim.is_wrapped(optimizer):
             raise MupError("wrap_optimizer: this optimizer is wrapped already; wrap the plain one, once")
-        if scale_eps:
-            self._check_pair(entries)
-        lr = optim.by_name(entries, self._lr(True) if scale_eps else factor)
-        one = optim.by_name(entries, lambda part: 1.0)
-        gradient = optim.by_name(entries, lambda part: 1 / part.factors.eps) if scale_eps else one
-        shapes = _tree(entries, lambda e: jax.ShapeDtypeStruct(e.target.shape, "float32"))
-        alike = scale_eps or not self._declared.rule.draws      # the standard one has no factors at all
-        kind = behaviour.Check(self._warned, optimizer, adam, alike, self._no_rates(entries, not adam))
-        kind(behaviour.one_matrix(shapes), shapes)
+        given = self._declared.lr_mults if lr_mults is None else mults.parsed("lr_mults", lr_mults)
+        around = Scaling(optimizer, entries, table, kind, level=scale_eps, scale_decay=scale_decay,
+                         mults=mults.by_name("lr_mults", given, entries))
+        self._declared = self._declared._replace(lr_mults=given)
+        call = f"wrap_optimizer({f'adam={adam}' if rule is None else f'rule={rule!r}'})"
+        fits = "any" if scale_eps and kind in ("adam", "sgd") else kind
+        grow = {name for name, entry in entries.items() if any(part.role != FIXED for part in entry.parts)}
+        tried = Check(self._warned, optimizer, fits, grow if table != standard() else (), call, self._refused)
+        tried(_tree(entries, lambda e: jax.ShapeDtypeStruct(e.target.shape, "float32")))
 
         def check(params):
             optim.check_params(entries, params)
-            kind(params)
+            tried(params)
 
-        return optim.scale_optimizer(optimizer, lr, gradient, one if scale_decay else lr, check)
+        return optim.scale_optimizer(optimizer, around, check)
+
+    def muon_dimensions(self, params: Any) -> Any:
+        """What `optax.contrib.muon` asks for: that it take hidden weights, and Adam all else.
+
+        By itself it takes every parameter of rank 2, embeddings and readouts, too, and none of a `layer_stack`,
+        whose weights have rank 3.
+
+        Args:
+          params: the parameters; optax gives them.
+
+        Returns:
+          A tree like the parameters, with an `optax.contrib.MuonDimensionNumbers` for each hidden weight, of
+          its fan-in and fan-out axes, and None for all others, and for an LSTM's matrix whose rows differ.
+
+        Raises:
+          MupError: before `init_target`.
+
+        After the example of `Mup`:
+
+        >>> plain = optax.contrib.muon(0.02, muon_weight_dimension_numbers=mup.muon_dimensions)
+        >>> optimizer = mup.wrap_optimizer(plain, rule="muon")
+        >>> mup.muon_dimensions(params)["linear_1"]
+        {'b': None, 'w': MuonDimensionNumbers(reduction_axis=(0,), output_axis=(1,))}
+        """
+        return muon.dimensions(self._captured("muon_dimensions"), params)
 
     def scale_updates(self, adam: bool = True) -> optax.GradientTransformationExtraArgs:
         """The bare factors as an optax transform, to place in a chain of one's own.
@@ -175,7 +215,7 @@ class Mup(Captures):
         """
         entries = self._captured("scale_updates")
         self._needs_factors("scale_updates")
-        return optim.scale_by_name(optim.by_name(entries, self._lr(adam)), functools.partial(
+        return optim.scale_by_name(optim.by_name(self._rates(entries, adam)), functools.partial(
             optim.check_params, entries))
 
     def lr_scales(self, adam: bool = True) -> dict[str, dict[str, float | np.ndarray]]:
@@ -199,8 +239,8 @@ class Mup(Captures):
         {'b': 4.0, 'w': 1.0}
         """
         entries = self._captured("lr_scales")
-        lr = self._lr(adam)
-        return _tree(entries, lambda entry: scale.plain(entry.factor(lr)))
+        rates = self._rates(entries, adam)
+        return _tree(entries, lambda entry: scale.plain(rates[entry.target.name]))
 
     def table(self) -> list[Row]:
         """What μP made of each parameter.
@@ -271,7 +311,18 @@ class Mup(Captures):
         agreement.check(state, self._captured("check"), self._declared)
 
     def _rows(self, what: str) -> list[Row]:
-        return [row for entry in self._captured(what).values() for row in Row.of(entry)]
+        entries = self._captured(what)
+        lr_mults = self._lr_mults(entries)
+        return [row for name, entry in entries.items() for row in Row.of(entry, lr_mults[name])]
+
+    def _lr_mults(self, entries: Mapping[str, Entry]) -> dict[str, float]:
+        return mults.by_name("lr_mults", self._declared.lr_mults, entries)
+
+    def _rates(self, entries: Mapping[str, Entry], adam: bool) -> dict[str, scale.Factor]:
+        """The factor of each parameter's learning rate."""
+        lr, lr_mults = self._lr(adam), self._lr_mults(entries)
+        return {name: entry.factor(lambda part, x=lr_mults[name]: lr(part) * x)     # type: ignore[misc]
+                for name, entry in entries.items()}
 
     def _lr(self, adam: bool) -> Callable[[Part], float]:
         if not isinstance(adam, (bool, np.bool_)):
@@ -286,29 +337,18 @@ class Mup(Captures):
 
         return factor
 
-    def _no_rates(self, entries: Mapping[str, Entry], adam: bool) -> str:
-        """What to say where there are no learning rates for Adam, or for SGD; "" where there are."""
+    def _refused(self, rule: str) -> str:
+        """What the parametrization says instead of having factors for a rule; "" where it has them."""
         try:
-            for entry in entries.values():
-                entry.factor(self._lr(adam))
+            Scaling(None, self._captured("wrap_optimizer"), self._declared.rule, rule)
         except MupError as error:
             return str(error)
         return ""
 
-    def _check_pair(self, entries: Mapping[str, Entry]) -> None:
-        """Raises where gradients / ε's factor and Adam's rates wouldn't be SGD's rates."""
-        for name, entry in entries.items():
-            for part in entry.parts:
-                lr, eps = self._lr(True)(part), part.factors.eps
-                if not math.isclose(part.factors.sgd * eps, lr, rel_tol=1e-9):
-                    raise MupError(f"{name!r}: scale_eps=True needs a table in which SGD's learning rate is "
-                                   f"Adam's over ε's factor; {self._declared.rule.name} has "
-                                   f"{part.factors.sgd:g}, {lr:g} and {eps:g}")
-
-    def _needs_factors(self, what: str) -> None:
-        rule = self._declared.rule
-        if rule.plain:
-            raise MupError(f"{what}: in {rule.name} {rule.reason}")
+    def _needs_factors(self, what: str, rule: str = "adam") -> None:
+        table = self._declared.rule
+        if table.plain and rule in optimizer_rules.ENTRYWISE:
+            raise MupError(f"{what}: in {table.name} {table.reason}")
 
 
 def _tree(entries: Mapping[str, Entry], value) -> dict[str, dict[str, Any]]:

@@ -2,7 +2,7 @@
 import contextlib
 import contextvars
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
@@ -10,7 +10,7 @@ import optax
 
 from haiku_mup.errors import MupError
 from haiku_mup.scale import Factor, mapped, scaled
-from haiku_mup.shapes import Entry, Part
+from haiku_mup.shapes import Entry
 
 ByName = Callable[[str], Factor]        # a parameter's name, "module/name" -> what multiplies it
 _MARK = "_haiku_mup"
@@ -42,41 +42,55 @@ def scale_by_name(factor: ByName, check: Callable[[Any], None] = lambda params: 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def scale_optimizer(optimizer: Any, lr: ByName, gradient: ByName, decay: ByName,
-                    check: Callable[[Any], None]) -> optax.GradientTransformationExtraArgs:
-    """An optimizer, a black box, whose learning rate and decay have a factor for each parameter.
+class Around(NamedTuple):
+    """What is done around an optimizer, by a parameter's name.
 
-    The optimizer works on p' = p / s and its update is multiplied by s, which is p's update. What it
+    Attributes:
+      gradient: what multiplies the gradients that it sees.
+      update: what multiplies its updates.
+      parameter: what divides the parameters that it sees.
+    """
+
+    gradient: ByName
+    update: ByName
+    parameter: ByName
+
+
+def scale_optimizer(optimizer: Any, around: Callable[[Any, Callable[[], Any]], Around],
+                    check: Callable[[Any], None]) -> optax.GradientTransformationExtraArgs:
+    """An optimizer, a black box, with factors for each parameter's gradient, its update and itself.
+
+    Where the optimizer works on p' = p / s and its update is multiplied by s, that is p's update. What it
     takes from gradients is so multiplied by s, and what it takes from p itself, its decay, is not. Its
     state is the inner optimizer's own.
 
     Args:
       optimizer: any optax optimizer.
-      lr: the factor of its updates, by name.
-      gradient: the factor of the gradients that it sees.
-      decay: s, or 1 for a decay that is multiplied along with the updates.
+      around: from a tree and a function that gives the optimizer's state, to the factors.
       check: called with the parameters as the state is made.
     """
     inner = extra_args(optimizer)
 
-    def shrunk(params):
-        return _map(lambda name: mapped(lambda x: 1 / x, decay(name)), params)
+    def shrunk(params, factor):
+        return _map(lambda name: mapped(lambda x: 1 / x, factor(name)), params)
 
     def init(params):
         _check_outermost()
         check(params)
         with inside():
-            return inner.init(shrunk(params))
+            return inner.init(shrunk(params, around(
+                params, lambda: jax.eval_shape(inner.init, params)).parameter))
 
     def update(updates, state, params=None, **extra):
+        gradient, factor, parameter = around(updates, lambda: state)
         if any(map(callable, extra.values())) and any(
-                decay(name) != 1 for name, x in named_leaves(updates) if not is_masked(x)):
+                parameter(name) != 1 for name, x in named_leaves(updates) if not is_masked(x)):
             raise MupError(f"the wrapped optimizer was given a function ({', '.join(extra)}) of parameters, "
                            "and works on rescaled ones; put what needs it, such as a line search, outside: "
                            "chain(wrap_optimizer(…), …)")
-        params = None if params is None else shrunk(params)
+        params = None if params is None else shrunk(params, parameter)
         updates, state = inner.update(_map(gradient, updates), state, params, **extra)
-        return _map(lr, updates), state
+        return _map(factor, updates), state
 
     setattr(update, _MARK, True)
     return optax.GradientTransformationExtraArgs(init, update)
@@ -113,10 +127,8 @@ def extra_args(optimizer: Any) -> optax.GradientTransformationExtraArgs:
     return optax.with_extra_args_support(optimizer)
 
 
-def by_name(entries: Mapping[str, Entry], value: Callable[[Part], float]) -> ByName:
+def by_name(values: Mapping[str, Factor]) -> ByName:
     """A function from a parameter's name to its factor; it raises for names that nobody captured."""
-    values = {name: entry.factor(value) for name, entry in entries.items()}
-
     def factor(name: str) -> Factor:
         if name not in values:
             raise _foreign(name, values)

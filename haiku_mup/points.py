@@ -15,6 +15,7 @@ from haiku_mup.stats import Stat, stat_name
 from haiku_mup.verdict import JUDGED, Point
 
 HALF = Range(-0.5, 0.0)
+GRADIENT_LIKE = ("sgd", "any", "lars")
 NOISE = 16      # rounding errors of one operation; a gradient below that many is noise
 
 
@@ -29,7 +30,7 @@ class Value(NamedTuple):
 
 
 def as_points(name: str, programs: Mapping[int, Program], trials: Mapping[tuple[int, int], list[Step]],
-              stats: Sequence[Stat], *, sgd: bool, moves: bool, decaying: bool) -> list[Point]:
+              stats: Sequence[Stat], *, rule: str, moves: bool, decaying: bool) -> list[Point]:
     """The points of all trials.
 
     Args:
@@ -37,11 +38,11 @@ def as_points(name: str, programs: Mapping[int, Program], trials: Mapping[tuple[
       programs: by width.
       trials: the steps by width and seed.
       stats: the statistics.
-      sgd: whether updates are as large as gradients are.
+      rule: of the optimizer, one of `optimizer_rules.RULES`.
       moves: whether to tell how far activations move.
       decaying: whether the optimizer decays weights.
     """
-    rules = Expected(programs, sgd, decaying)
+    rules = Expected(programs, rule, decaying)
     quiet = _quiet(programs, trials, [stat_name(stat) for stat in stats])
     points = []
     for (width, seed), steps in trials.items():
@@ -57,11 +58,12 @@ class Expected:
 
     Args:
       programs: by width.
-      sgd: whether updates are as large as gradients, and so as the outputs' errors that these are made from.
+      rule: of the optimizer, by which updates may be as large as gradients, and so as the outputs' errors
+        that these are made from.
       decaying: whether an update is part of the parameter.
     """
 
-    def __init__(self, programs: Mapping[int, Program], sgd: bool, decaying: bool):
+    def __init__(self, programs: Mapping[int, Program], rule: str, decaying: bool):
         self._entries = {width: program.entries for width, program in programs.items()}
         some = next(iter(self._entries.values()))
         self._readouts = {entry.target.module: self._product(name)
@@ -77,9 +79,10 @@ class Expected:
         self._shrinks = Range(round(sum(min(low, 0.0) for low in hidden), 9), 0.0)
         lows = [sizes.start.low for sizes in self._readouts.values()]
         self._error = Range(min(lows, default=0.0), 0.0)        # of outputs: their start is in it
-        self._gradient = self._error if sgd else FLAT
+        self._gradient = self._error if rule in GRADIENT_LIKE else FLAT
+        self._muon = rule == "muon"
         # A table without factors, which the standard one is, doesn't tell how gradients shrink.
-        self._untold = sgd and all(set(part.factors._replace(init=1.0, stored=1.0)) == {1.0}
+        self._untold = rule in GRADIENT_LIKE and all(set(part.factors._replace(init=1.0, stored=1.0)) == {1.0}
                                    for entry in widest.values() for part in entry.parts)
         self._decaying = decaying
 
@@ -119,7 +122,7 @@ class Expected:
         """
         if self._untold or any(name not in at for at in self._entries.values()):
             return None
-        found = expectation.of_parameter(name, self._entries)
+        found = expectation.of_parameter(name, self._entries, self._muon)
         fixed = all(part.role == FIXED for at in self._entries.values() for part in at[name].parts)
         change = found.change.plus(self._error if fixed else self._gradient)
         return Sizes(found.start, change | found.start if self._decaying else change)

@@ -67,12 +67,17 @@ class Part(NamedTuple):
       role: one of `rules.ROLES`.
       factors: its `rules.Factors`.
       draw: what a draw of the target's initializer is multiplied by.
+      m_in, m_out: ratios of its fan-in and its fan-out.
+      fans: its fan axes; of a layer that nobody knows, as they grow.
     """
 
     rows: int
     role: str
     factors: rules.Factors
     draw: float
+    m_in: float
+    m_out: float
+    fans: Fans
 
 
 class Used(NamedTuple):
@@ -105,6 +110,7 @@ class Entry:
       parts: one for most; one for each block of rows of an LSTM's matrix, where they differ.
       multiplier: what a layer of ours multiplies its product by.
       doubt: what is probably not meant: its kind, and a text with the remedy; or None.
+      init_mult: a multiplier of one's own of the draw, which is in it.
     """
 
     base: Record
@@ -112,6 +118,22 @@ class Entry:
     parts: tuple[Part, ...]
     multiplier: float
     doubt: tuple[str, str] | None = None
+    init_mult: float = 1.0
+
+    def drawn(self, mult: float) -> "Entry":
+        """The same with a draw that is multiplied; as it is, where it isn't drawn.
+
+        Raises:
+          MupError: a draw with a mean, which would be multiplied, too.
+        """
+        moments = self.target.moments
+        if mult == 1 or not moments.drawn:
+            return self
+        if not moments.centred:
+            raise MupError.about(self.target.name, self.base.shape, self.target.shape, f"init_mults would "
+                                 f"multiply its mean of {moments.mean:.3g}, too; scale its initializer instead")
+        parts = tuple(part._replace(draw=part.draw * mult) for part in self.parts)
+        return dataclasses.replace(self, parts=parts, init_mult=mult)
 
     def factor(self, value: Callable[[Part], float]) -> scale.Factor:
         """value(part): a number, or one for each block of rows."""
@@ -199,7 +221,7 @@ def _part(base: Record, target: Record, rule: rules.Parametrization, wrong) -> P
     if rule.draws:
         _check_layer(base, target, role, wrong)
         draw = _draw(base, target, role, factors, wrong)
-    return Part(target.shape[0] if target.shape else 1, role, factors, draw)
+    return Part(target.shape[0] if target.shape else 1, role, factors, draw, m_in, m_out, fans)
 
 
 def _infinite(base: Record, target: Record) -> list[bool]:

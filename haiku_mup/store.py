@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from haiku_mup import mults
 from haiku_mup.axes import Fans
 from haiku_mup.capture import Declared
 from haiku_mup.errors import MupError
@@ -17,6 +18,7 @@ from haiku_mup.rules import ROLES, Parametrization, Power, Row
 from haiku_mup.shapes import LAYERS, Record
 
 FORMAT, VERSION = "haiku_mup base", 1
+MULTS = ("init_mults", "lr_mults")        # where there are any: files without them are as they were
 LIMIT = 2**26       # bytes: of 200 a parameter, so that 300,000 parameters fit
 
 
@@ -28,7 +30,7 @@ def encode(records: Mapping[str, Record], declared: Declared) -> dict[str, Any]:
         "format": FORMAT, "version": VERSION,
         "fans": {glob: _axes(fans) for glob, fans in declared.fans.items()},
         "readouts": list(declared.readouts), "parametrization": _plain(dataclasses.asdict(declared.rule)),
-    }
+    } | {key: dict(getattr(declared, key)) for key in MULTS if getattr(declared, key)}
     parameters = {name: _sealed(_encode(record)) for name, record in records.items()}
     return _sealed(head | {"names": list(parameters)}) | {"parameters": parameters}
 
@@ -96,7 +98,8 @@ def decode(state: Any, source: str) -> tuple[dict[str, Record], Declared]:
     declared = Declared(
         {glob: _fans(axes, f"fans: {glob}", wrong)
          for glob, axes in _dict(state.get("fans"), "fans", wrong).items()},
-        tuple(_strings(state.get("readouts"), "readouts", wrong)), _rule(state.get("parametrization"), wrong))
+        tuple(_strings(state.get("readouts"), "readouts", wrong)), _rule(state.get("parametrization"), wrong),
+        *(_mults(key, state.get(key, {}), wrong) for key in MULTS))
     return {name: _decode(name, parameters[name], wrong) for name in names}, declared
 
 
@@ -174,6 +177,13 @@ def _rule(x: Any, wrong: Callable[[str, str], MupError]) -> Parametrization:
         return Parametrization(**values | rows | {"tied": values["tied"] and Power._make(values["tied"])})
     except (TypeError, MupError) as error:
         raise wrong(entry, str(error)[:200]) from None
+
+
+def _mults(key: str, x: Any, wrong: Callable[[str, str], MupError]) -> dict[str, float]:
+    try:
+        return mults.parsed(key, _dict(x, key, wrong))
+    except MupError as error:
+        raise wrong(key, str(error)[:200]) from None
 
 
 def _whole(low: int, high: int) -> Callable[[Any], bool]:

@@ -23,6 +23,8 @@ class Row:
       sgd_lr: factor of the learning rate for SGD; the same.
       inferred: whether it grows and is drawn, and no layer of Haiku's owns it, so that its fans are a guess: a
         vector's axis is taken as out, a matrix's as (in, out). `haiku_mup.fans` or `Mup(fans=...)` settles it.
+      init_mult: the multiplier of `Mup(init_mults=...)`, which is in the std at the target.
+      lr_mult: that of `lr_mults`, which is in both learning rates.
 
     After the example of `Mup`:
 
@@ -41,18 +43,20 @@ class Row:
     adam_lr: float
     sgd_lr: float
     inferred: bool = False
+    init_mult: float = 1.0
+    lr_mult: float = 1.0
 
     @classmethod
-    def of(cls, entry: Entry) -> "list[Row]":
+    def of(cls, entry: Entry, lr_mult: float) -> "list[Row]":
         """The rows of one parameter: one, or one for each block of an LSTM's matrix, named as its slice."""
         first, rows = 0, []
         for part in entry.parts:
-            rows.append(cls._part(entry, part, first))
+            rows.append(cls._part(entry, part, first, lr_mult))
             first += part.rows
         return rows
 
     @classmethod
-    def _part(cls, entry: Entry, part: Part, first: int) -> "Row":
+    def _part(cls, entry: Entry, part: Part, first: int, lr_mult: float) -> "Row":
         base, target, name = entry.base, entry.target, entry.target.name
         shapes = base.shape, target.shape
         if len(entry.parts) > 1:
@@ -61,22 +65,27 @@ class Row:
             shapes = (base.parts[number], *base.shape[1:]), (part.rows, *target.shape[1:])
         multiplier = entry.multiplier * (1.0 if target.layer in (READOUT, TIED) else part.factors.forward)
         return cls(name, *shapes, part.role, base.moments.std, target.moments.std * part.draw,
-                   multiplier, part.factors.adam, part.factors.sgd, entry.inferred)
+                   multiplier, part.factors.adam * lr_mult, part.factors.sgd * lr_mult,
+                   entry.inferred, entry.init_mult, lr_mult)
 
 
 HEADS = ("parameter", "base", "target", "role", "std base", "std target", "multiplier", "Adam lr",
          "SGD lr")
+OWN = {"init_mult": "init ×", "lr_mult": "lr ×"}        # shown where there are any
 
 
 def as_text(rows: Iterable[Row], width: int = 100) -> str:
     """An aligned table of at most `width` columns where that can be: long names lose their middle."""
     rows = list(rows)
-    cells = [tuple(map(_cell, dataclasses.astuple(row)[:-1])) for row in rows]
+    own = [field for field in OWN if any(getattr(row, field) != 1 for row in rows)]
+    heads = (*HEADS, *(OWN[field] for field in own))
+    cells = [tuple(map(_cell, (*dataclasses.astuple(row)[:len(HEADS)], *(getattr(row, f) for f in own))))
+             for row in rows]
     cells = [(*cell[:3], cell[3] + "?" * row.inferred, *cell[4:]) for cell, row in zip(cells, rows)]
-    widths = [max(map(len, column)) for column in zip(HEADS, *cells)]
-    room = max(24, width - sum(widths[1:]) - 2 * (len(HEADS) - 1))
+    widths = [max(map(len, column)) for column in zip(heads, *cells)]
+    room = max(24, width - sum(widths[1:]) - 2 * (len(heads) - 1))
     widths[0] = min(widths[0], room)
-    lines = [_line(line, widths) for line in (HEADS, *cells)]
+    lines = [_line(line, widths) for line in (heads, *cells)]
     if all(base == target for _, base, target, *_ in cells):
         lines.append("Nothing grows: base and target have the same shapes.")
     if any(row.inferred for row in rows):

@@ -9,14 +9,15 @@ import jax.numpy as jnp
 import optax
 from jax.custom_batching import sequential_vmap
 
-from haiku_mup import optim
+from haiku_mup import optim, optimizer_rules
 from haiku_mup.axes import Axes
 from haiku_mup.batches import Rows, scan_while_finite
-from haiku_mup.behaviour import SGD_LIKE, UNKNOWN, behaviour, one_matrix
 from haiku_mup.errors import MupError
+from haiku_mup.fit import rule_of
 from haiku_mup.mup import Mup, _tree
 from haiku_mup.parametrizations import maximal_update, standard
 from haiku_mup.rules import Parametrization
+from haiku_mup.scaling import Scaling
 
 SHORT = {"sp": standard, "mup": maximal_update}
 
@@ -24,7 +25,7 @@ SHORT = {"sp": standard, "mup": maximal_update}
 def training(make_model: Callable[..., Any], data: Any, loss_fn: Callable[..., jax.Array],
              optimizer: Callable[..., optax.GradientTransformation], *, steps: int, base_width: int,
              batch_size: int | None = None, parametrization: str | Parametrization = "mup",
-             adam: bool | None = None, evaluate: Mapping[str, Any] | None = None,
+             adam: bool | None = None, rule: str | None = None, evaluate: Mapping[str, Any] | None = None,
              fans: Mapping[str, Sequence[Axes]] | None = None,
              readouts: str | Sequence[str] = ()) -> "Training":
     """What makes the trials of a sweep: training runs, from a learning rate and a key.
@@ -45,6 +46,7 @@ def training(make_model: Callable[..., Any], data: Any, loss_fn: Callable[..., j
       batch_size: rows in a batch; all of them, by default.
       parametrization: "mup", "sp", or a `Parametrization`.
       adam: whether the optimizer is of Adam's kind, or SGD's: see `Mup.wrap_optimizer`. By default it is tried.
+      rule: what other kind it is of: see there, too.
       evaluate: what else to record at the end: by name, a batch whose loss to take; or a function
         ``(apply, params, rng)`` that gives a scalar.
       fans: see `Mup`.
@@ -76,7 +78,7 @@ def training(make_model: Callable[..., Any], data: Any, loss_fn: Callable[..., j
     ((20,), True)
     """
     return Training(make_model, data, loss_fn, optimizer, steps, base_width, batch_size, parametrization,
-                    adam, dict(evaluate or {}), dict(fans or {}), readouts)
+                    adam, rule, dict(evaluate or {}), dict(fans or {}), readouts)
 
 
 class Training:
@@ -94,7 +96,7 @@ class Training:
     """
 
     def __init__(self, make_model, data, loss_fn, optimizer, steps, base_width, batch_size, parametrization,
-                 adam, evaluate, fans, readouts):
+                 adam, rule, evaluate, fans, readouts):
         named = isinstance(parametrization, str)
         if named and parametrization not in SHORT:
             raise MupError(f"training: parametrization={parametrization!r}: give 'mup', 'sp', or a "
@@ -104,7 +106,8 @@ class Training:
         self.name: str = parametrization if named else parametrization.name
         self._rule = SHORT[parametrization]() if named else parametrization
         self._make_model, self._loss_fn, self._optimizer = make_model, loss_fn, optimizer
-        self._steps, self._base_width, self._adam, self._evaluate = int(steps), base_width, adam, evaluate
+        self._steps, self._base_width, self._evaluate = int(steps), base_width, evaluate
+        self._kind = None if adam is None and rule is None else optimizer_rules.checked(rule, adam is not False)
         self._options = {"fans": fans or None, "readouts": readouts}
         self._rows = None if callable(data) else Rows(data, batch_size, self._steps)
         self._drawn: Any = data if callable(data) else None
@@ -120,7 +123,7 @@ class Training:
             inputs.shapes(make(self._base_width if self._rule.draws else width), key)
         with mup.init_target():
             inputs.shapes(make(width), key)
-        return functools.partial(self._trial, width, mup, inputs, self._kind(mup))
+        return functools.partial(self._trial, width, mup, inputs, self._around(mup))
 
     def _example(self) -> Any:
         if self._rows is not None:
@@ -128,26 +131,28 @@ class Training:
         shapes = jax.eval_shape(self._drawn, jax.random.key(0), 0)
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-    def _kind(self, mup: Mup) -> bool:
-        """Whether the optimizer is of Adam's kind: it is tried at a rate that isn't traced."""
+    def _around(self, mup: Mup) -> Scaling | None:
+        """The factors around the optimizer, which is tried at a rate that isn't traced; None for none."""
         tried = self._optimizer(1e-3, **_required(self._optimizer, 0.5))
-        adam = self._adam
-        if adam is None:
-            shapes = _tree(mup._captured("training"), lambda e: jax.ShapeDtypeStruct(e.target.shape, "float32"))
-            kind = behaviour(tried, [one_matrix(shapes), shapes])
-            if kind == UNKNOWN and self._rule.draws and not self._rule.plain:
-                raise MupError("training: whether this optimizer is of Adam's kind or of SGD's doesn't show "
-                               "when it is tried; say it: adam=True, or adam=False")
-            adam = bool(kind != SGD_LIKE)
-        if not self._rule.plain:
-            mup.wrap_optimizer(tried, adam=adam)        # warns of what doesn't fit
-        return bool(adam)
+        entries, kind = mup._captured("training"), self._kind
+        if kind is None:
+            kind = rule_of(tried, _tree(entries, lambda e: jax.ShapeDtypeStruct(e.target.shape, "float32")))
+        if not kind and self._rule.draws and not self._rule.plain:
+            raise MupError("training: what kind this optimizer is of doesn't show when it is tried; say it: "
+                           "adam=True, adam=False, or rule=...")
+        kind = kind or "adam"
+        if self._rule.plain and kind in optimizer_rules.ENTRYWISE:
+            return None
+        mup.wrap_optimizer(tried, rule=kind)            # warns of what doesn't fit
+        return Scaling(tried, entries, self._rule, kind)
 
-    def _trial(self, width, mup, inputs, adam, lr, key, **hyperparameters):
+    def _trial(self, width, mup, inputs, around, lr, key, **hyperparameters):
         to_optimizer, to_model, init_scale = self._sorted(hyperparameters)
         plain = self._make_model(width, **to_model)
         optimizer = self._optimizer(lr, **to_optimizer)
-        optimizer = optimizer if self._rule.plain else _scaled(mup, optimizer, adam)
+        if around is not None:          # wrapped, without trying an optimizer whose rate is traced
+            check = functools.partial(optim.check_params, mup._captured("training"))
+            optimizer = optim.scale_optimizer(optimizer, around, check)
         run = _Run(mup.wrap_model(plain), optimizer, self._loss_fn)
         init_key, data_key, rng = jax.random.split(key, 3)
         params, state = run.init(inputs, init_key)
@@ -209,13 +214,6 @@ class _Run:
 
         found = what(apply, params, rng) if callable(what) else self._loss_fn(apply, params, rng, what)
         return found, kept[0]
-
-
-def _scaled(mup, optimizer, adam):
-    """What `Mup.wrap_optimizer` gives, without trying an optimizer whose rate is traced."""
-    entries = mup._captured("training")
-    lr, one = optim.by_name(entries, mup._lr(adam)), optim.by_name(entries, lambda part: 1.0)
-    return optim.scale_optimizer(optimizer, lr, one, lr, functools.partial(optim.check_params, entries))
 
 
 def _rescaled(params, mup, scale):

@@ -1,0 +1,62 @@
+"""AdamW in μP, with all of it right: factors, ε, decay, schedule and clip."""
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import jax
+import optax
+
+from haiku_mup.mup import Mup
+
+Rate: TypeAlias = float | jax.Array | Callable[[Any], Any]      # a number, or a schedule
+
+
+def adamw(mup: Mup, learning_rate: Rate, b1: float = 0.9, b2: float = 0.999,
+          eps: float = 1e-8, weight_decay: Rate = 1e-4, *, eps_root: float = 0.0,
+          mu_dtype: Any = None, mask: Any = None, nesterov: bool = False, clip: float | None = None,
+          decay_follows_lr: bool = True, scale_eps: bool = True,
+          lr_mults: Mapping[str, float] | None = None) -> optax.GradientTransformationExtraArgs:
+    """`optax.adamw` in μP: at base width bit for bit the same, and at every other what was tuned there.
+
+    A parameter loses in a step what it loses at the base: lr · weight_decay · p, with the learning rate of this
+    step. Or, with decay_follows_lr=False, weight_decay · p, whatever the learning rate and its schedule
+    (Loshchilov & Hutter, arXiv 1711.05101, tune both apart; `weight_decay` may have a schedule of its own).
+    Adam's ε acts as at the base: gradients are made as large as there, behind the clip, which sees them as
+    they are.
+
+    Args:
+      mup: that has captured the target.
+      learning_rate: a number or a schedule.
+      b1, b2, eps, eps_root, mu_dtype, nesterov: as optax.adamw has them.
+      weight_decay: a number or a schedule.
+      mask: which parameters decay, as optax.adamw has it.
+      clip: the largest global norm of the gradients; None for any.
+      decay_follows_lr: whether the decay is multiplied by the learning rate, as in optax.adamw.
+      scale_eps: whether ε acts as at the base.
+      lr_mults: see `Mup.wrap_optimizer`. A decay that follows the learning rate follows these, too.
+
+    Returns:
+      An optax transformation.
+
+    Raises:
+      MupError: what `Mup.wrap_optimizer` raises.
+
+    After the example of `Mup`, with a warm-up:
+
+    >>> schedule = optax.warmup_cosine_decay_schedule(0.0, 3e-4, 100, 1000)
+    >>> optimizer = haiku_mup.adamw(mup, schedule, weight_decay=0.1, clip=1.0)
+    >>> state = optimizer.init(params)
+    """
+    adam = {"b1": b1, "b2": b2, "eps": eps, "eps_root": eps_root, "mu_dtype": mu_dtype, "nesterov": nesterov}
+    inner = (optax.adamw(learning_rate, **adam, weight_decay=weight_decay, mask=mask) if decay_follows_lr
+             else optax.adam(learning_rate, **adam))
+    parts: list[optax.GradientTransformation] = [
+        mup.wrap_optimizer(inner, scale_eps=scale_eps, lr_mults=lr_mults)]
+    if clip is not None:
+        parts.insert(0, optax.clip_by_global_norm(clip))
+    if not decay_follows_lr:
+        parts.append(optax.add_decayed_weights(_negative(weight_decay), mask))
+    return optax.with_extra_args_support(optax.chain(*parts) if len(parts) > 1 else parts[0])
+
+
+def _negative(x: Any) -> Any:
+    return (lambda step: -x(step)) if callable(x) else -x
