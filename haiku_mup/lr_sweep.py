@@ -4,7 +4,6 @@ import contextlib
 import os
 import shlex
 import sys
-import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -128,7 +127,7 @@ def _shared(work: Any) -> Iterator[tuple[str, Callable[[], bytes]]]:
         packed[:] = packed or [jobs.pack(work)]
         return packed[0]
 
-    name = uuid.uuid4().hex
+    name = os.urandom(8).hex()
     jobs.keep(name, work)
     try:
         yield name, pack

@@ -20,6 +20,9 @@ class Trial(NamedTuple):
       width: of the model.
       point: its hyperparameters.
       seed: of its key.
+
+    >>> haiku_mup.Trial("mup", 64, (("lr", 0.125), ("momentum", 0.9)), seed=0).width
+    64
     """
 
     parametrization: str
