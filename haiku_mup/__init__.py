@@ -7,6 +7,7 @@ from haiku_mup.layers import ConvReadout, MultiHeadAttention, Readout, SharedEmb
 from haiku_mup.mup import Mup
 from haiku_mup.parametrizations import maximal_update, neural_tangent, standard
 from haiku_mup.recording import probe
+from haiku_mup.residual import residual
 from haiku_mup.rules import Parametrization
 from haiku_mup.shapes import get_shapes
 from haiku_mup.summary import Row
@@ -33,5 +34,6 @@ __all__ = [
     "maximal_update",
     "neural_tangent",
     "probe",
+    "residual",
     "standard",
 ]

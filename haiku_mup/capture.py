@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import haiku as hk
 import jax.numpy as jnp
 
-from haiku_mup import axes, context
+from haiku_mup import axes, context, depth
 from haiku_mup.context import Made
 from haiku_mup.doubts import doubts
 from haiku_mup.errors import MupError
 from haiku_mup.initializers import moments
-from haiku_mup.naming import check_home, in_tree, leaf_name, stored_names
+from haiku_mup.naming import Branch, Site, check_home, in_tree, leaf_name, place, stacks, stored_names
 from haiku_mup.rules import ONE, Parametrization
 from haiku_mup.shapes import NAMED, READOUT, TIED, Entry, Record, Used, compare, layer_kind
 from haiku_mup.wrapped import make, one_tied
@@ -47,6 +47,7 @@ class Session:
     def __init__(self, declared: Declared, base: Mapping[str, Record] | None, warned: set[str]):
         self.declared = declared
         self.base = base
+        self.branches: dict[Site, Branch] = {}          # those of haiku_mup.residual that were computed
         self.records: dict[str, Record] = {}
         self.entries: dict[str, Entry] = {}
         self.warned = warned
@@ -54,11 +55,13 @@ class Session:
         self._tied: set[float] = set()
         self._ties_used = False
         self._local: dict[str, list[Record]] = {}       # of the base, by the names that layers know
+        self._pairs = None if base is None else depth.Pairs(base, declared.rule)
+        self._within: dict[Site, Record] = {}           # some parameter that each branch makes
 
     def close(self) -> None:
         """Lets go of what it captured: JAX keeps the session itself for ever, in the keys of its caches."""
         self.base, self.records, self.entries, self._used = self.base and {}, {}, {}, {}
-        self._local = {}
+        self.branches, self._local, self._pairs, self._within = {}, {}, None, {}
 
     def check(self, where: str) -> None:
         """Raises if nothing was captured, or if a glob of the user's matched nothing."""
@@ -76,7 +79,9 @@ class Session:
         names = stored_names(context_)
         value: Record | Entry | MupError
         try:
-            record = _record(self.declared, names[0], dtype, init, context_, enclosing)
+            record = _record(self.declared, names, dtype, init, context_, enclosing)
+            if self._pairs:
+                self._pairs.meet(name[:-len(record.leaf) - 1] for name in names)
             if record.layer == TIED:
                 check_home(record.name, context_.module)
             value = record if self.base is None else self._compared(record)
@@ -92,6 +97,8 @@ class Session:
         self._used[record.local, record.shape] = used
         if record.layer == TIED:
             self._tied.add(used.multiplier)
+        if record.place and record.place.branch:
+            self._within.setdefault(record.place.branch.site, record)
 
     def keep(self, made: Made) -> None:
         for name in made.names:         # several in a transparent layer_stack, which are alike
@@ -104,11 +111,9 @@ class Session:
         return record if self.base is None else self._compared(record)
 
     def _compared(self, record: Record) -> Entry:
-        base = (self.base or {}).get(record.name)
-        if base is None:
-            raise MupError.about(record.name, None, record.shape, "the base has no such parameter; "
-                                 "build base and target from one function, and capture the base again")
-        return compare(base, record, self.declared.rule)
+        assert self._pairs is not None
+        pair = self._pairs.find(record)
+        return compare(pair.base, record, self.declared.rule, pair.depth)
 
     def _keep(self, name: str, record: Record, value: Entry | Record) -> None:
         before = self.records.setdefault(name, record)
@@ -120,14 +125,39 @@ class Session:
             if value.doubt:
                 context.warn_once(self.warned, *value.doubt)
 
+    def branch(self, branch: Branch) -> float:
+        """The multiplier of a branch, as far as the depth is known: numbered modules count as they are made."""
+        self.branches.setdefault(branch.site, branch)
+        inner, outer = (self._pairs.find(self._within[at.site]).depth if self._pairs and at and
+                        at.site in self._within else 1.0 for at in (branch, branch.outer))
+        value = self.declared.rule.branch(inner / outer)
+        context.initialised(self.warned, str(branch.site), (), value)
+        return value
+
     def used(self, name: str, shape: tuple[int, ...]) -> Used:
         found = self._used.get((name, shape))
         return self._foretold(name, shape) if found is None else found
 
-    def doubts(self) -> None:
-        """Warns, once for each kind, of what is probably not meant in the whole that was captured."""
-        for kind, text in doubts(self.entries, self._ties_used) if self.declared.rule.draws else ():
+    def whole(self) -> tuple[dict[str, Entry], dict[Site, float]]:
+        """All that was captured of a target beside its base, and the multiplier of each branch.
+
+        Raises:
+          MupError: what only the whole shows, such as blocks that the other of the two doesn't have.
+
+        Warns:
+          MupWarning: of what is probably not meant, once for each kind.
+        """
+        pairs, rule = depth.Pairs(self.base or {}, self.declared.rule), self.declared.rule
+        found = pairs.whole(self.records, "target")
+        entries = {name: compare(pair.base, pair.target, rule, pair.depth) for name, pair in found.items()}
+        for name, entry in entries.items():
+            if entry.draw != self.entries[name].draw:
+                raise found[name].wrong(
+                    f"{rule.name} draws it by the depth, which shows only when all numbered modules are made; "
+                    "take hk.layer_stack, or a form in which a Mup wraps the optimizer")
+        for kind, text in doubts(entries, self._ties_used) if rule.draws else ():
             context.warn_once(self.warned, kind, text)
+        return entries, depth.branches(pairs, found, self.branches.values())
 
     def multiplier(self, name: str, shape: tuple[int, ...]) -> float:
         self._ties_used |= name.endswith("/embeddings")
@@ -154,7 +184,7 @@ class Session:
         known = (self.base or {}).get(f"{in_tree(module)}/{leaf}")
         for record in [known] if known else self._local.get(name, []):
             with contextlib.suppress(MupError):     # told in full as the parameter is made
-                values.add(compare(record, _resized(record, shape), self.declared.rule).used)
+                values.add(self._compared(_resized(record, shape)).used)
         return values.pop() if len(values) == 1 else Used()
 
     def tied_multiplier(self) -> float:
@@ -176,14 +206,16 @@ def _check_globs(what: str, patterns: Iterable[str], good: Iterable[str], known:
 def _resized(record: Record, shape: tuple[int, ...]) -> Record:
     """The record of another width, as far as the shape tells: an LSTM's inputs are as many as there were."""
     first, *others = record.parts or (0,)
+    counts = tuple(stack.layers for stack in stacks() if not stack.transparent)
     if not others:
-        return dataclasses.replace(record, shape=shape)
+        return dataclasses.replace(record, shape=shape, stacks=counts)
     hidden = shape[-1] // 4
-    return dataclasses.replace(record, shape=shape, parts=(shape[0] - hidden, hidden))
+    return dataclasses.replace(record, shape=shape, stacks=counts, parts=(shape[0] - hidden, hidden))
 
 
-def _record(declared: Declared, name: str, dtype, init, context_, enclosing) -> Record:
-    leaf, module = leaf_name(context_), context_.module
+def _record(declared: Declared, names: tuple[str, ...], dtype, init, context_, enclosing) -> Record:
+    name, leaf, module = names[0], leaf_name(context_), context_.module
+    spot = place(names, leaf, context.branch())
     shape = tuple(map(int, context_.original_shape))
     dtype = jnp.dtype(dtype)
     layer = layer_kind(module, leaf)
@@ -194,7 +226,9 @@ def _record(declared: Declared, name: str, dtype, init, context_, enclosing) -> 
     return Record(
         name=name, leaf=leaf, local=context_.full_name, shape=shape, moments=moments(init, shape, dtype),
         fans=axes.find(declared.fans, name, module, leaf, shape), layer=layer,
-        inexact=bool(jnp.issubdtype(dtype, jnp.inexact)), **_enclosed(context_, enclosing))
+        inexact=bool(jnp.issubdtype(dtype, jnp.inexact)), place=spot,
+        stacks=tuple(stack.layers for stack in spot.stacks if not stack.transparent),
+        **_enclosed(context_, enclosing))
 
 
 def _enclosed(context_, enclosing) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import contextvars
 import functools
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import haiku as hk
@@ -27,6 +27,8 @@ _applied: contextvars.ContextVar["_Applied | None"] = contextvars.ContextVar("ap
 # The attention, LSTM or embedding that is being called, and its inputs.
 _enclosing: contextvars.ContextVar[tuple[hk.MethodContext, Any] | None] = contextvars.ContextVar(
     "enclosing", default=None)
+# The branch of haiku_mup.residual that is being computed.
+_branch: contextvars.ContextVar[naming.Branch | None] = contextvars.ContextVar("branch", default=None)
 # The layer that is being called, and by what it multiplies its inputs or outputs in place of its weights.
 _product: contextvars.ContextVar[tuple[hk.Module | None, Factor]] = contextvars.ContextVar(
     "product", default=(None, 1.0))
@@ -63,6 +65,9 @@ class Scope(Protocol):
 
     def matrix_read(self, context: Any) -> None:
         """Called when an embedding's matrix is read other than by a lookup."""
+
+    def branch(self, branch: naming.Branch) -> float:
+        """What a branch of haiku_mup.residual is multiplied by, once it has been computed."""
 
     def used(self, name: str, shape: tuple[int, ...]) -> Used:
         """What happens to the parameter of this name (without a lift's prefix) and shape where it is used."""
@@ -282,19 +287,40 @@ def multiplier(name: str, shape: tuple[int, ...]) -> float:
     scope = current()
     if scope is not None:
         return scope.multiplier(name, shape)
+    _warn_unwrapped(name, shape, f"{name!r}: target {shape}")
+    return 1.0
+
+
+def _warn_unwrapped(name: str, shape: tuple[int, ...], where: str) -> None:
+    """Warns where a plain model is applied that was last initialised as a target."""
     if hk.running_init():
         initialised(set(), name, shape, 1.0)
     elif (name, shape) in _latest:
-        warn_once(_latest[name, shape], "unwrapped", f"{name!r}: target {shape}: this model was "
-                  "initialised in Mup.init_target, and is applied without its multipliers; apply "
-                  "mup.wrap_model(model) instead")
-    return 1.0
+        warn_once(_latest[name, shape], "unwrapped", f"{where}: this model was initialised in Mup.init_target, "
+                  "and is applied without its multipliers; apply mup.wrap_model(model) instead")
 
 
 def tied_multiplier() -> float:
     """What a SharedReadout multiplies by that was given an array: 1 outside of μP."""
     scope = current()
     return 1.0 if scope is None else scope.tied_multiplier()
+
+
+def branch() -> naming.Branch | None:
+    """The branch of haiku_mup.residual that is being computed."""
+    return _branch.get()
+
+
+def branched(function: Callable[[Any], Any], x: Any) -> tuple[Any, float]:
+    """What a branch of haiku_mup.residual makes of x, and what to multiply it by: 1 outside of μP."""
+    site, scope = naming.site(), current()
+    mine = naming.Branch(site, naming.in_tree(site.module), _branch.get())
+    with _set(_branch, mine):
+        out = function(x)
+    if scope is not None:
+        return out, scope.branch(mine)
+    _warn_unwrapped(str(site), (), f"{site.module!r}: haiku_mup.residual")
+    return out, 1.0
 
 
 def initialised(warned: set[str], name: str, shape: tuple[int, ...], value: float) -> None:

@@ -23,6 +23,7 @@ class Row:
       sgd_lr: factor of the learning rate for SGD; the same.
       inferred: whether it grows and is drawn, and no layer of Haiku's owns it, so that its fans are a guess: a
         vector's axis is taken as out, a matrix's as (in, out). `haiku_mup.fans` or `Mup(fans=...)` settles it.
+      depth: by how many times there are more blocks than at the base, of those that it is one of; 1 outside.
 
     After the example of `Mup`:
 
@@ -41,6 +42,7 @@ class Row:
     adam_lr: float
     sgd_lr: float
     inferred: bool = False
+    depth: float = 1.0
 
     @classmethod
     def of(cls, entry: Entry) -> "list[Row]":
@@ -61,7 +63,7 @@ class Row:
             shapes = (base.parts[number], *base.shape[1:]), (part.rows, *target.shape[1:])
         multiplier = entry.multiplier * (1.0 if target.layer in (READOUT, TIED) else part.factors.forward)
         return cls(name, *shapes, part.role, base.moments.std, target.moments.std * part.draw,
-                   multiplier, part.factors.adam, part.factors.sgd, entry.inferred)
+                   multiplier, part.factors.adam, part.factors.sgd, entry.inferred, entry.depth)
 
 
 HEADS = ("parameter", "base", "target", "role", "std base", "std target", "multiplier", "Adam lr",
@@ -71,13 +73,15 @@ HEADS = ("parameter", "base", "target", "role", "std base", "std target", "multi
 def as_text(rows: Iterable[Row], width: int = 100) -> str:
     """An aligned table of at most `width` columns where that can be: long names lose their middle."""
     rows = list(rows)
-    cells = [tuple(map(_cell, dataclasses.astuple(row)[:-1])) for row in rows]
+    deep = any(row.depth != 1 for row in rows)
+    heads = (*HEADS, "depth") if deep else HEADS
+    cells = [tuple(map(_cell, dataclasses.astuple(row)[:len(HEADS)] + (row.depth,) * deep)) for row in rows]
     cells = [(*cell[:3], cell[3] + "?" * row.inferred, *cell[4:]) for cell, row in zip(cells, rows)]
-    widths = [max(map(len, column)) for column in zip(HEADS, *cells)]
-    room = max(24, width - sum(widths[1:]) - 2 * (len(HEADS) - 1))
+    widths = [max(map(len, column)) for column in zip(heads, *cells)]
+    room = max(24, width - sum(widths[1:]) - 2 * (len(heads) - 1))
     widths[0] = min(widths[0], room)
-    lines = [_line(line, widths) for line in (HEADS, *cells)]
-    if all(base == target for _, base, target, *_ in cells):
+    lines = [_line(line, widths) for line in (heads, *cells)]
+    if not deep and all(base == target for _, base, target, *_ in cells):
         lines.append("Nothing grows: base and target have the same shapes.")
     if any(row.inferred for row in rows):
         lines.append("?: no layer of Haiku's, so its fans are a guess. To declare them: Mup(fans=...)")

@@ -5,7 +5,7 @@ from haiku_mup import context
 from haiku_mup.context import Made
 from haiku_mup.errors import MupError
 from haiku_mup.initializers import Rescaled, read
-from haiku_mup.naming import check_home, leaf_name, stored_names
+from haiku_mup.naming import Branch, Site, check_home, leaf_name, stacks, stored_names
 from haiku_mup.shapes import TIED, Entry, Used, layer_kind
 
 
@@ -14,13 +14,16 @@ class Wrapped:
 
     Args:
       entries: base beside target, by name.
+      branches: the multiplier of each branch of haiku_mup.residual, relative to those that it is not in.
 
     Raises:
       MupError: two layers that look alike from inside and have different multipliers.
     """
 
-    def __init__(self, entries: Mapping[str, Entry]):
-        self._draws = {name: (e.target.shape, e.draw, e.target.moments) for name, e in entries.items()}
+    def __init__(self, entries: Mapping[str, Entry], branches: Mapping[Site, float]):
+        self._draws = {name: (e.target.shape, e.draw, e.target.moments, e.target.stacks)
+                       for name, e in entries.items()}
+        self._branches = dict(branches)
         self._warned: set[str] = set()
         self._used: dict[tuple[str, tuple[int, ...]], Used] = {}
         self._tied = {e.multiplier for e in entries.values() if e.target.layer == TIED}
@@ -30,7 +33,7 @@ class Wrapped:
                 raise MupError.about(name, entry.base.shape, entry.target.shape, "another layer has this "
                                      "name and shape within its lift, and another multiplier; rename one")
         self._key: Hashable = tuple(map(frozenset, (
-            self._draws.items(), self._used.items(), self._tied)))
+            self._draws.items(), self._used.items(), self._tied, self._branches.items())))
         self._hash = hash(self._key)
 
     def __eq__(self, other):
@@ -42,7 +45,7 @@ class Wrapped:
     def create(self, next_creator, shape, dtype, init, context_, enclosing):
         names, shape_ = stored_names(context_), tuple(map(int, context_.original_shape))
         name = names[0]
-        known, draw, moments_ = self._draws.get(name, (None, 1.0, None))
+        known, draw, moments_, layers = self._draws.get(name, (None, 1.0, None, None))
         value, now = None, read(init, shape_)
         try:
             if layer_kind(context_.module, leaf_name(context_)) == TIED:
@@ -56,11 +59,23 @@ class Wrapped:
         elif now and moments_ and abs(now.std - moments_.std) > 1e-6 * now.std:
             value = MupError.about(name, None, shape_, f"the initializer's std is {now.std:.3g}, and "
                                    f"init_target saw {moments_.std:.3g}; capture the model that is wrapped")
+        elif layers != (found := tuple(stack.layers for stack in stacks() if not stack.transparent)):
+            value = MupError.about(name, None, shape_, f"it is in stacks of {found} layers, and init_target "
+                                   f"saw {layers}; capture the model that is wrapped")
         array, value = make(next_creator, shape, dtype, init, draw, name, value, self._warned)
         return array, Made(names, leaf_name(context_), array, value)
 
     def keep(self, made: Made) -> None:
         """All is known already."""
+
+    def branch(self, branch: Branch) -> float:
+        if branch.site not in self._branches:
+            if set(self._branches.values()) <= {1.0}:
+                return 1.0
+            raise MupError(f"{branch.path!r}: this haiku_mup.residual was not captured in init_target, or with "
+                           "other numbers of layers; capture the model that is wrapped")
+        outer = self._branches.get(branch.outer.site, 1.0) if branch.outer else 1.0
+        return self._branches[branch.site] / outer
 
     def used(self, name: str, shape: tuple[int, ...]) -> Used:
         return self._used.get((name, shape), Used())
