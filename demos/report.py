@@ -41,15 +41,18 @@ def known(x):
     return float(x) if math.isfinite(x) else None
 
 
-def table(best, widths):
-    """The optima as text, a line for each loss and parametrization."""
-    lines = [f"{'optimum, log2 lr':<17}" + "".join(f"{width:>13}" for width in widths)
+def table(best, widths, size=""):
+    """The optima as text, a line for each loss and parametrization; `size` is what widths are, if no widths."""
+    names = [name for found in best.values() for name in found]
+    room = max(5, 1 + max(map(len, names), default=0))
+    heads = [f"{width} {size}".strip() for width in widths]
+    lines = [f"{'optimum, log2 lr':<{12 + room}}" + "".join(f"{head:>13}" for head in heads)
              + f"{'drift':>9}{'setback':>9}"]
     for loss, found in best.items():
         for name, result in found.items():
             cells = "".join(f"{_cell(result['optimum'].get(width)):>13}" for width in widths)
             edge = any(at["at_edge"] for at in result["optimum"].values())
-            lines.append(f"{loss:<12}{name:<5}{cells}{_number(result['drift'], '≥' * edge):>9}"
+            lines.append(f"{loss:<12}{name:<{room}}{cells}{_number(result['drift'], '≥' * edge):>9}"
                          f"{_number(result['setback']):>9}")
     return "\n".join(lines)
 

@@ -16,7 +16,10 @@ from haiku_mup.initializers import moments
 from haiku_mup.naming import Branch, Site, check_home, in_tree, leaf_name, place, stacks, stored_names
 from haiku_mup.rules import ONE, Parametrization
 from haiku_mup.shapes import NAMED, READOUT, TIED, Entry, Record, Used, compare, layer_kind
-from haiku_mup.wrapped import make, one_tied
+from haiku_mup.wrapped import Uses, make, one_tied
+
+BY_DEPTH = ("this parametrization draws it by the depth, which shows only when all numbered modules are made; "
+            "take hk.layer_stack, or a form in which a Mup wraps the optimizer")
 
 
 class Declared(NamedTuple):
@@ -51,7 +54,7 @@ class Session:
         self.records: dict[str, Record] = {}
         self.entries: dict[str, Entry] = {}
         self.warned = warned
-        self._used: dict[tuple[str, tuple[int, ...]], Used] = {}    # of all made, in the tree or not
+        self._used = Uses()                             # of all made, in the tree or not
         self._tied: set[float] = set()
         self._ties_used = False
         self._local: dict[str, list[Record]] = {}       # of the base, by the names that layers know
@@ -60,7 +63,7 @@ class Session:
 
     def close(self) -> None:
         """Lets go of what it captured: JAX keeps the session itself for ever, in the keys of its caches."""
-        self.base, self.records, self.entries, self._used = self.base and {}, {}, {}, {}
+        self.base, self.records, self.entries, self._used = self.base and {}, {}, {}, Uses()
         self.branches, self._local, self._pairs, self._within = {}, {}, None, {}
 
     def check(self, where: str) -> None:
@@ -94,7 +97,7 @@ class Session:
 
     def _note(self, record: Record, value: Any) -> None:
         used = value.used if isinstance(value, Entry) else Used()
-        self._used[record.local, record.shape] = used
+        self._used.add(record, used)
         if record.layer == TIED:
             self._tied.add(used.multiplier)
         if record.place and record.place.branch:
@@ -113,6 +116,8 @@ class Session:
     def _compared(self, record: Record) -> Entry:
         assert self._pairs is not None
         pair = self._pairs.find(record)
+        if self.declared.rule.block.init != ONE and pair.later:
+            raise pair.wrong(BY_DEPTH)
         return compare(pair.base, record, self.declared.rule, pair.depth)
 
     def _keep(self, name: str, record: Record, value: Entry | Record) -> None:
@@ -135,7 +140,7 @@ class Session:
         return value
 
     def used(self, name: str, shape: tuple[int, ...]) -> Used:
-        found = self._used.get((name, shape))
+        found = self._used.get(name, shape)
         return self._foretold(name, shape) if found is None else found
 
     def whole(self) -> tuple[dict[str, Entry], dict[Site, float]]:
@@ -152,9 +157,7 @@ class Session:
         entries = {name: compare(pair.base, pair.target, rule, pair.depth) for name, pair in found.items()}
         for name, entry in entries.items():
             if entry.draw != self.entries[name].draw:
-                raise found[name].wrong(
-                    f"{rule.name} draws it by the depth, which shows only when all numbered modules are made; "
-                    "take hk.layer_stack, or a form in which a Mup wraps the optimizer")
+                raise found[name].wrong(BY_DEPTH)
         for kind, text in doubts(entries, self._ties_used) if rule.draws else ():
             context.warn_once(self.warned, kind, text)
         return entries, depth.branches(pairs, found, self.branches.values())
@@ -181,7 +184,7 @@ class Session:
             for record in self.base.values():
                 self._local.setdefault(record.local, []).append(record)
         module, _, leaf = name.rpartition("/")
-        known = (self.base or {}).get(f"{in_tree(module)}/{leaf}")
+        known = (self.base or {}).get(f"{self._pairs.twin(in_tree(module))}/{leaf}") if self._pairs else None
         for record in [known] if known else self._local.get(name, []):
             with contextlib.suppress(MupError):     # told in full as the parameter is made
                 values.add(self._compared(_resized(record, shape)).used)

@@ -131,12 +131,12 @@ class Captures:
         """What a session captured, if it is whole and the same as before."""
         session.check("init_target")
         entries, branches = session.whole()
-        for name, entry in (self._entries or {}).items():
-            record = session.records.get(name)
-            if record is None or (record.shape, record.stacks) != (entry.target.shape, entry.target.stacks):
-                raise MupError.about(name, entry.base.shape, record and record.shape, "an earlier "
-                                     f"init_target saw {entry.target.shape}; make a new Mup() for "
-                                     "another width or depth")
+        earlier = entries if self._entries is None else self._entries
+        for name, entry in [*entries.items(), *earlier.items()]:
+            now, before = (at[name].target if name in at else None for at in (entries, earlier))
+            if now is None or before is None or (now.shape, now.stacks) != (before.shape, before.stacks):
+                raise MupError.about(name, entry.base.shape, now and now.shape, "an earlier init_target saw "
+                                     f"{before and before.shape}; make a new Mup() for another width or depth")
         return entries, branches
 
     def _captured(self, what: str) -> Mapping[str, Entry]:

@@ -42,6 +42,13 @@ class Pair(NamedTuple):
         return MupError.about(self.target.name, self.base.shape, self.target.shape, text)
 
     @property
+    def later(self) -> bool:
+        """Whether more of its kind may be made after it, beyond those of the base."""
+        place = self.target.place
+        return self.base.name != self.target.name and any(
+            place is None or family.part not in place.varied for family in self.families)
+
+    @property
     def differences(self) -> str:
         """Where base and target have other numbers of blocks; "" where they don't."""
         stacks = [f"a layer_stack around it has {t} layers, the base's {b}"
@@ -67,6 +74,11 @@ class Pairs:
         """Takes in modules that the model has."""
         for module in modules:
             self._tree.add(module)
+
+    def twin(self, module: str) -> str:
+        """The name at the base of what a module is compared with."""
+        self._tree.add(module)
+        return self._tree.twin(module, self._known)[0]
 
     def families(self, path: str) -> list[Family]:
         """The numbered modules on the way to a module that base and target have in different numbers."""
@@ -106,12 +118,13 @@ class Pairs:
         """
         self._tree = Tree(record.in_tree for record in records.values())
         pairs = {name: self.find(record) for name, record in records.items()}
+        families = {(f.base, f.target, f.stem): f for pair in pairs.values() for f in pair.families}
+        for family in families.values() if self.rule.depth_alpha is not None else ():
+            _check_numbers(family, what)
         for name, record in self._base.items():
             if name not in records:
                 self._check_missing(name, record, records, what)
-        families = {(f.base, f.target, f.stem): f for pair in pairs.values() for f in pair.families}
         for family in families.values():
-            _check_numbers(family, what)
             _check_alike(self._base, family.base, family.theirs)
             _check_alike(records, family.target, family.ours)
         if self.rule.depth_alpha:
@@ -171,8 +184,8 @@ def _check_alike(records: Mapping[str, Record], parent: str, parts: Mapping[int,
         for rest in (first | block):
             a, b = first.get(rest), block.get(rest)
             if a is None or b is None:
-                some = a or b
-                raise MupError(f"{some and some.name!r}: {ALIKE.format('name')}")
+                name = a.name if a else joined(parent, rest)
+                raise MupError(f"{name!r}: it is not in each of {_listed(parts)}: {ALIKE.format('name')}")
             differ = [what for what, (x, y) in _kinds(a, b).items() if x != y]
             if differ:
                 raise MupError(f"{b.name!r}: {b.shape}, {a.name!r}: {a.shape}: {ALIKE.format(differ[0])}")

@@ -102,6 +102,7 @@ def maximal_update(form: str = "table8", *, optimizer: str | None = None, spectr
     if (form, optimizer) not in _FORMS:
         raise MupError(f"maximal_update: no form {form!r} with optimizer={optimizer!r}; give 'table8', "
                        "'table3', 'table9' or 'mean_field', or 'abcd' with optimizer='adam' or 'sgd'")
+    block, plain = _block(depth_alpha, optimizer or ""), optimizer or ""
     name = "μP" if form == "table8" else f"μP, {form}" + f" {optimizer}" * bool(optimizer)
     moved = _TABLE_8.moved(name, **_FORMS[form, optimizer])
     if form == "table3":
@@ -109,10 +110,9 @@ def maximal_update(form: str = "table8", *, optimizer: str | None = None, spectr
     if optimizer == "adam":
         moved = dataclasses.replace(moved, **{role: getattr(moved, role).levelled()
                                               for role in ("input", "hidden", "output")})
-    plain = optimizer or ""
     return dataclasses.replace(moved, name=name + (f", depth^-{depth_alpha:g}" if depth_alpha else ""),
                                spectral=spectral, plain=plain, reason=_REASONS.get(plain, ""),
-                               depth_alpha=depth_alpha, block=_block(depth_alpha, plain))
+                               depth_alpha=depth_alpha, block=block)
 
 
 def _block(alpha: float | None, plain: str) -> Row:

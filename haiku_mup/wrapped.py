@@ -5,8 +5,39 @@ from haiku_mup import context
 from haiku_mup.context import Made
 from haiku_mup.errors import MupError
 from haiku_mup.initializers import Rescaled, read
-from haiku_mup.naming import Branch, Site, check_home, leaf_name, stacks, stored_names
-from haiku_mup.shapes import TIED, Entry, Used, layer_kind
+from haiku_mup.naming import Branch, Site, Stack, check_home, leaf_name, stacks, stored_names
+from haiku_mup.shapes import TIED, Entry, Record, Used, layer_kind
+
+
+class Uses:
+    """What happens to parameters where they are used, by what a layer knows of them there."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, tuple[int, ...]], dict[tuple[Stack, ...], Used]] = {}
+
+    def add(self, record: Record, used: Used) -> Used:
+        """Takes one in; gives what is known of one that looks the same, or else itself."""
+        around = record.place.stacks if record.place else ()
+        return self._found.setdefault((record.local, record.shape), {}).setdefault(around, used)
+
+    def get(self, name: str, shape: tuple[int, ...]) -> Used | None:
+        """Of the parameter with this name (without a lift's prefix) and shape, in the stacks that are around.
+
+        Raises:
+          MupError: there are several, and none in these stacks.
+        """
+        found = self._found.get((name, shape), {})
+        if len(set(found.values())) < 2:
+            return next(iter(found.values()), None)
+        if (around := stacks()) not in found:
+            raise MupError.about(name, None, shape, "other layers have this name and shape, and this one was "
+                                 "not captured where it is; capture the model that is wrapped")
+        return found[around]
+
+    def key(self) -> Hashable:
+        """What is equal where all is."""
+        return frozenset((*at, around, used) for at, found in self._found.items()
+                         for around, used in found.items())
 
 
 class Wrapped:
@@ -25,15 +56,14 @@ class Wrapped:
                        for name, e in entries.items()}
         self._branches = dict(branches)
         self._warned: set[str] = set()
-        self._used: dict[tuple[str, tuple[int, ...]], Used] = {}
+        self._used = Uses()
         self._tied = {e.multiplier for e in entries.values() if e.target.layer == TIED}
         for entry in entries.values():
-            key, name = (entry.target.local, entry.target.shape), entry.target.name
-            if self._used.setdefault(key, entry.used) != entry.used:
-                raise MupError.about(name, entry.base.shape, entry.target.shape, "another layer has this "
-                                     "name and shape within its lift, and another multiplier; rename one")
-        self._key: Hashable = tuple(map(frozenset, (
-            self._draws.items(), self._used.items(), self._tied, self._branches.items())))
+            if self._used.add(entry.target, entry.used) != entry.used:
+                raise MupError.about(entry.target.name, entry.base.shape, entry.target.shape, "another layer "
+                                     "has this name and shape within its lift, and another multiplier; rename one")
+        self._key: Hashable = self._used.key(), *map(frozenset, (
+            self._draws.items(), self._tied, self._branches.items()))
         self._hash = hash(self._key)
 
     def __eq__(self, other):
@@ -78,16 +108,17 @@ class Wrapped:
         return self._branches[branch.site] / outer
 
     def used(self, name: str, shape: tuple[int, ...]) -> Used:
-        return self._used.get((name, shape), Used())
+        return self._used.get(name, shape) or Used()
 
     def matrix_read(self, context_) -> None:
         """Said as the target was captured."""
 
     def multiplier(self, name: str, shape: tuple[int, ...]) -> float:
-        if (name, shape) not in self._used:
+        used = self._used.get(name, shape)
+        if used is None:
             raise MupError.about(name, None, shape, "this layer was not captured with this shape; put it "
                                  "inside apply_mup(), and capture base and target again")
-        return self._used[name, shape].multiplier
+        return used.multiplier
 
     def tied_multiplier(self) -> float:
         return one_tied(self._tied)
