@@ -45,7 +45,7 @@ def as_points(name: str, programs: Mapping[int, Program], trials: Mapping[tuple[
     """
     rules = Expected(programs, sgd, decaying)
     quiet = _quiet(programs, trials, [stat_name(stat) for stat in stats])
-    first = {width: steps[0] for (width, _), steps in reversed(trials.items())}
+    first = {width: steps[0] for (width, _), steps in trials.items()}
     pooled = Pooled(_layers(first[width]) for width in sorted(first))
     points = []
     for (width, seed), steps in trials.items():

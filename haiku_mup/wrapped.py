@@ -61,7 +61,8 @@ class Wrapped:
         for entry in entries.values():
             if self._used.add(entry.target, entry.used) != entry.used:
                 raise MupError.about(entry.target.name, entry.base.shape, entry.target.shape, "another layer "
-                                     "has this name and shape within its lift, and another multiplier; rename one")
+                                     "has this name and shape within its lift, and another multiplier; rename "
+                                     "one")
         self._key: Hashable = self._used.key(), *map(frozenset, (
             self._draws.items(), self._tied, self._branches.items()))
         self._hash = hash(self._key)
