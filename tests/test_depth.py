@@ -329,7 +329,8 @@ def slow(*values):
 
 @pytest.mark.parametrize("kind, alpha, forms", [
     ("adamw", 0.5, CASES[4:5]), ("sgd", 1.0, CASES[5:]), slow("adamw", 0.5, CASES[:5]),
-    slow("adamw", 1.0, CASES[:5]), slow("sgd", 0.5, CASES), slow("sgd", 1.0, CASES), slow("momentum", 0.75, CASES)])
+    slow("adamw", 1.0, CASES[:5]), slow("sgd", 0.5, CASES), slow("sgd", 1.0, CASES),
+    slow("momentum", 0.75, CASES)])
 def test_forms_train_alike(kind, alpha, forms, x64):
     _, _, first = trained("layer_stack", kind, alpha)
     for which in forms:
