@@ -44,9 +44,10 @@ def known(x):
     return float(x) if math.isfinite(x) else None
 
 
-def table(best, widths):
-    """The optima as text, a line for each loss and parametrization."""
-    lines = [_line(best, "optimum, log2 lr", widths) + f"{'drift':>9}{'setback':>9}"]
+def table(best, widths, size=""):
+    """The optima as text, a line for each loss and parametrization; `size` is what widths are, if no widths."""
+    heads = [f"{width} {size}".strip() for width in widths]
+    lines = [_line(best, "optimum, log2 lr", heads) + f"{'drift':>9}{'setback':>9}"]
     for loss, found in best.items():
         for name, result in found.items():
             cells = [_cell(result["optimum"].get(width)) for width in widths]
@@ -67,7 +68,8 @@ def lowest(best, widths):
 def _line(best, title, cells):
     """A title, or a loss and a parametrization, and a cell for each width."""
     room = max(12, *(len(loss) + 1 for loss in best))
-    head = f"{title:<{room + 5}}" if isinstance(title, str) else f"{title[0]:<{room}}{title[1]:<5}"
+    more = max(5, *(len(name) + 1 for found in best.values() for name in found))
+    head = f"{title:<{room + more}}" if isinstance(title, str) else f"{title[0]:<{room}}{title[1]:<{more}}"
     return head + "".join(f"{cell:>13}" for cell in cells)
 
 

@@ -10,6 +10,7 @@ from haiku_mup.lr_sweep import lr_sweep
 from haiku_mup.mup import Mup
 from haiku_mup.parametrizations import maximal_update, neural_tangent, standard
 from haiku_mup.recording import probe
+from haiku_mup.residual import residual
 from haiku_mup.rules import Parametrization
 from haiku_mup.shapes import get_shapes
 from haiku_mup.summary import Row
@@ -47,6 +48,7 @@ __all__ = [
     "maximal_update",
     "neural_tangent",
     "probe",
+    "residual",
     "standard",
     "training",
 ]

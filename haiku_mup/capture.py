@@ -8,17 +8,31 @@ from typing import Any, NamedTuple
 import haiku as hk
 import jax.numpy as jnp
 
-from haiku_mup import axes, context, mults
+from haiku_mup import axes, context, depth, mults
 from haiku_mup.context import Made
 from haiku_mup.doubts import doubts
 from haiku_mup.errors import MupError
 from haiku_mup.initializers import moments
 from haiku_mup.mults import check_globs
-from haiku_mup.naming import check_home, in_tree, leaf_name, lifted_by_hand, stored_names, transforms
+from haiku_mup.naming import (
+    Branch,
+    Site,
+    check_home,
+    in_tree,
+    leaf_name,
+    lifted_by_hand,
+    place,
+    stacks,
+    stored_names,
+    transforms,
+)
 from haiku_mup.rules import ONE, Parametrization
 from haiku_mup.shapes import NAMED, READOUT, TIED, Entry, Record, Used, compare, layer_kind
 from haiku_mup.uses import PRODUCTS
-from haiku_mup.wrapped import make, one_tied
+from haiku_mup.wrapped import Known, make, one_tied
+
+BY_DEPTH = ("this parametrization draws it by the depth, which shows only when all numbered modules are made; "
+            "take hk.layer_stack, or a form in which a Mup wraps the optimizer")
 
 
 class Declared(NamedTuple):
@@ -54,19 +68,22 @@ class Session:
         self.declared = declared
         self.base = base
         self.own = transforms() + 1
+        self.branches: dict[Site, Branch] = {}          # those of haiku_mup.residual that were computed
         self.records: dict[str, Record] = {}
         self.entries: dict[str, Entry] = {}
         self.warned = warned
-        self._used: dict[tuple[str, tuple[int, ...]], Used] = {}    # of all made, in the tree or not
+        self._used = Known()                            # of all made, in the tree or not
         self._by_hand: set[tuple[str, tuple[int, ...]]] = set()
         self._tied: set[float] = set()
         self._ties_used = False
         self._local: dict[str, list[Record]] = {}       # of the base, by the names that layers know
+        self._pairs = None if base is None else depth.Pairs(base, declared.rule)
+        self._within: dict[Site, Record] = {}           # some parameter that each branch makes
 
     def close(self) -> None:
         """Lets go of what it captured: JAX keeps the session itself for ever, in the keys of its caches."""
-        self.base, self.records, self.entries, self._used = self.base and {}, {}, {}, {}
-        self._local = {}
+        self.base, self.records, self.entries, self._used = self.base and {}, {}, {}, Known()
+        self.branches, self._local, self._pairs, self._within = {}, {}, None, {}
 
     def check(self, where: str) -> None:
         """Raises if nothing was captured, or if a glob of the user's matched nothing."""
@@ -88,8 +105,10 @@ class Session:
         names = stored_names(context_)
         value: Record | Entry | MupError
         try:
-            record = _record(self.declared, names[0], dtype, init, context_, enclosing,
+            record = _record(self.declared, names, dtype, init, context_, enclosing,
                              lifted_by_hand(self.own))
+            if self._pairs:
+                self._pairs.meet(name[:-len(record.leaf) - 1] for name in names)
             if record.layer == TIED:
                 check_home(record.name, context_.module)
             value = record if self.base is None else self._compared(record)
@@ -102,10 +121,12 @@ class Session:
 
     def _note(self, record: Record, value: Any) -> None:
         used = value.used if isinstance(value, Entry) else Used()
-        self._used[record.local, record.shape] = used
+        self._used.add(record, used)
         self._by_hand |= {(record.local, record.shape)} if record.by_hand else set()
         if record.layer == TIED:
             self._tied.add(used.multiplier)
+        if record.place and record.place.branch:
+            self._within.setdefault(record.place.branch.site, record)
 
     def keep(self, made: Made) -> None:
         for name in made.names:         # several in a transparent layer_stack, which are alike
@@ -121,12 +142,16 @@ class Session:
         return record if self.base is None else self._compared(record)
 
     def _compared(self, record: Record) -> Entry:
-        base = (self.base or {}).get(record.name)
-        if base is None:
-            raise MupError.about(record.name, None, record.shape, "the base has no such parameter; "
-                                 "build base and target from one function, and capture the base again")
-        entry = compare(base, record, self.declared.rule)
-        mult = mults.of("Mup(init_mults=...)", self.declared.init_mults, record.name)
+        assert self._pairs is not None
+        pair = self._pairs.find(record)
+        if self.declared.rule.block.init != ONE and pair.later:
+            raise pair.wrong(BY_DEPTH)
+        return self._entry(pair)
+
+    def _entry(self, pair: depth.Pair) -> Entry:
+        """A pair with what follows from it, and with the user's multiplier."""
+        entry = compare(pair.base, pair.target, self.declared.rule, pair.depth)
+        mult = mults.of("Mup(init_mults=...)", self.declared.init_mults, pair.target.name)
         return entry.drawn(mult)
 
     def _keep(self, name: str, record: Record, value: Entry | Record) -> None:
@@ -139,8 +164,17 @@ class Session:
             if value.doubt:
                 context.warn_once(self.warned, *value.doubt)
 
+    def branch(self, branch: Branch) -> float:
+        """The multiplier of a branch, as far as the depth is known: numbered modules count as they are made."""
+        self.branches.setdefault(branch.site, branch)
+        inner, outer = (self._pairs.find(self._within[at.site]).depth if self._pairs and at and
+                        at.site in self._within else 1.0 for at in (branch, branch.outer))
+        value = self.declared.rule.branch(inner / outer)
+        context.initialised(self.warned, str(branch.site), (), value)
+        return value
+
     def used(self, name: str, shape: tuple[int, ...]) -> Used:
-        found = self._used.get((name, shape))
+        found = self._used.get(name, shape)
         return self._foretold(name, shape) if found is None else found
 
     @property
@@ -154,10 +188,24 @@ class Session:
         """Nothing: the wrapped model says it."""
         return ""
 
-    def doubts(self) -> None:
-        """Warns, once for each kind, of what is probably not meant in the whole that was captured."""
-        for kind, text in doubts(self.entries, self._ties_used) if self.declared.rule.draws else ():
+    def whole(self) -> tuple[dict[str, Entry], dict[Site, float]]:
+        """All that was captured of a target beside its base, and the multiplier of each branch.
+
+        Raises:
+          MupError: what only the whole shows, such as blocks that the other of the two doesn't have.
+
+        Warns:
+          MupWarning: of what is probably not meant, once for each kind.
+        """
+        pairs, rule = depth.Pairs(self.base or {}, self.declared.rule), self.declared.rule
+        found = pairs.whole(self.records, "target")
+        entries = {name: self._entry(pair) for name, pair in found.items()}
+        for name, entry in entries.items():
+            if entry.draw != self.entries[name].draw:
+                raise found[name].wrong(BY_DEPTH)
+        for kind, text in doubts(entries, self._ties_used) if rule.draws else ():
             context.warn_once(self.warned, kind, text)
+        return entries, depth.branches(pairs, found, self.branches.values())
 
     def multiplier(self, name: str, shape: tuple[int, ...]) -> float:
         self._ties_used |= name.endswith("/embeddings")
@@ -179,10 +227,10 @@ class Session:
             for record in self.base.values():
                 self._local.setdefault(record.local, []).append(record)
         module, _, leaf = name.rpartition("/")
-        known = (self.base or {}).get(f"{in_tree(module)}/{leaf}")
+        known = (self.base or {}).get(f"{self._pairs.twin(in_tree(module))}/{leaf}") if self._pairs else None
         for record in [known] if known else self._local.get(name, []):
             with contextlib.suppress(MupError):     # told in full as the parameter is made
-                values.add(compare(record, _resized(record, shape), self.declared.rule).used)
+                values.add(self._compared(_resized(record, shape)).used)
         return values.pop() if len(values) == 1 else Used()
 
     def tied_multiplier(self) -> float:
@@ -193,14 +241,17 @@ class Session:
 def _resized(record: Record, shape: tuple[int, ...]) -> Record:
     """The record of another width, as far as the shape tells: an LSTM's inputs are as many as there were."""
     first, *others = record.parts or (0,)
+    counts = tuple(stack.layers for stack in stacks() if not stack.transparent)
     if not others:
-        return dataclasses.replace(record, shape=shape)
+        return dataclasses.replace(record, shape=shape, stacks=counts)
     hidden = shape[-1] // 4
-    return dataclasses.replace(record, shape=shape, parts=(shape[0] - hidden, hidden))
+    return dataclasses.replace(record, shape=shape, stacks=counts, parts=(shape[0] - hidden, hidden))
 
 
-def _record(declared: Declared, name: str, dtype, init, context_, enclosing, by_hand: bool) -> Record:
-    leaf, module = leaf_name(context_), context_.module
+def _record(declared: Declared, names: tuple[str, ...], dtype, init, context_, enclosing,
+            by_hand: bool) -> Record:
+    name, leaf, module = names[0], leaf_name(context_), context_.module
+    spot = place(names, leaf, context.branch())
     shape = tuple(map(int, context_.original_shape))
     dtype = jnp.dtype(dtype)
     layer = layer_kind(module, leaf)
@@ -211,7 +262,9 @@ def _record(declared: Declared, name: str, dtype, init, context_, enclosing, by_
     return Record(
         name=name, leaf=leaf, local=context_.full_name, shape=shape, moments=moments(init, shape, dtype),
         fans=axes.find(declared.fans, name, module, leaf, shape), layer=layer,
-        inexact=bool(jnp.issubdtype(dtype, jnp.inexact)), by_hand=by_hand, **_enclosed(context_, enclosing))
+        inexact=bool(jnp.issubdtype(dtype, jnp.inexact)), by_hand=by_hand, place=spot,
+        stacks=tuple(stack.layers for stack in spot.stacks if not stack.transparent),
+        **_enclosed(context_, enclosing))
 
 
 def _enclosed(context_, enclosing) -> dict[str, Any]:

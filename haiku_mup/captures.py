@@ -5,10 +5,11 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
-from haiku_mup import axes, context, mults, store
+from haiku_mup import axes, context, depth, mults, store
 from haiku_mup.axes import Axes
 from haiku_mup.capture import Declared, Session
 from haiku_mup.errors import MupError
+from haiku_mup.naming import Site
 from haiku_mup.parametrizations import maximal_update
 from haiku_mup.rules import Parametrization
 from haiku_mup.shapes import Entry, Record, compare
@@ -29,6 +30,7 @@ class Captures:
         self._source = ""                           # where the base was loaded from
         self._base: Mapping[str, Record] | None = None
         self._entries: Mapping[str, Entry] | None = None
+        self._branches: Mapping[Site, float] = {}   # of haiku_mup.residual: their multipliers
         self._session: Session | None = None        # of the init_target that is open
         self._warned: set[str] = set()
 
@@ -121,7 +123,7 @@ class Captures:
         try:
             with context.entered(session):
                 yield
-            entries = self._judge(session)
+            entries, branches = self._judge(session)
         except MupError as error:
             if not self._source:
                 raise
@@ -129,27 +131,31 @@ class Captures:
         finally:
             self._session = before
             session.close()
-        self._entries = entries
+        self._entries, self._branches = entries, branches
 
-    def _judge(self, session: Session) -> Mapping[str, Entry]:
+    def _judge(self, session: Session) -> tuple[Mapping[str, Entry], Mapping[Site, float]]:
         """What a session captured, if it is whole and the same as before."""
         session.check("init_target")
-        _check_whole(self._base or {}, session.entries, "target")
-        session.doubts()
-        for name, entry in (self._entries or {}).items():
-            if entry.target.shape != session.records[name].shape:
-                raise MupError.about(name, entry.base.shape, session.records[name].shape, "an earlier "
-                                     f"init_target saw {entry.target.shape}; make a new Mup() for "
-                                     "another width")
-        return dict(session.entries)
+        entries, branches = session.whole()
+        earlier = entries if self._entries is None else self._entries
+        for name, entry in [*entries.items(), *earlier.items()]:
+            now, before = (at[name].target if name in at else None for at in (entries, earlier))
+            if now is None or before is None or (now.shape, now.stacks) != (before.shape, before.stacks):
+                raise MupError.about(name, entry.base.shape, now and now.shape, "an earlier init_target saw "
+                                     f"{before and before.shape}; make a new Mup() for another width or depth")
+        return entries, branches
 
     def _captured(self, what: str) -> Mapping[str, Entry]:
+        return self._whole(what)[0]
+
+    def _whole(self, what: str) -> tuple[Mapping[str, Entry], Mapping[Site, float]]:
+        """The entries, and the multipliers of branches."""
         if self._session is not None:
             return self._judge(self._session)
         if self._entries is None:
             raise MupError(f"{what} before init_target: initialise the base inside `with "
                            "mup.init_base():` and the target inside `with mup.init_target():` first")
-        return self._entries
+        return self._entries, self._branches
 
     # --- what was captured of the base, kept ---
 
@@ -265,19 +271,7 @@ def _with_delta(base: Mapping[str, Record], delta: Mapping[str, Record],
                 rule: Parametrization) -> Mapping[str, Record]:
     """The base's records, with the shapes that the delta has."""
     plain = {name: dataclasses.replace(record, delta=None, delta_parts=()) for name, record in base.items()}
-    _check_whole(plain, delta, "delta")
-    for name, record in plain.items():
-        compare(record, delta[name], rule)
+    for pair in depth.Pairs(plain, rule).whole(delta, "delta").values():
+        compare(pair.base, pair.target, rule, pair.depth)
     return {name: dataclasses.replace(record, delta=delta[name].shape, delta_parts=delta[name].parts)
             for name, record in plain.items()}
-
-
-def _check_whole(base: Mapping[str, Record], other: Mapping[str, Any], what: str) -> None:
-    for name, record in base.items():
-        if name not in other:
-            raise MupError.about(name, record.shape, None, f"the {what} has no such parameter; build base "
-                                 f"and {what} from one function, and capture the base again")
-    for name in other:
-        if name not in base:
-            raise MupError(f"{name!r}: the base has no such parameter; build base and {what} from one "
-                           "function, and capture the base again")

@@ -4,7 +4,7 @@ import contextvars
 import functools
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import haiku as hk
@@ -20,6 +20,8 @@ _scope = jax.make_user_context(default_value=None)
 _applied: contextvars.ContextVar["_Applied | None"] = contextvars.ContextVar("apply_mup", default=None)
 # The wrapped model that runs.
 _guard: contextvars.ContextVar["_Guard | None"] = contextvars.ContextVar("guard", default=None)
+# The branch of haiku_mup.residual that is being computed.
+_branch: contextvars.ContextVar[naming.Branch | None] = contextvars.ContextVar("branch", default=None)
 _MARK, _ORIGINAL = "_haiku_mup", "_original_fn"     # attributes of functions: ours, Haiku's
 # (parameter, shape) of a layer -> the `warned` of its target's Mup.
 _latest: dict[tuple[str, tuple[int, ...]], set[str]] = {}
@@ -65,6 +67,9 @@ class Scope(uses.Uses, Protocol):
 
     def matrix_read(self, context: Any) -> None:
         """Called when an embedding's matrix is read other than by a lookup."""
+
+    def branch(self, branch: naming.Branch) -> float:
+        """What a branch of haiku_mup.residual is multiplied by, once it has been computed."""
 
     def multiplier(self, name: str, shape: tuple[int, ...]) -> float:
         """What the layer of parameter `name` multiplies its product by."""
@@ -300,6 +305,23 @@ def _foreign(scope: Scope) -> bool:
 def _own(scope: Scope) -> int:
     guard = _guard.get()
     return scope.own if guard is None else guard.own
+
+
+def branch() -> naming.Branch | None:
+    """The branch of haiku_mup.residual that is being computed."""
+    return _branch.get()
+
+
+def branched(function: Callable[[Any], Any], x: Any) -> tuple[Any, float]:
+    """What a branch of haiku_mup.residual makes of x, and what to multiply it by: 1 outside of μP."""
+    site, scope = naming.site(), current()
+    mine = naming.Branch(site, naming.in_tree(site.module), _branch.get())
+    with during(_branch, mine):
+        out = function(x)
+    if scope is not None:
+        return out, 1.0 if _foreign(scope) else scope.branch(mine)
+    _warn_unwrapped(str(site), (), f"{site.module!r}: haiku_mup.residual")
+    return out, 1.0
 
 
 def initialised(warned: set[str], name: str, shape: tuple[int, ...], value: float) -> None:

@@ -16,6 +16,7 @@ from haiku_mup import optimizer_rules
 from haiku_mup.axes import Axes
 from haiku_mup.errors import MupError
 from haiku_mup.mup import Mup
+from haiku_mup.parametrizations import maximal_update
 from haiku_mup.rules import Parametrization
 from haiku_mup.stats import STATS, Stat, stat_name
 from haiku_mup.verdict import JUDGED, CoordCheck
@@ -46,7 +47,9 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
     to be seen beside what was there at the start. Start from the best one of the smallest model.
 
     Args:
-      make_model: from a width to a transformed model, its layers inside `apply_mup`, not wrapped.
+      make_model: from a width to a transformed model, its layers inside `apply_mup`, not wrapped. Or from a
+        depth, or from what else is to grow: with a `maximal_update(depth_alpha=...)` for the parametrization.
+        Blocks of models of different depths are averaged.
       widths: two or more; eightfold from first to last is enough.
       batch: what `loss_fn` gets; with fix_batch=False, a sequence of `steps` of them.
       loss_fn: ``loss_fn(apply, params, rng, batch)`` gives a scalar. ``apply(params, rng, *inputs, **kwargs)``
@@ -104,6 +107,8 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
     name = parametrization if isinstance(parametrization, str) else getattr(
         parametrization, "name", getattr(parametrization, "__name__", "other"))
     table = parametrization if isinstance(parametrization, Parametrization) else None
+    if parametrization == "sp":             # beside what it should be, in depth as in width
+        table = maximal_update(depth_alpha=1.0)
     decaying = decays(optimizer)
     new_mup = functools.partial(Mup, fans=fans, readouts=readouts, parametrization=table)
     parts = _Parts(make_model, bases, delta_model, loss_fn, wrap, optimizer, new_mup, tuple(stats), decaying)

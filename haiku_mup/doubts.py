@@ -17,6 +17,11 @@ def doubts(entries: Mapping[str, Entry], ties_used: bool) -> Iterator[tuple[str,
     """
     yield from _mixed(entries)
     for name, entry in entries.items():
+        if entry.target.stacks and not entry.base.stacks:
+            yield "depth", str(MupError.about(
+                name, entry.base.shape, entry.target.shape, f"it is in stacks of {entry.target.stacks} layers, "
+                "and the base is from a file of a version that didn't keep how many it has: save it again, so "
+                "that a difference in depth is seen"))
         if entry.target.layer == TIED and entry.multiplier != 1 and not ties_used:
             yield "unused tie", str(MupError.about(
                 name, entry.base.shape, entry.target.shape, "no SharedReadout reads this SharedEmbed; if its "

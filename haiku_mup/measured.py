@@ -79,13 +79,16 @@ class Program:
 
     Attributes:
       entries: base beside target, by name.
+      branches: the multipliers of haiku_mup.residual's branches.
       seen: what is recorded, by module and name in the state.
       shapes: of the parameters, by name, once it has run.
     """
 
     def __init__(self, model: Any, optimizer: Any, loss_fn: Any, mup: Any, inputs: Inputs,
                  stats: Sequence[Stat], decaying: bool):
-        self.entries: dict[str, Entry] = mup._captured("coord_check")
+        captured, branches = mup._whole("coord_check")
+        self.entries: dict[str, Entry] = dict(captured)
+        self.branches = list(branches.values())
         records = [entry.target for entry in self.entries.values()]
         self.recorder = Recorder(model, stats, [
             r.module for r in records if r.layer in (READOUT, NAMED) and r.fans.fan_in])

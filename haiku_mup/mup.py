@@ -87,7 +87,7 @@ class Mup(Captures):
         >>> params = jax.jit(model.init)(key, x)                # the draws are in μP
         >>> logits = jax.jit(model.apply)(params, None, x)      # and so are the multipliers
         """
-        scope = Wrapped(self._captured("wrap_model"), plain=bool(self._declared.rule.plain))
+        scope = Wrapped(*self._whole("wrap_model"), plain=bool(self._declared.rule.plain))
         if not (hasattr(model, "_replace") and hasattr(model, "init") and hasattr(model, "apply")):
             raise MupError(f"wrap_model: a {type(model).__name__} is not a transformed model; give it "
                            "what hk.transform returns")

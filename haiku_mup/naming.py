@@ -3,7 +3,7 @@ import functools
 import sys
 import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -18,6 +18,88 @@ _CALLERS = {("haiku._src.lift", "__call__"): "lift",
 INIT, APPLY = "init", "apply"
 _TRANSFORMS = {f"transform_with_state.<locals>.{what}_fn": what for what in (INIT, APPLY)}
 _homes: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()   # module -> its parameter's name
+
+
+class Stack(NamedTuple):
+    """A layer_stack around a line of a model.
+
+    Attributes:
+      prefix: what it puts before the names of its parameters, as far as the transform that it is in knows.
+      layers: how many it has.
+      transparent: whether its parameters have names of their own for each layer.
+    """
+
+    prefix: str
+    layers: int
+    transparent: bool
+
+
+class Site(NamedTuple):
+    """A place in a model's code, by what is known of it at init and at apply.
+
+    Attributes:
+      module: the name of the module that is current, without the prefix of a lift.
+      stacks: the layer_stacks around, outermost first.
+    """
+
+    module: str
+    stacks: tuple[Stack, ...]
+
+
+class Branch(NamedTuple):
+    """A branch of `haiku_mup.residual` that is being computed.
+
+    Attributes:
+      site: where it was called.
+      path: the name in the tree of the module that called it; known at init.
+      outer: the branch that it is in, if any.
+    """
+
+    site: Site
+    path: str
+    outer: "Branch | None"
+
+
+class Place(NamedTuple):
+    """Where a parameter was made.
+
+    Attributes:
+      module: the name of its module in the tree; of the first layer's, in a transparent layer_stack.
+      varied: which parts of that name, between slashes, such stacks give each layer.
+      stacks: the layer_stacks around.
+      branch: the branch that it was made in, if any.
+    """
+
+    module: str
+    varied: tuple[int, ...]
+    stacks: tuple[Stack, ...]
+    branch: Branch | None
+
+
+def place(names: tuple[str, ...], leaf: str, branch: Branch | None) -> Place:
+    """Where the parameter is that is being made, which the tree calls by these names."""
+    first, *others = (name[:-len(leaf) - 1] for name in names)
+    parts = [first.split("/"), *(other.split("/") for other in others)]
+    varied = tuple(i for i, same in enumerate(zip(*parts)) if len(set(same)) > 1)
+    return Place(first, varied, stacks(), branch)
+
+
+def site() -> Site:
+    """Where the model that is being traced is."""
+    return Site(hk.experimental.current_name(), stacks())
+
+
+def stacks() -> tuple[Stack, ...]:
+    """The layer_stacks around this call, outermost first; read off Python's own stack, as names are."""
+    found = []
+    for frame in _frames():
+        if (frame.f_globals.get("__name__"), frame.f_code.co_name) == ("haiku._src.layer_stack", "__call__"):
+            stack: Any = frame.f_locals["self"]
+            lift = frame.f_locals["params_and_state_fn"]        # a lambda around the module of hk.lift
+            prefix = next(cell.cell_contents.prefix_name for cell in lift.__closure__ or ()
+                          if hasattr(cell.cell_contents, "prefix_name"))
+            found.append(Stack(prefix, int(stack._count), stack._transparency_map is not None))
+    return tuple(reversed(found))
 
 
 def stored_names(context_: hk.GetterContext, outside: int = 0) -> tuple[str, ...]:
@@ -54,8 +136,7 @@ def _levels() -> list[Callable[[str], list[str]]]:
     prefix twice under hk.remat, and knows nothing of where a wrapped model begins that is lifted itself.
     """
     levels: list[Callable[[str], list[str]]] = []
-    frame: types.FrameType | None = sys._getframe()
-    while frame is not None and frame.f_code.co_qualname != "bound.<locals>.wrapped":
+    for frame in _frames():
         where, what = frame.f_globals.get("__name__"), frame.f_code.co_name
         if where == "haiku._src.lift" and what == "__call__":
             levels.append(functools.partial(_prefixed, frame.f_locals["self"].prefix_name))
@@ -63,8 +144,15 @@ def _levels() -> list[Callable[[str], list[str]]]:
             stack: Any = frame.f_locals["self"]
             if stack._transparency_map is not None:
                 levels.append(functools.partial(_flat, stack))
-        frame = frame.f_back
     return levels
+
+
+def _frames() -> Iterator[types.FrameType]:
+    """The frames of the model that is being traced, innermost first."""
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_qualname != "bound.<locals>.wrapped":
+        yield frame
+        frame = frame.f_back
 
 
 def _prefixed(prefix: str, module: str) -> list[str]:

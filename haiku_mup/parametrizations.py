@@ -33,7 +33,7 @@ _REASONS = {
 _STANDARD = Parametrization(
     "standard",
     # Of initializers whose variance is 1 / fan_in; draws are left as they are.
-    hidden=Row(init=Power(-0.5, 0)), output=Row(init=Power(-0.5, 0)), draws=False,
+    hidden=Row(init=Power(-0.5, 0)), output=Row(init=Power(-0.5, 0)), draws=False, depth_alpha=0.0,
 )
 # A gradient's entry shrinks like what it is multiplied by in the forward pass, and like what reads the output.
 _ROOT = Row(forward=Power(-0.5, 0), stored=Power(-0.5, 0), adam=None, eps=Power(-0.5, -0.5))
@@ -70,8 +70,8 @@ def neural_tangent() -> Parametrization:
     return _NEURAL_TANGENT
 
 
-def maximal_update(form: str = "table8", *, optimizer: str | None = None,
-                   spectral: bool = False) -> Parametrization:
+def maximal_update(form: str = "table8", *, optimizer: str | None = None, spectral: bool = False,
+                   depth_alpha: float | None = None) -> Parametrization:
     """The maximal update parametrization, in one of its equivalent forms: all train alike.
 
     Args:
@@ -86,16 +86,24 @@ def maximal_update(form: str = "table8", *, optimizer: str | None = None,
         they are.
       spectral: whether to draw a hidden weight smaller by √(m_out / m_in) where its fan-out grows less than
         its fan-in, so that its spectral norm has the size that it should (Yang et al., arXiv 2310.17813).
+      depth_alpha: α of a model that may have r times as many residual blocks as its base: each branch of
+        `haiku_mup.residual` is multiplied by r^-α, and what is in the blocks has factors of its own. 1.0 is
+        CompleteP (Dey et al., arXiv 2505.01618), 0.5 Depth-μP (Yang et al., arXiv 2310.02244). With 0.0 depths
+        may differ, and nothing depends on them; with None they may not.
 
     Raises:
-      MupError: no such form; "abcd" without its optimizer, or another form with one.
+      MupError: no such form; "abcd" without its optimizer, or another form with one; an α that is neither 0 nor
+        from 0.5 to 1, for which features or their updates would grow with the depth, or vanish.
 
     >>> haiku_mup.maximal_update("table9").factors("hidden", 4.0, 4.0)[:4]
     (0.5, 1.0, 0.25, 1.0)
+    >>> haiku_mup.maximal_update(depth_alpha=1.0).factors("hidden", 4.0, 4.0, depth=2.0).sgd
+    2.0
     """
     if (form, optimizer) not in _FORMS:
         raise MupError(f"maximal_update: no form {form!r} with optimizer={optimizer!r}; give 'table8', "
                        "'table3', 'table9' or 'mean_field', or 'abcd' with optimizer='adam' or 'sgd'")
+    block, plain = _block(depth_alpha, optimizer or ""), optimizer or ""
     name = "μP" if form == "table8" else f"μP, {form}" + f" {optimizer}" * bool(optimizer)
     moved = _TABLE_8.moved(name, **_FORMS[form, optimizer])
     if form == "table3":
@@ -103,6 +111,30 @@ def maximal_update(form: str = "table8", *, optimizer: str | None = None,
     if optimizer == "adam":
         moved = dataclasses.replace(moved, **{role: getattr(moved, role).levelled()
                                               for role in ("input", "hidden", "output")})
-    plain = optimizer or ""
-    return dataclasses.replace(moved, spectral=spectral, plain=plain, reason=_REASONS.get(plain, ""))
+    return dataclasses.replace(moved, name=name + (f", depth^-{depth_alpha:g}" if depth_alpha else ""),
+                               spectral=spectral, plain=plain, reason=_REASONS.get(plain, ""),
+                               depth_alpha=depth_alpha, block=block)
+
+
+def _block(alpha: float | None, plain: str) -> Row:
+    """What comes on top for parameters in residual blocks, r times as many as the base's, as powers of r.
+
+    A branch multiplied by r^-α gives gradients of its size, and ε's factor. All r branches together should move
+    the residual stream as far as at the base, each by 1 / r: so its parameters, of which the branch is r^-α
+    times a function, by r^(α-1). That is Adam's factor; SGD's is Adam's over ε's, r^(2α-1). (Dey et al., arXiv
+    2505.01618, Table 1, which names Adam's and ε's; Yang et al., arXiv 2310.02244, for SGD at α = ½.)
+
+    Where an optimizer is to be plain, θ takes its factor: r^(α-1) for Adam, r^(α-½) for SGD.
+    """
+    number = isinstance(alpha, (int, float)) and not isinstance(alpha, bool)
+    if alpha is not None and not (number and (alpha == 0 or 0.5 <= alpha <= 1)):
+        raise MupError(f"maximal_update: depth_alpha={alpha!r}: give 1.0 (CompleteP), 0.5 (Depth-μP) or a "
+                       "number between; 0.0 for depths that may differ, with no factor; None for depths "
+                       "that may not")
+    if not alpha:
+        return Row()
+    row = Row(sgd=Power(2 * alpha - 1), adam=Power(alpha - 1), eps=Power(-alpha))
+    if plain == "adam":
+        return row.moved(Power(alpha - 1)).levelled()
+    return row.moved(Power(alpha - 0.5)) if plain == "sgd" else row
 

@@ -26,7 +26,7 @@ LABELLED = 6        # failing lines that are named in a panel
 
 
 def lr_transfer(rows: Iterable[Mapping[str, Any]], path: str | pathlib.Path | None = None, *,
-                loss: str = "train_loss", title: str = "", caption: str = "") -> Figure:
+                loss: str = "train_loss", title: str = "", caption: str = "", size: str = "width") -> Figure:
     """Draws loss against log2 learning rate: a panel per parametrization, a curve per width.
 
     A curve is the geometric mean over seeds, its shade runs from their smallest loss to their
@@ -41,6 +41,7 @@ def lr_transfer(rows: Iterable[Mapping[str, Any]], path: str | pathlib.Path | No
       loss: the key of the loss.
       title: a line above the panels.
       caption: a line below them, such as the command that makes the figure.
+      size: what the records' `width` is, where it is something else that grows.
 
     Returns:
       The figure, of matplotlib.
@@ -62,7 +63,7 @@ def lr_transfer(rows: Iterable[Mapping[str, Any]], path: str | pathlib.Path | No
     grid[0].set_ylabel(LABELS.get(loss, loss), fontsize=13)
     if panels:
         handles = [Line2D([], [], color=shade, linewidth=2, label=width) for width, shade in shades.items()]
-        grid[-1].legend(handles=handles, title="width", frameon=False, loc="upper left",
+        grid[-1].legend(handles=handles, title=size, frameon=False, loc="upper left",
                         bbox_to_anchor=(1, 1), fontsize=12, title_fontsize=12)
     figure.suptitle(title, fontsize=12)
     figure.supxlabel("\n".join(filter(None, (KEY if len(panels) > 1 else "", caption))), fontsize=8.5,

@@ -1,5 +1,6 @@
 """What the steps of a coordinate check computed -> its points, each with the slope that is expected."""
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import numpy as np
 from haiku_mup import expectation
 from haiku_mup.expectation import FLAT, Range, Sizes
 from haiku_mup.measured import CHANGE, DECAY, GRADIENT, PARAM, UPDATE, Program, Step
+from haiku_mup.pooling import Pooled, averaged
 from haiku_mup.recording import LOGITS, OUTPUT, Seen
 from haiku_mup.rules import FIXED, HIDDEN
 from haiku_mup.shapes import NAMED, READOUT, TIED
@@ -44,13 +46,25 @@ def as_points(name: str, programs: Mapping[int, Program], trials: Mapping[tuple[
     """
     rules = Expected(programs, rule, decaying)
     quiet = _quiet(programs, trials, [stat_name(stat) for stat in stats])
+    first = {width: steps[0] for (width, _), steps in trials.items()}
+    pooled = Pooled(_layers(first[width]) for width in sorted(first))
     points = []
     for (width, seed), steps in trials.items():
-        values = itertools.chain(_activations(programs[width], rules, steps, stats, moves),
-                                 _parameters(rules, steps, stats, quiet, decaying))
+        values = itertools.chain(_activations(programs[width], rules, steps, stats, moves, pooled),
+                                 _parameters(rules, steps, stats, quiet, decaying, pooled))
         points += [Point(name, width, seed, v.step, v.quantity, v.stat, v.value,
-                         str(v.expected) if v.expected and v.stat in JUDGED else "") for v in values]
+                         str(v.expected) if v.expected and v.stat in JUDGED else "") for v in averaged(values)]
     return points
+
+
+def _layers(step: Step) -> dict[str, dict[str, tuple[int, ...]]]:
+    """The sizes of the stacks of what was recorded, and of the parameters."""
+    found = {module: {entry: np.shape(x)[:-1] for entry, x in entries.items()}
+             for module, entries in step.records.items()}
+    for name, parts in step.params.items():
+        module, _, leaf = name.rpartition("/")
+        found.setdefault(module, {})[leaf] = np.shape(parts[PARAM])[:-1]
+    return found
 
 
 class Expected:
@@ -75,8 +89,11 @@ class Expected:
         # What hidden weights make of the start of what they are given: less, where they are drawn smaller.
         *_, widest = self._entries.values()
         hidden = [self._product(name).start.low for name, entry in widest.items()
-                  if entry.parts[0].role == HIDDEN and entry.target.moments.drawn]
-        self._shrinks = Range(round(sum(min(low, 0.0) for low in hidden), 9), 0.0)
+                  if entry.parts[0].role == HIDDEN and entry.target.moments.drawn
+                  and all(name in at for at in self._entries.values())]
+        # What branches add that know nothing of each other: r of them, each of size r^-α; less, for α above ½.
+        self._thin = Range(min(0.0, _thinned(programs)), 0.0)
+        self._shrinks = Range(round(sum(min(low, 0.0) for low in hidden), 9), 0.0).plus(self._thin)
         lows = [sizes.start.low for sizes in self._readouts.values()]
         self._error = Range(min(lows, default=0.0), 0.0)        # of outputs: their start is in it
         self._gradient = self._error if rule in GRADIENT_LIKE else FLAT
@@ -108,7 +125,7 @@ class Expected:
             found = Sizes(FLAT, FLAT)
             for name in seen.after:
                 found = found._replace(start=found.start | self._readouts[name].start)
-        return Sizes(found.start.plus(self._shrinks), found.change.plus(self._gradient))
+        return Sizes(found.start.plus(self._shrinks), found.change.plus(self._gradient).plus(self._thin))
 
     def starts_at_zero(self, name: str) -> bool:
         """Whether a parameter does, at every width."""
@@ -130,16 +147,22 @@ class Expected:
 
 def _bounded(slopes: Range) -> Range:
     return Range(min(slopes.low, 0.0), min(slopes.high, 0.0))
+def _thinned(programs: Mapping[int, Program]) -> float:
+    """The slope of what independent branches add to the stream."""
+    sizes = {width: min(program.branches, default=1.0) * math.sqrt(max(
+        entry.depth for entry in program.entries.values())) for width, program in programs.items()}
+    return round(expectation.slope(sizes, sizes.values()), 9)
 
 
 def _activations(program: Program, rules: Expected, steps: Sequence[Step], stats: Sequence[Stat],
-                 moves: bool) -> Iterator[Value]:
+                 moves: bool, pooled: Pooled) -> Iterator[Value]:
     """What was recorded in the forward passes, and how far it moved since the first."""
     for (module, entry), seen in sorted(program.seen.items(), key=lambda item: item[1].order):
-        sizes, first = rules.of(module, seen), steps[0].records[module][entry]
+        shown, known = pooled.module(module)
+        sizes, first = rules.of(known, seen), steps[0].records[module][entry]
         for layer in np.ndindex(first.shape[:-1]):
-            quantity = f"{seen.kind} {_title(module, seen.rest, layer)}" if seen.kind != OUTPUT \
-                else seen.kind + seen.rest
+            title = _title(shown, seen.rest) + pooled.layer(module, entry, layer)
+            quantity = f"{seen.kind} {title}" if seen.kind != OUTPUT else seen.kind + seen.rest
             start = _mean(first[layer])
             for number, step in enumerate(steps):
                 row = _mean(step.records[module][entry][layer])
@@ -154,15 +177,17 @@ def _activations(program: Program, rules: Expected, steps: Sequence[Step], stats
 
 
 def _parameters(rules: Expected, steps: Sequence[Step], stats: Sequence[Stat], quiet: set[str],
-                decaying: bool) -> Iterator[Value]:
+                decaying: bool, pooled: Pooled) -> Iterator[Value]:
     """The parameters, and how far they moved."""
     for name, first in steps[0].params.items():
-        sizes, zero = rules.of_parameter(name), rules.starts_at_zero(name)
+        module, _, leaf = name.rpartition("/")
+        shown, known = (f"{at}/{leaf}" for at in pooled.module(module))
+        sizes, zero = rules.of_parameter(known), rules.starts_at_zero(known)
         for number, step in enumerate(steps):
             expected = _expected(sizes, number, zero, name in quiet)
             for layer, (i, stat) in itertools.product(np.ndindex(first[PARAM].shape[:-1]),
                                                       enumerate(map(stat_name, stats))):
-                title = _title(name, "", layer)
+                title = _title(shown, "") + pooled.layer(module, leaf, layer)
                 values = {part: float(x[(*layer, i)]) for part, x in step.params[name].items()}
                 yield Value(f"param {title}", number, stat, values[PARAM], expected[PARAM])
                 yield Value(f"update {title}", number, stat, values[UPDATE], expected[UPDATE])
@@ -199,9 +224,8 @@ def _quiet(programs: Mapping[int, Program], trials: Mapping[Any, list[Step]], st
     return found
 
 
-def _title(module: str, rest: str, layer: tuple[int, ...]) -> str:
-    index = f"[{','.join(map(str, layer))}]" if layer else ""
-    return (rest.removeprefix("/") if module == "~" else module + rest) + index
+def _title(module: str, rest: str) -> str:
+    return rest.removeprefix("/") if module == "~" else module + rest
 
 
 def _mean(row: np.ndarray) -> np.ndarray | None:

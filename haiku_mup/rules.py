@@ -126,6 +126,9 @@ class Parametrization:
       spectral: whether a hidden weight whose fan-out grows less than its fan-in is drawn smaller.
       plain: the optimizer that trains in it as it is, "adam" or "sgd"; "" where each needs factors.
       reason: why there is no learning rate for an optimizer, where there is none.
+      depth_alpha: α: a branch of `haiku_mup.residual` is multiplied by r^-α, where r is the ratio of the
+        numbers of blocks; 0 where these may differ and nothing depends on them; None where they may not differ.
+      block: what comes on top for parameters in blocks that repeat, in powers of r, which it has for its m_in.
 
     >>> from haiku_mup.rules import Power, Row
     >>> mine = haiku_mup.Parametrization("mine", hidden=Row(init=Power(-0.25), forward=Power(-0.5)))
@@ -144,9 +147,11 @@ class Parametrization:
     spectral: bool = False
     plain: str = ""
     reason: str = ""
+    depth_alpha: float | None = None
+    block: Row = Row()
 
     def __post_init__(self) -> None:
-        for role in ROLES:
+        for role in (*ROLES, "block"):
             row = getattr(self, role)
             if not isinstance(row, Row) or not all(_is_power(p) or (p is None and field in ("sgd", "adam"))
                                                    for field, p in zip(row._fields, row)):
@@ -155,27 +160,43 @@ class Parametrization:
         good = {"name": type(self.name) is str, "tied": self.tied is None or _is_power(self.tied),
                 "attention": _is_exponent(self.attention), "draws": type(self.draws) is bool,
                 "spectral": type(self.spectral) is bool, "plain": self.plain in ("", "adam", "sgd"),
-                "reason": type(self.reason) is str}
+                "reason": type(self.reason) is str, "depth_alpha": self.depth_alpha is None or (
+                    _is_exponent(self.depth_alpha) and self.depth_alpha >= 0)}
         for field in (field for field, right in good.items() if not right):
             raise MupError(f"Parametrization: {field}: {getattr(self, field)!r} is none; see its docstring")
 
-    def factors(self, role: str, m_in: float, m_out: float) -> Factors:
+    def factors(self, role: str, m_in: float, m_out: float, depth: float = 1.0) -> Factors:
         """What follows for a parameter.
 
         Args:
           role: "hidden", "input", "output" or "fixed".
           m_in: ratio of the fan-in, target / base.
           m_out: ratio of the fan-out, target / base.
+          depth: ratio of the number of blocks, target / base, for a parameter in one of them.
 
         >>> haiku_mup.maximal_update().factors("output", 4.0, 1.0)[:5]
         (1.0, 0.25, 1.0, 4.0, 0.25)
+        >>> haiku_mup.maximal_update(depth_alpha=0.5).factors("hidden", 1.0, 1.0, depth=4.0).adam
+        0.5
         """
         row: Row = getattr(self, role)
         init, forward, sgd, adam, eps, gradient, stored = (
-            math.nan if power is None else power(m_in, m_out) for power in row)
+            math.nan if power is None or more is None else power(m_in, m_out) * more(depth, 1.0)
+            for power, more in zip(row, self.block))
         if self.spectral and role == HIDDEN:
             init *= min(1.0, math.sqrt(m_out / m_in))
         return Factors(init, forward, adam, sgd, eps, gradient, stored)
+
+    def branch(self, depth: float) -> float:
+        """Multiplier of a residual block's branch.
+
+        Args:
+          depth: ratio of the number of blocks, target / base.
+
+        >>> haiku_mup.maximal_update(depth_alpha=1.0).branch(8.0)
+        0.125
+        """
+        return float(depth**-(self.depth_alpha or 0.0))
 
     def tied_readout(self, m: float) -> float:
         """Multiplier of the logits of an embedding that is used as a readout, too; nan where there is none.
@@ -207,7 +228,7 @@ class Parametrization:
         return float((key_size / base_key_size)**self.attention)
 
     def moved(self, name: str, *, input: Power = ONE, hidden: Power = ONE,
-              output: Power = ONE) -> "Parametrization":
+              output: Power = ONE, block: Power = ONE) -> "Parametrization":
         """An equivalent form, with w / θ kept in place of w, and w / θ · θ used: it trains alike.
 
         Forward multipliers become × θ, SGD's learning rates / θ², Adam's / θ, ε × θ. (abc-symmetry; Tensor
@@ -216,6 +237,7 @@ class Parametrization:
         Args:
           name: of the new form.
           input, hidden, output: θ of each role.
+          block: θ of parameters in blocks, on top, in powers of the depth's ratio.
 
         >>> table_3 = haiku_mup.maximal_update().moved("Table 3", output=haiku_mup.rules.Power(1))
         >>> table_3.factors("output", 4.0, 1.0)[:2]
@@ -223,7 +245,8 @@ class Parametrization:
         """
         return dataclasses.replace(
             self, name=name, input=self.input.moved(input), hidden=self.hidden.moved(hidden),
-            output=self.output.moved(output), plain="", reason="" if self.plain else self.reason,
+            output=self.output.moved(output), block=self.block.moved(block), plain="",
+            reason="" if self.plain else self.reason,
             tied=self.tied and self.tied.times(input))
 
     def equivalent(self, other: "Parametrization") -> bool:
@@ -244,10 +267,11 @@ class Parametrization:
             logits = rule.tied or ONE       # of an embedding, whose one width is both fans
             return _rounded([Power(sum(logits) - sum(rule.input.forward))])
 
-        same = (self.attention, self.draws, self.spectral) == (other.attention, other.draws, other.spectral)
+        same = (self.attention, self.draws, self.spectral, self.depth_alpha) == (
+            other.attention, other.draws, other.spectral, other.depth_alpha)
         ties = None in (self.tied, other.tied) or tied(self) == tied(other)
         return same and ties and all(
-            canonical(getattr(self, role)) == canonical(getattr(other, role)) for role in ROLES)
+            canonical(getattr(self, role)) == canonical(getattr(other, role)) for role in (*ROLES, "block"))
 
 
 def _is_power(x: Any) -> bool:

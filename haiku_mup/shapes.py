@@ -11,6 +11,7 @@ from haiku_mup import rules, scale
 from haiku_mup.axes import Fans
 from haiku_mup.errors import MupError
 from haiku_mup.initializers import Moments
+from haiku_mup.naming import Place
 
 # Layers whose product is multiplied: readouts that multiply themselves, those that Mup(readouts=...) names, and
 # shared embeddings; others are "".
@@ -36,6 +37,9 @@ class Record:
       by_hand: whether it is lifted by a call of hk.lift, whose user calls an apply with it.
       delta: on a base's record, the shape that the delta model has, if there was one.
       delta_parts: the parts of the delta model.
+      stacks: how many layers the layer_stacks around it have, outermost first; without transparent ones, whose
+        layers have names of their own.
+      place: where it was made; None for one that was loaded.
     """
 
     name: str
@@ -52,11 +56,18 @@ class Record:
     by_hand: bool = False
     delta: tuple[int, ...] | None = None
     delta_parts: tuple[int, ...] = ()
+    stacks: tuple[int, ...] = ()
+    place: Place | None = None
 
     @property
     def module(self) -> str:
         """The name of the module that owns it, without the prefix of a lift."""
         return self.local[:-len(self.leaf) - 1]
+
+    @property
+    def in_tree(self) -> str:
+        """The name of that module in the parameter tree."""
+        return self.name[:-len(self.leaf) - 1]
 
 
 class Part(NamedTuple):
@@ -111,6 +122,7 @@ class Entry:
       multiplier: what a layer of ours multiplies its product by.
       doubt: what is probably not meant: its kind, and a text with the remedy; or None.
       init_mult: a multiplier of one's own of the draw, which is in it.
+      depth: the ratio of the numbers of blocks that it is one of; 1 outside of blocks.
     """
 
     base: Record
@@ -119,6 +131,7 @@ class Entry:
     multiplier: float
     doubt: tuple[str, str] | None = None
     init_mult: float = 1.0
+    depth: float = 1.0
 
     def drawn(self, mult: float) -> "Entry":
         """The same with a draw that is multiplied; as it is, where it isn't drawn.
@@ -164,8 +177,13 @@ def layer_kind(module: Any, name: str) -> str:
     return layers.get(name, "")
 
 
-def compare(base: Record, target: Record, rule: rules.Parametrization) -> Entry:
+def compare(base: Record, target: Record, rule: rules.Parametrization, depth: float = 1.0) -> Entry:
     """What a parametrization makes of a parameter, given how it was captured at the base and at the target.
+
+    Args:
+      base, target: the records.
+      rule: the parametrization.
+      depth: the ratio of the numbers of blocks that it is one of.
 
     Raises:
       MupError: for what cannot be right; it names the parameter, both shapes and the remedy.
@@ -175,11 +193,11 @@ def compare(base: Record, target: Record, rule: rules.Parametrization) -> Entry:
         raise wrong("rank differs; rebuild the base model")
     if any(b == 0 != t for b, t in zip(base.shape, target.shape)):
         raise wrong("a width of 0 has no ratio; give the base a width of its own")
-    parts = tuple(_part(b, t, rule, wrong) for b, t in zip(_blocks(base), _blocks(target)))
+    parts = tuple(_part(b, t, rule, depth, wrong) for b, t in zip(_blocks(base), _blocks(target)))
     if len({part._replace(rows=0) for part in parts}) == 1:
-        parts = (_part(base, target, rule, wrong),)
+        parts = (_part(base, target, rule, depth, wrong),)
     doubt = _doubt(base, target, parts[0].factors, rule, wrong) if rule.draws else None
-    return Entry(base, target, parts, _multiplier(base, target, parts[0], rule, wrong), doubt)
+    return Entry(base, target, parts, _multiplier(base, target, parts[0], rule, wrong), doubt, depth=depth)
 
 
 def _multiplier(base: Record, target: Record, part: Part, rule: rules.Parametrization, wrong) -> float:
@@ -211,16 +229,16 @@ def _blocks(record: Record) -> list[Record]:
             for block, rows in zip(blocks, record.delta_parts)]
 
 
-def _part(base: Record, target: Record, rule: rules.Parametrization, wrong) -> Part:
+def _part(base: Record, target: Record, rule: rules.Parametrization, depth: float, wrong) -> Part:
     """The role and the factors of a parameter, or of a block of its rows."""
     infinite = _infinite(base, target)
     fans = _fans(base, target, infinite, wrong)
     m_in, m_out = (_ratio(base.shape, target.shape, axes) for axes in (fans.fan_in, fans.fan_out))
     role = rules.role(*(any(infinite[a] for a in axes) for axes in (fans.fan_in, fans.fan_out)))
-    factors, draw = rule.factors(role, m_in, m_out), 1.0
+    factors, draw = rule.factors(role, m_in, m_out, depth), 1.0
     if rule.draws:
         _check_layer(base, target, role, wrong)
-        draw = _draw(base, target, role, factors, wrong)
+        draw = _draw(base, target, role, factors, depth, wrong)
     return Part(target.shape[0] if target.shape else 1, role, factors, draw, m_in, m_out, fans)
 
 
@@ -273,7 +291,7 @@ def _check_layer(base: Record, target: Record, role: str, wrong) -> None:
                     "plain convolution, or take it out of Mup(readouts=...)")
 
 
-def _draw(base: Record, target: Record, role: str, factors: rules.Factors, wrong) -> float:
+def _draw(base: Record, target: Record, role: str, factors: rules.Factors, depth: float, wrong) -> float:
     """What a draw is multiplied by, so that its std is the base's times the rule's factor."""
     was, now = base.moments, target.moments
     if role == rules.HIDDEN and not now.centred:
@@ -281,13 +299,13 @@ def _draw(base: Record, target: Record, role: str, factors: rules.Factors, wrong
                     "the width; use an initializer of mean zero")
     if not now.drawn and not (was.drawn and now.std == 0):
         return 1 / factors.stored
-    if not target.inexact or now.std == was.std or (base.shape == target.shape and _same(was, now)):
+    if not target.inexact or now.std == was.std or (base.shape == target.shape and same_std(was, now)):
         return factors.init
     if math.isnan(was.std) or math.isnan(now.std):
         raise wrong("the initializer's std is a traced value, and must be known here; compute it with "
                     "numpy or math instead of jax.numpy, or call init eagerly")
-    # A bias may depend on its layer's fan-in, and a block of rows on the whole matrix's.
-    one_shape = base.shape == target.shape and len(base.shape) > 1 and len(base.parts) != 1
+    # A bias may depend on its layer's fan-in, a block of rows on the whole matrix's, and any on the depth.
+    one_shape = base.shape == target.shape and len(base.shape) > 1 and len(base.parts) != 1 and depth == 1
     if not (was.drawn and now.drawn and was.std > 0 and now.std > 0) or one_shape:
         raise wrong(f"the initializer's std is {was.std:.3g} at the base and {now.std:.3g} at the "
                     "target; use one initializer for both")
@@ -311,7 +329,7 @@ def _doubt(base: Record, target: Record, factors: rules.Factors, rule: rules.Par
     return None
 
 
-def _same(was: Moments, now: Moments) -> bool:
+def same_std(was: Moments, now: Moments) -> bool:
     """Whether two stds of one shape may be one: within five standard errors, or both traced."""
     if math.isnan(was.std) and math.isnan(now.std):
         return True

@@ -36,7 +36,8 @@ def encode(records: Mapping[str, Record], declared: Declared) -> dict[str, Any]:
 
 
 def _encode(record: Record) -> dict[str, Any]:
-    return {
+    stacks = {"stacks": list(record.stacks)} if record.stacks else {}
+    return stacks | {
         "leaf": record.leaf, "local": record.local, "shape": list(record.shape),
         "std": None if math.isnan(record.moments.std) else record.moments.std,
         "mean": None if math.isnan(record.moments.mean) else record.moments.mean,
@@ -107,6 +108,7 @@ def _decode(name: str, values: Any, wrong: Callable[[str, str], MupError]) -> Re
     entry = f"{name[:200]!r}"
     values = _dict(values, entry, wrong)
     _check_seal(values, entry, wrong)
+    values = {"stacks": []} | values                        # earlier files have none
     if set(values) != _KEYS:
         raise wrong(entry, f"keys {sorted(set(values) ^ _KEYS)[:5]} are missing or unknown")
     return _record(name, values, lambda what: wrong(entry, what))
@@ -137,6 +139,7 @@ def _record(name: str, values: dict[str, Any], wrong: Callable[[str], MupError])
         fans=Fans(fan_in, fan_out, values["known"], lookup), layer=values["layer"],
         inexact=values["inexact"], key_size=values["key_size"],
         scaled_attention=values["scaled_attention"], parts=tuple(values["parts"]),
+        stacks=tuple(values["stacks"]),
         delta=None if values["delta"] is None else tuple(values["delta"]),
         delta_parts=tuple(values["delta_parts"]))
 
@@ -169,11 +172,12 @@ def _strings(x: Any, entry: str, wrong: Callable[[str, str], MupError]) -> list[
 def _rule(x: Any, wrong: Callable[[str, str], MupError]) -> Parametrization:
     """The parametrization: rows are lists of powers, which are lists of two numbers, or None."""
     entry = "parametrization"
-    values = _dict(x, entry, wrong)
+    values = _EARLIER | _dict(x, entry, wrong)
     if set(values) != {field.name for field in dataclasses.fields(Parametrization)}:
         raise wrong(entry, f"keys {sorted(values)} are not a parametrization's")
     try:
-        rows = {role: Row._make(power and Power._make(power) for power in values[role]) for role in ROLES}
+        rows = {role: Row._make(power and Power._make(power) for power in values[role])
+                for role in (*ROLES, "block")}
         return Parametrization(**values | rows | {"tied": values["tied"] and Power._make(values["tied"])})
     except (TypeError, MupError) as error:
         raise wrong(entry, str(error)[:200]) from None
@@ -206,13 +210,14 @@ def _or_none(good: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda x: x is None or good(x)
 
 
+_EARLIER = {"depth_alpha": None, "block": Row()}        # of files from before there was a depth
 _SHAPE = _whole_list(0, 2**62)
 _GOOD: dict[str, Callable[[Any], bool]] = {
     "leaf": _is(str), "local": _is(str), "shape": _SHAPE, "std": _or_none(_size), "mean": _or_none(_size),
     "drawn": _is(bool), "error": _size, "known": _is(bool), "layer": lambda x: x in ("", *LAYERS),
     "fans": lambda x: isinstance(x, list) and len(x) == 3 and all(map(_whole_list(0, 63), x)),
     "inexact": _is(bool), "key_size": _or_none(_whole(1, 2**62)), "scaled_attention": _is(bool),
-    "parts": _SHAPE, "delta": _or_none(_SHAPE), "delta_parts": _SHAPE,
+    "parts": _SHAPE, "stacks": _SHAPE, "delta": _or_none(_SHAPE), "delta_parts": _SHAPE,
 }
 _KEYS = {*_GOOD, "crc"}
 

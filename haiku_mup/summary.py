@@ -25,6 +25,7 @@ class Row:
         vector's axis is taken as out, a matrix's as (in, out). `haiku_mup.fans` or `Mup(fans=...)` settles it.
       init_mult: the multiplier of `Mup(init_mults=...)`, which is in the std at the target.
       lr_mult: that of `lr_mults`, which is in both learning rates.
+      depth: by how many times there are more blocks than at the base, of those that it is one of; 1 outside.
 
     After the example of `Mup`:
 
@@ -45,6 +46,7 @@ class Row:
     inferred: bool = False
     init_mult: float = 1.0
     lr_mult: float = 1.0
+    depth: float = 1.0
 
     @classmethod
     def of(cls, entry: Entry, lr_mult: float) -> "list[Row]":
@@ -66,12 +68,12 @@ class Row:
         multiplier = entry.multiplier * (1.0 if target.layer in (READOUT, TIED) else part.factors.forward)
         return cls(name, *shapes, part.role, base.moments.std, target.moments.std * part.draw,
                    multiplier, part.factors.adam * lr_mult, part.factors.sgd * lr_mult,
-                   entry.inferred, entry.init_mult, lr_mult)
+                   entry.inferred, entry.init_mult, lr_mult, entry.depth)
 
 
 HEADS = ("parameter", "base", "target", "role", "std base", "std target", "multiplier", "Adam lr",
          "SGD lr")
-OWN = {"init_mult": "init ×", "lr_mult": "lr ×"}        # shown where there are any
+OWN = {"init_mult": "init ×", "lr_mult": "lr ×", "depth": "depth"}        # shown where there are any
 
 
 def as_text(rows: Iterable[Row], width: int = 100) -> str:
@@ -86,7 +88,7 @@ def as_text(rows: Iterable[Row], width: int = 100) -> str:
     room = max(24, width - sum(widths[1:]) - 2 * (len(heads) - 1))
     widths[0] = min(widths[0], room)
     lines = [_line(line, widths) for line in (heads, *cells)]
-    if all(base == target for _, base, target, *_ in cells):
+    if all(row.depth == 1 for row in rows) and all(base == target for _, base, target, *_ in cells):
         lines.append("Nothing grows: base and target have the same shapes.")
     if any(row.inferred for row in rows):
         lines.append("?: no layer of Haiku's, so its fans are a guess. To declare them: Mup(fans=...)")

@@ -5,8 +5,43 @@ from haiku_mup import context
 from haiku_mup.context import Made
 from haiku_mup.errors import MupError
 from haiku_mup.initializers import Rescaled, read
-from haiku_mup.naming import check_home, leaf_name, stored_names
-from haiku_mup.shapes import TIED, Entry, Used, layer_kind
+from haiku_mup.naming import Branch, Site, Stack, check_home, leaf_name, stacks, stored_names
+from haiku_mup.shapes import TIED, Entry, Record, Used, layer_kind
+
+
+class Known:
+    """What happens to parameters where they are used, by what a layer knows of them there."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, tuple[int, ...]], dict[tuple[Stack, ...], Used]] = {}
+
+    def add(self, record: Record, used: Used) -> Used:
+        """Takes one in; gives what is known of one that looks the same, or else itself."""
+        around = record.place.stacks if record.place else ()
+        return self._found.setdefault((record.local, record.shape), {}).setdefault(around, used)
+
+    def get(self, name: str, shape: tuple[int, ...]) -> Used | None:
+        """Of the parameter with this name (without a lift's prefix) and shape, in the stacks that are around.
+
+        Raises:
+          MupError: there are several, and none in these stacks.
+        """
+        found = self._found.get((name, shape), {})
+        if len(set(found.values())) < 2:
+            return next(iter(found.values()), None)
+        if (around := stacks()) not in found:
+            raise MupError.about(name, None, shape, "other layers have this name and shape, and this one was "
+                                 "not captured where it is; capture the model that is wrapped")
+        return found[around]
+
+    def has(self, name: str, shape: tuple[int, ...]) -> bool:
+        """Whether there is a parameter with this name and shape."""
+        return (name, shape) in self._found
+
+    def key(self) -> Hashable:
+        """What is equal where all is."""
+        return frozenset((*at, around, used) for at, found in self._found.items()
+                         for around, used in found.items())
 
 
 class Wrapped:
@@ -14,6 +49,7 @@ class Wrapped:
 
     Args:
       entries: base beside target, by name.
+      branches: the multiplier of each branch of haiku_mup.residual, relative to those that it is not in.
       plain: whether plain optimizers train it, which meet no check of what was captured.
 
     Raises:
@@ -22,20 +58,22 @@ class Wrapped:
 
     own = 0             # its functions know where they run
 
-    def __init__(self, entries: Mapping[str, Entry], plain: bool = False):
-        self._draws = {name: (e.target.shape, e.draw, e.target.moments) for name, e in entries.items()}
+    def __init__(self, entries: Mapping[str, Entry], branches: Mapping[Site, float], plain: bool = False):
+        self._draws = {name: (e.target.shape, e.draw, e.target.moments, e.target.stacks)
+                       for name, e in entries.items()}
+        self._branches = dict(branches)
         self.warned: set[str] = set()
-        self._used: dict[tuple[str, tuple[int, ...]], Used] = {}
+        self._used = Known()
         self._by_hand = {(e.target.local, e.target.shape) for e in entries.values() if e.target.by_hand}
         self._plain = plain
         self._tied = {e.multiplier for e in entries.values() if e.target.layer == TIED}
         for entry in entries.values():
-            key, name = (entry.target.local, entry.target.shape), entry.target.name
-            if self._used.setdefault(key, entry.used) != entry.used:
-                raise MupError.about(name, entry.base.shape, entry.target.shape, "another layer has this "
-                                     "name and shape within its lift, and another multiplier; rename one")
-        self._key: Hashable = tuple(map(frozenset, (
-            self._draws.items(), self._used.items(), self._tied, self._by_hand, {plain})))
+            if self._used.add(entry.target, entry.used) != entry.used:
+                raise MupError.about(entry.target.name, entry.base.shape, entry.target.shape, "another layer "
+                                     "has this name and shape within its lift, and another multiplier; rename "
+                                     "one")
+        self._key: Hashable = self._used.key(), *map(frozenset, (
+            self._draws.items(), self._tied, self._branches.items(), self._by_hand, {plain}))
         self._hash = hash(self._key)
 
     def __eq__(self, other):
@@ -47,7 +85,7 @@ class Wrapped:
     def create(self, next_creator, shape, dtype, init, context_, enclosing):
         names, shape_ = stored_names(context_), tuple(map(int, context_.original_shape))
         name = names[0]
-        known, draw, moments_ = self._draws.get(name, (None, 1.0, None))
+        known, draw, moments_, layers = self._draws.get(name, (None, 1.0, None, None))
         value, now = None, read(init, shape_)
         try:
             if layer_kind(context_.module, leaf_name(context_)) == TIED:
@@ -61,14 +99,26 @@ class Wrapped:
         elif now and moments_ and abs(now.std - moments_.std) > 1e-6 * now.std:
             value = MupError.about(name, None, shape_, f"the initializer's std is {now.std:.3g}, and "
                                    f"init_target saw {moments_.std:.3g}; capture the model that is wrapped")
+        elif layers != (found := tuple(stack.layers for stack in stacks() if not stack.transparent)):
+            value = MupError.about(name, None, shape_, f"it is in stacks of {found} layers, and init_target "
+                                   f"saw {layers}; capture the model that is wrapped")
         array, value = make(next_creator, shape, dtype, init, draw, name, value, self.warned)
         return array, Made(names, leaf_name(context_), array, value)
 
     def keep(self, made: Made) -> None:
         """All is known already."""
 
+    def branch(self, branch: Branch) -> float:
+        if branch.site not in self._branches:
+            if set(self._branches.values()) <= {1.0}:
+                return 1.0
+            raise MupError(f"{branch.path!r}: this haiku_mup.residual was not captured in init_target, or with "
+                           "other numbers of layers; capture the model that is wrapped")
+        outer = self._branches.get(branch.outer.site, 1.0) if branch.outer else 1.0
+        return self._branches[branch.site] / outer
+
     def used(self, name: str, shape: tuple[int, ...]) -> Used:
-        return self._used.get((name, shape), Used())
+        return self._used.get(name, shape) or Used()
 
     @property
     def lifts(self) -> bool:
@@ -78,7 +128,7 @@ class Wrapped:
         return (name, shape) in self._by_hand
 
     def stray(self, name: str, shape: tuple[int, ...]) -> str:
-        if not self._plain or (name, shape) in self._used:
+        if not self._plain or self._used.has(name, shape):
             return ""
         return str(MupError.about(name, None, shape, "not captured in init_target, and so not in μP, where no "
                                   "wrapped optimizer would say so; make it inside apply_mup()"))
@@ -87,10 +137,11 @@ class Wrapped:
         """Said as the target was captured."""
 
     def multiplier(self, name: str, shape: tuple[int, ...]) -> float:
-        if (name, shape) not in self._used:
+        used = self._used.get(name, shape)
+        if used is None:
             raise MupError.about(name, None, shape, "this layer was not captured with this shape; put it "
                                  "inside apply_mup(), and capture base and target again")
-        return self._used[name, shape].multiplier
+        return used.multiplier
 
     def tied_multiplier(self) -> float:
         return one_tied(self._tied)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from haiku_mup import context
+from haiku_mup import context, uses
 from haiku_mup.errors import MupError
 from haiku_mup.initializers import Initializer
 from haiku_mup.layers import MultiHeadAttention, Readout, SharedReadout
@@ -49,7 +49,7 @@ class Query(hk.Linear):
         self.mult = mult
 
     def __call__(self, inputs: jax.Array, *, precision: Any = None) -> jax.Array:
-        factor = context.multiplier(f"{self.module_name}/w", context.weight_shape(self, inputs))
+        factor = context.multiplier(f"{self.module_name}/w", uses.weight_shape(self, inputs))
         queries: jax.Array = scaled(super().__call__(inputs, precision=precision), factor)
         if isinstance(self.mult, (int, float)) and self.mult == 1:
             return queries
