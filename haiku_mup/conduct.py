@@ -23,7 +23,7 @@ class Job:
     """What a worker is to do: to run cells of a program; or, where there are none, to prepare it.
 
     Attributes:
-      packed: whether the work goes along, for a worker that doesn't have it.
+      packed: whether the work goes along, for a worker that said that it lacks it.
       tries: how often it failed.
       suspect: whether a worker died while it and others ran: the next time it runs alone.
     """
@@ -40,14 +40,14 @@ class Conductor:
 
     Args:
       name: of the work, by which workers know it.
-      pack: gives the work as bytes; None where it needs none.
+      pack: gives the work as bytes.
       ledger: keeps what comes back.
       chunk: how many trials run beside one another; None for what the workers say.
       tell: called with a course and the number of its trials that have come to an end.
       pause: called every now and then; it may raise.
     """
 
-    def __init__(self, name: str, pack: Callable[[], bytes] | None, ledger: Nothing, chunk: int | None,
+    def __init__(self, name: str, pack: Callable[[], bytes], ledger: Nothing, chunk: int | None,
                  tell: Callable[[Course, int], None], pause: Callable[[], None]):
         self._name, self._pack, self._ledger, self._chunk = name, pack, ledger, chunk
         self._tell, self._pause = tell, pause
@@ -58,7 +58,7 @@ class Conductor:
 
     def prepare(self, pool: Pool, courses: Sequence[Course]) -> None:
         """Has every program traced."""
-        self._again.extend(Job(course, [], packed=True) for course in courses)
+        self._again.extend(Job(course, []) for course in courses)
         self._drive(pool, [])
 
     def run(self, pool: Pool, courses: Sequence[Course]) -> None:
@@ -121,7 +121,7 @@ class Conductor:
         return None
 
     def _submitted(self, pool: Pool, job: Job) -> "Future[Any]":
-        order = jobs.Order(self._name, self._pack() if job.packed and self._pack else None)
+        order = jobs.Order(self._name, self._pack() if job.packed else None)
         course = job.course
         if course.prepared is None or course.portions is None:
             return pool.submit(jobs.prepare, order, *course.at)
@@ -155,7 +155,7 @@ class Conductor:
 
     def _retry(self, job: Job, failed: jobs.Failed, suspect: bool = False) -> None:
         """Runs it again, each cell by itself; or gives it up, where that makes no sense."""
-        again = dataclasses.replace(job, packed=True, tries=job.tries + 1, suspect=suspect)
+        again = dataclasses.replace(job, tries=job.tries + 1, suspect=suspect)
         if failed.final or again.tries >= TRIES:
             self._lose(job, failed.reason)
         else:
@@ -178,7 +178,7 @@ class Conductor:
             self._retry(suspects[0], jobs.Failed("a worker died while it ran", ""), suspect=True)
         else:
             self._again.extendleft(
-                dataclasses.replace(job, packed=True, tries=job.tries + 1, suspect=True) for job in suspects)
+                dataclasses.replace(job, tries=job.tries + 1, suspect=True) for job in suspects)
 
 
 def _error(future: "Future[Any]") -> BaseException | None:

@@ -73,7 +73,7 @@ def lr_sweep(make_trial: MakeTrial | Mapping[str, MakeTrial], widths: Iterable[i
     (24, '-3.0')
     """
     from haiku_mup import jobs
-    from haiku_mup.adaptive import adaptive
+    from haiku_mup.adaptive import SHARE, adaptive
     from haiku_mup.conduct import Conductor
     from haiku_mup.courses import Course, grid
     from haiku_mup.ledger import Ledger, Nothing
@@ -90,7 +90,7 @@ def lr_sweep(make_trial: MakeTrial | Mapping[str, MakeTrial], widths: Iterable[i
         Trial(name, width, point, seed) for point in at for seed in each]))
         for name in makers for width in wide]
     work = jobs.Work(makers, [name for name, _ in at[0]], jobs.settings(), {}, {})
-    total = len(courses) * len(at) * len(each)
+    total = len(courses) * len(at) * len(each) // (SHARE if search == "adaptive" else 1)
     try:
         with held_back() as pause, _shared(work) as (name, pack), _bar(total, progress) as tell:
             _conduct(Conductor(name, pack, ledger, None if chunk == "auto" else chunk, tell, pause), courses,

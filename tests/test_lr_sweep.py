@@ -250,14 +250,17 @@ def test_a_worker_that_lacks_the_work_is_sent_it(monkeypatch):
 
     executor = Elsewhere({})
     assert len(sweep(executor, widths=[2], chunk=1).losses) == 6
-    assert executor.sent == [True] + [False] * 6
+    assert executor.sent == [False, True] + [False] * 6
 
 
-def test_what_cannot_be_sent_is_said():
+def test_what_cannot_be_sent_is_said(here):
+    """Where it has to be: in this process it need not."""
     lock = threading.Lock()
 
     def make(width):
         return lambda lr, key: lr if lock else lr
+
+    assert len(sweep(here, make).losses) == 12
 
     class Elsewhere(Faulty):
         def submit(self, function, order, *args):
