@@ -5,8 +5,8 @@ python -m benchmarks.gpt2 [--torch PYTHON] [--vocab 50257] [--blocks 6] [--width
 PYTHON is one that has torch and transformers, in an environment of its own; without it, ours alone is measured:
 plain (the model and the optimizer as they are) and wrapped (in μP, from a base of half the width). Each is a
 process of its own; they take turns, a few steps each, so that a busy machine slows all alike. A step is forward
-pass, backward pass and AdamW, in float32, without dropout. Memory is what the process has beyond what it had with
-its libraries loaded, at its peak: while stepping, and with the start and XLA's compiling.
+pass, backward pass and AdamW, in float32, without dropout. Memory is what the process has beyond what it had
+with its libraries loaded, at its peak: while stepping, and with the start and XLA's compiling.
 """
 import argparse
 import os
