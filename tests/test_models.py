@@ -220,6 +220,8 @@ def test_cross_entropy_leaves_out_labels():
     logits = jnp.arange(12.0).reshape(3, 4) % 5
     full = -jax.nn.log_softmax(logits)
     labels = jnp.array([3, -100, 0])
+    assert models.cross_entropy(logits[None], models.next_tokens(jnp.array([[9, 3, 2]]))) == pytest.approx(
+        float(models.cross_entropy(logits[None, :-1], jnp.array([[3, 2]]))))
     assert models.cross_entropy(logits, labels) == pytest.approx(float(full[0, 3] + full[2, 0]) / 2)
     value, grad = jax.value_and_grad(models.cross_entropy)(logits, jnp.full(3, -100))
     assert value == 0 and not grad.any()

@@ -11,8 +11,8 @@ import haiku_mup
 from haiku_mup import models
 
 WIDTHS, BASE = [64, 128, 256], 64
-VOCAB, LENGTH, BATCH = 64, 16, 32
-OPTIMIZERS = {"adam": (optax.adam, 2.0**-7), "sgd": (optax.sgd, 0.5)}
+VOCAB, LENGTH, BATCH = 64, 8, 32
+OPTIMIZERS = {"adam": (optax.adam, 2.0**-8), "sgd": (optax.sgd, 0.5)}
 MODELS = {"gpt2": models.GPT2LMHeadModel, "bert": models.BertForPreTraining,
           "roberta": models.RobertaForMaskedLM}
 
@@ -20,7 +20,7 @@ MODELS = {"gpt2": models.GPT2LMHeadModel, "bert": models.BertForPreTraining,
 def config(name, width, scaling, **ours):
     """A configuration of this width, with heads of 16 at the base, or 4 of them."""
     heads = {"size": 4, "count": width // 16}[scaling]
-    ours = {"initializer_range": 0.1, "layer_stack": True, "vocab_size": VOCAB} | ours
+    ours = {"initializer_range": 0.05, "layer_stack": True, "vocab_size": VOCAB} | ours
     if name == "gpt2":
         return models.GPT2Config(n_embd=width, n_head=heads, n_layer=2, n_positions=LENGTH, **ours)
     kind = {"bert": models.BertConfig, "roberta": models.RobertaConfig}[name]

@@ -8,7 +8,7 @@ from haiku_mup.models.bert import (
 )
 from haiku_mup.models.config import BertConfig, Config, GPT2Config, RobertaConfig
 from haiku_mup.models.gpt2 import GPT2LMHeadModel, GPT2Model
-from haiku_mup.models.parts import Output, cross_entropy
+from haiku_mup.models.parts import Output, cross_entropy, next_tokens
 from haiku_mup.models.pretrained import load_pretrained, save_pretrained
 from haiku_mup.models.roberta import RobertaForMaskedLM, RobertaForSequenceClassification, RobertaModel
 
@@ -30,5 +30,6 @@ __all__ = [
     "RobertaModel",
     "cross_entropy",
     "load_pretrained",
+    "next_tokens",
     "save_pretrained",
 ]
