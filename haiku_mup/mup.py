@@ -9,13 +9,11 @@ import jax
 import numpy as np
 import optax
 
-from haiku_mup import agreement, context, mults, muon, optim, optimizer_rules, scale
+from haiku_mup import agreement, context, mults, optim, optimizer_rules, scale
 from haiku_mup.captures import Captures
 from haiku_mup.errors import MupError
-from haiku_mup.fit import Check
 from haiku_mup.parametrizations import standard
 from haiku_mup.rules import FIXED
-from haiku_mup.scaling import Scaling
 from haiku_mup.shapes import Entry, Part
 from haiku_mup.summary import Row, as_text
 from haiku_mup.wrapped import Wrapped
@@ -146,6 +144,9 @@ class Mup(Captures):
         ['-0.100', '-0.025', '-0.100']
         >>> optimizer = mup.wrap_optimizer(optax.lamb(0.01), rule="lamb", lr_mults={"readout/*": 2.0})
         """
+        from haiku_mup.fit import Check
+        from haiku_mup.scaling import Scaling
+
         entries, kind = self._captured("wrap_optimizer"), optimizer_rules.checked(rule, adam, scale_eps)
         table = self._declared.rule
         self._needs_factors("wrap_optimizer", kind)
@@ -190,6 +191,8 @@ class Mup(Captures):
         >>> mup.muon_dimensions(params)["linear_1"]
         {'b': None, 'w': MuonDimensionNumbers(reduction_axis=(0,), output_axis=(1,))}
         """
+        from haiku_mup import muon
+
         return muon.dimensions(self._captured("muon_dimensions"), params)
 
     def scale_updates(self, adam: bool = True) -> optax.GradientTransformationExtraArgs:
@@ -339,6 +342,8 @@ class Mup(Captures):
 
     def _refused(self, rule: str) -> str:
         """What the parametrization says instead of having factors for a rule; "" where it has them."""
+        from haiku_mup.scaling import Scaling
+
         try:
             Scaling(None, self._captured("wrap_optimizer"), self._declared.rule, rule)
         except MupError as error:

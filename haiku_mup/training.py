@@ -13,11 +13,9 @@ from haiku_mup import optim, optimizer_rules
 from haiku_mup.axes import Axes
 from haiku_mup.batches import Rows, scan_while_finite
 from haiku_mup.errors import MupError
-from haiku_mup.fit import rule_of
 from haiku_mup.mup import Mup, _tree
 from haiku_mup.parametrizations import maximal_update, standard
 from haiku_mup.rules import Parametrization
-from haiku_mup.scaling import Scaling
 
 SHORT = {"sp": standard, "mup": maximal_update}
 
@@ -131,8 +129,11 @@ class Training:
         shapes = jax.eval_shape(self._drawn, jax.random.key(0), 0)
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-    def _around(self, mup: Mup) -> Scaling | None:
+    def _around(self, mup: Mup) -> Any:
         """The factors around the optimizer, which is tried at a rate that isn't traced; None for none."""
+        from haiku_mup.fit import rule_of
+        from haiku_mup.scaling import Scaling
+
         tried = self._optimizer(1e-3, **_required(self._optimizer, 0.5))
         entries, kind = mup._captured("training"), self._kind
         if kind is None:
