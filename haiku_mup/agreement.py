@@ -23,17 +23,19 @@ def check(state: Any, entries: Mapping[str, Entry], declared: Declared) -> None:
       MupError: it shows what both make of the parameters in which they differ.
     """
     records, theirs = store.decode(state, "the state dict")
-    ours = {name: entry.base for name, entry in entries.items()}
+    ours: dict[str, Entry] = {}
+    for entry in entries.values():
+        ours.setdefault(entry.base.name, entry)         # of blocks that repeat the first
     if records.keys() != ours.keys():
         raise MupError(f"the checkpoint's Mup is of another model: {min(records.keys() ^ ours.keys())!r} is a "
                        f"parameter of {'it' if records.keys() - ours.keys() else 'this one'} alone; load the "
                        "checkpoint of this model")
     named = theirs.rule != declared.rule
     tuned = theirs[MULTS] != declared[MULTS]
-    differing = [name for name in ours if named or tuned or not _same(records[name], ours[name])]
+    differing = [name for name in ours if named or tuned or not _same(records[name], ours[name].base)]
     if not differing:
         return
-    rows = [pair for name in differing if (pair := _pair(records[name], entries[name], theirs, declared))]
+    rows = [pair for name in differing if (pair := _pair(records[name], ours[name], theirs, declared))]
     what = f"{theirs.rule.name} in the checkpoint, and {declared.rule.name} here" if named else \
         "other init_mults or lr_mults" if tuned else "another base"
     many = f", so that {len(rows)} of {len(ours)} parameters differ" * bool(rows)
@@ -46,7 +48,8 @@ def _same(a: Record, b: Record) -> bool:
     error = 1e-6 + 5 * (a.moments.error + b.moments.error)
     near = all(abs(x - y) <= error * max(abs(x), abs(y), b.moments.std) or math.isnan(x) and math.isnan(y)
                for x, y in ((a.moments.std, b.moments.std), (a.moments.mean, b.moments.mean)))
-    return near and dataclasses.replace(a, moments=b.moments) == b and a.moments.drawn == b.moments.drawn
+    same = dataclasses.replace(a, moments=b.moments, place=b.place, by_hand=b.by_hand) == b     # what is kept
+    return near and same and a.moments.drawn == b.moments.drawn
 
 
 def _pair(record: Record, entry: Entry, theirs: Declared,
@@ -56,9 +59,10 @@ def _pair(record: Record, entry: Entry, theirs: Declared,
     draw, *rates = (mults.of(what, given, name) for what, given in (
         ("init_mults", theirs.init_mults), ("lr_mults", theirs.lr_mults), ("lr_mults", ours.lr_mults)))
     try:
-        other = compare(record, entry.target, theirs.rule).drawn(draw)
+        depth = entry.depth * math.prod(entry.base.stacks) / math.prod(record.stacks)
+        other = compare(record, entry.target, theirs.rule, depth).drawn(draw)
         found = Row.of(other, rates[0]), Row.of(entry, rates[1])
-    except MupError:                # theirs can't be the base of this target at all
+    except (MupError, ZeroDivisionError):       # theirs can't be the base of this target at all
         return None
     return found if found[0] != found[1] else None
 

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# On a CPU. The older of XLA's two ways to emit kernels, and the first level of LLVM's optimizations, take half of
-# the time, and programs run as fast: matrix products are a library's. (JAX 0.12 doesn't have the older way, and
-# with the other one the level alone saves little, and makes random draws slower.)
+# On a CPU. The older of XLA's two ways to emit kernels, and the first level of LLVM's optimizations, take half
+# of the time, and programs run as fast: matrix products are a library's. (JAX 0.12 doesn't have the older way,
+# and with the other one the level alone saves little, and makes random draws slower.)
 QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
 
 

@@ -76,9 +76,9 @@ class Scaling:
 
     def _scales(self, rule: str, entry: Entry, part: Part) -> Scales:
         table, factors = self._table, part.factors
-        if math.isnan(factors.sgd if rule in SGDS and not self._level else factors.adam):
-            raise MupError(f"{table.name}: no learning rates for {'SGD' if rule in SGDS else 'Adam'}: "
-                           f"{table.reason}")
+        kind = "SGD" if rule in SGDS and not self._level else "Adam"
+        if math.isnan(factors.sgd if kind == "SGD" else factors.adam):
+            raise MupError(f"{table.name}: no learning rates for {kind}: {table.reason}")
         if table == standard():
             return Scales()
         if not table.draws and rule in NORMED:
