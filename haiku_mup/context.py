@@ -173,7 +173,8 @@ def apply_mup() -> Iterator[None]:
     """Puts the parameters that are made below it in μP; use it inside the transformed function.
 
     In `Mup.init_base` it records every parameter's shape and std, in `Mup.init_target` and in the init
-    of a wrapped model it rescales the draws; elsewhere it does nothing. One inside another is one.
+    of a wrapped model it rescales the draws; elsewhere it does nothing. One inside another is one. What is made
+    inside has its factors wherever the wrapped model uses it.
 
     Raises:
       MupError: as it ends, in an `init_target`, for a parameter that can't be right in μP; in a wrapped

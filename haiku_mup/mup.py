@@ -74,10 +74,12 @@ class Mup(Captures):
 
         Raises:
           MupError: before `init_target`; a model that is wrapped already, or that is none of these; in its
-            init or apply, a layer that was not captured.
+            init or apply, a layer that was not captured, or another model that is called inside, not wrapped,
+            with the names and shapes of this one's parameters.
 
         Warns:
-          MupWarning: later, once, if the plain model is applied after an init in `init_target`.
+          MupWarning: later, once, if the plain model is applied after an init in `init_target`; in the abcd
+            form, of a parameter that was not captured.
 
         After the example of `Mup`:
 
