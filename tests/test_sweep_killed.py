@@ -75,7 +75,7 @@ def test_after_kills_the_records_are_those_of_an_undisturbed_sweep(tmp_path):
 @pytest.mark.slow
 def test_after_twenty_kills_the_records_are_those_of_an_undisturbed_sweep(tmp_path):
     """Of the process that hands out cells, at random moments; its workers end by themselves."""
-    found, calm = disturbed(tmp_path, 20, [16, 24, 32, 48], {"STEPS": "50000"}, longest=2.0)
+    found, calm = disturbed(tmp_path, 20, [16, 24, 32, 48], {"STEPS": "20000"}, longest=0.6)
     assert found == calm and len(calm[0]) == 2 * 4 * 6 * 3
 
 
