@@ -19,6 +19,7 @@ AFTER_MUP = (       # examples that go on from Mup's own
     "haiku_mup.mup.Mup.", "haiku_mup.captures.Captures.", "haiku_mup.summary.Row")
 collect_ignore = [
     "tests/golden/make_microsoft_mup.py",       # they need PyTorch
+    "tests/golden/make_transformers.py",
     "tests/golden/torch_nets.py",
     "demos/tutorial.py", "demos/notebook.py",   # a test of its own imports what they need
     "tests/typed",                              # programs for the type checker

@@ -279,9 +279,16 @@ def share(text: str) -> float:
     return found
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the default of each flag that has one."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 def parser() -> flags.Parser:
-    it = flags.Parser(prog=PROG, description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    it.add_argument("--model", choices=MODELS, default="gpt2", help=" ")
+    it = flags.Parser(prog=PROG, description=__doc__, formatter_class=Help)
+    it.add_argument("--model", choices=MODELS, default="gpt2", help="what is trained")
     it.add_argument("--width", type=flags.count, default="128", help="of the residual stream")
     it.add_argument("--layers", type=flags.count, default="4", help="blocks")
     it.add_argument("--head-size", type=flags.count, default="32", help="a wider model has more heads")
@@ -291,15 +298,15 @@ def parser() -> flags.Parser:
                     help="in μP relative to the base in this file; without, the model is itself the base")
     it.add_argument("--save-base", type=pathlib.Path, metavar="FILE", help="writes this model as a base")
     it.add_argument("--parametrization", choices=("mup", "sp"), default="mup", help="sp: standard")
-    it.add_argument("--steps", type=flags.count, default="600", help=" ")
+    it.add_argument("--steps", type=flags.count, default="600", help="updates")
     it.add_argument("--batch", type=flags.count, default="16", help="rows, of all devices together")
     it.add_argument("--length", type=flags.count, default="128", help="ids of a row")
     it.add_argument("--lr", type=rate, default="0.004", help="the highest learning rate")
     it.add_argument("--schedule", choices=("cosine", "constant"), default="cosine", help="behind the warm-up")
     it.add_argument("--warmup", type=int, default="50", help="steps up to that rate")
     it.add_argument("--decay", type=share, default="0.1", help="AdamW's, of matrices")
-    it.add_argument("--dropout", type=share, default="0", help=" ")
-    it.add_argument("--seed", type=int, default="0", help=" ")
+    it.add_argument("--dropout", type=share, default="0", help="rate of all of them")
+    it.add_argument("--seed", type=int, default="0", help="of parameters, batches and masks")
     it.add_argument("--eval-every", type=flags.count, default="100", help="steps, held-out loss")
     it.add_argument("--save-every", type=flags.count, default="100", help="steps, checkpoints")
     it.add_argument("--temperature", type=rate, default="0.8", help="of the sample that GPT-2 writes")

@@ -9,6 +9,7 @@ from sphinx.domains.python import PyXRefRole
 from sphinx.util.typing import stringify_annotation
 
 import haiku_mup
+from haiku_mup import models
 from haiku_mup.initializers import Initializer
 
 project = "haiku_mup"
@@ -42,7 +43,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"concurrent\..*"),
 ]
 
-PUBLIC = {name: getattr(haiku_mup, name) for name in haiku_mup.__all__}
+PUBLIC = {name: getattr(package, name) for package in (haiku_mup, models) for name in package.__all__}
 METHODS = {name for public in PUBLIC.values() for cls in getattr(public, "__mro__", ())
            if cls.__module__.startswith("haiku_mup.") for name, value in vars(cls).items()
            if (inspect.isfunction(value) or isinstance(value, classmethod)) and not name.startswith("_")}

@@ -6,7 +6,7 @@ import importlib.util
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import haiku as hk
 import jax
@@ -101,12 +101,11 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
         parametrization, "name", getattr(parametrization, "__name__", "other"))
     rule = parametrization if isinstance(parametrization, Parametrization) else None
     decaying = decays(optimizer)
-    build = functools.partial(_program, make_model, bases, delta_model, loss_fn, wrap, optimizer,
-                              functools.partial(Mup, fans=fans, readouts=readouts, parametrization=rule),
-                              tuple(stats), decaying)
+    new_mup = functools.partial(Mup, fans=fans, readouts=readouts, parametrization=rule)
+    parts = _Parts(make_model, bases, delta_model, loss_fn, wrap, optimizer, new_mup, tuple(stats), decaying)
     trials: dict[tuple[int, int], Any] = {}
     with _threads() as pool:
-        programs = {width: build(width, batches[0], pool) for width in ordered}
+        programs = {width: parts.program(width, batches[0], pool) for width in ordered}
         for width, seed in _shown([(width, seed) for width in ordered for seed in each], progress):
             trials[width, seed] = programs[width].run(seed, batches)
             _check_losses(trials, each, ordered[0])
@@ -117,27 +116,39 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
                                 moves=fix_batch, decaying=decaying))
 
 
-def _program(make_model, base, delta, loss_fn, wrap, optimizer, new_mup, stats, decaying,
-             width: int, batch: Any, pool: concurrent.futures.Executor) -> "Program":
-    """What trains the model of this width, while it is being compiled."""
-    from haiku_mup.measured import Program
-    from haiku_mup.recording import original
+class _Parts(NamedTuple):
+    """What a check is made of, at every width: arguments of `coord_check`, and what follows from them."""
 
-    model, key = make_model(width), jax.random.key(0, impl="rbg")
-    original(model)                         # raises for what is no model
-    inputs = Program.inputs(loss_fn, key, batch)
-    mup = new_mup()
-    with mup.init_base():
-        inputs.shapes(base(width), key)
-    if delta is not None:
-        with mup.init_delta():
-            inputs.shapes(delta, key)
-    with mup.init_target():
-        inputs.shapes(model, key)
-    wrapped, optimizer = wrap(mup, model, optimizer)
-    program = Program(wrapped, optimizer, loss_fn, mup, inputs, stats, decaying)
-    program.compile(pool, batch)
-    return program
+    make_model: Callable[[int], Model]
+    base: Callable[[int], Model]
+    delta: Model | None
+    loss_fn: Callable[..., Any]
+    wrap: Parametrize
+    optimizer: Any
+    new_mup: Callable[[], Mup]
+    stats: Sequence[Stat]
+    decaying: bool
+
+    def program(self, width: int, batch: Any, pool: concurrent.futures.Executor) -> "Program":
+        """What trains the model of this width, while it is being compiled."""
+        from haiku_mup.measured import Program
+        from haiku_mup.recording import original
+
+        model, key = self.make_model(width), jax.random.key(0, impl="rbg")
+        original(model)                         # raises for what is no model
+        inputs = Program.inputs(self.loss_fn, key, batch)
+        mup = self.new_mup()
+        with mup.init_base():
+            inputs.shapes(self.base(width), key)
+        if self.delta is not None:
+            with mup.init_delta():
+                inputs.shapes(self.delta, key)
+        with mup.init_target():
+            inputs.shapes(model, key)
+        wrapped, optimizer = self.wrap(mup, model, self.optimizer)
+        program = Program(wrapped, optimizer, self.loss_fn, mup, inputs, self.stats, self.decaying)
+        program.compile(pool, batch)
+        return program
 
 
 @contextlib.contextmanager

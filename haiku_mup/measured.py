@@ -1,8 +1,8 @@
 """One width of a coordinate check: a model that trains, and tells what it computes at each step."""
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import haiku as hk
 import jax
@@ -16,6 +16,7 @@ from haiku_mup.recording import Recorder, merged, split, trace_state
 from haiku_mup.shapes import NAMED, READOUT, Entry
 from haiku_mup.stats import Stat, by_layer, in_memory
 
+T = TypeVar("T")
 PARAM, UPDATE, CHANGE, DECAY, GRADIENT = PARTS = ("param", "update", "change", "decay", "gradient")
 
 
@@ -133,24 +134,25 @@ class Program:
         key = _key(0)
         with hk.config.context(rng_reserve_size=len(self.entries)):     # one split of the key, not one for each
             params, state, opt_state = self._init.start(pool, key, self._inputs.arrays)
-        params, state, opt_state, *rest = self._step.start(pool, params, state, opt_state, key, np.int32(0), batch)
+        _, (_, _, *trees) = self._step.start(pool, params, state, opt_state, key, np.int32(0), batch)
         if isinstance(self._sizes, Compiled):
-            self._sizes.start(pool, self._parts(params, params, params, *rest[2:]))
+            self._sizes.start(pool, self._parts(params, params, params, *trees))
 
     def run(self, seed: int, batches: Sequence[Any]) -> list[Step]:
         """Trains from one seed on; what each step computed."""
-        key, found = _key(seed), []
-        params, state, opt_state = self._init(key, self._inputs.arrays)
+        return [self._measured(*found) for found in _one_behind(self._trained(seed, batches))]
+
+    def _trained(self, seed, batches):
+        """(first parameters, those before the step, those after it, the rest of its results) of each step."""
+        key = _key(seed)
+        params, *states = self._init(key, self._inputs.arrays)
         self.shapes = {f"{module}/{name}": np.shape(x) for module, leaves in params.items()
                        for name, x in leaves.items()}
-        first, waiting = params, None
+        first = params
         for number, batch in enumerate(batches):
             before = params
-            params, state, opt_state, *rest = self._step(params, state, opt_state, key, np.int32(number), batch)
-            if waiting:                                 # one step behind: it is measured while the next one runs
-                found.append(self._measured(*waiting))
-            waiting = first, before, params, *rest
-        return [*found, self._measured(*waiting)]
+            (params, *states), rest = self._step(before, *states, key, np.int32(number), batch)
+            yield first, before, params, *rest
 
     def _started(self, key, arrays):
         found = self._inputs.init(self._model, key, arrays)
@@ -166,7 +168,8 @@ class Program:
         if self._decaying:
             zeros = jax.tree.map(jnp.zeros_like, gradients)
             decay, _ = self._optimizer.update(zeros, self._optimizer.init(params), params)
-        return optax.apply_updates(params, updates), state, opt_state, loss, records, gradients, decay
+        new = optax.apply_updates(params, updates)
+        return (new, state, opt_state), (loss, records, gradients, decay)
 
     def _loss(self, params, state, rng, batch):
         kept, trace = [merged(state, self._empty)], trace_state()
@@ -208,6 +211,15 @@ class Program:
     def _axes(self, name, x):
         """How many axes of a parameter are layers'."""
         return x.ndim - len(self.entries[name].target.shape) if name in self.entries else 0
+
+
+def _one_behind(items: Iterable[T]) -> Iterator[T]:
+    """The items, each when the next one is there: JAX computes that in threads while one looks at this."""
+    waiting: list[T] = []
+    for item in items:
+        yield from waiting
+        waiting = [item]
+    yield from waiting
 
 
 def _key(seed: int) -> Any:

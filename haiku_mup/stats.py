@@ -58,7 +58,8 @@ def in_memory(x: Any, minus: Any = None, *, stats: Sequence[str], axes: int) -> 
     arrays = [np.asarray(each) for each in (x, minus) if each is not None]
     layers = [each.reshape(-1, math.prod(each.shape[axes:])) for each in arrays]
     with np.errstate(all="ignore"):             # of a training that diverges
-        found = [[IN_MEMORY[stat](functools.partial(_blocks, *each)) for stat in stats] for each in zip(*layers)]
+        found = [[IN_MEMORY[stat](functools.partial(_blocks, *layer)) for stat in stats]
+                 for layer in zip(*layers, strict=True)]
     return np.asarray(found, np.float32).reshape(*arrays[0].shape[:axes], len(stats))
 
 

@@ -9,6 +9,7 @@ import zlib
 import pytest
 
 import haiku_mup
+from haiku_mup import models
 
 ROOT = pathlib.Path(__file__).parent.parent
 OWN = haiku_mup.Mup.__base__.__module__         # of the class that Mup has its contexts from
@@ -66,8 +67,9 @@ def inventory(built):
     return dict(line.split()[:2] for line in lines if " py:" in line)
 
 
-def test_every_public_name_has_an_example_that_runs(collected):
-    assert without_example(public(haiku_mup), collected) == set()
+@pytest.mark.parametrize("package", [haiku_mup, models], ids=lambda package: package.__name__)
+def test_every_public_name_has_an_example_that_runs(package, collected):
+    assert without_example(public(package), collected) == set()
 
 
 def test_an_example_that_is_missing_is_found(collected):
@@ -100,7 +102,9 @@ def test_the_pages_build_without_a_warning(built):
 
 
 def test_every_public_name_is_in_the_pages(inventory):
-    expected = {f"haiku_mup.{name}" for name in public(haiku_mup)} | {"haiku_mup.plot.lr_transfer"}
+    expected = {f"{package.__name__}.{name}" for package in (haiku_mup, models) for name in public(package)
+                if not name.endswith(("Config.from_json", "Config.to_json"))}       # of Config, which has them
+    expected |= {"haiku_mup.plot.lr_transfer", "haiku_mup.models.Config.from_json"}
     assert expected - set(inventory) == set()
 
 

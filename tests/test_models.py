@@ -1,13 +1,17 @@
 """GPT-2, BERT and RoBERTa: what a configuration says is done, and what can't be is refused."""
 import dataclasses
+import doctest
 import functools
 import json
 import math
+import pathlib
+import tempfile
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from helpers import KEY, equal
 
@@ -201,6 +205,15 @@ def test_zero_at_the_start():
     assert not params["gpt2_lm_head_model/transformer/h/block/attn/query"]["w"].any()
     assert params["gpt2_lm_head_model/transformer/h/block/attn/key"]["w"].any()
     assert captured("GPT2LMHeadModel", config, dataclasses.replace(config, n_embd=32)).table()
+
+
+def test_the_page_runs():
+    """The examples of docs/models.rst, one after the other."""
+    text = (pathlib.Path(__file__).parent.parent / "docs" / "models.rst").read_text(encoding="utf-8")
+    names = {"functools": functools, "haiku_mup": haiku_mup, "hk": hk, "jax": jax, "jnp": jnp, "optax": optax,
+             "pathlib": pathlib, "tempfile": tempfile}
+    test = doctest.DocTestParser().get_doctest(text, names, "models.rst", "models.rst", 0)
+    assert len(test.examples) > 20 and doctest.DocTestRunner().run(test).failed == 0
 
 
 def test_cross_entropy_leaves_out_labels():

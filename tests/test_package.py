@@ -40,9 +40,19 @@ print(*{name.partition(".")[0] for name in set(sys.modules) - before} - sys.stdl
     assert python("import haiku_mup\nprint({'matplotlib', 'pandas', 'tqdm'} & set(sys.modules))") == "set()\n"
 
 
+def test_the_models_need_nothing_but_the_core():
+    code = "import haiku_mup.models\nprint({'safetensors', 'torch', 'transformers'} & set(sys.modules))"
+    assert python(code) == "set()\n"
+
+
+def test_the_models_are_not_imported_unasked():
+    assert python("import haiku_mup\nprint('haiku_mup.models' in sys.modules)") == "False\n"
+
+
 @pytest.mark.parametrize("name", [
     "CHANGELOG.md", "LICENSE", "README.md", "benchmarks/__init__.py", "conftest.py", "demos/__init__.py",
     "docs/lr_transfer.png", "noxfile.py", "pyproject.toml", "setup.py", "tests/golden/microsoft_mup.json",
+    "tests/golden/transformers.npz",
     "tests/typed/program.py"])
 def test_the_sdist_has(name):
     """Says nothing in a checkout; in an unpacked sdist, that MANIFEST.in names it."""

@@ -163,8 +163,9 @@ class GPT2Config(Config):
       n_head: how many heads of n_embd / n_head each.
       n_inner: the feed-forward layer's width; 4 · n_embd by default.
       activation_function: of the feed-forward layer.
-      resid_pdrop, embd_pdrop, attn_pdrop: dropout of what is added to the residual stream, of the embeddings'
-        sum, and of attention.
+      resid_pdrop: dropout of what is added to the residual stream.
+      embd_pdrop: dropout of the embeddings' sum.
+      attn_pdrop: dropout of attention.
       layer_norm_epsilon: of the norms.
       scale_attn_by_inverse_layer_idx: whether block i divides its attention logits by i, too, from 1 on.
 
@@ -214,7 +215,8 @@ class BertConfig(Config):
       num_attention_heads: how many heads of hidden_size / num_attention_heads each.
       intermediate_size: the feed-forward layer's width.
       hidden_act: its activation.
-      hidden_dropout_prob, attention_probs_dropout_prob: dropout, and that of attention.
+      hidden_dropout_prob: dropout of the embeddings' sum, and of what is added to the residual stream.
+      attention_probs_dropout_prob: dropout of attention.
       max_position_embeddings: the longest sequence.
       type_vocab_size: how many token types there are.
       layer_norm_eps: of the norms.
