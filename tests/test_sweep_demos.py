@@ -153,7 +153,6 @@ def test_rows_are_words_and_those_that_follow():
     np.testing.assert_array_equal(x[1, :, 0], [7, 9])
 
 
-def test_the_readme_shows_each_figure_beside_its_command():
+def test_the_readme_names_each_command():
     readme = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    for demo in (text_transformer, cnn):
-        assert demo.DEMO.prog in readme and f"docs/{demo.DEMO.name}.png" in readme
+    assert all(demo.DEMO.prog in readme for demo in DEMOS.values())
