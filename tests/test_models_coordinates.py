@@ -17,15 +17,15 @@ MODELS = {"gpt2": models.GPT2LMHeadModel, "bert": models.BertForPreTraining,
           "roberta": models.RobertaForMaskedLM}
 
 
-def config(name, width, scaling, **ours):
+def config(name, width, scaling, layers=2, **ours):
     """A configuration of this width, with heads of 16 at the base, or 4 of them."""
     heads = {"size": 4, "count": width // 16}[scaling]
     ours = {"initializer_range": 0.05, "layer_stack": True, "vocab_size": VOCAB} | ours
     if name == "gpt2":
-        return models.GPT2Config(n_embd=width, n_head=heads, n_layer=2, n_positions=LENGTH, **ours)
+        return models.GPT2Config(n_embd=width, n_head=heads, n_layer=layers, n_positions=LENGTH, **ours)
     kind = {"bert": models.BertConfig, "roberta": models.RobertaConfig}[name]
-    return kind(hidden_size=width, num_attention_heads=heads, num_hidden_layers=2, intermediate_size=4 * width,
-                max_position_embeddings=LENGTH + 2, **ours)
+    return kind(hidden_size=width, num_attention_heads=heads, num_hidden_layers=layers,
+                intermediate_size=4 * width, max_position_embeddings=LENGTH + 2, **ours)
 
 
 def make_model(name, scaling, width, **ours):
@@ -72,3 +72,12 @@ def test_passes_in_mup(name, scaling, optimizer):
 @pytest.mark.parametrize("name, scaling, optimizer", GRID)
 def test_fails_in_the_standard_parametrization(name, scaling, optimizer):
     assert not checked(name, scaling, optimizer, "sp").ok
+
+
+def test_a_small_one_passes_in_mup():
+    """What the grid does, for one model of one block, two widths and two steps."""
+    make = functools.partial(make_model, "gpt2", "size", layers=1, layer_stack=False)
+    result = haiku_mup.coord_check(make, [32, 128], batch(), loss_fn, optax.adam(2.0**-8), base_width=32,
+                                   steps=2, seeds=3, progress=False)
+    result.assert_ok()
+    assert {finding.quantity.split(" ")[0] for finding in result.findings} >= {"logits", "activation", "update"}
