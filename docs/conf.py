@@ -37,7 +37,7 @@ napoleon_use_ivar = True
 # Each name of haiku_mup that is mentioned must have a place in the pages. Those of other packages have none.
 nitpicky = True
 nitpick_ignore = [("py:class", "haiku_mup.mup.Model"),      # type variables: what was given
-                  ("py:class", "haiku_mup.recording.T")]
+                  ("py:class", "haiku_mup.recording.T"), ("py:class", "haiku_mup.residual.T")]
 nitpick_ignore_regex = [
     ("py:.*", r"(jax|jaxlib|haiku|optax|numpy|matplotlib|collections|contextlib|os|pathlib|typing)\..*"),
     ("py:.*", r"concurrent\..*"),

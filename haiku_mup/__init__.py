@@ -65,11 +65,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _ASKED_FOR:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_ASKED_FOR[name]}"), name)
-    return value
+if not TYPE_CHECKING:       # a checker knows all names, and is to say which there aren't
+    def __getattr__(name: str) -> Any:
+        if name not in _ASKED_FOR:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_ASKED_FOR[name]}"), name)
+        return value
 
 
 def __dir__() -> list[str]:

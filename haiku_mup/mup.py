@@ -149,6 +149,7 @@ class Mup(Captures):
         from haiku_mup.fit import Check
         from haiku_mup.scaling import Scaling
 
+        self._lr(adam)                      # raises for what is no bool
         entries, kind = self._captured("wrap_optimizer"), optimizer_rules.checked(rule, adam, scale_eps)
         table = self._declared.rule
         self._needs_factors("wrap_optimizer", kind)

@@ -118,9 +118,10 @@ def by_norm(known: Known) -> Scales:
     Gradient: of any size. Update: of the parameter's size, which is made that of the base, by / `size`.
     Activations need updates of Adam's size: × `adam`; together hidden m_in^-½, relative to its own size.
 
-    A floor under the RMS (Adafactor's 1e-3) and a parameter that starts at zero so act as at the base. A decay
-    inside takes `adam` / `size` times as much: it can't be mended, since a parameter that the optimizer sees
-    smaller is moved less.
+    A floor under the RMS (Adafactor's 1e-3) and a parameter that starts at zero so act as at the base. (optax
+    factors Adafactor's second moments from `min_dim_size_to_factor=128` on: let all widths be on one side.)
+    A decay inside takes `adam` / `size` times as much: it can't be mended, since a parameter that the optimizer
+    sees smaller is moved less.
 
     >>> from haiku_mup import maximal_update
     >>> by_norm(Known(maximal_update().factors("hidden", 4.0, 4.0), size=0.5)).decay

@@ -1,5 +1,4 @@
 """The factors around an optimizer for every parameter of a model: a rule, on what was captured."""
-import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -36,7 +35,7 @@ class Scaling:
         self._optimizer, self._law = optimizer, ""
         self._entries, self._table, self._rule, self._level = entries, table, rule, level
         self._scale_decay, self._mults = scale_decay, mults or {}
-        self._of = functools.cache(self._around)
+        self._found: dict[str, Around] = {}
         self._of("adam" if rule == "muon" else rule)        # raises here for what cannot be
 
     def __call__(self, tree: Any, state: Callable[[], Any]) -> Around:
@@ -60,8 +59,13 @@ class Scaling:
 
         return Around(*map(by_state, Around._fields))
 
-    def _around(self, rule: str) -> Around:
+    def _of(self, rule: str) -> Around:
         """What one rule puts around every parameter."""
+        if rule not in self._found:
+            self._found[rule] = self._around(rule)
+        return self._found[rule]
+
+    def _around(self, rule: str) -> Around:
         def numbers(value: Callable[[str, Scales], float]) -> ByName:
             def factor(name: str, entry: Entry) -> scale.Factor:
                 return entry.factor(lambda part: value(name, self._scales(rule, entry, part)))
@@ -76,9 +80,9 @@ class Scaling:
 
     def _scales(self, rule: str, entry: Entry, part: Part) -> Scales:
         table, factors = self._table, part.factors
-        kind = "SGD" if rule in SGDS and not self._level else "Adam"
-        if math.isnan(factors.sgd if kind == "SGD" else factors.adam):
-            raise MupError(f"{table.name}: no learning rates for {kind}: {table.reason}")
+        sgd = rule in SGDS and not self._level
+        if math.isnan(factors.sgd if sgd else factors.adam):
+            raise MupError(f"{table.name}: no learning rates for {'SGD' if sgd else 'Adam'}: {table.reason}")
         if table == standard():
             return Scales()
         if not table.draws and rule in NORMED:

@@ -365,7 +365,7 @@ def test_neural_tangent_warns_of_adam_with_what_can_be_done():
         with pytest.raises(haiku_mup.MupError, match="no learning rates for Adam.*use SGD"):
             mup.wrap_optimizer(optax.sgd(0.1), **wrong)
     mup.wrap_optimizer(optax.sgd(0.1), adam=False)
-    with pytest.warns(haiku_mup.MupWarning, match="pass adam=False, or scale_eps=True"):
+    with pytest.warns(haiku_mup.MupWarning, match="pass adam=False, or rule='any'"):
         of(MODELS["rectangular"], maximal_update()).wrap_optimizer(optax.sgd(0.1))
 
 

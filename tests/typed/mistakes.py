@@ -15,6 +15,8 @@ print(mup.wrap_model(hk.transform(jnp.tanh)).applied)                   # error:
 mup.wrap_optimizer(3e-4)                                                # error: arg-type
 mup.wrap_optimizer(optax.adam(3e-4), adam="no")                         # error: arg-type
 mup.wrap_optimizer(optax.adam(3e-4), scale_epsilon=True)                # error: call-arg
+mup.wrap_optimizer(optax.lamb(3e-4), rule=3)                            # error: arg-type
+haiku_mup.adamw(optax.adam, 3e-4)                                      # error: arg-type
 print(mup.scale_updates().updates)                                      # error: attr-defined
 mup.summary() + 1                                                       # error: operator
 print(mup.table()[0].lr)                                                 # error: attr-defined
