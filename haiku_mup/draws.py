@@ -14,8 +14,8 @@ def key(seed: int) -> Any:
     """A key for `jax.random`, each of whose draws is one short kernel.
 
     The n-th word that a key draws is a hash of n and the key, twice mixed. (Counter-based generators: Salmon et
-    al., SC 2011. The mixing, whose outputs' bits each change with a probability of a half as one of the input's
-    changes: Wellons, "Prospecting for hash functions", 2018.) It is good enough to draw weights and dropout with.
+    al., SC 2011. The mixing, in which each bit of the output changes with a probability of a half as one of the
+    input's changes: Wellons, "Prospecting for hash functions", 2018.) Good enough for weights and dropout.
 
     Args:
       seed: a number.
@@ -54,8 +54,8 @@ def _random_bits(key: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.
     words = _words(key, math.prod(shape) * max(bit_width // 32, 1)).reshape(-1, *shape)
     if bit_width == 64:
         high, low = words.astype(jnp.uint64)
-        return high << 32 | low
-    return (words[0] >> 32 - bit_width).astype(f"uint{bit_width}")
+        return jnp.bitwise_or(high << 32, low)
+    return jnp.right_shift(words[0], 32 - bit_width).astype(f"uint{bit_width}")
 
 
 _HASHED = define_prng_impl(key_shape=(2,), seed=_seed, split=_split, random_bits=_random_bits, fold_in=_fold_in,
