@@ -28,7 +28,7 @@ class Compiled:
     def start(self, pool: Executor, *args: Any) -> Any:
         """Has it compiled for arguments like these, arrays or their shapes; what its result will look like."""
         lowered = self._jitted.lower(*args)
-        self._types, self._compiled = _types(args), pool.submit(_compile, lowered)
+        self._types, self._compiled = _types(args), pool.submit(quickly, lowered)
         return lowered.out_info
 
     def __call__(self, *args: Any) -> Any:
@@ -38,8 +38,8 @@ class Compiled:
         return self._jitted(*args)
 
 
-def _compile(lowered: Any) -> Any:
-    """Compiles quickly, where this version of XLA knows how; as ever, where it doesn't."""
+def quickly(lowered: Any) -> Any:
+    """Compiles in less time, where this version of XLA knows how; as ever, where it doesn't."""
     if jax.default_backend() == "cpu":
         with contextlib.suppress(jax.errors.JaxRuntimeError):       # of an option that it doesn't know
             return lowered.compile(compiler_options=QUICK)
