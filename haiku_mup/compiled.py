@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# On a CPU. The older of XLA's two ways to emit kernels, and the first level of LLVM's optimizations, take half
-# of the time, and programs run as fast: matrix products are a library's. (JAX 0.12 doesn't have the older way,
-# and with the other one the level alone saves little, and makes random draws slower.)
+# On a CPU: the older of XLA's two ways to emit kernels, and the first level of LLVM's optimizations, take two
+# thirds of the time. Programs run as fast: matrix products are a library's. (JAX 0.12 doesn't have the older
+# way; with the other one the level saves little.)
 QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
 
 
@@ -28,7 +28,7 @@ class Compiled:
     def start(self, pool: Executor, *args: Any) -> Any:
         """Has it compiled for arguments like these, arrays or their shapes; what its result will look like."""
         lowered = self._jitted.lower(*args)
-        self._types, self._compiled = _types(args), pool.submit(_compile, lowered)
+        self._types, self._compiled = _types(args), pool.submit(quickly, lowered)
         return lowered.out_info
 
     def __call__(self, *args: Any) -> Any:
@@ -38,8 +38,8 @@ class Compiled:
         return self._jitted(*args)
 
 
-def _compile(lowered: Any) -> Any:
-    """Compiles quickly, where this version of XLA knows how; as ever, where it doesn't."""
+def quickly(lowered: Any) -> Any:
+    """Compiles in less time, where this version of XLA knows how; as ever, where it doesn't."""
     if jax.default_backend() == "cpu":
         with contextlib.suppress(jax.errors.JaxRuntimeError):       # of an option that it doesn't know
             return lowered.compile(compiler_options=QUICK)

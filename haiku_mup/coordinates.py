@@ -114,11 +114,12 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
     parts = _Parts(make_model, bases, delta_model, loss_fn, wrap, optimizer, new_mup, tuple(stats), decaying)
     trials: dict[tuple[int, int], Any] = {}
     with _threads() as pool:
-        programs = {width: parts.program(width, batches[0], pool) for width in ordered}
-        for width, seed in _shown([(width, seed) for width in ordered for seed in each], progress):
+        programs = {width: parts.program(width, batches[0], pool) for width in _order(ordered)}
+        for width, seed in _shown([(width, seed) for width in programs for seed in each], progress):
             trials[width, seed] = programs[width].run(seed, batches)
             _check_losses(trials, each, ordered[0])
-    trials = jax.device_get(trials)
+    programs = {width: programs[width] for width in ordered}
+    trials = jax.device_get({(width, seed): trials[width, seed] for width in ordered for seed in each})
     _check_moves(trials)
     _check_grows(programs)
     return CoordCheck(as_points(name, programs, trials, stats, rule=kind,
@@ -169,6 +170,11 @@ def _threads() -> Iterator[concurrent.futures.Executor]:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _order(widths: Sequence[int]) -> list[int]:
+    """The narrowest first, which may be diverging; then the widest, so that others are compiled as it runs."""
+    return [widths[0], *reversed(widths[1:])]
 
 
 def _wrap(parametrization: str | Parametrization | Parametrize, adam: bool, rule: str | None) -> Parametrize:
