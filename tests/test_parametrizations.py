@@ -486,7 +486,8 @@ def test_convolutions_with_channels_first_are_multiplied(batched, form):
         model = mup.wrap_model(hk.transform(functools.partial(fn, width=32)))
         params = model.init(KEY, x)
         losses.append(model.apply(params, None, x))
-    plain = hk.transform(functools.partial(fn, width=32)).apply(params, None, x)
+    with pytest.warns(haiku_mup.MupWarning, match="applied without its multipliers"):
+        plain = hk.transform(functools.partial(fn, width=32)).apply(params, None, x)
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5, atol=1e-6)
     if form == "table8":
         np.testing.assert_allclose(losses[0], plain / 4, rtol=1e-5, atol=1e-6)
