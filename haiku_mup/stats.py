@@ -10,7 +10,7 @@ import numpy as np
 from jax.custom_batching import custom_vmap
 
 Stat: TypeAlias = str | Callable[[jax.Array], jax.Array]
-BLOCK = 1 << 14             # entries that are measured at a time
+BLOCK = 1 << 15             # entries that are measured at a time
 SAMPLE = 512                # entries of an array that are kept, to see how far it moves
 
 STATS: dict[str, Callable[[jax.Array], jax.Array]] = {
