@@ -56,8 +56,9 @@ def disturbed(tmp_path, kills, widths, env, longest):
     """The records of a sweep that was killed so many times, and those of one that wasn't."""
     rng = random.Random(0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EXECUTOR", env.get("EXECUTOR", ""))
-        patch.setattr(sweep_program, "STEPS", int(env["STEPS"]))
+        for name, value in {"EXECUTOR": "", **env}.items():
+            patch.setenv(name, value)                                       # for its workers, and
+        patch.setattr(sweep_program, "STEPS", int(env["STEPS"]))            # for this process
         sweep_program.main(tmp_path / "calm", *widths)
     for number in range(kills):
         process = start(tmp_path / "out", *widths, **env)
@@ -69,14 +70,14 @@ def disturbed(tmp_path, kills, widths, env, longest):
 def test_after_kills_the_records_are_those_of_an_undisturbed_sweep(tmp_path):
     """In this form, of one process."""
     found, calm = disturbed(tmp_path, 2, [8, 16], {"EXECUTOR": "here", "STEPS": "20000"}, longest=0.2)
-    assert found == calm and len(calm[0]) == 2 * 2 * 6 * 3
+    assert found == calm and len(calm[0]) == 2 * 2 * 6 * 3 and len(calm[0][0]) > 20000
 
 
 @pytest.mark.slow
 def test_after_twenty_kills_the_records_are_those_of_an_undisturbed_sweep(tmp_path):
     """Of the process that hands out cells, at random moments; its workers end by themselves."""
     found, calm = disturbed(tmp_path, 20, [16, 24, 32, 48], {"STEPS": "20000"}, longest=0.6)
-    assert found == calm and len(calm[0]) == 2 * 4 * 6 * 3
+    assert found == calm and len(calm[0]) == 2 * 4 * 6 * 3 and len(calm[0][0]) > 20000
 
 
 @pytest.mark.slow
