@@ -9,7 +9,7 @@ import haiku as hk
 import jax
 
 import haiku_mup
-from demos import flags, mnist_mlp, runs
+from demos import flags, mnist_mlp, runs, sweeps
 from demos import report as reports
 from haiku_mup import plot
 
@@ -110,7 +110,7 @@ def report(args, data, rows, seconds):
     title = f"Residual MLP, {args.optimizer}, {args.epochs} epochs, {len(data.train_x):,} of {data.source}"
     shown = [row | {"parametrization": TITLES[row["parametrization"]]} for row in deep]
     plot.lr_transfer(shown, args.out / FIGURE, loss=LOSS, title=title, caption=args.command, size="blocks")
-    print(f"\n{reports.table(best, args.blocks, 'blocks')}\n{mnist_mlp.KEY}\n\n"
+    print(f"\n{reports.table(best, args.blocks, 'blocks')}\n{sweeps.KEY}\n\n"
           f"results.csv, summary.json and {FIGURE} are in {args.out}")
 
 

@@ -146,11 +146,11 @@ class Session:
         pair = self._pairs.find(record)
         if self.declared.rule.block.init != ONE and pair.later:
             raise pair.wrong(BY_DEPTH)
-        return self._entry(pair)
+        return self._entry(pair, whole=self.declared.rule.depth_alpha is None)
 
-    def _entry(self, pair: depth.Pair) -> Entry:
+    def _entry(self, pair: depth.Pair, whole: bool = True) -> Entry:
         """A pair with what follows from it, and with the user's multiplier."""
-        entry = compare(pair.base, pair.target, self.declared.rule, pair.depth)
+        entry = compare(pair.base, pair.target, self.declared.rule, pair.depth, whole)
         mult = mults.of("Mup(init_mults=...)", self.declared.init_mults, pair.target.name)
         return entry.drawn(mult)
 

@@ -96,8 +96,8 @@ def stacks() -> tuple[Stack, ...]:
         if (frame.f_globals.get("__name__"), frame.f_code.co_name) == ("haiku._src.layer_stack", "__call__"):
             stack: Any = frame.f_locals["self"]
             lift = frame.f_locals["params_and_state_fn"]        # a lambda around the module of hk.lift
-            prefix = next(cell.cell_contents.prefix_name for cell in lift.__closure__ or ()
-                          if hasattr(cell.cell_contents, "prefix_name"))
+            prefix = next((cell.cell_contents.prefix_name for cell in lift.__closure__ or ()
+                           if hasattr(cell.cell_contents, "prefix_name")), stack._name)
             found.append(Stack(prefix, int(stack._count), stack._transparency_map is not None))
     return tuple(reversed(found))
 

@@ -177,13 +177,15 @@ def layer_kind(module: Any, name: str) -> str:
     return layers.get(name, "")
 
 
-def compare(base: Record, target: Record, rule: rules.Parametrization, depth: float = 1.0) -> Entry:
+def compare(base: Record, target: Record, rule: rules.Parametrization, depth: float = 1.0,
+            whole: bool = True) -> Entry:
     """What a parametrization makes of a parameter, given how it was captured at the base and at the target.
 
     Args:
       base, target: the records.
       rule: the parametrization.
       depth: the ratio of the numbers of blocks that it is one of.
+      whole: whether that is known already; more may be made, else, on which its std may depend.
 
     Raises:
       MupError: for what cannot be right; it names the parameter, both shapes and the remedy.
@@ -193,9 +195,9 @@ def compare(base: Record, target: Record, rule: rules.Parametrization, depth: fl
         raise wrong("rank differs; rebuild the base model")
     if any(b == 0 != t for b, t in zip(base.shape, target.shape)):
         raise wrong("a width of 0 has no ratio; give the base a width of its own")
-    parts = tuple(_part(b, t, rule, depth, wrong) for b, t in zip(_blocks(base), _blocks(target)))
+    parts = tuple(_part(b, t, rule, depth, whole, wrong) for b, t in zip(_blocks(base), _blocks(target)))
     if len({part._replace(rows=0) for part in parts}) == 1:
-        parts = (_part(base, target, rule, depth, wrong),)
+        parts = (_part(base, target, rule, depth, whole, wrong),)
     doubt = _doubt(base, target, parts[0].factors, rule, wrong) if rule.draws else None
     return Entry(base, target, parts, _multiplier(base, target, parts[0], rule, wrong), doubt, depth=depth)
 
@@ -229,7 +231,7 @@ def _blocks(record: Record) -> list[Record]:
             for block, rows in zip(blocks, record.delta_parts)]
 
 
-def _part(base: Record, target: Record, rule: rules.Parametrization, depth: float, wrong) -> Part:
+def _part(base: Record, target: Record, rule: rules.Parametrization, depth: float, whole: bool, wrong) -> Part:
     """The role and the factors of a parameter, or of a block of its rows."""
     infinite = _infinite(base, target)
     fans = _fans(base, target, infinite, wrong)
@@ -238,7 +240,7 @@ def _part(base: Record, target: Record, rule: rules.Parametrization, depth: floa
     factors, draw = rule.factors(role, m_in, m_out, depth), 1.0
     if rule.draws:
         _check_layer(base, target, role, wrong)
-        draw = _draw(base, target, role, factors, depth, wrong)
+        draw = _draw(base, target, role, factors, whole and depth == 1, wrong)
     return Part(target.shape[0] if target.shape else 1, role, factors, draw, m_in, m_out, fans)
 
 
@@ -291,7 +293,7 @@ def _check_layer(base: Record, target: Record, role: str, wrong) -> None:
                     "plain convolution, or take it out of Mup(readouts=...)")
 
 
-def _draw(base: Record, target: Record, role: str, factors: rules.Factors, depth: float, wrong) -> float:
+def _draw(base: Record, target: Record, role: str, factors: rules.Factors, one_depth: bool, wrong) -> float:
     """What a draw is multiplied by, so that its std is the base's times the rule's factor."""
     was, now = base.moments, target.moments
     if role == rules.HIDDEN and not now.centred:
@@ -305,7 +307,7 @@ def _draw(base: Record, target: Record, role: str, factors: rules.Factors, depth
         raise wrong("the initializer's std is a traced value, and must be known here; compute it with "
                     "numpy or math instead of jax.numpy, or call init eagerly")
     # A bias may depend on its layer's fan-in, a block of rows on the whole matrix's, and any on the depth.
-    one_shape = base.shape == target.shape and len(base.shape) > 1 and len(base.parts) != 1 and depth == 1
+    one_shape = base.shape == target.shape and len(base.shape) > 1 and len(base.parts) != 1 and one_depth
     if not (was.drawn and now.drawn and was.std > 0 and now.std > 0) or one_shape:
         raise wrong(f"the initializer's std is {was.std:.3g} at the base and {now.std:.3g} at the "
                     "target; use one initializer for both")

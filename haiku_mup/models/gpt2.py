@@ -10,6 +10,7 @@ from haiku_mup.layers import SharedEmbed
 from haiku_mup.models import parts
 from haiku_mup.models.config import GPT2Config
 from haiku_mup.models.parts import Attention, Output, dropped, norm, normal
+from haiku_mup.residual import residual
 
 
 class Block(hk.Module):
@@ -25,15 +26,20 @@ class Block(hk.Module):
         # What is added to the residual stream is drawn smaller, by the root of how often (ibid., section 2.3).
         last = normal(c.initializer_range / math.sqrt(2 * c.n_layer))
         mult = c.attn_mult / (number + 1) if c.scale_attn_by_inverse_layer_idx else c.attn_mult
-        y = norm("ln_1", c.layer_norm_epsilon)(x)
-        attention = Attention(
-            c.n_head, c.n_embd // c.n_head, w_init=init, out_init=last, mult=mult,
-            zero_query=c.query_zero_init, dropout=c.attn_pdrop * self.is_training, name="attn")
-        x = x + dropped(attention(y, y, y, mask), rate)
-        y = norm("ln_2", c.layer_norm_epsilon)(x)
-        y = hk.Linear(c.inner, w_init=init, name="c_fc")(y)
-        y = parts.ACTIVATIONS[c.activation_function](y)
-        return x + dropped(hk.Linear(c.n_embd, w_init=last, name="c_proj")(y), rate)
+
+        def attend(x: jax.Array) -> jax.Array:
+            y = norm("ln_1", c.layer_norm_epsilon)(x)
+            attention = Attention(
+                c.n_head, c.n_embd // c.n_head, w_init=init, out_init=last, mult=mult,
+                zero_query=c.query_zero_init, dropout=c.attn_pdrop * self.is_training, name="attn")
+            return dropped(attention(y, y, y, mask), rate)
+
+        def feed_forward(x: jax.Array) -> jax.Array:
+            y = hk.Linear(c.inner, w_init=init, name="c_fc")(norm("ln_2", c.layer_norm_epsilon)(x))
+            y = parts.ACTIVATIONS[c.activation_function](y)
+            return dropped(hk.Linear(c.n_embd, w_init=last, name="c_proj")(y), rate)
+
+        return residual(residual(x, attend), feed_forward)
 
 
 class GPT2Model(hk.Module):
