@@ -70,13 +70,18 @@ def _sync(folder: pathlib.Path) -> None:
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """The values of a file that `create` wrote.
+
+    Raises:
+      MupError: there is none, or it holds something else.
+    """
+    why = "it was changed, or is no file of a sweep"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(values, dict):
             return values
-        why = "it was changed, or is no file of a sweep"
     except ValueError:
-        why = "it was changed, or is no file of a sweep"
+        pass
     except FileNotFoundError:
         why = "there is no such file, as the folder of a sweep has it"
     raise MupError(f"{path}: {why}; give another out")

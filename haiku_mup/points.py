@@ -99,8 +99,9 @@ class Expected:
         self._gradient = self._error if rule in GRADIENT_LIKE else FLAT
         self._muon = rule == "muon"
         # A table without factors, which the standard one is, doesn't tell how gradients shrink.
-        self._untold = rule in GRADIENT_LIKE and all(set(part.factors._replace(init=1.0, stored=1.0)) == {1.0}
-                                   for entry in widest.values() for part in entry.parts)
+        self._untold = rule in GRADIENT_LIKE and all(
+            set(part.factors._replace(init=1.0, stored=1.0)) == {1.0}
+            for entry in widest.values() for part in entry.parts)
         self._decaying = decaying
 
     def _product(self, name: str) -> Sizes:
@@ -147,6 +148,8 @@ class Expected:
 
 def _bounded(slopes: Range) -> Range:
     return Range(min(slopes.low, 0.0), min(slopes.high, 0.0))
+
+
 def _thinned(programs: Mapping[int, Program]) -> float:
     """The slope of what independent branches add to the stream."""
     sizes = {width: min(program.branches, default=1.0) * math.sqrt(max(
