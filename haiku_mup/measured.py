@@ -55,14 +55,23 @@ class _Called(BaseException):
 
 
 def decays(optimizer: Any) -> bool:
-    """Whether it moves a parameter whose gradient is zero; yes, where that can't be tried."""
+    """Whether it takes something from a parameter whose gradient is zero; yes, where that can't be tried."""
     params = {"linear": {"w": np.ones((2, 2), np.float32), "b": np.ones(2, np.float32)}}
     try:
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        updates, _ = quickly(jax.jit(lambda: optimizer.update(zeros, optimizer.init(params), params)).lower())()
-        return any(bool(np.any(x)) for x in jax.tree.leaves(updates))
+        taken = quickly(jax.jit(lambda: _decay(optimizer, params)).lower())()
+        return any(bool(np.any(x)) for x in jax.tree.leaves(taken))
     except Exception:       # an optimizer for parameters of certain names: anything may come out of it
         return True
+
+
+def _decay(optimizer: Any, params: Any) -> Any:
+    """What a first step without a gradient does because parameters are what they are.
+
+    Yogi begins with a momentum that is not zero: what it so does to parameters that are zero, too, is no decay.
+    """
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, at_zero = (optimizer.update(zeros, optimizer.init(at), at)[0] for at in (params, zeros))
+    return jax.tree.map(jnp.subtract, updates, at_zero)
 
 
 class Program:
@@ -167,10 +176,7 @@ class Program:
         (loss, state), gradients = jax.value_and_grad(self._loss, has_aux=True)(params, state, rng, batch)
         state, records = split(state)
         updates, opt_state = self._optimizer.update(gradients, opt_state, params)
-        decay = {}
-        if self._decaying:
-            zeros = jax.tree.map(jnp.zeros_like, gradients)
-            decay, _ = self._optimizer.update(zeros, self._optimizer.init(params), params)
+        decay = _decay(self._optimizer, params) if self._decaying else {}
         new = optax.apply_updates(params, updates)
         return (new, state, opt_state), (loss, records, gradients, decay)
 

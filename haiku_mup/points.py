@@ -17,7 +17,7 @@ from haiku_mup.stats import Stat, stat_name
 from haiku_mup.verdict import JUDGED, Point
 
 HALF = Range(-0.5, 0.0)
-GRADIENT_LIKE = ("sgd", "any", "lars")
+GRADIENT_LIKE = ("sgd", "any", "lars", "momo")
 NOISE = 16      # rounding errors of one operation; a gradient below that many is noise
 
 

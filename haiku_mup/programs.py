@@ -168,8 +168,8 @@ def _carry(jaxpr: Any) -> int:
 
 def _loop(eqn: Any) -> int:
     """Bytes of an equation's state, where it is a loop."""
-    if eqn.primitive.name == "scan":
-        state = eqn.outvars[:eqn.params["num_carry"]]
+    if eqn.primitive.name == "scan":        # what it stacks has one axis more than in its body
+        state = [v for v, each in zip(eqn.outvars, next(_inner(eqn)).outvars) if v.aval.ndim == each.aval.ndim]
     else:
         state = eqn.outvars if eqn.primitive.name == "while" else []
     return sum(math.prod(v.aval.shape) * getattr(v.aval.dtype, "itemsize", 4) for v in state)

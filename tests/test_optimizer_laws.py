@@ -45,9 +45,9 @@ CASES = {
     "muon by rms": ("muon", Dimensions(consistent_rms=0.2), "adam"),
     "novograd": ("novograd", optax.novograd(2.0**-3), "adam"),
     "adagrad": ("any", optax.adagrad(2.0**-6), "adam"),
-    "yogi": ("any", optax.yogi(2.0**-7), "sgd"),
-    "radam": ("any", optax.radam(2.0**-7), "sgd"),
-    "momo": ("momo", optax.contrib.dowg(), "sgd"),
+    "yogi": ("any", optax.yogi(2.0**-7), "adam"),               # its second moments do not begin at zero
+    "radam": ("any", optax.radam(2.0**-7), "adam"),             # it begins as SGD
+    "momo": ("momo", optax.contrib.dowg(), "adam"),             # one step size for all: SGD's own
     "adam": ("adam", optax.adam(2.0**-7, eps=1e-12), "sgd"),
     "sgd": ("sgd", optax.sgd(2.0**-2), "adam"),
 }

@@ -59,7 +59,7 @@ def rows_of(mup):
     return rows
 
 
-@examples(3)
+@examples(2)
 @given(specs())
 def test_at_base_width_it_is_the_plain_model_bit_for_bit(spec):
     spec = spec._replace(target=spec.base)
@@ -71,7 +71,7 @@ def test_at_base_width_it_is_the_plain_model_bit_for_bit(spec):
     assert {(row.multiplier, row.adam_lr, row.sgd_lr) for row in mup.table()} == {(1.0, 1.0, 1.0)}
 
 
-@examples(20)
+@examples(12)
 @given(specs(most=5))
 def test_the_table_is_the_oracles(spec):
     """A record for each parameter of the tree, and only those; roles, stds and factors by the rules."""
@@ -88,7 +88,7 @@ def test_the_table_is_the_oracles(spec):
             np.testing.assert_allclose(found, by_hand, rtol=1e-9, err_msg=name)
 
 
-@examples(4)
+@examples(3)
 @given(specs())
 def test_draws_at_the_target_have_that_std(spec):
     """16 draws of each parameter; with n entries in all, five standard errors are 5 / √(2 n)."""
@@ -102,7 +102,7 @@ def test_draws_at_the_target_have_that_std(spec):
             np.testing.assert_allclose(np.std(part), wanted, rtol=5 / np.sqrt(2 * part.size), err_msg=name)
 
 
-@examples(5)
+@examples(3)
 @given(specs())
 def test_table_3_without_multipliers_has_the_same_trajectory(spec):
     """Table 8 by the library beside Table 3 by hand: its own draws, factors, gradients and optimizers."""

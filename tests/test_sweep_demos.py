@@ -17,7 +17,8 @@ OWN = {"text_transformer": ["--widths", "32"], "cnn": ["--widths", "16"]}
 DEMOS = {"text_transformer": text_transformer, "cnn": cnn, "mnist_mlp": mnist_mlp}
 
 
-@pytest.fixture(scope="module", params=["text_transformer", "cnn"])
+@pytest.fixture(scope="module", params=[
+    pytest.param("text_transformer", marks=pytest.mark.slow), "cnn"])
 def finished(request, tmp_path_factory):
     """A run of each: the demo, its exit code, its folder, and what it said."""
     demo, folder, flags = DEMOS[request.param], tmp_path_factory.mktemp("demo"), [*SMALL, *OWN[request.param]]
