@@ -22,13 +22,20 @@ NOISE = 16      # rounding errors of one operation; a gradient below that many i
 
 
 class Value(NamedTuple):
-    """One number of one trial."""
+    """One number of one trial.
+
+    Attributes:
+      moved: whether it is how far an activation moved.
+      blocks: how many blocks of a model it is the mean of.
+    """
 
     quantity: str
     step: int
     stat: str
     value: float
     expected: Range | None
+    moved: bool = False
+    blocks: int = 1
 
 
 def as_points(name: str, programs: Mapping[int, Program], trials: Mapping[tuple[int, int], list[Step]],
@@ -48,13 +55,35 @@ def as_points(name: str, programs: Mapping[int, Program], trials: Mapping[tuple[
     quiet = _quiet(programs, trials, [stat_name(stat) for stat in stats])
     first = {width: steps[0] for (width, _), steps in trials.items()}
     pooled = Pooled(_layers(first[width]) for width in sorted(first))
-    points = []
+    found = {}
     for (width, seed), steps in trials.items():
         values = itertools.chain(_activations(programs[width], rules, steps, stats, moves, pooled),
                                  _parameters(rules, steps, stats, quiet, decaying, pooled))
-        points += [Point(name, width, seed, v.step, v.quantity, v.stat, v.value,
-                         str(v.expected) if v.expected and v.stat in JUDGED else "") for v in averaged(values)]
-    return points
+        found[width, seed] = list(averaged(values))
+    late = _late({width: values for (width, _), values in found.items()})
+    return [Point(name, width, seed, v.step, v.quantity, v.stat, v.value,
+                  str(_widened(v.expected, late.get(v.quantity))) if v.expected and v.stat in JUDGED else "")
+            for (width, seed), values in found.items() for v in values]
+
+
+def _late(values: Mapping[int, list[Value]]) -> dict[str, float]:
+    """How much faster than with the width the means of changes over blocks grow, because blocks are few.
+
+    What training changes in the stream adds up from block to block: the input of block l of n has changed by
+    l / n of what the whole stack changes, beside what was there before the first. The mean over blocks is
+    (n - 1) / 2n of it: of 2 blocks a quarter, of many a half. By depth, of quantities that differ in it.
+    """
+    blocks: dict[str, dict[int, int]] = {}
+    for width, some in values.items():
+        for value in some:
+            if value.moved:
+                blocks.setdefault(value.quantity, {})[width] = value.blocks
+    return {quantity: max(0.0, expectation.slope(at, [1 - 1 / max(n, 4 / 3) for n in at.values()]))
+            for quantity, at in blocks.items() if len(set(at.values())) > 1}
+
+
+def _widened(expected: Range, late: float | None) -> Range:
+    return expected if late is None else Range(expected.low, max(expected.high, round(late, 9)))
 
 
 def _layers(step: Step) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -176,7 +205,7 @@ def _activations(program: Program, rules: Expected, steps: Sequence[Step], stats
                 if moves and number:
                     moved = row[1 + len(stats):] - start[1 + len(stats):]
                     yield from (Value(f"Δ{quantity}", number, stat_name(stat), _size(moved, stat),
-                                      sizes.moved(number)) for stat in stats if stat in JUDGED)
+                                      sizes.moved(number), moved=True) for stat in stats if stat in JUDGED)
 
 
 def _parameters(rules: Expected, steps: Sequence[Step], stats: Sequence[Stat], quiet: set[str],

@@ -51,11 +51,14 @@ class Pooled:
 
 
 def averaged(values: Iterable[Any]) -> Iterator[Any]:
-    """One value for those of one quantity, step and statistic: their mean. It expects what all of them do."""
+    """One value for those of one quantity, step and statistic: their mean. It expects what all of them do.
+
+    Its `blocks` is how many there are.
+    """
     groups: dict[Any, list[Any]] = {}
     for value in values:
         groups.setdefault((value.quantity, value.step, value.stat), []).append(value)
     for first, *others in groups.values():
         known = all(other.expected == first.expected for other in others)
         mean = sum(value.value for value in (first, *others)) / (1 + len(others))
-        yield first._replace(value=mean, expected=first.expected if known else None)
+        yield first._replace(value=mean, expected=first.expected if known else None, blocks=1 + len(others))

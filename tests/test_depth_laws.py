@@ -1,0 +1,85 @@
+"""Coordinate sizes over the number of blocks, from 2 to 64: flat with an α, and not without one."""
+import functools
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import haiku_mup
+
+BLOCKS = (2, 4, 8, 16, 32, 64)
+WIDTH, HEADS = 32, 4
+HE = hk.initializers.VarianceScaling(2.0)
+IMAGES = jax.random.normal(jax.random.PRNGKey(1), (32, 4, 4))
+LABELS = jnp.arange(32) % 10
+OPTIMIZERS = {"adam": optax.adam(2.0**-8), "adamw": optax.adamw(2.0**-8, weight_decay=0.1),
+              "sgd": optax.sgd(2.0**-3)}
+
+
+def norm(x):
+    return hk.LayerNorm(-1, create_scale=True, create_offset=True)(x)
+
+
+def hidden(x):
+    y = hk.Linear(2 * WIDTH, w_init=HE, name="up")(norm(x))
+    return hk.Linear(WIDTH, w_init=HE, name="down")(jax.nn.relu(y))
+
+
+def attention(x):
+    y = norm(x)
+    return haiku_mup.MultiHeadAttention(HEADS, WIDTH // HEADS, w_init=HE, name="attention")(y, y, y)
+
+
+BRANCHES = {"mlp": [hidden], "transformer": [attention, hidden]}
+
+
+def make_model(network, blocks):
+    """A residual network of so many blocks, over rows of an image."""
+    def block(x):
+        for branch in BRANCHES[network]:
+            x = haiku_mup.residual(x, branch)
+        return x
+
+    def fn(x):
+        with haiku_mup.apply_mup():
+            x = hk.layer_stack(blocks)(block)(hk.Linear(WIDTH)(x))
+            return haiku_mup.Readout(10)(norm(x).mean(1))
+
+    return hk.transform(fn)
+
+
+def loss_fn(apply, params, rng, batch):
+    x, labels = batch
+    return optax.softmax_cross_entropy_with_integer_labels(apply(params, rng, x), labels).mean()
+
+
+def checked(network, alpha, optimizer, blocks=BLOCKS, **kwargs):
+    return haiku_mup.coord_check(
+        functools.partial(make_model, network), blocks, (IMAGES, LABELS), loss_fn, OPTIMIZERS[optimizer],
+        parametrization=haiku_mup.maximal_update(depth_alpha=alpha), adam=optimizer != "sgd", progress=False,
+        **{"steps": 6, "seeds": 3} | kwargs)
+
+
+def test_few_blocks_are_flat_with_an_alpha_and_not_without():
+    few = {"blocks": (2, 16), "steps": 2, "seeds": 2}
+    checked("mlp", 0.5, "adam", **few).assert_ok()
+    assert not checked("mlp", 0.0, "adam", **few).ok
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("alpha", [0.5, 1.0])
+@pytest.mark.parametrize("network", BRANCHES)
+def test_sizes_are_flat_over_depths(network, alpha, optimizer):
+    check = checked(network, alpha, optimizer)
+    check.assert_ok()
+    assert {finding.step for finding in check.findings} == set(range(6))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("network", BRANCHES)
+def test_sizes_are_not_flat_without_an_alpha(network, optimizer):
+    assert not checked(network, 0.0, optimizer, blocks=BLOCKS[:4], steps=3).ok
