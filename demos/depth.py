@@ -20,7 +20,7 @@ TITLES = {"unscaled": "μP without α", "depth-mup": "α = ½ (Depth-μP)", "com
 COLUMNS = ("parametrization", "blocks", *mnist_mlp.COLUMNS[1:])
 LOSS, FIGURE = "train_loss", "depth.png"
 GRIDS = {"adam": "-12:-4:0.5", "sgd": "-7:1:0.5"}
-DEFAULTS = {"blocks": "2,8,32", "width": "64", "seeds": "2", "epochs": "3"}
+DEFAULTS = {"blocks": "2,8,32", "width": "64", "seeds": "5", "epochs": "3"}
 QUICK = {"blocks": "2,16", "seeds": "1", "epochs": "1"}
 INIT = hk.initializers.VarianceScaling(2.0)             # He: of each branch as large as the stream
 
