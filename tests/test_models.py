@@ -106,7 +106,8 @@ def test_inputs_that_cannot_be(name, ids, inputs, words):
 
 
 def test_ids_are_not_seen_under_jit():
-    jax.eval_shape(made("GPT2LMHeadModel", GPT2).init, KEY, IDS + 2)
+    found = jax.eval_shape(made("GPT2LMHeadModel", GPT2).init, KEY, IDS + 2)
+    assert jax.tree.structure(found) == jax.tree.structure(shapes("GPT2LMHeadModel", GPT2))
 
 
 def test_a_tied_readout_that_is_to_be_zero():
@@ -162,6 +163,45 @@ def test_roles(name, tied):
         multiplier = {(True, "w"): 0.25}.get((readout, leaf), 0.5 if (last, leaf) == ("query", "w") else 1.0)
         assert row.role == roles.get((readout, leaf), "input"), row
         assert row.multiplier == (0.25 if shared else multiplier), row
+
+
+# width, heads, width of the hidden layer: those that mutransformers' README takes (microsoft/mutransformers)
+BASE, DELTA, TARGET = (256, 16, 256), (200, 5, 300), (1024, 32, 4096)
+
+
+def sized(name, width, heads, hidden):
+    if name == "GPT2LMHeadModel":
+        return models.GPT2Config(n_embd=width, n_head=heads, n_inner=hidden, n_layer=2, tie_word_embeddings=False)
+    return dataclasses.replace(CONFIGS[name], hidden_size=width, num_attention_heads=heads,
+                               intermediate_size=hidden, tie_word_embeddings=False)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_sizes_of_mutransformers(name, tmp_path):
+    """Width 4 times, hidden layer 16 times, heads of twice the size; the base and the delta from a file."""
+    mup = haiku_mup.Mup()
+    with mup.init_base():
+        shapes(name, sized(name, *BASE))
+    with mup.init_delta():
+        shapes(name, sized(name, *DELTA))
+    mup.save(tmp_path / "base.json")
+    loaded = haiku_mup.Mup.load(tmp_path / "base.json")
+    for each in (mup, loaded):
+        with each.init_target():
+            shapes(name, sized(name, *TARGET))
+    assert loaded.table() == mup.table() and loaded.lr_scales() == mup.lr_scales()
+    (first, second), into = {"GPT2LMHeadModel": (("c_fc", "c_proj"), "attn")}.get(
+        name, (("intermediate", "output"), "attention"))
+    wanted = {"query": (0.25, 0.5**0.5), "key": (0.25, 1.0), "value": (0.25, 1.0), "linear": (0.25, 1.0),
+              first: (0.25, 1.0), second: (1 / 16, 1.0)}
+    seen = set()
+    for row in mup.table():
+        *modules, last, leaf = row.name.split("/")
+        key = last if into in modules or last in (first, second) else ""
+        if leaf == "w" and row.role == "hidden" and key in wanted:
+            assert (row.adam_lr, row.multiplier) == pytest.approx(wanted[key]), row
+            seen.add(key)
+    assert seen == wanted.keys()
 
 
 def test_what_is_added_to_the_residual_stream_is_drawn_smaller():
