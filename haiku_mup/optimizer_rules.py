@@ -57,6 +57,7 @@ class Known(NamedTuple):
       base: its shape at the base, as a matrix.
       target: its shape at the target.
       law: how an optimizer of matrices scales by their shape, a key of `LAWS`.
+      layers: ratio of the numbers of layers that are one array to the optimizer: those of a layer_stack.
     """
 
     factors: Factors
@@ -66,6 +67,7 @@ class Known(NamedTuple):
     base: Matrix = Matrix(1, 1)
     target: Matrix = Matrix(1, 1)
     law: str = "plain"
+    layers: float = 1.0
 
 
 # --- the rules ---
@@ -175,14 +177,17 @@ def muon(known: Known) -> Scales:
 def novograd(known: Known) -> Scales:
     """NovoGrad: each parameter's gradient over its norm.
 
-    Gradient: of any size. Update: of norm 1, at every width.
-    Activations need a norm that grows like that of aligned entries of Adam's size: × `adam` · √(m_in · m_out).
+    Gradient: of any size. Update: of norm 1, at every width; over all layers of a stack together.
+    Activations need a norm that grows like that of aligned entries of Adam's size: × `adam` · √(m_in · m_out),
+    in each layer.
 
     >>> from haiku_mup import maximal_update
-    >>> novograd(Known(maximal_update().factors("input", 1.0, 4.0), m_out=4.0)).update
-    2.0
+    >>> known = Known(maximal_update().factors("input", 1.0, 4.0), m_out=4.0)
+    >>> novograd(known).update, novograd(known._replace(layers=9.0)).update
+    (2.0, 6.0)
     """
-    return muon(known._replace(law="plain"))
+    s = muon(known._replace(law="plain")).update * math.sqrt(known.layers)
+    return Scales(1.0, s, s)
 
 
 def momo_adam(known: Known) -> Scales:

@@ -90,7 +90,9 @@ class Scaling:
                            "parametrization leaves draws as they are")
         if self._level and rule in optimizer_rules.ENTRYWISE or rule == "any":
             self._check_pair(entry.target.name, factors)
-        known = Known(factors, size(entry, part), part.m_in, part.m_out, *muon.matrices(entry), self._law)
+        layers = math.prod(entry.target.stacks) / math.prod(entry.base.stacks)
+        known = Known(factors, size(entry, part), part.m_in, part.m_out, *muon.matrices(entry), self._law,
+                      layers)
         return optimizer_rules.scales(rule, known, level=self._level)
 
     def _check_pair(self, name: str, factors: Any) -> None:

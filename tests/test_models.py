@@ -171,7 +171,8 @@ BASE, DELTA, TARGET = (256, 16, 256), (200, 5, 300), (1024, 32, 4096)
 
 def sized(name, width, heads, hidden):
     if name == "GPT2LMHeadModel":
-        return models.GPT2Config(n_embd=width, n_head=heads, n_inner=hidden, n_layer=2, tie_word_embeddings=False)
+        return models.GPT2Config(n_embd=width, n_head=heads, n_inner=hidden, n_layer=2,
+                                 tie_word_embeddings=False)
     return dataclasses.replace(CONFIGS[name], hidden_size=width, num_attention_heads=heads,
                                intermediate_size=hidden, tie_word_embeddings=False)
 
