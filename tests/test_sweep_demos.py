@@ -13,7 +13,7 @@ from demos import cnn, mnist_mlp, sweeps, text_transformer, texts
 
 LINES = "In the beginning God created the heaven and the earth.\n" * 2000
 SMALL = ["--log2-lrs=-7:-6:1", "--seeds", "1", "--steps", "3"]
-OWN = {"text_transformer": ["--widths", "32"], "cnn": ["--widths", "16"]}
+OWN = {"text_transformer": ["--widths", "32"], "cnn": ["--widths", "8"]}
 DEMOS = {"text_transformer": text_transformer, "cnn": cnn, "mnist_mlp": mnist_mlp}
 
 
