@@ -16,7 +16,7 @@ from haiku_mup import plot
 PROG = "python -m demos.depth"
 ALPHAS = {"unscaled": 0.0, "depth-mup": 0.5, "completep": 1.0, "both": 1.0}
 TITLES = {"unscaled": "μP without α", "depth-mup": "α = ½ (Depth-μP)", "completep": "α = 1 (CompleteP)",
-          "both": "α = 1, width grows, too"}
+          "both": "α = 1, wider, too"}
 COLUMNS = ("parametrization", "blocks", *mnist_mlp.COLUMNS[1:])
 LOSS, FIGURE = "train_loss", "depth.png"
 GRIDS = {"adam": "-12:-4:0.5", "sgd": "-7:1:0.5"}

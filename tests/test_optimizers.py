@@ -8,6 +8,7 @@ import warnings
 import haiku as hk
 import jax
 import jax.numpy as jnp
+import mutants
 import numpy as np
 import optax
 import pytest
@@ -52,6 +53,26 @@ def test_muons_hidden_factor_by_hand(base, target, law, expected):
     known = Known(maximal_update().factors("hidden", m_in, m_out), m_in=m_in, m_out=m_out,
                   base=Matrix(*base), target=Matrix(*target), law=law)
     assert scales("muon", known).update == pytest.approx(expected, rel=1e-12)
+
+
+def test_novograd_normalises_a_stack_as_a_whole_and_its_layers_keep_their_rate():
+    """Of 4 times as many layers, each gets half of the norm: × 2, and r^(α-1) of depth."""
+    def make(layers):
+        def fn(x):
+            with haiku_mup.apply_mup():
+                x = hk.Linear(8)(x)
+                x = hk.layer_stack(layers)(lambda x: haiku_mup.residual(x, hk.Linear(8, name="branch")))(x)
+                return haiku_mup.Readout(3)(x)
+        return hk.transform(fn)
+
+    for alpha, factor in ((1.0, 2.0), (0.5, 1.0)):
+        mup = captured(make, X, 2, 8, haiku_mup.Mup(parametrization=maximal_update(depth_alpha=alpha)))
+        params, opt = make(8).init(KEY, X), optax.novograd(1.0)
+        wrapped = mup.wrap_optimizer(opt, rule="novograd")
+        plain, ours = (o.update(params, o.init(params), params)[0] for o in (opt, wrapped))
+        module, = (name for name in params if "branch" in name)
+        np.testing.assert_allclose(ours[module]["w"], factor * plain[module]["w"], rtol=1e-5)
+        assert equal(ours["linear"], plain["linear"])
 
 
 # --- every optimizer of optax: what it does at the target is what it does at the base, in Adam's size ---
@@ -411,6 +432,41 @@ def test_schedule_free_around_evaluates_what_it_trains(x64):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-12), trained, same)
     step = mapped(lambda n, p, q: float(jnp.abs(p - q).max()), average, params)
     assert max(jax.tree.leaves(step)) < 2 and not jax.tree.all(jax.tree.map(jnp.allclose, average, mixed))
+
+
+def sizes(table, width, steps=3):
+    """How far each step of L-BFGS has moved the outputs, from those of the start; mean over seeds."""
+    model = hk.without_apply_rng(mutants.make(mutants.mlp)(width))
+    mup = haiku_mup.Mup(parametrization=table)
+    captured(mutants.make(mutants.mlp), mutants.IMAGES, 64, width, mup)
+    wrapped, opt = mup.wrap_model(model), optax.lbfgs()
+    apply = functools.partial(wrapped.apply, x=mutants.IMAGES)
+
+    def loss(params):
+        return optax.softmax_cross_entropy_with_integer_labels(apply(params), mutants.LABELS).mean()
+
+    @jax.jit
+    def step(params, state):
+        value, grad = optax.value_and_grad_from_state(loss)(params, state=state)
+        updates, state = opt.update(grad, state, params, value=value, grad=grad, value_fn=loss)
+        return optax.apply_updates(params, updates), state
+
+    found = []
+    for seed in range(3):
+        params = jax.jit(wrapped.init)(jax.random.key(seed), mutants.IMAGES)
+        first, state = apply(params), opt.init(params)
+        for _ in range(steps):
+            params, state = step(params, state)
+            found.append(float(jnp.abs(apply(params) - first).mean()))
+    return np.reshape(found, (3, steps)).mean(0)
+
+
+@pytest.mark.slow
+def test_lbfgs_as_it_is_moves_outputs_alike_at_every_width_in_the_abcd_form():
+    few, many = (sizes(maximal_update("abcd", optimizer="sgd"), width) for width in (64, 512))
+    assert np.abs(np.log2(many / few) / 3).max() < 0.25, many / few     # measured: -0.2 at first, then 0.05
+    few, many = (sizes(standard(), width) for width in (64, 512))
+    assert np.log2(many / few)[0] / 3 > 0.4, many / few                 # measured: 0.6
 
 
 def lookahead(opt):
