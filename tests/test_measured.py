@@ -52,6 +52,7 @@ def quick():
 
 # --- compiling ---
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_compilers_options(quick, monkeypatch):
     monkeypatch.setattr(compiled, "QUICK", {})
     agree(quick, points(stacked))
