@@ -381,7 +381,8 @@ AROUND = {
 }
 
 
-TWICE = ("layer_stack transparent in a stack", "layer_stack in a transparent one",      # what others have, nested
+# What others have, nested.
+TWICE = ("layer_stack transparent in a stack", "layer_stack in a transparent one",
          "layer_stack transparent in a transparent one", "lift in a transparent layer_stack")
 EAGER = ("layer_stack nested", "lift", "vmap", "remat")      # it compiles each operation
 
