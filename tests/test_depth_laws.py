@@ -9,7 +9,7 @@ import pytest
 
 import haiku_mup
 
-BLOCKS = (2, 4, 8, 16, 32, 64)
+BLOCKS = (2, 4, 16, 64)
 WIDTH, HEADS = 32, 4
 HE = hk.initializers.VarianceScaling(2.0)
 IMAGES = jax.random.normal(jax.random.PRNGKey(1), (32, 4, 4))
@@ -26,10 +26,10 @@ def matrices(params):
 # rule, optimizer
 OPTIMIZERS = {
     "adam": ("adam", optax.adam(2.0**-8)), "adamw": ("adam", optax.adamw(2.0**-8, weight_decay=0.1)),
-    "sgd": ("sgd", optax.sgd(2.0**-3)), "adagrad": ("any", optax.adagrad(2.0**-6)),
+    "sgd": ("sgd", optax.sgd(2.0**-5)), "adagrad": ("any", optax.adagrad(2.0**-6)),
     "adafactor": ("adafactor", optax.adafactor(2.0**-5, min_dim_size_to_factor=1)),
     "lamb": ("lamb", optax.lamb(2.0**-5)),
-    "lars": ("lars", optax.lars(2.0**-5, trust_coefficient=1.0, momentum=0.5)),
+    "lars": ("lars", optax.lars(2.0**-7, trust_coefficient=1.0, momentum=0.5)),
     "muon": ("muon", optax.contrib.muon(2.0**-4, adam_learning_rate=2.0**-7,
                                         muon_weight_dimension_numbers=matrices)),
     "novograd": ("novograd", optax.novograd(2.0**-3)),
@@ -77,7 +77,7 @@ def checked(network, alpha, optimizer, blocks=BLOCKS, **kwargs):
     table, (rule, opt) = haiku_mup.maximal_update(depth_alpha=alpha), OPTIMIZERS[optimizer]
     return haiku_mup.coord_check(
         functools.partial(make_model, network), blocks, (IMAGES, LABELS), loss_fn, opt,
-        parametrization=table, rule=rule, progress=False, **{"steps": 6, "seeds": 3} | kwargs)
+        parametrization=table, rule=rule, progress=False, **{"steps": 4, "seeds": 5} | kwargs)
 
 
 def test_few_blocks_are_flat_with_an_alpha_and_not_without():
@@ -93,7 +93,7 @@ def test_few_blocks_are_flat_with_an_alpha_and_not_without():
 def test_sizes_are_flat_over_depths(network, alpha, optimizer):
     check = checked(network, alpha, optimizer)
     check.assert_ok()
-    assert {finding.step for finding in check.findings} == set(range(6))
+    assert {finding.step for finding in check.findings} == set(range(4))
 
 
 @pytest.mark.slow
@@ -101,4 +101,4 @@ def test_sizes_are_flat_over_depths(network, alpha, optimizer):
 @pytest.mark.parametrize("network", BRANCHES)
 def test_sizes_are_not_flat_without_an_alpha(network, optimizer):
     """Of SGD's kind gradients differ too much from draw to draw, as blocks amplify one another, to tell."""
-    assert not checked(network, 0.0, optimizer, steps=3).ok
+    assert not checked(network, 0.0, optimizer).ok
