@@ -124,7 +124,8 @@ class Expected:
         self._thin = Range(min(0.0, _thinned(programs)), 0.0)
         self._shrinks = Range(round(sum(min(low, 0.0) for low in hidden), 9), 0.0).plus(self._thin)
         lows = [sizes.start.low for sizes in self._readouts.values()]
-        self._error = Range(min(lows, default=0.0), 0.0)        # of outputs: their start is in it
+        # Of outputs: their start is in it. In a gradient it has come back through the branches.
+        self._error = Range(min(lows, default=0.0), 0.0).plus(self._thin)
         self._gradient = self._error if rule in GRADIENT_LIKE else FLAT
         self._muon = rule == "muon"
         # A table without factors, which the standard one is, doesn't tell how gradients shrink.
@@ -155,7 +156,8 @@ class Expected:
             found = Sizes(FLAT, FLAT)
             for name in seen.after:
                 found = found._replace(start=found.start | self._readouts[name].start)
-        return Sizes(found.start.plus(self._shrinks), found.change.plus(self._gradient).plus(self._thin))
+        return Sizes(found.start.plus(self._shrinks), found.change.plus(
+            self._thin if self._gradient == FLAT else self._gradient))
 
     def starts_at_zero(self, name: str) -> bool:
         """Whether a parameter does, at every width."""
