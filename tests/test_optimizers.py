@@ -81,7 +81,7 @@ MADE = {        # what makes an optimizer, where a learning rate alone doesn't, 
     "adadelta": lambda lr: optax.adadelta(0.01),
     "adafactor": functools.partial(optax.adafactor, min_dim_size_to_factor=1),  # else large ones are factored
     "lars": functools.partial(optax.lars, trust_coefficient=1.0),
-    "noisy_sgd": functools.partial(optax.noisy_sgd, eta=1e-9, key=0),
+    "noisy_sgd": functools.partial(optax.noisy_sgd, eta=1e-14, key=0),
     "fromage": functools.partial(optax.fromage, min_norm=0.0),  # else zeros have a norm that isn't an entry's
     **{name: functools.partial(getattr(optax, name), weight_decay=0.0) for name in (
         "adamaxw", "adamw", "lion", "nadamw")},
