@@ -10,7 +10,8 @@ import pytest
 import haiku_mup
 
 BLOCKS = (2, 4, 16, 64)
-WIDTH, HEADS = 32, 4
+# The MLP is wider than deep: else what SGD makes of products of so many random layers grows with the depth.
+WIDTHS, HEADS = {"mlp": 128, "transformer": 32}, 4
 HE = hk.initializers.VarianceScaling(2.0)
 IMAGES = jax.random.normal(jax.random.PRNGKey(1), (32, 4, 4))
 LABELS = jnp.arange(32) % 10
@@ -41,13 +42,13 @@ def norm(x):
 
 
 def hidden(x):
-    y = hk.Linear(2 * WIDTH, w_init=HE, name="up")(norm(x))
-    return hk.Linear(WIDTH, w_init=HE, name="down")(jax.nn.relu(y))
+    y = hk.Linear(2 * x.shape[-1], w_init=HE, name="up")(norm(x))
+    return hk.Linear(x.shape[-1], w_init=HE, name="down")(jax.nn.relu(y))
 
 
 def attention(x):
     y = norm(x)
-    return haiku_mup.MultiHeadAttention(HEADS, WIDTH // HEADS, w_init=HE, name="attention")(y, y, y)
+    return haiku_mup.MultiHeadAttention(HEADS, x.shape[-1] // HEADS, w_init=HE, name="attention")(y, y, y)
 
 
 BRANCHES = {"mlp": [hidden], "transformer": [attention, hidden]}
@@ -62,7 +63,7 @@ def make_model(network, blocks):
 
     def fn(x):
         with haiku_mup.apply_mup():
-            x = hk.layer_stack(blocks)(block)(hk.Linear(WIDTH)(x))
+            x = hk.layer_stack(blocks)(block)(hk.Linear(WIDTHS[network])(x))
             return haiku_mup.Readout(10)(norm(x).mean(1))
 
     return hk.transform(fn)
