@@ -110,7 +110,7 @@ def save_pretrained(path: str | os.PathLike[str], config: Config, params: Mappin
     model, root = _root(family, params, model, name)
     wanted = weights.tensors(family, config, model, root)
     _check_params(model.__name__, config, wanted, params)
-    shapes = {f"{module}/{leaf}": np.shape(x) for module, leaves in params.items() for leaf, x in leaves.items()}
+    shapes = {f"{module}/{leaf}": np.shape(x) for module in params for leaf, x in params[module].items()}
     if mup is None and captures.multiplied(shapes):
         warnings.warn("save_pretrained: a target with just these parameters has multipliers, which other "
                       "programs know nothing of, and which are not in these weights; if they are that model's, "
