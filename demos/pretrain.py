@@ -32,6 +32,7 @@ LAST = 0.2          # of the steps: their training loss is shown at the end
 FIGURE = "learning_curve.png"
 # What may change as a run goes on; the rest is in its checkpoints. A base is compared by what it says.
 FREE = ("out", "base", "save_base", "parametrization", "save_every", "eval_every", "text", "command")
+PATHS = ("out", "base", "save_base", "text", "command")     # may differ between the processes of a run
 
 
 # --- the model ---
@@ -298,9 +299,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def settings(args: argparse.Namespace, data: corpora.Corpus) -> dict[str, Any]:
-    """What a checkpoint's run was asked for."""
-    return {name: value for name, value in vars(args).items() if name not in FREE} | {"checksum": data.checksum}
+def settings(args: argparse.Namespace, data: corpora.Corpus, free: tuple[str, ...] = FREE) -> dict[str, Any]:
+    """What a run was asked for, that of its checkpoints if no other things are free."""
+    return {name: value for name, value in vars(args).items() if name not in free} | {"checksum": data.checksum}
 
 
 def train(args: argparse.Namespace) -> None:
@@ -314,6 +315,8 @@ def train(args: argparse.Namespace) -> None:
     batches = corpora.Batches(data, args.batch, args.length, masked, args.seed)
     batches.check()
     mup = captured(args, data.size)
+    if not alone():
+        processes.agree([settings(args, data, PATHS), mup.state_dict()])
     if args.save_base and leads():
         mup.save(args.save_base)
     args.out.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,16 @@
 """The processes of one run, on one machine or on many: how they find each other, and how they end together."""
 import contextlib
+import json
 import os
 import sys
 import traceback
+import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 PATIENCE = 30       # seconds: a process that has given no sign of life for so long is taken for dead
@@ -63,6 +68,19 @@ def say(text: str) -> None:
     """Prints it, in the process that speaks."""
     if leads():
         print(text, flush=True)
+
+
+def agree(given: Any) -> None:
+    """Makes sure that all processes were given the same: each is to run the same program.
+
+    Raises:
+      ValueError: in all of them, where one differs.
+    """
+    mine = np.uint32(zlib.crc32(json.dumps(given, sort_keys=True, default=str).encode()))
+    others = multihost_utils.process_allgather(mine).tolist()
+    if len(set(others)) > 1:
+        raise ValueError(f"the {len(others)} processes have different arguments, texts or bases; start all "
+                         "with one command, on the same files")
 
 
 @contextlib.contextmanager
