@@ -1,4 +1,5 @@
 """bfloat16, masters, accumulated gradients, donated buffers: wrapping changes no dtype, and copies nothing."""
+import contextlib
 import functools
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import pytest
 from helpers import KEY, equal
 
 import haiku_mup
+from haiku_mup import models
 
 BASE, WIDTH = 16, 64            # so that factors are powers of two, and exact in any dtype
 X = jnp.linspace(-1, 1, 8 * 6).reshape(8, 6)
@@ -43,12 +45,28 @@ def model(ours, policy, width=WIDTH):
     return hk.without_apply_rng(hk.transform(functools.partial(fn, width=width, ours=ours, policy=policy)))
 
 
-def captured(policy, base=BASE, **given):
+def gpt2_fn(ids, width, ours, policy):
+    config = models.GPT2Config(vocab_size=11, n_embd=width,
+                               n_head=2, n_layer=3, n_positions=5, layer_stack=True)
+    with hk.mixed_precision.push_policy(models.GPT2LMHeadModel, jmp.get_policy(policy)), \
+            haiku_mup.apply_mup() if ours else contextlib.nullcontext():
+        return models.GPT2LMHeadModel(config)(ids)
+
+
+def gpt2(ours, policy, width=WIDTH):
+    return hk.without_apply_rng(hk.transform(functools.partial(gpt2_fn, width=width, ours=ours, policy=policy)))
+
+
+IDS = jnp.arange(10).reshape(2, 5)
+BATCH = {model: (X, Y), gpt2: (IDS, IDS + 1)}
+
+
+def captured(policy, make=model, **given):
     mup = haiku_mup.Mup(**given)
     with mup.init_base():
-        jax.eval_shape(model(True, policy, base).init, KEY, X)
+        jax.eval_shape(make(True, policy, BASE).init, KEY, BATCH[make][0])
     with mup.init_target():
-        jax.eval_shape(model(True, policy).init, KEY, X)
+        jax.eval_shape(make(True, policy).init, KEY, BATCH[make][0])
     return mup
 
 
@@ -91,17 +109,19 @@ class Run(NamedTuple):
     Attributes:
       step: (parameters and optimizer's state, inputs, labels) -> the first, anew, the updates, the loss.
       state: the shapes of the first, and their dtypes.
+      batch: inputs and labels.
     """
 
     step: Any
     state: Any
+    batch: Any
 
     @classmethod
-    def of(cls, ours, policy, around="", optimizer=None, mup=None, **how):
+    def of(cls, ours, policy, around="", optimizer=None, mup=None, make=model, **how):
         """The wrapped model with the wrapped optimizer, or the plain ones."""
-        net, optimizer = model(ours, POLICIES[policy]), optimizer or optax.adamw(1e-3)
+        net, optimizer = make(ours, POLICIES[policy]), optimizer or optax.adamw(1e-3)
         if ours:
-            mup = mup or captured(POLICIES[policy])
+            mup = mup or captured(POLICIES[policy], make)
             net, optimizer = mup.wrap_model(net), mup.wrap_optimizer(optimizer, **how)
         optimizer = AROUND[around](optimizer)
 
@@ -115,14 +135,14 @@ class Run(NamedTuple):
             return (optax.apply_updates(params, updates), inner), updates, loss
 
         def start(key):
-            params = net.init(key, X)
+            params = net.init(key, BATCH[make][0])
             return params, optimizer.init(params)
 
-        return cls(step, jax.eval_shape(start, KEY))
+        return cls(step, jax.eval_shape(start, KEY), BATCH[make])
 
     def dtypes(self):
         """Of parameters, optimizer's state and updates, before a step and after it, with their shapes."""
-        after, updates, _ = jax.eval_shape(self.step, self.state, X, Y)
+        after, updates, _ = jax.eval_shape(self.step, self.state, *self.batch)
         return [jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (self.state, after, updates)]
 
     def compiled(self, donated=True):
@@ -132,7 +152,7 @@ class Run(NamedTuple):
             return state, loss
 
         jitted = jax.jit(step, donate_argnums=0 if donated else ())
-        return jitted.lower(self.state, X, Y).compile().memory_analysis()
+        return jitted.lower(self.state, *self.batch).compile().memory_analysis()
 
 
 def size(tree):
@@ -255,8 +275,8 @@ def masters(state):
 
 # --- memory ---
 
-def no_copies(policy, around, donated=True):
-    plain, ours = (Run.of(side, policy, around) for side in (False, True))
+def no_copies(policy, around, donated=True, make=model):
+    plain, ours = (Run.of(side, policy, around, make=make) for side in (False, True))
     theirs, mine = plain.compiled(), ours.compiled(donated)
     assert mine.alias_size_in_bytes == theirs.alias_size_in_bytes == size(ours.state)
     assert mine.argument_size_in_bytes == theirs.argument_size_in_bytes
@@ -268,6 +288,19 @@ def no_copies(policy, around, donated=True):
 def test_a_wrapped_step_copies_nothing(policy, around):
     """All that goes in is donated, and what comes out is in its place."""
     no_copies(policy, around)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*applied without its multipliers")         # that is the plain one
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("around", ["", "accumulated masters"])
+def test_gpt2_in_bfloat16(policy, around):
+    """Stacked blocks, attention and a tied readout."""
+    plain, ours = (Run.of(side, policy, around, make=gpt2).dtypes() for side in (False, True))
+    assert plain == ours
+    found = {dtype for _, dtype in jax.tree.leaves(plain[0][0], is_leaf=lambda x: isinstance(x, tuple))}
+    assert found == {jnp.dtype(jnp.bfloat16 if policy == "bf16" else jnp.float32)}
+    no_copies(policy, around, make=gpt2)
 
 
 @pytest.mark.slow
