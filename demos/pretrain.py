@@ -1,7 +1,6 @@
 """Trains GPT-2, BERT or RoBERTa on text, in μP relative to a base; goes on where it was interrupted."""
 import argparse
 import math
-import os
 import pathlib
 import shlex
 import sys
@@ -18,10 +17,11 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import haiku_mup
 from demos import corpus as corpora
-from demos import flags
+from demos import flags, processes
 from demos import report as reports
 from demos.checkpoints import Checkpoints
 from demos.curve import Curve
+from demos.processes import alone, leads, say
 from haiku_mup import models
 from haiku_mup.interrupts import held_back
 
@@ -32,6 +32,7 @@ LAST = 0.2          # of the steps: their training loss is shown at the end
 FIGURE = "learning_curve.png"
 # What may change as a run goes on; the rest is in its checkpoints. A base is compared by what it says.
 FREE = ("out", "base", "save_base", "parametrization", "save_every", "eval_every", "text", "command")
+PATHS = ("out", "base", "save_base", "text", "command")     # may differ between the processes of a run
 
 
 # --- the model ---
@@ -196,37 +197,7 @@ def sample(args: argparse.Namespace, trainer: Trainer, params: Any, prompt: np.n
     return np.asarray(jax.jit(written, out_shardings=trainer.whole)(params, ids))
 
 
-# --- processes ---
-
-def join() -> None:
-    """Joins the other processes, where these variables or a cluster's say that there are some.
-
-    By hand: JAX_COORDINATOR_ADDRESS (the first one's host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID. With
-    srun and mpirun, jax finds them out.
-    """
-    env = os.environ
-    if "JAX_COORDINATOR_ADDRESS" in env and "JAX_PROCESS_ID" in env:
-        jax.distributed.initialize(num_processes=int(env["JAX_NUM_PROCESSES"]),
-                                   process_id=int(env["JAX_PROCESS_ID"]))
-    elif ("SLURM_STEP_NODELIST" in env and int(env.get("SLURM_NTASKS", 1)) > 1) \
-            or int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
-        jax.distributed.initialize()
-
-
-def leads() -> bool:
-    """Whether this process is the one that writes and speaks."""
-    return jax.process_index() == 0
-
-
-def alone() -> bool:
-    """Whether there are no other processes, which may be at another step."""
-    return jax.process_count() == 1
-
-
-def say(text: str) -> None:
-    if leads():
-        print(text, flush=True)
-
+# --- what is shown and kept ---
 
 def progress(steps: int, start: int) -> tqdm.tqdm:
     return tqdm.tqdm(total=steps, initial=start, disable=not leads(),
@@ -241,8 +212,6 @@ def ended(check: Any) -> bool:
         return True
     return False
 
-
-# --- what is shown and kept ---
 
 def report(args: argparse.Namespace, data: corpora.Corpus, params: Any, curve: Curve, seconds: float) -> None:
     """Writes summary.json and the figure, and prints the losses."""
@@ -330,9 +299,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def settings(args: argparse.Namespace, data: corpora.Corpus) -> dict[str, Any]:
-    """What a checkpoint's run was asked for."""
-    return {name: value for name, value in vars(args).items() if name not in FREE} | {"checksum": data.checksum}
+def settings(args: argparse.Namespace, data: corpora.Corpus, free: tuple[str, ...] = FREE) -> dict[str, Any]:
+    """What a run was asked for, that of its checkpoints if no other things are free."""
+    return {name: value for name, value in vars(args).items() if name not in free} | {"checksum": data.checksum}
 
 
 def train(args: argparse.Namespace) -> None:
@@ -346,6 +315,8 @@ def train(args: argparse.Namespace) -> None:
     batches = corpora.Batches(data, args.batch, args.length, masked, args.seed)
     batches.check()
     mup = captured(args, data.size)
+    if not alone():
+        processes.agree([settings(args, data, PATHS), mup.state_dict()])
     if args.save_base and leads():
         mup.save(args.save_base)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -365,17 +336,18 @@ def train(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the demo; returns its exit code."""
+    """Runs the demo; returns its exit code, or exits with what is wrong."""
     args = parse(argv)
-    join()
-    try:
-        train(args)
-    except KeyboardInterrupt:
-        given = sys.argv[1:] if argv is None else argv
-        print(f"\ninterrupted; to go on: {shlex.join([*PROG.split(), *given])}", file=sys.stderr)
-        return 130
-    except (ImportError, OSError, ValueError) as error:
-        parser().error(str(error))
+    with processes.together():
+        try:
+            processes.join()
+            train(args)
+        except KeyboardInterrupt:
+            given = sys.argv[1:] if argv is None else argv
+            print(f"\ninterrupted; to go on: {shlex.join([*PROG.split(), *given])}", file=sys.stderr)
+            sys.exit(130)
+        except processes.SAID as error:
+            parser().error(str(error))
     return 0
 
 

@@ -14,6 +14,8 @@ from haiku_mup.parametrizations import maximal_update
 from haiku_mup.rules import Parametrization
 from haiku_mup.shapes import Entry, Record, compare
 
+_multiplied: dict[int, bool] = {}       # trees of parameters that were captured as a target
+
 
 class Captures:
     """What was captured of a model, at its base, its delta and its target: the first half of `Mup`."""
@@ -132,6 +134,9 @@ class Captures:
             self._session = before
             session.close()
         self._entries, self._branches = entries, branches
+        tree = {name: (*entry.target.stacks, *entry.target.shape) for name, entry in entries.items()}
+        _multiplied[_key(tree)] = not (all(entry.used.plain for entry in entries.values())
+                                       and set(branches.values()) <= {1.0})
 
     def _judge(self, session: Session) -> tuple[Mapping[str, Entry], Mapping[Site, float]]:
         """What a session captured, if it is whole and the same as before."""
@@ -250,6 +255,22 @@ class Captures:
         mup._base, mup._declared = store.decode(state, source)
         mup._source = source
         return mup
+
+
+def multiplied(shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether the latest target with just these parameters, of any Mup in this process, has multipliers.
+
+    Args:
+      shapes: of parameters, by name, with their stack axes in front.
+
+    >>> multiplied({"linear/w": (2, 3)})
+    False
+    """
+    return _multiplied.get(_key(shapes), False)
+
+
+def _key(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    return hash(frozenset(shapes.items()))
 
 
 def _patterns(readouts: str | Sequence[str]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import json
 
 import haiku as hk
 import jax
+import optax
 import pytest
 from helpers import KEY, MODELS, captured, one
 
@@ -43,6 +44,23 @@ def test_another_parametrization():
     same = captured(*MODELS["mlp"], target=8, mup=haiku_mup.Mup(parametrization=haiku_mup.standard()))
     said = differing(captured(*MODELS["mlp"], target=8), same.state_dict())
     assert "standard in the checkpoint, and μP here; take" in said and "\n" not in said     # nothing is scaled
+
+
+@pytest.mark.parametrize("given", ["init_mults", "lr_mults"])
+def test_other_multipliers(given):
+    plain, tuned = (captured(*MODELS["mlp"], mup=haiku_mup.Mup(**{given: mults}))
+                    for mults in ({}, {"linear_1/w": 2.0}))
+    said = differing(plain, tuned.state_dict())
+    assert "other init_mults or lr_mults, so that 1 of 6 parameters differ" in said
+    assert [line.split()[1] for line in said.splitlines()[2:]] == ["linear_1/w"] * 2
+    tuned.check(tuned.state_dict())
+    differing(tuned, plain.state_dict())
+
+
+def test_multipliers_of_the_optimizer_are_in_the_checkpoint():
+    mup, plain = captured(*MODELS["mlp"]), captured(*MODELS["mlp"])
+    mup.wrap_optimizer(optax.adam(1e-3), lr_mults={"linear_1/w": 2.0})
+    assert "1 of 6 parameters differ" in differing(plain, mup.state_dict())
 
 
 def test_another_initializer_of_one_parameter():

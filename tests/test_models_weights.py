@@ -284,10 +284,56 @@ def test_without_its_mup_it_computes_something_else(name, tied, tmp_path):
     config = dataclasses.replace(dict(HEADS)[name], tie_word_embeddings=tied, layer_stack=True)
     target, _, model = in_mup(name, config)
     params = drawn(name, target)
-    models.save_pretrained(tmp_path, target, params)
+    with pytest.warns(haiku_mup.MupWarning, match="give its Mup"):
+        models.save_pretrained(tmp_path, target, params)
     plain, loaded = models.load_pretrained(tmp_path, layer_stack=True)
     one, two = (jax.jit(m.apply)(p, None, IDS) for m, p in ((model, params), (made(name, plain), loaded)))
     assert not all(np.allclose(x, y, rtol=1e-2) for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(two)))
+
+
+@pytest.mark.parametrize("name, config, stacked", [
+    ("GPT2LMHeadModel", GPT2, True), *(pytest.param(*row, marks=pytest.mark.slow) for row in (
+        ("GPT2LMHeadModel", GPT2, False), ("BertModel", BERT, True), ("BertModel", BERT, False)))])
+def test_multipliers_that_would_be_lost_are_told(name, config, stacked, tmp_path):
+    """BertModel has no readout: only its queries are multiplied."""
+    config = dataclasses.replace(config, layer_stack=stacked)
+    target, mup, _ = in_mup(name, config)
+    base, params = drawn(name, config), drawn(name, target)
+    with pytest.warns(haiku_mup.MupWarning, match=r"save_pretrained\(..., mup=mup\)") as said:
+        models.save_pretrained(tmp_path / "lost", target, params)
+    assert said[0].filename == __file__
+    models.save_pretrained(tmp_path / "kept", target, params, mup=mup)      # a warning would be an error
+    models.save_pretrained(tmp_path / "base", config, base)                 # of other shapes
+    again = captured(name, target, target)                                  # now it is itself the base
+    models.save_pretrained(tmp_path / "plain", target, params)
+    assert {row.multiplier for row in again.table()} == {1.0}
+
+
+def deeper(alpha, stacked, more=4):
+    """A GPT-2 of more blocks than its base has, and of its width, so that branches alone are multiplied."""
+    base = dataclasses.replace(GPT2, layer_stack=stacked)
+    target = dataclasses.replace(base, n_layer=more * base.n_layer)
+    mup = haiku_mup.Mup(parametrization=haiku_mup.maximal_update(depth_alpha=alpha))
+    for context, config in ((mup.init_base, base), (mup.init_target, target)):
+        with context():
+            shapes("GPT2LMHeadModel", config)
+    return target, mup
+
+
+@pytest.mark.parametrize("stacked, alpha", [
+    (True, 1.0), *(pytest.param(*row, marks=pytest.mark.slow) for row in ((True, 0.5), (False, 1.0)))])
+def test_a_deeper_model_is_saved_as_one_that_computes_the_same(stacked, alpha, tmp_path, x64):
+    target, mup = deeper(alpha, stacked)
+    params = jax.tree.map(lambda x: 0.3 * x.astype(np.float64), drawn("GPT2LMHeadModel", target))
+    models.save_pretrained(tmp_path / "kept", target, params, mup=mup)
+    with pytest.warns(haiku_mup.MupWarning, match="give its Mup"):
+        models.save_pretrained(tmp_path / "lost", target, params)
+    expected = jax.jit(mup.wrap_model(made("GPT2LMHeadModel", target)).apply)(params, None, IDS)
+    plain = jax.jit(made("GPT2LMHeadModel", target).apply)
+    kept, lost = (plain(models.load_pretrained(tmp_path / name, layer_stack=stacked)[1], None, IDS)
+                  for name in ("kept", "lost"))
+    np.testing.assert_allclose(kept, expected, rtol=1e-12, atol=1e-12)
+    assert abs(lost - expected).max() > 0.01
 
 
 def test_a_mup_that_weights_cannot_take(tmp_path):

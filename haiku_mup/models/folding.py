@@ -6,6 +6,7 @@ from haiku_mup.errors import MupError
 from haiku_mup.models.config import Config
 from haiku_mup.models.weights import Family, Params
 from haiku_mup.mup import Mup
+from haiku_mup.summary import Row
 
 
 def folded(family: Family, config: Config, params: Mapping[str, Mapping[str, Any]], root: str,
@@ -20,10 +21,11 @@ def folded(family: Family, config: Config, params: Mapping[str, Mapping[str, Any
       mup: of the wrapped model, or None.
 
     Raises:
-      MupError: multipliers of other parameters than of queries, readouts and a tied embedding; a Mup of another
-        model.
+      MupError: multipliers of other parameters than of queries, readouts, a tied embedding and branches; a Mup
+        of another model.
     """
-    factors = {} if mup is None else {row.name: row.multiplier for row in mup.table()}
+    rows = [] if mup is None else mup.table()
+    factors = {row.name: row.multiplier for row in rows}
     names = {f"{module}/{leaf}" for module, leaves in params.items() for leaf in leaves}
     if mup is not None and names != factors.keys():
         raise MupError("save_pretrained: the Mup is of another model: it has not captured "
@@ -34,6 +36,8 @@ def folded(family: Family, config: Config, params: Mapping[str, Mapping[str, Any
         if module.endswith("/query"):
             factor = factors.pop(f"{module}/w", 1.0) * config.attn_mult
             found[module] = {leaf: x * factor for leaf, x in found[module].items()}
+    for module, factor in _ends(family, rows, mup).items():
+        found[module] = {leaf: x * factor for leaf, x in found[module].items()}
     for name, norm in family.readouts.items():
         module = f"{root}/{name}"
         if "w" in found.get(module, {}):
@@ -49,3 +53,11 @@ def folded(family: Family, config: Config, params: Mapping[str, Mapping[str, Any
             raise MupError(f"save_pretrained: {name!r} is multiplied by {factor:g} where it is used, which no "
                            "other program does; save a model in maximal_update(), whose weights take them")
     return found
+
+
+def _ends(family: Family, rows: list[Row], mup: Mup | None) -> dict[str, float]:
+    """The layers that branches of haiku_mup.residual end with, and what these are multiplied by."""
+    rule = mup and mup._declared.rule
+    modules = {row.name.rpartition("/")[0]: row.depth for row in rows if row.depth != 1}
+    return {module: rule.branch(depth) for module, depth in modules.items()     # type: ignore[union-attr]
+            if module.endswith(family.branches)}

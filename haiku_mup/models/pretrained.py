@@ -2,14 +2,16 @@
 import dataclasses
 import os
 import pathlib
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import haiku as hk
 import numpy as np
 
+from haiku_mup import captures
 from haiku_mup.axes import matching
-from haiku_mup.errors import MupError
+from haiku_mup.errors import MupError, MupWarning
 from haiku_mup.models import checkpoint, weights
 from haiku_mup.models.config import Config, read_json, write_json
 from haiku_mup.models.folding import folded
@@ -83,13 +85,17 @@ def save_pretrained(path: str | os.PathLike[str], config: Config, params: Mappin
       path: the directory, which is made; config.json and model.safetensors in it are replaced.
       config: the configuration.
       params: the parameters of one of the models here.
-      mup: of the wrapped model, if it was one: without it, its multipliers are lost.
+      mup: of the wrapped model, if it was one: without it, its multipliers are lost, which nobody can know
+        who saves in a process of its own.
       model: whose parameters these are; told by their names, if these are the default ones.
       name: the model's name in the tree of parameters, where it isn't the default one.
 
     Raises:
       MupError: parameters of no model here, or that don't fit the configuration; multipliers that weights can't
         take, as those of other forms than `maximal_update()`.
+
+    Warns:
+      MupWarning: no Mup, where the latest target in this process with just these parameters has multipliers.
 
     >>> import os, tempfile
     >>> config = models.BertConfig(vocab_size=50, hidden_size=16, num_attention_heads=2, num_hidden_layers=2)
@@ -104,6 +110,11 @@ def save_pretrained(path: str | os.PathLike[str], config: Config, params: Mappin
     model, root = _root(family, params, model, name)
     wanted = weights.tensors(family, config, model, root)
     _check_params(model.__name__, config, wanted, params)
+    shapes = {f"{module}/{leaf}": np.shape(x) for module in params for leaf, x in params[module].items()}
+    if mup is None and captures.multiplied(shapes):
+        warnings.warn("save_pretrained: a target with just these parameters has multipliers, which other "
+                      "programs know nothing of, and which are not in these weights; if they are that model's, "
+                      "give its Mup: save_pretrained(..., mup=mup)", MupWarning, stacklevel=2)
     found = weights.write(wanted, folded(family, config, params, root, mup))
     base = f"{root}/{family.base}/"
     inside = {key for key, tensor in wanted.items() if tensor.slots[0].module.startswith(base)}

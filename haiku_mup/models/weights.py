@@ -35,6 +35,7 @@ class Family:
       twin: {tensor of an untied checkpoint that nobody reads: the one that is read in its place}.
       buffers: what tensors are called that are no parameters.
       readouts: {module that makes outputs: the norm in front of it, if it may be tied}.
+      branches: how the modules are called that a branch of haiku_mup.residual ends with.
     """
 
     config: type[Config]
@@ -49,6 +50,7 @@ class Family:
     twin: Mapping[str, str]
     buffers: str
     readouts: Mapping[str, str]
+    branches: tuple[str, ...] = ()
 
 
 def _by_name(*models: type[hk.Module]) -> dict[str, type[hk.Module]]:
@@ -73,7 +75,7 @@ FAMILIES = {family.config.model_type: family for family in (
          "attn/value": "attn.c_attn", "attn/linear": "attn.c_proj", "c_fc": "mlp.c_fc", "c_proj": "mlp.c_proj"},
         {"wte": "wte", "wpe": "wpe", "ln_f": "ln_f"}, {"lm_head": "lm_head"}, False,
         {"lm_head.weight": "wte.weight"}, {}, r"h\.\d+\.attn\.(bias|masked_bias)",
-        {"lm_head": "transformer/ln_f"}),
+        {"lm_head": "transformer/ln_f"}, ("/attn/linear", "/c_proj")),
     Family(
         BertConfig, _by_name(bert.BertModel, bert.BertForMaskedLM, bert.BertForPreTraining,
                              bert.BertForSequenceClassification),
