@@ -17,6 +17,7 @@ from sweep_program import deadly, make_trial
 
 import haiku_mup
 from haiku_mup import jobs, pools, workers
+from haiku_mup.programs import MOST, Program
 
 ROOT = pathlib.Path(__file__).parent.parent
 LRS = [0.125, 0.25, 0.5]
@@ -53,6 +54,19 @@ def test_a_portion_that_is_not_full_changes_nothing(here, chunk):
     assert found.losses.keys() == other.losses.keys()
     for trial, losses in found.losses.items():
         np.testing.assert_array_equal(losses["train_loss"], other.losses[trial]["train_loss"])
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere memory alone counts")
+def test_on_a_cpu_trials_that_convolve_run_one_by_one():
+    def trial(convolve):
+        def run(lr, key):
+            x = jax.random.normal(key, (4, 8))
+            step = (lambda x, _: (jnp.convolve(x[0], lr * x[1], "same") + x, None)) if convolve else (
+                lambda x, _: (x + lr, None))
+            return jax.lax.scan(step, x, None, 3)[0].mean()
+        return Program(run, ["lr"])
+
+    assert trial(True).chunk() == 1 and trial(False).chunk() == MOST
 
 
 def test_other_hyperparameters_come_by_name(here):
