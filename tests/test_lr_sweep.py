@@ -60,10 +60,11 @@ def test_a_portion_that_is_not_full_changes_nothing(here, chunk):
 def test_on_a_cpu_trials_that_convolve_run_one_by_one():
     def trial(convolve):
         def run(lr, key):
-            x = jax.random.normal(key, (4, 8))
-            step = (lambda x, _: (jnp.convolve(x[0], lr * x[1], "same") + x, None)) if convolve else (
-                lambda x, _: (x + lr, None))
-            return jax.lax.scan(step, x, None, 3)[0].mean()
+            def step(x, _):
+                return lr * jnp.convolve(x, x, "same") if convolve else lr * x, None
+
+            return jax.lax.scan(step, jax.random.normal(key, (8,)), None, 3)[0].mean()
+
         return Program(run, ["lr"])
 
     assert trial(True).chunk() == 1 and trial(False).chunk() == MOST
