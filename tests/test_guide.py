@@ -248,7 +248,7 @@ PROBED = "    earlier", f"{ALIGNED}    earlier"
 def test_gpt2_passes_and_with_its_own_logits_fails():
     good = check(gpt2(PROBED, blocks=1))
     good.assert_ok()
-    assert slopes(good, "h_0/aligned") == {0.0}
+    assert slopes(good, "h_0/aligned") <= {-0.1, 0.0, 0.1}
     scale = "math.sqrt(16) / size", "1 / math.sqrt(size)"
     bad = check(gpt2((PROBED[0], PROBED[1].replace(*scale)), OWN_LOGITS[::-1], blocks=1))
     assert {finding.quantity for finding in bad.failures()} == {"probe h_0/aligned"}
