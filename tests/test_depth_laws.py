@@ -27,7 +27,7 @@ def matrices(params):
 # rule, optimizer: with small rates, so that nothing is as large as it can be, behind a norm, in a deep model
 OPTIMIZERS = {
     "adam": ("adam", optax.adam(2.0**-10)), "adamw": ("adam", optax.adamw(2.0**-10, weight_decay=0.1)),
-    "sgd": ("sgd", optax.sgd(2.0**-5)), "adagrad": ("any", optax.adagrad(2.0**-6)),
+    "sgd": ("sgd", optax.sgd(2.0**-5)), "adagrad": ("any", optax.adagrad(2.0**-8)),
     "adafactor": ("adafactor", optax.adafactor(2.0**-5, min_dim_size_to_factor=1)),
     "lamb": ("lamb", optax.lamb(2.0**-7)),
     "lars": ("lars", optax.lars(2.0**-7, trust_coefficient=1.0, momentum=0.5)),
