@@ -180,7 +180,8 @@ def by_size():
                 found = pool.submit(cost, blocks, width, layer_stack).result()
             print(f"{'layer_stack' if layer_stack else 'modules':14}{blocks:>6}{width:>7}"
                   f"{found.parameters:>16,}{found.names:>7}{found.plain:>10.2f} s{found.captured:>8.2f} s"
-                  f"{found.summary:>8.3f} s{found.traced / 2**20:>10.1f} MiB{found.resident / 2**20:>6.1f} MiB", flush=True)
+                  f"{found.summary:>8.3f} s{found.traced / 2**20:>10.1f} MiB"
+                  f"{found.resident / 2**20:>6.1f} MiB", flush=True)
 
 
 def main():
