@@ -10,8 +10,8 @@ from jax.sharding import PartitionSpec
 def told():
     """A context in which hk.Embed looks up sharded ids, in a mesh whose axes are `AxisType.Explicit`.
 
-    What comes out is sharded as the ids are, and along the embedding's width as the matrix is, where that axis of
-    the mesh is free. In any other mesh, and in none, nothing changes.
+    What comes out is sharded as the ids are, and along the embedding's width as the matrix is, where that axis
+    of the mesh is free. In any other mesh, and in none, nothing changes.
     """
     mesh = jax.sharding.get_abstract_mesh()
     return contextlib.nullcontext() if mesh.empty or not mesh.explicit_axes else hk.intercept_methods(_told)

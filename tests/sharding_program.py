@@ -1,28 +1,23 @@
-"""Trains sharded models, plain and wrapped, and prints as JSON how they compare: `python sharding_program.py CASE …`.
+"""Trains sharded models, plain and wrapped, and prints what it found: `python sharding_program.py CASE …`.
 
-A process of its own, as JAX must be told before it starts that it has 8 devices.
+It is to be run with XLA_FLAGS=--xla_force_host_platform_device_count=8, which JAX reads as it starts.
 """
 import collections
 import json
-import os
 import re
 import sys
 from typing import Any, NamedTuple
 
-os.environ["XLA_FLAGS"] = " ".join([
-    "--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0",
-    "--xla_llvm_disable_expensive_passes=true"])
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
-import haiku as hk  # noqa: E402
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-import optax  # noqa: E402
-from jax.sharding import AxisType, NamedSharding  # noqa: E402
-from jax.sharding import PartitionSpec as P  # noqa: E402
-
-import haiku_mup  # noqa: E402
-from haiku_mup import models  # noqa: E402
+import haiku_mup
+from haiku_mup import models
 
 KEY, BASE, WIDTH = jax.random.key(17), 16, 64
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -144,7 +139,7 @@ def sides(case):
         jax.eval_shape(base.init, KEY, inputs)
     with mup.init_target():
         jax.eval_shape(target.init, KEY, inputs)
-    adamw = optax.adamw(0.01, weight_decay=0.1)
+    adamw = optax.adamw(0.01, eps=1e-3, weight_decay=0.1)       # an ε above the noise of gradients that are 0
     wrapped = adamw if case.rule == ABCD else mup.wrap_optimizer(adamw)
     gathered = optax.stateless(lambda updates, params: jax.tree.map(together, updates))
     return {"plain": (target, adamw), "wrapped": (mup.wrap_model(target), wrapped),
@@ -152,8 +147,10 @@ def sides(case):
 
 
 def together(x):
-    move = jax.sharding.reshard if jax.sharding.get_abstract_mesh().explicit_axes else jax.lax.with_sharding_constraint
-    return move(x, P())
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    return (jax.sharding.reshard if mesh.explicit_axes else jax.lax.with_sharding_constraint)(x, P())
 
 
 def loss_of(model):
@@ -185,8 +182,8 @@ def equal(a, b):
 
 
 def apart(a, b):
-    """The largest difference of two trees, relative to the size of the leaf."""
-    return max(float(np.abs(np.asarray(x) - np.asarray(y)).max() / (1e-30 + np.abs(np.asarray(y)).max()))
+    """The largest difference of two trees, relative to the size of the leaf, or to an update's."""
+    return max(float(np.abs(np.asarray(x) - np.asarray(y)).max() / max(0.01, np.abs(np.asarray(y)).max()))
                for x, y in zip(*map(jax.tree.leaves, (a, b))))
 
 
@@ -241,20 +238,22 @@ def by_hand(check_vma):
 
         def local(params, state, inputs, labels, model=model, optimizer=optimizer):
             def loss(params):
-                if check_vma:               # else their gradients are summed already
-                    params = jax.tree.map(lambda x: jax.lax.pcast(x, "data", to="varying"), params)
-                return models.cross_entropy(model.apply(params, None, inputs), labels)
+                found = models.cross_entropy(model.apply(params, None, inputs), labels)
+                return jax.lax.pmean(found, "data") if check_vma else found
 
-            loss_, grads = jax.lax.pmean(jax.value_and_grad(loss)(params), "data")
+            loss_, grads = jax.value_and_grad(loss)(params)
+            if not check_vma:           # else JAX knows that they are the mean's, and adds them up
+                loss_, grads = jax.lax.pmean((loss_, grads), "data")
             updates, state = optimizer.update(grads, state, params)
             return optax.apply_updates(params, updates), state, loss_
 
         params = jax.jit(model.init)(KEY, inputs)
         state, labels = optimizer.init(params), jnp.arange(inputs.size).reshape(inputs.shape) % 8
-        split = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(P(), P(), P("data"), P("data")), out_specs=P(),
-                                      check_vma=check_vma)).lower(params, state, inputs, labels).compile()
+        args, places = (params, state, inputs, labels), (P(), P(), P("data"), P("data"))
+        split = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=places, out_specs=P(), check_vma=check_vma))
         one = jax.jit(step_of(model, optimizer))(params, state, inputs)
-        found[side] = {"step": collectives(split), "apart": apart(split(params, state, inputs, labels)[::2], one[::2])}
+        found[side] = {"step": collectives(split.lower(*args).compile()),
+                       "apart": apart(split(*args)[::2], one[::2])}
     return found
 
 
@@ -287,8 +286,9 @@ def left():
             state = optimizer.init(params)
             outs = *jax.tree.map(lambda x: x.sharding, (params, state)), NamedSharding(mesh, P())
             step = jax.jit(jax.sharding.auto_axes(step_of(model, optimizer), out_sharding=outs))
-            compiled = step.lower(params, state, jax.device_put(inputs, NamedSharding(mesh, P("data")))).compile()
-            out = compiled(params, state, jax.device_put(inputs, NamedSharding(mesh, P("data"))))
+            args = params, state, jax.device_put(inputs, NamedSharding(mesh, P("data")))
+            compiled = step.lower(*args).compile()
+            out = compiled(*args)
         found[side] = {"step": collectives(compiled), "out": specs(out), "kept": kept(shardings, out[0]),
                        "apart": apart(out[::2], one[::2])}
     return found
@@ -299,4 +299,5 @@ OTHERS = {"by-hand": lambda: by_hand(True), "by-hand-unchecked": lambda: by_hand
 
 
 if __name__ == "__main__":
-    print(json.dumps({name: OTHERS[name]() if name in OTHERS else compared(CASES[name]) for name in sys.argv[1:]}))
+    print(json.dumps({name: OTHERS[name]() if name in OTHERS else compared(CASES[name])
+                      for name in sys.argv[1:]}))

@@ -1,0 +1,77 @@
+"""On 8 devices a wrapped model and its optimizer send and keep what the plain ones do, and draw as on one."""
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+SHARDED = ("data", "full", "tensor", "layers", "full-abcd", "tensor-table9", "full-lstm", "data-explicit",
+           "columns-explicit")
+
+
+def found(*cases):
+    """What `sharding_program.py` prints of cases, in a process that has 8 devices."""
+    command = [sys.executable, "-W", "error", ROOT / "tests" / "sharding_program.py", *cases]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "XLA_FLAGS": FLAGS, "PYTHONPATH": str(ROOT)},
+                          capture_output=True, text=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def check(case):
+    """The wrapped side is the plain one, but for its numbers."""
+    plain, wrapped, wrong = case["plain"], case["wrapped"], case["wrong"]
+    for side in (plain, wrapped):
+        assert side["draws"] == {"equal": True, "sharded": True, "other": False}
+        assert side["kept"] and side["apart"] < 1e-4        # float32, added up in another order
+    for what in ("state", "out", "forward", "update", "step"):
+        assert wrapped[what] == plain[what], what
+    assert plain["update"] == {} and sum(plain["step"].values()) > 0
+    return wrong["update"]
+
+
+def test_a_tensor_parallel_step():
+    assert check(found("tensor-mlp")["tensor-mlp"]) != {}       # and so the comparison is not blind
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHARDED)
+def test_a_sharded_step(name):
+    gathered = check(found(name)[name])
+    assert (gathered == {}) == name.startswith("data")          # where all is in one place already
+
+
+@pytest.mark.slow
+def test_an_orthogonal_matrix_is_drawn_as_the_plain_model_draws_it():
+    """Whether that is as on one device depends on how XLA decomposes a matrix that is spread over several."""
+    case = found("orthogonal")["orthogonal"]
+    plain, wrapped = case["plain"], case["wrapped"]
+    assert plain["draws"]["equal"] == wrapped["draws"]["equal"]
+    assert all(wrapped[what] == plain[what] for what in ("state", "out", "forward", "update", "step"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["by-hand", "by-hand-unchecked"])
+def test_a_step_in_shard_map(name):
+    case = found(name)[name]
+    plain, wrapped = case["plain"], case["wrapped"]
+    assert wrapped["step"] == plain["step"] != {}
+    assert max(plain["apart"], wrapped["apart"]) < 1e-4
+
+
+@pytest.mark.slow
+def test_an_update_of_shards_in_shard_map():
+    case = found("of-shards")["of-shards"]
+    assert case["step"] == {} and case["apart"] < 1e-6
+
+
+@pytest.mark.slow
+def test_a_step_that_leaves_explicit_axes():
+    case = found("left")["left"]
+    plain, wrapped = case["plain"], case["wrapped"]
+    assert all(wrapped[what] == plain[what] for what in ("step", "out"))
+    assert wrapped["kept"] and max(plain["apart"], wrapped["apart"]) < 1e-4
