@@ -1,9 +1,9 @@
-"""What μP costs in a training step: AdamW on a wrapped model, beside the plain one. Tracing, compiling, running.
+"""What μP costs to trace, to compile and to run: AdamW on a wrapped model, beside the plain one.
 
 python -m benchmarks.overhead [--quick] [--models mlp,gpt2,…]
 
-Both sides are measured in turn. A step of the plain side is timed before and behind each of the wrapped one, whose
-ratio is to their mean; the ratio of these two, in the same rounds, says how much is noise.
+Both sides are measured in turn. A step of the plain side is timed before and behind each of the wrapped one,
+whose ratio is to their mean; the ratio of these two, in the same rounds, says how much is noise.
 """
 import argparse
 import contextlib

@@ -3,9 +3,8 @@
 python -m benchmarks.simulate           # a small one
 python -m benchmarks.simulate --full    # 7 billion parameters on 64 devices
 
-Nothing of the model's size is allocated: parameters are `jax.ShapeDtypeStruct`s with shardings, and the devices are
-this machine's, which XLA is told are so many. Memory and FLOPs are those of one device, as XLA counts them; it counts
-the body of a loop, such as that of a `layer_stack`, once.
+Nothing of the model's size is allocated: parameters are `jax.ShapeDtypeStruct`s with shardings, and the devices
+are this machine's CPU, so many times. Memory and FLOPs are those of one device, as XLA counts them.
 """
 import argparse
 import collections
@@ -78,10 +77,10 @@ def sides(args):
 
 
 def placed(name, shape):
-    """Where a parameter is: fully sharded over "data", and over "model" as Megatron-LM has it (arXiv 1909.08053).
+    """Where a parameter is: fully sharded over "data", and over "model" as in Megatron-LM (arXiv 1909.08053).
 
-    What opens a branch is cut by its columns over "model", what closes it by its rows; the other side is cut over
-    "data". The axis of layers is in front.
+    What opens a branch is cut by its columns over "model", what closes it by its rows; the other side is cut
+    over "data". The axis of layers is in front.
     """
     stack = [None] * (len(shape) - 2)
     if name.endswith("embeddings"):
@@ -156,7 +155,8 @@ def main(argv=None):
     both, count = simulated(args)
     print(f"JAX {jax.__version__}; GPT-2 of width {args.width}, {args.layers} layers, {count:,} parameters; "
           f"{args.data} × {args.model} devices, {args.batch} × {args.length} tokens")
-    print(f"{'a device':10}{'arguments':>14}{'temporary':>14}{'FLOPs':>12}{'trace':>9}{'compile':>10}  collectives")
+    print(f"{'a device':10}{'arguments':>14}{'temporary':>14}{'FLOPs':>12}{'trace':>9}{'compile':>10}"
+          "  collectives")
     for side, one in both.items():
         print(f"{side:10}{one.arguments / 2**30:>10.4f} GiB{one.temporary / 2**30:>10.4f} GiB{one.flops:>12.5g}"
               f"{one.seconds[0]:>7.1f} s{one.seconds[1]:>8.1f} s  "

@@ -146,7 +146,7 @@ class SharedEmbed(hk.Embed):
     mup_layers = {"embeddings": TIED}
 
     def __call__(self, *args: Any, **kwargs: Any) -> jax.Array:
-        """The rows [..., embed_dim] of ids [...], as hk.Embed looks them up; also in a mesh of explicit axes."""
+        """The rows [..., embed_dim] of ids, as hk.Embed looks them up; also in a mesh of explicit axes."""
         with lookups.told():
             rows: jax.Array = super().__call__(*args, **kwargs)
         return rows

@@ -194,7 +194,11 @@ def kept(shardings, tree):
 
 def specs(tree):
     """How each leaf is sharded, to be compared."""
-    return [str(getattr(x.sharding, "spec", "")) for x in jax.tree.leaves(tree)]
+    def cut(spec):          # P(), P(None) and P(None, None) are one
+        return [*spec[:max((i + 1 for i, axis in enumerate(spec) if axis), default=0)]]
+
+    return [str(cut(tuple(x.sharding.spec))) if hasattr(x.sharding, "spec") else ""
+            for x in jax.tree.leaves(tree)]
 
 
 def compared(case):
@@ -211,18 +215,21 @@ def of_side(case, mesh, inputs, model, optimizer):
         lambda module, name, x: NamedSharding(mesh, case.spec(f"{module}/{name}", x)), alone)
     step = step_of(model, optimizer)
     one = jax.jit(step)(alone, jax.jit(optimizer.init)(alone), inputs)
+    draw = jax.jit(model.init, out_shardings=shardings)
+    params = draw(KEY, inputs)
     with jax.set_mesh(mesh):
-        params = jax.jit(model.init, out_shardings=shardings)(KEY, inputs)
         state = optimizer.init(params)
         batch = jax.device_put(inputs, NamedSharding(mesh, P("data")))
         forward = jax.jit(loss_of(model)).lower(params, batch).compile()
         update = jax.jit(lambda g, s, p: optimizer.update(g, s, p)).lower(params, state, params).compile()
         whole_step = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, batch).compile()
         draws = {"equal": equal(params, alone), "sharded": kept(shardings, params),
-                 "other": equal(jax.jit(model.init, out_shardings=shardings)(jax.random.key(1), inputs), alone)}
+                 "other": equal(draw(jax.random.key(1), inputs), alone)}
+        inside = equal(draw(KEY, inputs), alone)
         states = specs(state)
         out = whole_step(params, state, batch)
-    return {"draws": draws, "state": states, "forward": collectives(forward), "update": collectives(update),
+    return {"draws": draws, "inside": inside, "state": states,
+            "forward": collectives(forward), "update": collectives(update),
             "step": collectives(whole_step), "out": specs(out), "kept": kept(shardings, out[0]),
             "apart": apart(out[::2], one[::2])}
 

@@ -22,12 +22,16 @@ def found(*cases):
     return json.loads(done.stdout)
 
 
-def check(case):
-    """The wrapped side is the plain one, but for its numbers."""
+def check(case, explicit=False):
+    """The wrapped side is the plain one, but for its numbers.
+
+    Inside of a mesh of explicit axes JAX traces draws otherwise, and XLA may round their last bit otherwise.
+    """
     plain, wrapped, wrong = case["plain"], case["wrapped"], case["wrong"]
     for side in (plain, wrapped):
         assert side["draws"] == {"equal": True, "sharded": True, "other": False}
         assert side["kept"] and side["apart"] < 1e-4        # float32, added up in another order
+        assert side["inside"] or explicit
     for what in ("state", "out", "forward", "update", "step"):
         assert wrapped[what] == plain[what], what
     assert plain["update"] == {} and sum(plain["step"].values()) > 0
@@ -41,7 +45,7 @@ def test_a_tensor_parallel_step():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHARDED)
 def test_a_sharded_step(name):
-    gathered = check(found(name)[name])
+    gathered = check(found(name)[name], explicit="explicit" in name)
     assert (gathered == {}) == name.startswith("data")          # where all is in one place already
 
 
