@@ -4,7 +4,8 @@ python -m benchmarks.simulate           # a small one
 python -m benchmarks.simulate --full    # 7 billion parameters on 64 devices
 
 Nothing of the model's size is allocated: parameters are `jax.ShapeDtypeStruct`s with shardings, and the devices
-are this machine's CPU, so many times. Memory and FLOPs are those of one device, as XLA counts them.
+are this machine's CPU, so many times. Memory and FLOPs are those of one device, as XLA counts them: the body of
+a loop, such as that of a `layer_stack`, once.
 """
 import argparse
 import collections
@@ -53,7 +54,7 @@ class Found(NamedTuple):
 def transformed(args, width):
     """The model of this width."""
     config = models.GPT2Config(vocab_size=args.vocab, n_embd=width, n_head=width // HEAD, n_layer=args.layers,
-                               n_positions=args.length, layer_stack=True, remat=True)
+                               n_positions=args.length, layer_stack=not args.modules, remat=True)
 
     def fn(ids):
         with haiku_mup.apply_mup():
@@ -108,7 +109,7 @@ def compiled(model, optimizer, args, mesh):
     shapes = jax.eval_shape(model.init, key, ids)
     specs = hk.data_structures.map(lambda module, name, x: placed(f"{module}/{name}", x.shape), shapes)
     params = jax.tree.map(abstract, shapes, specs)
-    state = optax.tree.map_params(optimizer, abstract, jax.eval_shape(optimizer.init, shapes), specs,
+    state = optax.tree_map_params(optimizer, abstract, jax.eval_shape(optimizer.init, shapes), specs,
                                   transform_non_params=lambda x: abstract(x, P()))
     batch = jax.ShapeDtypeStruct((args.batch, args.length), jnp.int32, sharding=NamedSharding(mesh, P("data")))
     start = time.perf_counter()
@@ -140,6 +141,7 @@ def parse(argv):
     """The arguments."""
     it = argparse.ArgumentParser(prog="python -m benchmarks.simulate", description=__doc__.splitlines()[0])
     it.add_argument("--full", action="store_true", help=f"7 billion parameters on 64 devices: {FULL}")
+    it.add_argument("--modules", action="store_true", help="a module for each block, in place of a layer_stack")
     it.add_argument("--base", type=int, default=256, help="width of the base")
     for name, default in SMALL.items():
         it.add_argument(f"--{name}", type=int, help=f"{default}, with --full {FULL[name]}")

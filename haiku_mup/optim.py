@@ -77,7 +77,7 @@ def scale_optimizer(optimizer: Any, around: Callable[[Any, Callable[[], Any]], A
 
     def init(params):
         _check_outermost()
-        if jax.tree.leaves(params):     # optax.tree.map_params asks what becomes of a tree that has none
+        if jax.tree.leaves(params):     # optax.tree_map_params asks what becomes of a tree that has none
             check(params)
         with inside():
             return inner.init(shrunk(params, around(

@@ -272,7 +272,7 @@ def of_shards():
     params = jax.jit(model.init)(KEY, inputs)
     state, grads = optimizer.init(params), jax.tree.map(jnp.sin, params)
     spec = jax.tree.map(lambda x: spread("", x), params)
-    by_param = optax.tree.map_params(optimizer, lambda _, s: s, state, spec, transform_non_params=lambda _: P())
+    by_param = optax.tree_map_params(optimizer, lambda _, s: s, state, spec, transform_non_params=lambda _: P())
     update = jax.jit(jax.shard_map(lambda g, s, p: optimizer.update(g, s, p)[0], mesh=mesh,
                                    in_specs=(spec, by_param, spec), out_specs=spec))
     return {"apart": apart(update(grads, state, params), optimizer.update(grads, state, params)[0]),

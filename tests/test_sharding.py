@@ -5,7 +5,15 @@ import pathlib
 import subprocess
 import sys
 
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import optax
 import pytest
+from helpers import KEY, MODELS, captured
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import haiku_mup
 
 ROOT = pathlib.Path(__file__).parent.parent
 FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
@@ -79,3 +87,36 @@ def test_a_step_that_leaves_explicit_axes():
     plain, wrapped = case["plain"], case["wrapped"]
     assert all(wrapped[what] == plain[what] for what in ("step", "out"))
     assert wrapped["kept"] and max(plain["apart"], wrapped["apart"]) < 1e-4
+
+
+# --- on one device ---
+
+def looked_up(layer):
+    """What an embedding makes of ids that are sharded, in a mesh of one explicit axis."""
+    ids = jnp.arange(6).reshape(2, 3)
+    model = hk.without_apply_rng(hk.transform(lambda ids: layer(7, 4)(ids)))
+    params = model.init(KEY, ids)
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        placed = jax.device_put((params, ids), (NamedSharding(mesh, PartitionSpec()),
+                                                NamedSharding(mesh, PartitionSpec("data"))))
+        rows = jax.jit(model.apply)(*placed)
+    return jax.typeof(rows).sharding.spec, bool((rows == model.apply(params, ids)).all())
+
+
+def test_a_shared_embedding_looks_up_explicitly_sharded_ids():
+    assert looked_up(haiku_mup.SharedEmbed) == (PartitionSpec("data", None, None), True)
+    with pytest.raises(Exception, match="out_sharding"):        # Haiku's own can't be told
+        looked_up(hk.Embed)
+
+
+@pytest.mark.parametrize("rule", ["adam", "sgd", "lamb"])
+def test_optax_knows_which_of_the_state_are_parameters(rule):
+    make, x = MODELS["mlp"]
+    plain = {"adam": optax.adamw(0.1), "sgd": optax.sgd(0.1, 0.9), "lamb": optax.lamb(0.1)}[rule]
+    wrapped = captured(make, x).wrap_optimizer(plain, rule=rule)
+    params = jax.eval_shape(make(32).init, KEY, x)
+    names = hk.data_structures.map(lambda module, name, x: f"{module}/{name}", params)
+    specs = [optax.tree_map_params(optimizer, lambda x, name: f"{name} {x.shape}", jax.eval_shape(
+        optimizer.init, params), names, transform_non_params=lambda x: None) for optimizer in (plain, wrapped)]
+    assert specs[0] == specs[1] and "readout/w (32, 3)" in jax.tree.leaves(specs[1])
