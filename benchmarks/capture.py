@@ -1,12 +1,19 @@
-"""What capturing a base and a target costs, as the number of parameters' names grows.
+"""What capturing a base and a target costs, as the number of parameters' names grows, and as their size does.
 
 python -m benchmarks.capture
 """
+import concurrent.futures
 import contextlib
 import functools
 import gc
+import multiprocessing
+import pathlib
+import re
+import resource
+import sys
 import time
 import tracemalloc
+from typing import NamedTuple
 
 import haiku as hk
 import jax
@@ -14,10 +21,15 @@ import jax.numpy as jnp
 import numpy as np
 
 import haiku_mup
+from haiku_mup import models
 
 BLOCKS, WIDTHS, ROUNDS = (12, 96), (64, 256), 5
 TOKENS = jnp.zeros((1, 16), int)
+# GPT-2s: (blocks, width). The last one has 10 billion parameters; the first has as many names.
+SIZES, BASE, DELTA, HEAD = ((32, 512), (8, 5120), (32, 5120)), 256, 384, 128
 
+
+# --- as names grow ---
 
 def network(tokens, blocks, width, heads=4, vocab=256):
     """A pre-LN transformer whose blocks are separate modules: 16 names a block."""
@@ -45,9 +57,9 @@ def shapes(blocks, mup=None):
     return len(jax.tree.leaves(found))
 
 
-def seconds(blocks, mup=None):
+def seconds(function, *args):
     start = time.perf_counter()
-    shapes(blocks, mup)
+    function(*args)
     return time.perf_counter() - start
 
 
@@ -68,7 +80,7 @@ def kept(blocks):
         tracemalloc.stop()
 
 
-def main():
+def by_names():
     """Prints a row for each depth."""
     print("base and target, by jax.eval_shape")
     print(f"{'blocks':>6}{'names':>7}{'plain init':>12}{'captured':>10}{'added, a name':>15}"
@@ -76,11 +88,106 @@ def main():
     shapes(1, haiku_mup.Mup())          # warms up
     for blocks in BLOCKS:
         names = shapes(blocks)
-        rounds = [(seconds(blocks), seconds(blocks, haiku_mup.Mup())) for _ in range(ROUNDS)]
+        rounds = [(seconds(shapes, blocks), seconds(shapes, blocks, haiku_mup.Mup())) for _ in range(ROUNDS)]
         plain, captured = np.median(rounds, axis=0)
         memory, peak = kept(blocks)
         print(f"{blocks:>6}{names:>7}{plain:>10.2f} s{captured:>8.2f} s"
               f"{1e3 * (captured - plain) / names:>12.3f} ms{memory / names:>12.0f} B{peak / 2**20:>6.1f} MiB")
+
+
+# --- as their size does ---
+
+class Cost(NamedTuple):
+    """What base, delta and target of a GPT-2 cost, by jax.eval_shape.
+
+    Attributes:
+      parameters: of the target.
+      names: of each of the three.
+      plain: seconds without a Mup.
+      captured: seconds with one.
+      summary: seconds of the table.
+      traced: bytes that Python allocated at the peak.
+      resident: bytes by which the process grew at its peak.
+    """
+
+    parameters: int
+    names: int
+    plain: float
+    captured: float
+    summary: float
+    traced: int
+    resident: int
+
+
+def gpt2(blocks, width, layer_stack):
+    """A transformed GPT-2."""
+    config = models.GPT2Config(n_embd=width, n_head=width // HEAD, n_layer=blocks, layer_stack=layer_stack)
+
+    def fn(ids):
+        with haiku_mup.apply_mup():
+            return models.GPT2LMHeadModel(config)(ids)
+
+    return hk.transform(fn)
+
+
+def trio(blocks, width, layer_stack, mup=None):
+    """The target's shapes, behind those of its base and its delta."""
+    contexts = (mup.init_base(), mup.init_delta(), mup.init_target()) if mup else [contextlib.nullcontext()] * 3
+    ids, key = jax.ShapeDtypeStruct((1, 1024), jnp.int32), jax.eval_shape(lambda: jax.random.key(0))
+    for size, context in zip((BASE, DELTA, width), contexts):
+        with context:
+            found = jax.eval_shape(gpt2(blocks, size, layer_stack).init, key, ids)
+    return found
+
+
+def cost(blocks, width, layer_stack):
+    """The `Cost` of one model. What grows is measured as it is captured for the first time in this process."""
+    trio(1, BASE, layer_stack, haiku_mup.Mup())         # warms up
+    gc.collect()
+    before, mup = resident(), haiku_mup.Mup()
+    trio(blocks, width, layer_stack, mup)
+    mup.summary()
+    grown = resident("VmHWM") - before
+    tracemalloc.start()
+    trio(blocks, width, layer_stack, haiku_mup.Mup())
+    traced = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    plain, captured, summary = np.median([
+        (seconds(trio, blocks, width, layer_stack), seconds(trio, blocks, width, layer_stack, haiku_mup.Mup()),
+         seconds(mup.summary)) for _ in range(ROUNDS)], axis=0)
+    found = jax.tree.leaves(trio(blocks, width, layer_stack))
+    return Cost(sum(x.size for x in found), len(found), plain, captured, summary, traced, grown)
+
+
+def resident(what="VmRSS"):
+    """Bytes of memory that this process has, or had at most ("VmHWM"), which is all that some systems tell."""
+    status = pathlib.Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 2**10)
+    found = re.search(rf"{what}:\s+(\d+) kB", status.read_text())
+    return int(found[1]) * 2**10
+
+
+def by_size():
+    """Prints a row for each model, each measured in a process of its own."""
+    print("\nbase, delta and target of a GPT-2")
+    print(f"{'layers':14}{'blocks':>6}{'width':>7}{'parameters':>16}{'names':>7}{'plain init':>12}"
+          f"{'captured':>10}{'summary':>10}{'peak, Python':>14}{'process':>10}")
+    spawn = multiprocessing.get_context("spawn")
+    for layer_stack in (True, False):
+        for blocks, width in SIZES:
+            with concurrent.futures.ProcessPoolExecutor(1, spawn) as pool:
+                found = pool.submit(cost, blocks, width, layer_stack).result()
+            print(f"{'layer_stack' if layer_stack else 'modules':14}{blocks:>6}{width:>7}"
+                  f"{found.parameters:>16,}{found.names:>7}{found.plain:>10.2f} s{found.captured:>8.2f} s"
+                  f"{found.summary:>8.3f} s{found.traced / 2**20:>10.1f} MiB"
+                  f"{found.resident / 2**20:>6.1f} MiB", flush=True)
+
+
+def main():
+    """Prints both tables."""
+    by_names()
+    by_size()
 
 
 if __name__ == "__main__":

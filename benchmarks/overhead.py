@@ -1,9 +1,14 @@
-"""What μP costs in a compiled training step: AdamW on a wrapped model, beside the plain one.
+"""What μP costs to trace, to compile and to run: AdamW on a wrapped model, beside the plain one.
 
-python -m benchmarks.overhead
+python -m benchmarks.overhead [--quick] [--models mlp,gpt2,…]
+
+Both sides are measured in turn. A step of the plain side is timed before and behind each of the wrapped one,
+whose ratio is to their mean; the ratio of these two, in the same rounds, says how much is noise.
 """
+import argparse
 import contextlib
 import functools
+import gc
 import os
 import re
 import time
@@ -17,8 +22,10 @@ import numpy as np
 import optax
 
 import haiku_mup
+from haiku_mup import models
 
-SECONDS, LEAST = 20, 20     # of timing for each model, and the least number of its steps
+SECONDS, LEAST = 30, 20     # of timing for each model, and the least number of rounds
+BUILDS = 7                  # how often each is traced and compiled
 
 
 class Layers(NamedTuple):
@@ -73,11 +80,19 @@ def transformer(tokens, width, layers, blocks=12, heads=4, vocab=256):
     return layers.readout(vocab)(norm()(hk.experimental.layer_stack(blocks)(block)(x)))
 
 
-def resnet(x, width, layers):
-    """Haiku's own, with its head as it stands."""
+def gpt2(ids, width, layers, blocks=4):
+    """This library's, which is the same whoever calls it: outside of μP all factors are 1."""
+    del layers
+    config = models.GPT2Config(vocab_size=256, n_embd=width, n_head=width // 32, n_layer=blocks,
+                               n_positions=ids.shape[-1])
+    return models.GPT2LMHeadModel(config)(ids)
+
+
+def resnet(x, width, layers, blocks=1):
+    """Haiku's own, with its head as it stands. With 2 blocks a group it is a ResNet-18."""
     del layers
     return hk.nets.ResNet(
-        (1, 1, 1, 1), 10, bottleneck=False, channels_per_group=(width, 2 * width, 4 * width, 8 * width),
+        (blocks,) * 4, 10, bottleneck=False, channels_per_group=(width, 2 * width, 4 * width, 8 * width),
         use_projection=(False, True, True, True), initial_conv_config={"output_channels": width},
         logits_config={"w_init": None})(x, is_training=True)
 
@@ -88,7 +103,9 @@ def cases():
     return {
         "mlp": Case(mlp, (64, 1024), jax.random.normal(key, (256, 64))),
         "transformer": Case(transformer, (64, 256), jax.random.randint(key, (8, 64), 0, 256), 256),
-        "resnet": Case(resnet, (8, 32), jax.random.normal(key, (32, 32, 32, 3)), readouts=("*/logits",)),
+        "gpt2": Case(gpt2, (64, 256), jax.random.randint(key, (8, 64), 0, 256), 256),
+        "resnet18": Case(functools.partial(resnet, blocks=2), (8, 32), jax.random.normal(key, (32, 32, 32, 3)),
+                         readouts=("*/logits",)),
     }
 
 
@@ -96,12 +113,14 @@ class Step(NamedTuple):
     """A compiled training step, and what it starts from.
 
     Attributes:
-      compiled: (params, model's state, optimizer's state, inputs, labels) -> the first three, anew.
+      function: (params, model's state, optimizer's state, inputs, labels) -> the first three, anew.
+      compiled: the same, compiled.
       carry: the first three.
       batch: inputs and labels.
       mup: the Mup, or None.
     """
 
+    function: Any
     compiled: Any
     carry: tuple
     batch: tuple
@@ -124,6 +143,16 @@ class Step(NamedTuple):
         start = time.perf_counter()
         jax.block_until_ready(self.compiled(*self.carry, *self.batch))
         return time.perf_counter() - start
+
+    def built(self):
+        """Seconds to trace it, and to compile it, with nothing that JAX has kept."""
+        jax.clear_caches()
+        gc.collect()
+        start = time.perf_counter()
+        lowered = jax.jit(self.function).lower(*self.carry, *self.batch)
+        traced = time.perf_counter()
+        lowered.compile()
+        return traced - start, time.perf_counter() - traced
 
 
 def steps(case):
@@ -157,7 +186,7 @@ def build(case, layers):
         return optax.apply_updates(params, updates), state, opt_state
 
     carry, batch = (params, state, optimizer.init(params)), (case.inputs, labels)
-    return Step(jax.jit(step).lower(*carry, *batch).compile(), carry, batch, mup)
+    return Step(step, jax.jit(step).lower(*carry, *batch).compile(), carry, batch, mup)
 
 
 def captured(case, base, target):
@@ -169,25 +198,53 @@ def captured(case, base, target):
     return mup
 
 
-def times(pair):
-    """Seconds of single steps [rounds, 2], turn by turn, after a warm-up."""
-    count = int(SECONDS / sum(step.seconds() for step in pair * 3) * 3)
-    return np.array([[step.seconds() for step in pair] for _ in range(max(count, LEAST))])
+def builds(pair, rounds):
+    """Seconds to trace and to compile [rounds, plain and wrapped, 2], turn by turn."""
+    orders = ([1, -1] * rounds)[:rounds]
+    return np.array([[step.built() for step in pair[::order]][::order] for order in orders])
 
 
-def main():
-    """Prints a row for each model: the plain step, and ratios of the wrapped one to it."""
+def times(pair, budget=SECONDS):
+    """Seconds of single steps [rounds, 3], plain, wrapped, plain again, after a warm-up."""
+    plain, wrapped = pair
+    turn = plain, wrapped, plain
+    count = int(budget / sum(step.seconds() for step in turn * 3) * 3)
+    return np.array([[step.seconds() for step in turn] for _ in range(max(count, LEAST))])
+
+
+def quartiles(ratios):
+    """The median, and the middle half."""
+    low, middle, high = np.percentile(ratios, (25, 50, 75))
+    return f"{middle:.3f} ({low:.3f}-{high:.3f})"
+
+
+def row(name, case, quick):
+    """What one model's two sides have in common."""
+    plain, wrapped = pair = steps(case)
+    built = np.median(builds(pair, 3 if quick else BUILDS), axis=0)     # [side, trace or compile]
+    seconds = times(pair, SECONDS / 10 if quick else SECONDS)
+    before, between, behind = seconds.T
+    traced, compiled = built[1] / built[0]
+    return (f"{name:12}{sum(x.size for x in jax.tree.leaves(plain.carry[0])):>12,}"
+            f"{wrapped.flops / plain.flops:>10.6f}{wrapped.memory / plain.memory:>11.4f}"
+            f"{wrapped.count('fusion') / plain.count('fusion'):>9.3f}{wrapped.count() / plain.count():>14.3f}"
+            f"{traced:>7.2f}{compiled:>9.3f}{quartiles(2 * between / (before + behind)):>21}"
+            f"{quartiles(behind / before):>21}{built[0, 0]:>8.2f} s{built[0, 1]:>6.2f} s"
+            f"{1e3 * np.median(before):>8.1f} ms")
+
+
+def main(argv=None):
+    """Prints a row for each model: ratios of the wrapped step to the plain one, and the plain one's seconds."""
+    it = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__.splitlines()[0])
+    it.add_argument("--quick", action="store_true", help="few rounds")
+    it.add_argument("--models", default=",".join(cases()), help="which of them, between commas")
+    args = it.parse_args(argv)
     print(f"JAX {jax.__version__}, {jax.devices()[0].device_kind}, {os.cpu_count()} cores; wrapped / plain")
-    print(f"{'model':12}{'parameters':>12}{'FLOPs':>11}{'temporary':>11}{'fusions':>9}{'instructions':>14}"
-          f"{'time':>8}{'(quartiles)':>15}{'plain step':>13}")
-    for name, case in cases().items():
-        plain, wrapped = pair = steps(case)
-        seconds = times(pair)
-        low, middle, high = np.percentile(seconds[:, 1] / seconds[:, 0], (25, 50, 75))
-        print(f"{name:12}{sum(x.size for x in jax.tree.leaves(plain.carry[0])):>12,}"
-              f"{wrapped.flops / plain.flops:>11.6f}{wrapped.memory / plain.memory:>11.4f}"
-              f"{wrapped.count('fusion') / plain.count('fusion'):>9.3f}{wrapped.count() / plain.count():>14.3f}"
-              f"{middle:>8.3f}{f'({low:.3f}-{high:.3f})':>15}{1e3 * np.median(seconds[:, 0]):>10.1f} ms")
+    print(f"{'model':12}{'parameters':>12}{'FLOPs':>10}{'temporary':>11}{'fusions':>9}{'instructions':>14}"
+          f"{'trace':>7}{'compile':>9}{'step (quartiles)':>21}{'noise: plain / plain':>21}"
+          f"{'trace':>10}{'compile':>8}{'step':>11}")
+    for name in args.models.split(","):
+        print(row(name, cases()[name], args.quick), flush=True)
 
 
 if __name__ == "__main__":

@@ -148,8 +148,10 @@ class Session:
             raise pair.wrong(BY_DEPTH)
         return self._entry(pair, whole=self.declared.rule.depth_alpha is None)
 
-    def _entry(self, pair: depth.Pair, whole: bool = True) -> Entry:
-        """A pair with what follows from it, and with the user's multiplier."""
+    def _entry(self, pair: depth.Pair, earlier: Entry | None = None, whole: bool = True) -> Entry:
+        """A pair with what follows, and the user's multiplier; the earlier one, where nothing is new."""
+        if earlier and self.declared.rule.depth_alpha is None and pair.base is earlier.base:
+            return earlier
         entry = compare(pair.base, pair.target, self.declared.rule, pair.depth, whole)
         mult = mults.of("Mup(init_mults=...)", self.declared.init_mults, pair.target.name)
         return entry.drawn(mult)
@@ -199,7 +201,7 @@ class Session:
         """
         pairs, rule = depth.Pairs(self.base or {}, self.declared.rule), self.declared.rule
         found = pairs.whole(self.records, "target")
-        entries = {name: self._entry(pair) for name, pair in found.items()}
+        entries = {name: self._entry(pair, self.entries[name]) for name, pair in found.items()}
         for name, entry in entries.items():
             if entry.draw != self.entries[name].draw:
                 raise found[name].wrong(BY_DEPTH)

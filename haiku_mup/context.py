@@ -94,7 +94,7 @@ class _Applied:
         self.made: list[tuple[Made, str, bool]] = []
 
     def note(self, made: Made, context: Any) -> None:
-        name = naming.stored_names(context, self.outside)[0]
+        name = naming.stored_names(context, self.outside)[0] if self.outside else made.names[0]
         self.made.append((made, name, naming.depth() > self.outside))
 
 

@@ -55,6 +55,7 @@ class Tree:
     def __init__(self, modules: Iterable[str] = ()):
         self._parts: dict[tuple[str, str], dict[int | None, str]] = {}
         self._modules: set[str] = set()
+        self._families: dict[tuple[str, str], dict[int, str]] = {}     # as `family` gave them
         for module in modules:
             self.add(module)
 
@@ -68,12 +69,16 @@ class Tree:
             self.add(parent)
         stem, number = numbered(part)
         self._parts.setdefault((parent, stem), {})[number] = part
+        self._families.pop((parent, stem), None)
 
     def family(self, parent: str, stem: str) -> dict[int, str]:
         """{number: name} of what is below `parent` and called `stem`, which is 0, or that and a number."""
-        parts = self._parts.get((parent, stem), {})
-        first = {0: parts[None]} if None in parts and 0 not in parts else {}
-        return first | {number: parts[number] for number in sorted(parts.keys() - {None})}     # type: ignore
+        if (parent, stem) not in self._families:
+            parts = self._parts.get((parent, stem), {})
+            first = {0: parts[None]} if None in parts and 0 not in parts else {}
+            self._families[parent, stem] = first | {
+                number: parts[number] for number in sorted(parts.keys() - {None})}     # type: ignore
+        return self._families[parent, stem]
 
     def twin(self, module: str, base: "Tree") -> tuple[str, list[Family]]:
         """The name at the base of what has this name here, and the families on the way that differ in number.
@@ -86,9 +91,9 @@ class Tree:
         """
         here, there, families = "", "", []
         for i, part in enumerate(module.split("/")):
-            stem, _ = numbered(part)
+            stem, number = numbered(part)
             ours, theirs = self.family(here, stem), base.family(there, stem)
-            member = part in ours.values() and bool(theirs)
+            member = ours.get(number or 0) == part and bool(theirs)
             if member and ours.keys() != theirs.keys():
                 families.append(Family(i, stem, there, here, theirs, ours))
             known = joined(there, part) in base._modules or not member

@@ -7,7 +7,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from haiku_mup import context
+from haiku_mup import context, lookups
 from haiku_mup.errors import MupError
 from haiku_mup.initializers import Initializer
 from haiku_mup.scale import scaled
@@ -144,6 +144,12 @@ class SharedEmbed(hk.Embed):
     """
 
     mup_layers = {"embeddings": TIED}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> jax.Array:
+        """The rows [..., embed_dim] of ids, as hk.Embed looks them up; also in a mesh of explicit axes."""
+        with lookups.told():
+            rows: jax.Array = super().__call__(*args, **kwargs)
+        return rows
 
     def get_weights(self) -> jax.Array:
         """The matrix [vocab_size, embed_dim]. Call it outside of a layer_stack, and close over it.

@@ -17,6 +17,7 @@ _CALLERS = {("haiku._src.lift", "__call__"): "lift",
             ("haiku._src.layer_stack", "layer"): "layer_stack"}
 INIT, APPLY = "init", "apply"
 _TRANSFORMS = {f"transform_with_state.<locals>.{what}_fn": what for what in (INIT, APPLY)}
+_CALLING, _TRANSFORMING = {name for _, name in _CALLERS}, {f"{what}_fn" for what in (INIT, APPLY)}
 _homes: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()   # module -> its parameter's name
 
 
@@ -92,8 +93,8 @@ def site() -> Site:
 def stacks() -> tuple[Stack, ...]:
     """The layer_stacks around this call, outermost first; read off Python's own stack, as names are."""
     found = []
-    for frame in _frames():
-        if (frame.f_globals.get("__name__"), frame.f_code.co_name) == ("haiku._src.layer_stack", "__call__"):
+    for frame in _frames("__call__"):
+        if frame.f_globals.get("__name__") == "haiku._src.layer_stack":
             stack: Any = frame.f_locals["self"]
             lift = frame.f_locals["params_and_state_fn"]        # a lambda around the module of hk.lift
             prefix = next((cell.cell_contents.prefix_name for cell in lift.__closure__ or ()
@@ -136,7 +137,7 @@ def _levels() -> list[Callable[[str], list[str]]]:
     prefix twice under hk.remat, and knows nothing of where a wrapped model begins that is lifted itself.
     """
     levels: list[Callable[[str], list[str]]] = []
-    for frame in _frames():
+    for frame in _frames("__call__", "scanned_init_fn"):
         where, what = frame.f_globals.get("__name__"), frame.f_code.co_name
         if where == "haiku._src.lift" and what == "__call__":
             levels.append(functools.partial(_prefixed, frame.f_locals["self"].prefix_name))
@@ -147,11 +148,12 @@ def _levels() -> list[Callable[[str], list[str]]]:
     return levels
 
 
-def _frames() -> Iterator[types.FrameType]:
-    """The frames of the model that is being traced, innermost first."""
+def _frames(*functions: str) -> Iterator[types.FrameType]:
+    """The frames of the model that is being traced, in functions of these names, innermost first."""
     frame: types.FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_qualname != "bound.<locals>.wrapped":
-        yield frame
+    while frame is not None and (code := frame.f_code).co_qualname != "bound.<locals>.wrapped":
+        if code.co_name in functions:
+            yield frame
         frame = frame.f_back
 
 
@@ -212,12 +214,13 @@ def _transforms() -> list[_Transform]:
     found: list[_Transform] = []
     frame: types.FrameType | None = sys._getframe(1)
     while frame is not None:
-        where, code = frame.f_globals.get("__name__", ""), frame.f_code
-        if where == "haiku._src.transform" and code.co_qualname in _TRANSFORMS:
-            what = _TRANSFORMS[code.co_qualname]
+        code = frame.f_code
+        what = _TRANSFORMS.get(code.co_qualname) if code.co_name in _TRANSFORMING else None
+        if what and frame.f_globals.get("__name__") == "haiku._src.transform":
             found.append(_Transform(what, functools.partial(_parameters, frame.f_locals["ctx"]), ""))
-        elif found and not found[-1].by and (where, code.co_name) in _CALLERS:
-            found[-1] = found[-1]._replace(by=_CALLERS[where, code.co_name])
+        elif code.co_name in _CALLING and found and not found[-1].by:
+            by = _CALLERS.get((frame.f_globals.get("__name__", ""), code.co_name), "")
+            found[-1] = found[-1]._replace(by=by)
         frame = frame.f_back
     return found
 

@@ -36,7 +36,8 @@ def scale_by_name(factor: ByName, check: Callable[[Any], None] = lambda params: 
 
     def init(params):
         _check_outermost()
-        check(params)
+        if jax.tree.leaves(params):
+            check(params)
         return optax.EmptyState()
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -76,7 +77,8 @@ def scale_optimizer(optimizer: Any, around: Callable[[Any, Callable[[], Any]], A
 
     def init(params):
         _check_outermost()
-        check(params)
+        if jax.tree.leaves(params):     # optax.tree_map_params asks what becomes of a tree that has none
+            check(params)
         with inside():
             return inner.init(shrunk(params, around(
                 params, lambda: jax.eval_shape(inner.init, params)).parameter))

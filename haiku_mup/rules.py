@@ -5,6 +5,7 @@ parameter's fan-in axes and over its fan-out axes, and every factor is 1 where t
 width 1 they are the fans themselves, and factors are absolute scales. The tables are in parametrizations.py.
 """
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -180,9 +181,7 @@ class Parametrization:
         0.5
         """
         row: Row = getattr(self, role)
-        init, forward, sgd, adam, eps, gradient, stored = (
-            math.nan if power is None or more is None else power(m_in, m_out) * more(depth, 1.0)
-            for power, more in zip(row, self.block))
+        init, forward, sgd, adam, eps, gradient, stored = _values(row, self.block, m_in, m_out, depth)
         if self.spectral and role == HIDDEN:
             init *= min(1.0, math.sqrt(m_out / m_in))
         return Factors(init, forward, adam, sgd, eps, gradient, stored)
@@ -272,6 +271,13 @@ class Parametrization:
         ties = None in (self.tied, other.tied) or tied(self) == tied(other)
         return same and ties and all(
             canonical(getattr(self, role)) == canonical(getattr(other, role)) for role in (*ROLES, "block"))
+
+
+@functools.lru_cache(maxsize=2**10)        # the same few for thousands of parameters
+def _values(row: Row, block: Row, m_in: float, m_out: float, depth: float) -> tuple[float, ...]:
+    """A row's powers of the ratios, times a block's of the depth's; nan where there is none."""
+    return tuple(math.nan if power is None or more is None else power(m_in, m_out) * more(depth, 1.0)
+                 for power, more in zip(row, block))
 
 
 def _is_power(x: Any) -> bool:

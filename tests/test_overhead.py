@@ -12,6 +12,7 @@ KEY = jax.random.key(1)
 MLP = Case(overhead.mlp, (8, 64), jax.random.normal(KEY, (6, 5)))
 LM = Case(functools.partial(overhead.transformer, blocks=2, heads=2, vocab=11), (8, 32),
           jax.random.randint(KEY, (2, 4), 0, 11), 11)
+GPT2 = Case(functools.partial(overhead.gpt2, blocks=1), (32, 64), jax.random.randint(KEY, (2, 4), 0, 256), 256)
 RESNET = Case(overhead.resnet, (2, 4), jax.random.normal(KEY, (2, 16, 16, 3)), readouts=("*/logits",))
 
 
@@ -32,7 +33,8 @@ def scaled(step):
     (MLP, 6 * 64, 2),           # what the readout is given: once forward, once back
     # XLA fuses the multiplied queries, inputs of the readout and gradients into each of their uses
     (LM, 2 * 4 * 32, 16),
-    pytest.param(RESNET, 2 * 32, 16, marks=pytest.mark.slow)], ids=["mlp", "transformer", "resnet"])
+    pytest.param(GPT2, 2 * 4 * 64, 16, marks=pytest.mark.slow),
+    pytest.param(RESNET, 2 * 32, 16, marks=pytest.mark.slow)], ids=["mlp", "transformer", "gpt2", "resnet"])
 def test_only_readouts_multiply(case, inputs, most):
     """A factored parameter has two more multiplications, each beside a constant of the optimizer's own.
 
@@ -61,3 +63,20 @@ def test_a_factor_that_is_not_constant_would_show(monkeypatch):
         x, s) if s == 1 else x * jax.lax.optimization_barrier(jnp.full((1,) * x.ndim, s, x.dtype)))
     wrapped = overhead.build(MLP, overhead.OURS)
     assert wrapped.flops - plain.flops > scaled(wrapped)
+
+
+@pytest.mark.slow
+def test_the_command_measures_both_sides(monkeypatch, capsys):
+    monkeypatch.setattr(overhead, "cases", lambda: {"mlp": MLP})
+    monkeypatch.setattr(overhead, "SECONDS", 0)
+    overhead.main(["--quick"])
+    head, heads, line = capsys.readouterr().out.splitlines()
+    assert "wrapped / plain" in head and len(line) == len(heads) and line.startswith("mlp")
+
+
+@pytest.mark.slow
+def test_rounds_take_turns():
+    pair = overhead.steps(MLP)
+    built, steps = overhead.builds(pair, 2), overhead.times(pair, 0)
+    assert built.shape == (2, 2, 2) and steps.shape == (overhead.LEAST, 3)
+    assert (built > 0).all() and (steps > 0).all()

@@ -100,7 +100,8 @@ class BertModel(hk.Module):
         if types is None:
             types = jnp.zeros_like(ids)
         types = parts.checked_ids("token_type_ids", types, c.type_vocab_size, "see config.type_vocab_size")
-        x = x + hk.Embed(c.type_vocab_size, c.hidden_size, w_init=init, name="token_type_embeddings")(types)
+        table = hk.Embed(c.type_vocab_size, c.hidden_size, w_init=init, name="token_type_embeddings")
+        x = x + parts.looked_up(table, types)
         if positions is None:
             positions = self._positions(ids)
         positions = parts.checked_ids("position_ids", positions, c.max_position_embeddings,

@@ -89,15 +89,16 @@ class GPT2Model(hk.Module):
         wpe = hk.Embed(c.n_positions, c.n_embd, w_init=normal(c.initializer_range), name="wpe")
         self.embed = wte
         ids = parts.checked_ids("input_ids", input_ids, c.vocab_size, parts.TOKENIZER)
-        x = wte(ids)
+        x = parts.looked_up(wte, ids)
         if position_ids is None:
             parts.check_length(x.shape[-2], c.n_positions, "n_positions")
             x = x + jnp.expand_dims(wpe(jnp.arange(x.shape[-2])), range(x.ndim - 2))
         else:
-            remedy = "see config.n_positions"
-            x = x + wpe(parts.checked_ids("position_ids", position_ids, c.n_positions, remedy))
+            places = parts.checked_ids("position_ids", position_ids, c.n_positions, "see config.n_positions")
+            x = x + parts.looked_up(wpe, places)
         if token_type_ids is not None:
-            x = x + wte(parts.checked_ids("token_type_ids", token_type_ids, c.vocab_size, parts.TOKENIZER))
+            types = parts.checked_ids("token_type_ids", token_type_ids, c.vocab_size, parts.TOKENIZER)
+            x = x + parts.looked_up(wte, types)
         x = dropped(x, c.embd_pdrop * is_training)
         mask = parts.attended(attention_mask, ids, causal=True)
         x, given = parts.blocks(c, c.n_layer, lambda name: Block(c, is_training, name), x, mask, "h",

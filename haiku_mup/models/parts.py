@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from haiku_mup import context, uses
+from haiku_mup import context, lookups, uses
 from haiku_mup.errors import MupError
 from haiku_mup.initializers import Initializer
 from haiku_mup.layers import MultiHeadAttention, Readout, SharedReadout
@@ -103,7 +103,8 @@ def dropped(x: jax.Array, rate: float) -> jax.Array:
 
 def looked_up(embed: hk.Embed, ids: jax.Array, padding: int | None = None) -> jax.Array:
     """The rows of ids. A padding id's row gets no gradient from being looked up."""
-    rows: jax.Array = embed(ids)
+    with lookups.told():
+        rows: jax.Array = embed(ids)
     if padding is None:
         return rows
     return jnp.where(jnp.expand_dims(ids == padding, -1), jax.lax.stop_gradient(rows), rows)
