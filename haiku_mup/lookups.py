@@ -18,10 +18,11 @@ def told():
 
 
 def _told(next_method, args, kwargs, context: hk.MethodContext) -> Any:
+    embed: Any = context.module
     ids = args[0] if args else kwargs.get("ids")
     if context.orig_class is not hk.Embed or context.method_name != "__call__" or not _sharded(ids):
         return next_method(*args, **kwargs)
-    matrix = context.module.embeddings          # [vocab_size, embed_dim]
+    matrix = embed.embeddings          # [vocab_size, embed_dim]
     rows, width = tuple(jax.typeof(ids).sharding.spec), jax.typeof(matrix).sharding.spec[1]
     spec = PartitionSpec(*rows, None if width in rows else width)
     return matrix.at[ids].get(out_sharding=spec)

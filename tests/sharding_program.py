@@ -205,14 +205,32 @@ def compared(case):
     """{side: what was found} of a case."""
     both, inputs = sides(case)
     mesh = jax.make_mesh(tuple(case.axes.values()), tuple(case.axes), axis_types=(case.kind,) * len(case.axes))
-    return {side: of_side(case, mesh, inputs, *pair) for side, pair in both.items()}
+    wrong = both.pop("wrong")
+    found = {side: of_side(case, mesh, inputs, *pair) for side, pair in both.items()}
+    return {**found, "wrong": {"update": moved_by(case, mesh, inputs, *wrong)}}
+
+
+def placed(case, mesh, params):
+    """The shardings of parameters."""
+    return hk.data_structures.map(
+        lambda module, name, x: NamedSharding(mesh, case.spec(f"{module}/{name}", x)), params)
+
+
+def moved_by(case, mesh, inputs, model, optimizer):
+    """The collectives of an optimizer's update."""
+    shapes = jax.eval_shape(model.init, KEY, inputs)
+    params = jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes,
+                          placed(case, mesh, shapes))
+    with jax.set_mesh(mesh):
+        state = jax.eval_shape(optimizer.init, params)
+        return collectives(jax.jit(lambda g, s, p: optimizer.update(g, s, p)).lower(
+            params, state, params).compile())
 
 
 def of_side(case, mesh, inputs, model, optimizer):
     """What one model and its optimizer do on a mesh, beside one device."""
     alone = jax.jit(model.init)(KEY, inputs)
-    shardings = hk.data_structures.map(
-        lambda module, name, x: NamedSharding(mesh, case.spec(f"{module}/{name}", x)), alone)
+    shardings = placed(case, mesh, alone)
     step = step_of(model, optimizer)
     one = jax.jit(step)(alone, jax.jit(optimizer.init)(alone), inputs)
     draw = jax.jit(model.init, out_shardings=shardings)
