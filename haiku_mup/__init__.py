@@ -9,7 +9,6 @@ from haiku_mup.errors import MupError, MupWarning
 from haiku_mup.layers import ConvReadout, MultiHeadAttention, Readout, SharedEmbed, SharedReadout
 from haiku_mup.mup import Mup
 from haiku_mup.parametrizations import maximal_update, neural_tangent, standard
-from haiku_mup.recording import probe
 from haiku_mup.residual import residual
 from haiku_mup.rules import Parametrization
 from haiku_mup.shapes import get_shapes
@@ -18,6 +17,7 @@ from haiku_mup.summary import Row
 if TYPE_CHECKING:           # checks and sweeps are imported as they are asked for
     from haiku_mup.advice import Advice
     from haiku_mup.coordinates import coord_check
+    from haiku_mup.recording import probe
     from haiku_mup.sweeping import lr_sweep
     from haiku_mup.swept import Missing, Sweep
     from haiku_mup.trainable import Training, training
@@ -27,7 +27,7 @@ if TYPE_CHECKING:           # checks and sweeps are imported as they are asked f
 _ASKED_FOR = {      # no name here is that of a room, which would take its place
     "Advice": "advice", "CoordCheck": "verdict", "Finding": "verdict", "Missing": "swept", "Point": "verdict",
     "Sweep": "swept", "Training": "trainable", "Trial": "trials", "coord_check": "coordinates",
-    "draws": "trials", "lr_sweep": "sweeping", "training": "trainable",
+    "draws": "trials", "lr_sweep": "sweeping", "probe": "recording", "training": "trainable",
 }
 
 __all__ = [

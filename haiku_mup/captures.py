@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
-from haiku_mup import axes, context, depth, mults, store
+from haiku_mup import axes, context, depth, mults
 from haiku_mup.axes import Axes
 from haiku_mup.capture import Declared, Session
 from haiku_mup.errors import MupError
@@ -183,6 +183,8 @@ class Captures:
         if self._base is None:
             raise MupError("nothing to save before init_base: initialise the base inside `with "
                            "mup.init_base():`")
+        from haiku_mup import store  # here and below: for those who save
+
         return store.encode(self._base, self._declared)
 
     @classmethod
@@ -224,6 +226,8 @@ class Captures:
         >>> again.lr_scales() == mup.lr_scales()
         True
         """
+        from haiku_mup import store
+
         store.write(path, self.state_dict())
 
     @classmethod
@@ -247,10 +251,14 @@ class Captures:
         Traceback (most recent call last):
         haiku_mup.errors.MupError: ...base.json: format: 'of another program' is not 'haiku_mup base'; ...
         """
+        from haiku_mup import store
+
         return cls._restored(store.read(path), os.fspath(path))
 
     @classmethod
     def _restored(cls, state: Any, source: str) -> Self:
+        from haiku_mup import store
+
         mup = cls()
         mup._base, mup._declared = store.decode(state, source)
         mup._source = source

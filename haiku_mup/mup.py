@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import optax
 
-from haiku_mup import agreement, context, mults, optim, optimizer_rules, scale
+from haiku_mup import context, mults, optim, optimizer_rules, scale
 from haiku_mup.captures import Captures
 from haiku_mup.errors import MupError
 from haiku_mup.parametrizations import standard
@@ -314,6 +314,8 @@ class Mup(Captures):
         checkpoint  linear/w    784×32  784×256  input    0.03142     0.03142           1        1       8
         here        linear/w    784×64  784×256  input    0.03142     0.03142           1        1       4
         """
+        from haiku_mup import agreement
+
         agreement.check(state, self._captured("check"), self._declared)
 
     def _rows(self, what: str) -> list[Row]:

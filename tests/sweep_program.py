@@ -1,6 +1,7 @@
 """A sweep that tests run in a process of its own, and disturb: `python sweep_program.py FOLDER [WIDTH …]`."""
 import concurrent.futures
 import os
+import signal
 import sys
 
 import jax
@@ -51,4 +52,5 @@ def main(out, *widths):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)        # what started it may ignore Ctrl-C
     main(*sys.argv[1:])

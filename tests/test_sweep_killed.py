@@ -19,7 +19,6 @@ def start(out, *widths, **env):
     path = os.pathsep.join([str(HERE.parent), str(HERE)])
     return subprocess.Popen([sys.executable, str(PROGRAM), str(out), *map(str, widths)], text=True,
                             env=os.environ | {"PYTHONPATH": path} | env, start_new_session=True,
-                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),     # as there, too
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
