@@ -17,7 +17,8 @@ import haiku_mup
 
 ROOT = pathlib.Path(__file__).parent.parent
 FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-SHARDED = ("data", "full", "tensor", "layers", "tensor-table9", "full-lstm", "data-explicit", "columns-explicit")
+SHARDED = ("data", "full", "tensor", "layers", "tensor-table9", "full-lstm", "data-explicit",
+           "columns-explicit")
 ALL = "state", "out", "kept", "forward", "update", "step"
 
 
@@ -61,7 +62,7 @@ def test_a_sharded_step(name):
 
 @pytest.mark.slow
 def test_a_form_that_multiplies_in_the_forward_pass():
-    """Queries, keys and values have inputs of their own there, x times a factor, which XLA gathers one by one."""
+    """Queries, keys and values have inputs of their own there, x times a factor: XLA gathers one by one."""
     case = found("full-abcd")["full-abcd"]
     check(case, alike=("state", "out", "kept", "update"))
     plain, wrapped = case["plain"]["forward"], case["wrapped"]["forward"]
