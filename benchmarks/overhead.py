@@ -12,6 +12,7 @@ import gc
 import os
 import re
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -149,7 +150,9 @@ class Step(NamedTuple):
         jax.clear_caches()
         gc.collect()
         start = time.perf_counter()
-        lowered = jax.jit(self.function).lower(*self.carry, *self.batch)
+        with warnings.catch_warnings():         # of a plain model that is applied behind a wrapped one's init
+            warnings.simplefilter("ignore", haiku_mup.MupWarning)
+            lowered = jax.jit(self.function).lower(*self.carry, *self.batch)
         traced = time.perf_counter()
         lowered.compile()
         return traced - start, time.perf_counter() - traced
