@@ -1,4 +1,5 @@
 """Names that the examples in docstrings use, and the settings of every test."""
+import copy
 import doctest
 import functools
 import os
@@ -51,7 +52,8 @@ def _example_names(doctest_namespace, request):
     doctest_namespace.clear()
     doctest_namespace.update(NAMES)
     if request.node.name.startswith(AFTER_MUP):
-        doctest_namespace.update(_after_mup())
+        names = _after_mup()
+        doctest_namespace.update(names, mup=copy.copy(names["mup"]))        # an example may set its lr_mults
 
 
 @functools.cache
