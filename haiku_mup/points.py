@@ -71,7 +71,8 @@ def _late(values: Mapping[int, list[Value]]) -> dict[str, float]:
 
     What training changes in the stream adds up from block to block: the input of block l of n has changed by
     l / n of what the whole stack changes, beside what was there before the first. The mean over blocks is
-    (n - 1) / 2n of it: of 2 blocks a quarter, of many a half. By depth, of quantities that differ in it.
+    (n - 1) / 2n of it: of 2 blocks a quarter, of many a half. Of 1 block it is nothing, and what was there
+    before is all there is: that is taken for an eighth. By quantity, of those whose number of blocks differs.
     """
     blocks: dict[str, dict[int, int]] = {}
     for width, some in values.items():
