@@ -90,7 +90,8 @@ class Scaling:
                            "parametrization leaves draws as they are")
         if self._level and rule in optimizer_rules.ENTRYWISE or rule == "any":
             self._check_pair(entry.target.name, factors)
-        layers = math.prod(entry.target.stacks) / math.prod(entry.base.stacks)
+        stacks = math.prod(entry.base.stacks)       # 0, at the target too, in a stack without layers
+        layers = math.prod(entry.target.stacks) / stacks if stacks else 1.0
         known = Known(factors, size(entry, part), part.m_in, part.m_out, *muon.matrices(entry), self._law,
                       layers)
         return optimizer_rules.scales(rule, known, level=self._level)

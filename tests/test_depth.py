@@ -744,6 +744,16 @@ def test_a_stack_of_one_is_a_base():
         capture(STRUCTURES["layer_stack"], (0, 8), (6, 8))
 
 
+def test_a_stack_without_layers_on_both_sides_trains():
+    mup = capture(STRUCTURES["layer_stack"], (0, 8), (0, 16))
+    params = mup.wrap_model(model(STRUCTURES["layer_stack"], 0, 16)).init(KEY, X)
+    for rule, optimizer in (("adam", optax.adam), ("sgd", optax.sgd), ("any", optax.yogi),
+                            ("novograd", optax.novograd)):
+        opt = mup.wrap_optimizer(optimizer(0.1), rule=rule)
+        updates, _ = opt.update(params, opt.init(params), params)
+        assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, params)
+
+
 def test_the_table_is_a_value():
     rule = maximal_update(depth_alpha=1.0)
     assert rule == maximal_update(depth_alpha=1.0) != maximal_update() and hash(rule)
