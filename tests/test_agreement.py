@@ -86,6 +86,7 @@ def test_a_delta_that_makes_no_difference_here_makes_one_elsewhere():
     mup.check(mup.state_dict())
 
 
+@pytest.mark.slow
 def test_a_std_that_was_measured_on_another_machine():
     """Another machine's draws may differ in their last digits; another initializer's differ by more."""
     def layer(x, width):

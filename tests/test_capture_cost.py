@@ -54,6 +54,7 @@ def test_ten_billion_parameters_allocate_nothing_of_their_size():
     assert grown(drawn) > LIMIT             # the check is not blind
 
 
+@pytest.mark.slow
 def test_the_work_grows_with_the_names_and_not_with_their_size():
     def calls(blocks, width):
         profile = cProfile.Profile()

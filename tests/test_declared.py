@@ -171,6 +171,7 @@ def test_a_transposed_convolution_may_be_a_readout():
         captured(make, IMAGE)
 
 
+@pytest.mark.slow
 def test_a_ready_made_resnet(x64):
     """hk.nets.ResNet, whose head can't be edited: at the base the plain model; the logits × 1/2 beyond."""
     def fn(x, width):

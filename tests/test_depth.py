@@ -308,7 +308,7 @@ def trained(name, kind, alpha, rule=None):
 
 
 @pytest.mark.parametrize("name, kind, alpha", [
-    ("layer_stack", "adamw", 0.5), ("modules", "sgd", 1.0)])
+    ("layer_stack", "adamw", 0.5), pytest.param("modules", "sgd", 1.0, marks=pytest.mark.slow)])
 def test_structures_train_as_what_is_written_out(name, kind, alpha, x64):
     mup, params, losses = trained(name, kind, alpha)
     np.testing.assert_allclose(losses, oracle(params, name, kind, alpha), rtol=1e-10)

@@ -81,6 +81,7 @@ def checked(network, alpha, optimizer, blocks=BLOCKS, **kwargs):
         parametrization=table, rule=rule, progress=False, **{"steps": 4, "seeds": 5} | kwargs)
 
 
+@pytest.mark.slow
 def test_few_blocks_are_flat_with_an_alpha_and_not_without():
     few = {"blocks": (2, 16), "steps": 2, "seeds": 2}
     checked("mlp", 0.5, "adam", **few).assert_ok()

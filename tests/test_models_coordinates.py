@@ -74,6 +74,7 @@ def test_fails_in_the_standard_parametrization(name, scaling, optimizer):
     assert not checked(name, scaling, optimizer, "sp").ok
 
 
+@pytest.mark.slow
 def test_a_small_one_passes_in_mup():
     """What the grid does, for one model of one block, two widths and two steps."""
     make = functools.partial(make_model, "gpt2", "size", layers=1, layer_stack=False)

@@ -1,6 +1,7 @@
 """The contract: capture, draw, wrap; in every way that a user may call init and apply."""
 import functools
 import gc
+import itertools
 
 import haiku as hk
 import jax
@@ -57,8 +58,8 @@ INITS = {
 }
 
 
-@pytest.mark.parametrize("how", INITS)
-@pytest.mark.parametrize("name", ["mlp", "stack"])
+@pytest.mark.parametrize("name, how", [("mlp", "eager"), ("stack", "jitted"), *(
+    pytest.param(*each, marks=pytest.mark.slow) for each in itertools.product(["mlp", "stack"], INITS))])
 def test_every_way_to_init_gives_the_same(name, how):
     """Draws under jit may differ in the last bit: tolerances are float32's rounding."""
     make, x = MODELS[name]

@@ -61,6 +61,7 @@ def checked(name, rule, network=mlp, widths=WIDTHS, **kwargs):
                                  progress=False, **{"steps": 6, "seeds": 3} | kwargs)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::haiku_mup.MupWarning")
 def test_lamb_is_flat_with_its_rule_and_not_with_adams():
     few = {"widths": (64, 256), "steps": 2, "seeds": 2}

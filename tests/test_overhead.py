@@ -32,7 +32,7 @@ def scaled(step):
 @pytest.mark.parametrize("case, inputs, most", [
     (MLP, 6 * 64, 2),           # what the readout is given: once forward, once back
     # XLA fuses the multiplied queries, inputs of the readout and gradients into each of their uses
-    (LM, 2 * 4 * 32, 16),
+    pytest.param(LM, 2 * 4 * 32, 16, marks=pytest.mark.slow),
     pytest.param(GPT2, 2 * 4 * 64, 16, marks=pytest.mark.slow),
     pytest.param(RESNET, 2 * 32, 16, marks=pytest.mark.slow)], ids=["mlp", "transformer", "gpt2", "resnet"])
 def test_only_readouts_multiply(case, inputs, most):

@@ -295,8 +295,6 @@ def gaps(name, kind, forms):
 
 CASES = [(name, kind) for name, kind in itertools.product(MODELS, OPTIMIZERS)]
 FEW = {("rectangular", "adamw"): FORMS, ("tied", "sgd"): FORMS, ("own", "decayed sgd"): FORMS}
-FEW |= dict.fromkeys([("transformer", "adam"), ("convolutions", "momentum"), ("recurrent", "adam")],
-                     {form: FORMS[form] for form in ("table8", "table9")})
 
 
 @pytest.mark.parametrize("name, kind", FEW)
@@ -312,8 +310,8 @@ def test_all_forms_train_alike(name, kind, x64):
     assert max(found.values()) < 1e-9, found
 
 
-@pytest.mark.parametrize("rule", [standard(), neural_tangent(), maximal_update(spectral=True)],
-                         ids=lambda rule: rule.name)
+@pytest.mark.parametrize("rule", [neural_tangent(), *(
+    pytest.param(rule, marks=pytest.mark.slow) for rule in (standard(), maximal_update(spectral=True)))])
 def test_other_parametrizations_train_otherwise(rule, x64):
     """The comparison is not blind."""
     ours, other = (trajectory("rectangular", rule, optax.sgd(0.05), False) for rule in (maximal_update(), rule))

@@ -47,6 +47,7 @@ def check(case, explicit=False, alike=ALL):
     return case["wrong"]["update"]
 
 
+@pytest.mark.slow
 def test_a_tensor_parallel_step():
     assert check(found("tensor-mlp")["tensor-mlp"]) != {}       # and so the comparison is not blind
 

@@ -67,6 +67,7 @@ def disturbed(tmp_path, kills, widths, env, longest):
     return records(tmp_path / "out"), records(tmp_path / "calm")
 
 
+@pytest.mark.slow
 def test_after_kills_the_records_are_those_of_an_undisturbed_sweep(tmp_path):
     """In this form, of one process."""
     found, calm = disturbed(tmp_path, 2, [8, 16], {"EXECUTOR": "here", "STEPS": "4000"}, longest=0.2)
