@@ -168,6 +168,14 @@ def start(text, out, *more, **env):
                             env=os.environ | env)
 
 
+@pytest.fixture
+def hears_ctrl_c():
+    """What a background shell starts ignores Ctrl-C, and so does what that starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def ended(process):
     out, err = process.communicate(timeout=1800)
     assert process.returncode == 0, err
@@ -199,7 +207,7 @@ def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_been(model, text, tmp
 
 
 @pytest.mark.slow
-def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(text, tmp_path):
+def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(text, tmp_path, hears_ctrl_c):
     more = ["--steps", "2000", "--schedule", "constant", "--save-every", "1000"]
     process = start(text, tmp_path / "cut", *more)
     wait_for(process, tmp_path / "cut" / "learning_curve.csv", 5)
@@ -317,7 +325,7 @@ def test_an_error_in_one_process_ends_the_others(who, text, tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_one_process_ends_the_others(text, tmp_path):
+def test_ctrl_c_in_one_process_ends_the_others(text, tmp_path, hears_ctrl_c):
     both = launch(2, text, tmp_path / "out", "--steps", "100000")
     wait_for(both[0], tmp_path / "out" / "learning_curve.csv", 3)
     both[1].send_signal(signal.SIGINT)
