@@ -26,7 +26,7 @@ import haiku_mup
 from haiku_mup import models
 
 SECONDS, LEAST = 30, 20     # of timing for each model, and the least number of rounds
-BUILDS = 7                  # how often each is traced and compiled
+BUILDING, BUILDS = 60, 7    # the same of tracing and compiling
 
 
 class Layers(NamedTuple):
@@ -224,15 +224,16 @@ def quartiles(ratios):
 def row(name, case, quick):
     """What one model's two sides have in common."""
     plain, wrapped = pair = steps(case)
-    built = np.median(builds(pair, 3 if quick else BUILDS), axis=0)     # [side, trace or compile]
+    rounds = 3 if quick else max(BUILDS, int(BUILDING / builds(pair, 1).sum()))
+    built = builds(pair, rounds)                                        # [rounds, side, trace or compile]
     seconds = times(pair, SECONDS / 10 if quick else SECONDS)
     before, between, behind = seconds.T
-    traced, compiled = built[1] / built[0]
+    (traced, compiled), first = np.median(built[:, 1] / built[:, 0], axis=0), np.median(built[:, 0], axis=0)
     return (f"{name:12}{sum(x.size for x in jax.tree.leaves(plain.carry[0])):>12,}"
             f"{wrapped.flops / plain.flops:>10.6f}{wrapped.memory / plain.memory:>11.4f}"
             f"{wrapped.count('fusion') / plain.count('fusion'):>9.3f}{wrapped.count() / plain.count():>14.3f}"
             f"{traced:>7.2f}{compiled:>9.3f}{quartiles(2 * between / (before + behind)):>21}"
-            f"{quartiles(behind / before):>21}{built[0, 0]:>8.2f} s{built[0, 1]:>6.2f} s"
+            f"{quartiles(behind / before):>21}{first[0]:>8.2f} s{first[1]:>6.2f} s"
             f"{1e3 * np.median(before):>8.1f} ms")
 
 
