@@ -13,7 +13,7 @@ from demos import flags, losses, sweeps
 
 PROG = "python -m demos.cnn"
 BASE, BATCH, CLASSES, LAYERS, DECAY = 8, 64, 10, 3, 0.9
-SIZES = {"default": {"widths": "8,16,32", "log2_lrs": "-7:-2:0.5", "seeds": "3", "steps": "100"},
+SIZES = {"default": {"widths": "8,16,32", "log2_lrs": "-7:-2:0.5", "seeds": "6", "steps": "100"},
          "quick": {"widths": "8,32", "log2_lrs": "-7:-2:1", "seeds": "1", "steps": "60"}}
 FIGURES = {"train_loss": "cnn.png", "valid_loss": "cnn_valid.png"}
 
