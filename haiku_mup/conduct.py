@@ -69,9 +69,10 @@ class Conductor:
     def abandon(self) -> None:
         """Takes back what no worker has begun."""
         for future in self._running:
-            future.cancel()
+            self._pool.take_back(future)
 
     def _drive(self, pool: Pool, courses: Sequence[Course]) -> None:
+        self._pool = pool
         while self._fill(pool, courses):
             self._pause()
             done, _ = concurrent.futures.wait(self._running, SOON, concurrent.futures.FIRST_COMPLETED)

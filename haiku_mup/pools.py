@@ -37,6 +37,9 @@ class Pool(Protocol):
     def submit(self, function: Callable[..., Any], *args: Any) -> "Future[Any]":
         """Has function(*args) run. Raises concurrent.futures.BrokenExecutor where nothing runs any more."""
 
+    def take_back(self, future: "Future[Any]") -> None:
+        """Has a job not begin that no worker has begun, where closing the pool doesn't see to that."""
+
     def mend(self) -> None:
         """Has new workers, after one died, where that can be."""
 
@@ -79,6 +82,9 @@ class Local:
             self._workers, initializer=_begin, initargs=(os.getpid(), self._cache),
             env={"NPROC": str(self._threads), "LOKY_MAX_MEMORY_LEAK_SIZE": "1e15"})
 
+    def take_back(self, future):
+        pass                                # loky, closed at once, drops its jobs, and fails at cancelled ones
+
     def mend(self):
         self.close(at_once=True)
 
@@ -113,6 +119,9 @@ class Here:
         future: Future[Any] = Future()
         self._jobs.put((future, function, args))
         return future
+
+    def take_back(self, future):
+        future.cancel()
 
     def mend(self):
         pass
@@ -153,6 +162,9 @@ class Given:
         with warnings.catch_warnings():         # distributed's, of data that is sent to each worker once
             warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
             return self._executor.submit(function, *args)
+
+    def take_back(self, future):
+        future.cancel()
 
     def mend(self):
         pass

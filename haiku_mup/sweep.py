@@ -73,7 +73,8 @@ class Curve(NamedTuple):
         found = levelled(self.log_loss)
         if not np.isfinite(found).any():
             return Optimum(math.nan)
-        lowest = int(found.argmin())
+        known = np.where(tried(self.log_loss), found, np.inf)
+        lowest = int((known if np.isfinite(known).any() else found).argmin())
         best = float(self.log2_lr[lowest])
         if lowest in (0, len(self.log2_lr) - 1):
             return Optimum(best, at_edge=True)
@@ -89,6 +90,19 @@ class Curve(NamedTuple):
         if at != vertex and not math.isnan(half):       # it is known to a step
             return Optimum(at, float(before), float(after))
         return Optimum(at, at - half, at + half)
+
+
+def tried(log_loss: np.ndarray) -> np.ndarray:
+    """[lrs], whether a rate has half of the seeds of losses [lrs, seeds] that the best-known one has, or more.
+
+    One that an adaptive search looked at with a seed alone can be lowest by luck, where training is about to
+    become unstable.
+
+    >>> tried(np.array([[1., 1., 1.], [1., 2., np.nan], [0., np.nan, np.nan]]))
+    array([ True,  True, False])
+    """
+    count = (~np.isnan(log_loss)).sum(axis=1)
+    return np.asarray(2 * count >= count.max())
 
 
 def levelled(log_loss: np.ndarray) -> np.ndarray:

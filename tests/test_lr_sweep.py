@@ -308,6 +308,18 @@ def test_workers_that_die_take_nothing_along(here, tmp_path):
         (t.width, t.point, list(x["train_loss"])) for t, x in same.losses.items()]
 
 
+@pytest.mark.slow
+def test_workers_that_are_ended_at_once_say_nothing(tmp_path, capfd, caplog):
+    """loky logs an error where it finds jobs cancelled that it hasn't handed to a worker."""
+    pool = pools.Local(1, 1, str(tmp_path))
+    running = [pool.submit(time.sleep, 60) for _ in range(6)]
+    for future in running:
+        pool.take_back(future)
+    pool.close(at_once=True)
+    assert all(isinstance(future.exception(), RuntimeError) for future in running)
+    assert (capfd.readouterr().err, caplog.text) == ("", "")
+
+
 @pytest.mark.parametrize("carry, cores, threads", [
     (1, 2, 1), (workers.ALONE, 64, 1), (11 * 2**20, 2, 2), (11 * 2**20, 64, 3), (2**30, 64, 64)])
 def test_large_trials_get_several_cores(monkeypatch, carry, cores, threads):

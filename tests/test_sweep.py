@@ -64,6 +64,16 @@ def test_interval_is_that_of_the_jackknife():
                                atol=1e-9)
 
 
+def test_a_rate_with_one_seed_of_three_is_not_the_lowest():
+    """By luck it is lower than those with all; without the others' diverging, it is what there is."""
+    losses = {k: [math.exp(0.2 * (k + 7)**2)] * 3 for k in RATES}
+    lucky = curve(losses | {-4: [0.5]})
+    assert lucky.optimum.log2_lr == pytest.approx(-7, abs=1e-9)
+    assert curve({k: [INF] * 3 for k in losses} | {-4: [0.5]}).optimum.log2_lr == -4
+    two = curve(losses | {-4: [0.5, 0.5]})         # such as a cell that failed: still known
+    assert abs(two.optimum.log2_lr + 4) <= 1
+
+
 def test_optimum_asks_only_the_points_around_the_lowest():
     losses = {k: [math.exp(0.2 * (k + 7)**2)] for k in RATES}
     far = {k: [7.0 + k % 2] if abs(k + 7) > 1.5 else of for k, of in losses.items()}

@@ -217,13 +217,14 @@ def test_an_optimizer_whose_kind_does_not_show_must_be_named():
 
 @slow
 def test_an_optimizer_that_does_not_fit_is_warned_of():
-    with pytest.warns(haiku_mup.MupWarning, match="neither Adam's factors nor SGD's"):
-        training(optax.lamb)(WIDTH)
+    with pytest.warns(haiku_mup.MupWarning, match="the parameter's norm, .* pass rule='lamb'"):
+        training(optax.lamb, adam=True)(WIDTH)
     with pytest.warns(haiku_mup.MupWarning, match="behaves like SGD"):
         training(optax.sgd, adam=True)(WIDTH)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         training(optax.lion)(WIDTH)
+        training(optax.lamb)(WIDTH)                     # whose rule is known by its state
 
 
 def headless(x, width):
