@@ -9,8 +9,11 @@ import jax
 
 from haiku_mup.pools import CACHE, Given, Here, Local, Pool
 
-ALONE = 8 * 2**20   # bytes of a trial's state up to which one core serves it, and the others serve other trials
-EACH = 4 * 2**20    # bytes of a larger one, for each of which it gets a core
+# Bytes of a trial's state up to which one core serves it, and the others serve other trials. On 2 cores a core
+# each is 1.07 to 1.18 times as fast as both for one at 11 MB, and no faster at 35 MB (widths 512 and 1024 of
+# benchmarks/sweep.py), where the last trials then leave cores idle for longer.
+ALONE = 16 * 2**20
+EACH = 8 * 2**20    # bytes of a larger one, for each of which it gets a core
 
 
 class Workers:

@@ -321,7 +321,7 @@ def test_workers_that_are_ended_at_once_say_nothing(tmp_path, capfd, caplog):
 
 
 @pytest.mark.parametrize("carry, cores, threads", [
-    (1, 2, 1), (workers.ALONE, 64, 1), (11 * 2**20, 2, 2), (11 * 2**20, 64, 3), (2**30, 64, 64)])
+    (1, 2, 1), (workers.ALONE, 64, 1), (22 * 2**20, 2, 2), (22 * 2**20, 64, 3), (2**30, 64, 64)])
 def test_large_trials_get_several_cores(monkeypatch, carry, cores, threads):
     monkeypatch.setattr(workers, "cores", lambda: cores)
     found = workers.Processes()
