@@ -94,7 +94,7 @@ def test_each_size_has_its_defaults_and_its_folder(demo):
 @pytest.mark.slow
 @pytest.mark.parametrize("demo, flags, octaves", [
     (text_transformer, ["--quick"], 0.75),              # steps of an octave, one seed
-    (cnn, ["--widths", "8,32", "--log2-lrs=-6:-2:0.5", "--seeds", "3"], 0.5)], ids=["text_transformer", "cnn"])
+    (cnn, ["--widths", "16,32", "--log2-lrs=-6:-3:0.5"], 0.5)], ids=["text_transformer", "cnn"])
 def test_the_best_rate_moves_in_standard_and_stays_in_mup(demo, flags, octaves, tmp_path):
     assert demo.main([*flags, "--out", str(tmp_path)]) == 0
     best = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))["best"][next(iter(demo.FIGURES))]
