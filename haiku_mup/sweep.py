@@ -73,10 +73,9 @@ class Curve(NamedTuple):
         found = levelled(self.log_loss)
         if not np.isfinite(found).any():
             return Optimum(math.nan)
-        known = np.where(tried(self.log_loss), found, np.inf)
-        lowest = int((known if np.isfinite(known).any() else found).argmin())
-        best = float(self.log2_lr[lowest])
-        if lowest in (0, len(self.log2_lr) - 1):
+        place = lowest(self.log_loss)
+        best = float(self.log2_lr[place])
+        if place in (0, len(self.log2_lr) - 1):
             return Optimum(best, at_edge=True)
         near = (abs(self.log2_lr - best) <= REACH) & np.isfinite(found)
         x, y = self.log2_lr[near], self.log_loss[near]
@@ -84,7 +83,7 @@ class Curve(NamedTuple):
         vertex = _vertex(x, y)
         if math.isnan(vertex):
             return Optimum(best)
-        before, after = self.log2_lr[lowest - 1], self.log2_lr[lowest + 1]
+        before, after = self.log2_lr[place - 1], self.log2_lr[place + 1]
         at = float(np.clip(vertex, max(before, x[0]), min(after, x[-1])))
         half = _half_interval([_vertex(x, np.delete(y, seed, axis=1)) for seed in range(y.shape[1])])
         if at != vertex and not math.isnan(half):       # it is known to a step
@@ -92,17 +91,26 @@ class Curve(NamedTuple):
         return Optimum(at, at - half, at + half)
 
 
-def tried(log_loss: np.ndarray) -> np.ndarray:
-    """[lrs], whether a rate has half of the seeds of losses [lrs, seeds] that the best-known one has, or more.
+def lowest(log_loss: np.ndarray) -> int:
+    """The rate at which log losses [lrs, seeds] are lowest; some may be missing (nan).
 
-    One that an adaptive search looked at with a seed alone can be lowest by luck, where training is about to
-    become unstable.
+    It is one that has half of the seeds that the best-known rate has, or more. Another takes its place if it is
+    lower at the seeds that both have: one that an adaptive search looked at with a single seed is not, where it
+    is `levelled` alone that makes it so.
 
-    >>> tried(np.array([[1., 1., 1.], [1., 2., np.nan], [0., np.nan, np.nan]]))
-    array([ True,  True, False])
+    >>> lowest(np.array([[1., 3., 3.], [2., 9., 9.], [1.1, np.nan, np.nan]]))
+    0
+    >>> lowest(np.array([[1., 3., 3.], [2., 9., 9.], [0.9, np.nan, np.nan]]))
+    2
     """
-    count = (~np.isnan(log_loss)).sum(axis=1)
-    return np.asarray(2 * count >= count.max())
+    found, count = levelled(log_loss), (~np.isnan(log_loss)).sum(axis=1)
+    enough = 2 * count >= count.max()
+    known = np.where(enough, found, np.inf)
+    best = int((known if np.isfinite(known).any() else found).argmin())
+    apart = log_loss - log_loss[best]
+    shared = np.maximum((~np.isnan(apart)).sum(axis=1), 1)
+    lower = ~enough & (np.nansum(apart, axis=1) / shared < 0)
+    return int(np.where(lower, found, np.inf).argmin()) if lower.any() else best
 
 
 def levelled(log_loss: np.ndarray) -> np.ndarray:

@@ -64,14 +64,17 @@ def test_interval_is_that_of_the_jackknife():
                                atol=1e-9)
 
 
-def test_a_rate_with_one_seed_of_three_is_not_the_lowest():
-    """By luck it is lower than those with all; without the others' diverging, it is what there is."""
-    losses = {k: [math.exp(0.2 * (k + 7)**2)] * 3 for k in RATES}
-    lucky = curve(losses | {-4: [0.5]})
-    assert lucky.optimum.log2_lr == pytest.approx(-7, abs=1e-9)
-    assert curve({k: [INF] * 3 for k in losses} | {-4: [0.5]}).optimum.log2_lr == -4
-    two = curve(losses | {-4: [0.5, 0.5]})         # such as a cell that failed: still known
-    assert abs(two.optimum.log2_lr + 4) <= 1
+def test_a_rate_with_one_seed_of_three_is_the_lowest_only_beside_that_seed():
+    """The first seed fares worse than the others, but not at -7: by the seeds' means, -5 would be lowest."""
+    of = {k: [math.exp(0.2 * (k + 7)**2 + (k != -7) * worse) for worse in (1, 0, 0)] for k in RATES}
+    lucky = curve(of | {-5: [1.05]})
+    assert lucky.log2_lr[sweep.levelled(lucky.log_loss).argmin()] == -5
+    assert lucky.log2_lr[sweep.lowest(lucky.log_loss)] == -7 and abs(lucky.optimum.log2_lr + 7) <= 0.5
+    assert curve(of | {-5: [0.5]}).optimum.log2_lr >= -5.5              # it is lower, there
+    alone = curve({k: [INF] * 3 for k in of} | {-5: [0.5]}).optimum     # the others diverge
+    assert alone.log2_lr == -5 and not alone.at_edge
+    edge = curve(of | {-4: [0.5]}).optimum
+    assert (edge.log2_lr, edge.at_edge) == (-4, True)
 
 
 def test_optimum_asks_only_the_points_around_the_lowest():
