@@ -27,21 +27,23 @@ def searched(grid):
     found, courses = {}, {}
     for trial in grid.losses:
         courses.setdefault(at(trial), []).append(trial)
-    for trials in courses.values():
-        search, known = adaptive(trials), None
+    best = {}                                               # by parametrization, of the width before
+    for (name, _), trials in sorted(courses.items()):       # from width to width, as lr_sweep goes
+        search, known = adaptive(trials, best.get(name)), None
         while True:
             try:
                 some = search.send(known)
-            except StopIteration:
+            except StopIteration as end:
+                best[name] = end.value
                 break
             known = {trial: grid.losses[trial] for trial in some}
             found |= known
-    return Sweep(found)
+    return Sweep({trial: found[trial] for trial in grid.losses if trial in found})
 
 
 def report(grid, found):
-    """A line for each parametrization and width, and one for all."""
-    lines = [f"{'':<5}{'width':>6}{'grid':>9}{'adaptive':>10}{'octaves':>9}{'trials':>8}"]
+    """A line for each parametrization and width, the grid's with its interval over seeds; and one for all."""
+    lines = [f"{'':<5}{'width':>6}{'grid':>15}{'adaptive':>10}{'octaves':>9}{'trials':>8}"]
     far = []
     for name, widths in grid.best().items():
         for width, best in widths.items():
@@ -49,7 +51,9 @@ def report(grid, found):
             far.append(abs(got.log2_lr - best.log2_lr))
             count = [sum(at(trial) == (name, width) for trial in each.losses) for each in (found, grid)]
             edge = " (edge)" * best.at_edge
-            lines.append(f"{name:<5}{width:>6}{best.log2_lr:>9.2f}{got.log2_lr:>10.2f}{far[-1]:>9.2f}"
+            interval = "" if math.isnan(best.high) else f" ±{(best.high - best.low) / 2:.2f}"
+            grids = f"{best.log2_lr:.2f}{interval}"
+            lines.append(f"{name:<5}{width:>6}{grids:>15}{got.log2_lr:>10.2f}{far[-1]:>9.2f}"
                          f"{f'{count[0]}/{count[1]}':>8}{edge}")
     near = sum(x <= AIM for x in far if not math.isnan(x))
     share = len(found.losses) / len(grid.losses)

@@ -1,25 +1,34 @@
 """search="adaptive": where a curve is lowest, from a third of the trials that its grid has, or fewer."""
 import math
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from haiku_mup.sweep import FLOOR, levelled
+from haiku_mup.minimum import levelled
+from haiku_mup.sweep import FLOOR, Curve
 from haiku_mup.swept import final
 from haiku_mup.trials import Trial
 
 SHARE = 3           # of the grid's trials at most this part
-SCOUTS = 4          # rates that are tried first, spread over all of them
+SCOUTS = 4          # rates that are tried first, spread over all of them, where nothing is known
+FAR = 2             # octaves between those that look for another valley, where a place to begin is known
 Found = Mapping[Trial, Mapping[str, np.ndarray]]
 At = tuple[int, int]        # a rate and a seed, by their places
-Search = Generator[list[Trial], Found, None]
+Setting = tuple[tuple[str, float], ...]     # of the hyperparameters other than the rate
+Best = Mapping[Setting, float]              # log2 of the best rate
+Search = Generator[list[Trial], Found, Best]
 
 
-def adaptive(trials: Sequence[Trial]) -> Search:
+def adaptive(trials: Sequence[Trial], before: Best | None = None) -> Search:
     """Searches each curve of a grid: all rates and seeds at one setting of the other hyperparameters.
 
     Args:
-      trials: the grid.
+      trials: the grid, of one parametrization and width.
+      before: where the search of a narrower width ended. It is where this one begins; without it, trials that
+        are spread over all rates look for a place.
+
+    Returns:
+      Where it ended: log2 of the best rate, by setting; without those at which all that was tried diverged.
 
     >>> grid = [Trial("mup", 64, (("lr", 2.0**k),), seed) for k in range(-8, 1) for seed in range(3)]
     >>> search, asked, found = adaptive(grid), 0, None
@@ -33,13 +42,16 @@ def adaptive(trials: Sequence[Trial]) -> Search:
     >>> asked, round[-1].point[0][1] in (2**-4, 2**-3, 2**-2)
     (9, True)
     """
-    groups: dict[object, list[Trial]] = {}
+    groups: dict[Setting, list[Trial]] = {}
     for trial in trials:
         groups.setdefault(trial.point[1:], []).append(trial)
-    yield from _together([_curve(some) for some in groups.values()])
+    found = [_Curve(some, (before or {}).get(setting)) for setting, some in groups.items()]
+    yield from _together([curve.search() for curve in found])
+    best = {setting: curve.best for setting, curve in zip(groups, found)}
+    return {setting: x for setting, x in best.items() if not math.isnan(x)}
 
 
-def _together(searches: Iterable[Search]) -> Search:
+def _together(searches: Iterable[Generator[list[Trial], Found, None]]) -> Generator[list[Trial], Found, None]:
     """Their rounds, side by side."""
     open_ = [(search, next(search, [])) for search in searches]
     while any(trials for _, trials in open_):
@@ -48,21 +60,11 @@ def _together(searches: Iterable[Search]) -> Search:
                  for search, trials in open_]
 
 
-def _sent(search: Search, found: Found) -> list[Trial]:
+def _sent(search: Generator[list[Trial], Found, None], found: Found) -> list[Trial]:
     try:
         return search.send(found)
     except StopIteration:
         return []
-
-
-def _curve(trials: Sequence[Trial]) -> Search:
-    """The search of one curve, by the place of its rates and seeds in their order."""
-    lrs, seeds = sorted({t.point[0][1] for t in trials}), list(dict.fromkeys(t.seed for t in trials))
-    at = {(lrs.index(t.point[0][1]), seeds.index(t.seed)): t for t in trials}
-    state = _Curve(np.log2(lrs), len(seeds), max(len(at) // SHARE, min(3, len(at))))
-    for wanted in state.rounds():
-        found = yield [at[place] for place in wanted]
-        state.learn({place: _log(found.get(at[place])) for place in wanted})
 
 
 def _log(losses: Mapping[str, np.ndarray] | None) -> float:
@@ -71,57 +73,94 @@ def _log(losses: Mapping[str, np.ndarray] | None) -> float:
 
 
 class _Curve:
-    """What is known of a curve.
+    """What is known of a curve. Its rates, ascending, and its seeds go by their places.
 
     Args:
-      x: [rates], log2, ascending.
-      seeds: how many there are.
-      budget: trials that may be run.
+      trials: the curve's.
+      start: log2 of the rate to begin at, if one is known.
     """
 
-    def __init__(self, x: np.ndarray, seeds: int, budget: int):
-        self._rates, self._seeds, self._budget = len(x), seeds, budget
-        self._octave = max(1, round(1 / float(np.median(np.diff(x))))) if len(x) > 1 else 1     # steps in one
+    def __init__(self, trials: Sequence[Trial], start: float | None):
+        lrs, seeds = sorted({t.point[0][1] for t in trials}), list(dict.fromkeys(t.seed for t in trials))
+        self._trials = {(lrs.index(t.point[0][1]), seeds.index(t.seed)): t for t in trials}
+        self._x, self._seeds = np.log2(lrs), len(seeds)
+        self._budget = max(len(trials) // SHARE, min(3, len(trials)))
+        self._octave = self._steps(1)
+        self._half = max(1, self._octave // 2)
+        self._start = None if start is None else int(abs(self._x - start).argmin())
         self._known: dict[At, float] = {}
 
-    def learn(self, found: Mapping[At, float]) -> None:
-        self._known.update(found)
+    @property
+    def best(self) -> float:
+        """log2 of the rate of the minimum; nan where all that was tried diverged."""
+        table = self._table()
+        tried = ~np.isnan(table).all(axis=1)
+        return Curve(self._x[tried], table[tried]).optimum.log2_lr
 
-    def rounds(self) -> Iterable[list[At]]:
-        """First with one seed, coarse and then finer around the lowest; then with all seeds around it."""
-        stride = max(1, round(self._rates / SCOUTS))
-        yield from self._affordable([(rate, 0) for rate in range((stride - 1) // 2, self._rates, stride)])
-        while stride > self._octave:
-            stride = max(self._octave, -(-stride // 2))
-            yield from self._affordable([(rate, 0) for rate in self._around(stride)])
-        before = -1
-        while len(self._known) > before:
-            before = len(self._known)
-            yield from self._affordable(self._next())
+    def search(self) -> Generator[list[Trial], Found, None]:
+        """Its rounds."""
+        for wanted in self._rounds():
+            found = yield [self._trials[place] for place in wanted]
+            self._known |= {place: _log(found.get(self._trials[place])) for place in wanted}
 
-    def _next(self) -> list[At]:
+    def _rounds(self) -> Iterator[list[At]]:
+        """First with one seed, until the lowest has neighbours an octave off; then with all seeds around it."""
+        yield self._affordable((rate, 0) for rate in self._scouts())
+        for more in (self._neighbours, self._around):
+            while wanted := self._affordable(more()):
+                yield wanted
+
+    def _steps(self, octaves: float) -> int:
+        """How many of the rates' steps make so many octaves; one at least."""
+        gaps = np.diff(self._x)
+        return max(1, round(octaves / float(np.median(gaps)))) if len(gaps) else 1
+
+    def _scouts(self) -> Iterable[int]:
+        """Spread over all rates; half an octave around the place to begin, where there is one, and far off."""
+        rates, start = len(self._x), self._start
+        if start is None:
+            stride = max(1, round(rates / SCOUTS))
+            return range((stride - 1) // 2, rates, stride)
+        half, far = self._half, self._steps(FAR)
+        return [start, *(r for r in (start - half, start + half) if 0 <= r < rates),
+                *range(start % far, start, far), *range(start + far, rates, far)]
+
+    def _neighbours(self) -> list[At]:
+        """Closer to the lowest, where its neighbours are more than an octave off; beyond, where it has none."""
+        lowest, known = self._lowest(), {rate for rate, _ in self._known}
+        below = min((lowest - rate for rate in known if rate < lowest), default=0)
+        above = min((rate - lowest for rate in known if rate > lowest), default=0)
+        steps = (-self._step(below, above), self._step(above, below))
+        return [(min(max(lowest + step, 0), len(self._x) - 1), 0) for step in steps if step]
+
+    def _step(self, gap: int, opposite: int) -> int:
+        """To the next rate on a side where the neighbour is a gap away (0: there is none)."""
+        if not gap:
+            return 2 * max(opposite, self._half)
+        return max(self._octave, -(-gap // 2)) if gap > self._octave else 0
+
+    def _around(self) -> list[At]:
         """All seeds at the lowest and an octave to each side; then closer; then farther."""
-        octave, half = self._octave, max(1, self._octave // 2)
-        for some in ([0, octave, -octave], [half], [-half], [octave + half], [-octave - half]):
-            rates = [self._lowest() + step for step in some]
-            open_ = [(rate, seed) for seed in range(self._seeds) for rate in rates
-                     if 0 <= rate < self._rates and (rate, seed) not in self._known]
+        octave, half, lowest = self._octave, self._half, self._lowest()
+        for steps in ((0, octave, -octave), (half, -half), (octave + half, -octave - half)):
+            open_ = [(lowest + step, seed) for seed in range(self._seeds) for step in steps
+                     if 0 <= lowest + step < len(self._x) and (lowest + step, seed) not in self._known]
             if open_:
                 return open_
         return []
 
-    def _around(self, stride: int) -> list[int]:
-        return [rate for rate in (self._lowest() - stride, self._lowest() + stride) if 0 <= rate < self._rates]
-
-    def _affordable(self, wanted: Sequence[At]) -> Iterable[list[At]]:
+    def _affordable(self, wanted: Iterable[At]) -> list[At]:
         """Those that are new, as far as the budget goes."""
-        new = [place for place in wanted if place not in self._known][:max(0, self._budget - len(self._known))]
-        if new:
-            yield new
+        new = [place for place in dict.fromkeys(wanted) if place not in self._known]
+        return new[:max(0, self._budget - len(self._known))]
+
+    def _table(self) -> np.ndarray:
+        """[rates, seeds], log losses; nan where one is unknown."""
+        table = np.full((len(self._x), self._seeds), np.nan)
+        for place, loss in self._known.items():
+            table[place] = loss
+        return table
 
     def _lowest(self) -> int:
         """The rate of the lowest mean, as if all rates had all seeds."""
-        table = np.full((self._rates, self._seeds), np.nan)
-        for place, loss in self._known.items():
-            table[place] = loss
-        return int(levelled(table).argmin())            # where all diverged: the lowest rate
+        return int(levelled(self._table()).argmin())            # where all diverged: the lowest rate

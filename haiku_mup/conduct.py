@@ -109,17 +109,23 @@ class Conductor:
 
     def _next(self, courses: Sequence[Course]) -> Job | None:
         """Cells of the first course that has some which nobody has done yet."""
-        for course in courses:
-            while cells := list(course.take(last=self._ledger.joined)):
-                there = {cell: self._ledger.found(cell) for cell in cells}
-                for cell, losses in there.items():
-                    if losses is not None:
-                        self._tell(course, len(cell))
-                        course.finish(cell, losses)
-                todo = [cell for cell, losses in there.items() if losses is None]
-                if todo:
-                    return Job(course, todo)
+        before = -1
+        while before < (over := sum(course.over for course in courses)):    # the end of one lets another begin
+            before = over
+            for course in courses:
+                while cells := list(course.take(last=self._ledger.joined)):
+                    if todo := self._undone(course, cells):
+                        return Job(course, todo)
         return None
+
+    def _undone(self, course: Course, cells: Sequence[Cell]) -> list[Cell]:
+        """Those that the ledger hasn't; it has the losses of the others."""
+        there = {cell: self._ledger.found(cell) for cell in cells}
+        for cell, losses in there.items():
+            if losses is not None:
+                self._tell(course, len(cell))
+                course.finish(cell, losses)
+        return [cell for cell, losses in there.items() if losses is None]
 
     def _submitted(self, pool: Pool, job: Job) -> "Future[Any]":
         order = jobs.Order(self._name, self._pack() if job.packed else None)

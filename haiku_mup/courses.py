@@ -1,6 +1,7 @@
 """The course of one program in a sweep: rounds of trials that a search asks for, cut into cells."""
 import collections
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import Any
 
 from haiku_mup import jobs
 from haiku_mup.ledger import Portions
@@ -11,10 +12,10 @@ from haiku_mup.trials import Trial, blocks
 JOB = 0.5               # s that a job should take at least: small cells go several at a time,
 MOST = 32               # at most so many
 Cell = tuple[Trial, ...]
-Search = Generator[list[Trial], Mapping[Trial, Losses], None]
+Search = Generator[list[Trial], Mapping[Trial, Losses], Any]
 
 
-def grid(trials: Sequence[Trial]) -> Search:
+def grid(trials: Sequence[Trial], before: None = None) -> Search:
     """All trials, in one round.
 
     >>> next(grid("ab"))
@@ -28,7 +29,9 @@ class Course:
 
     Args:
       at: the parametrization and the width.
-      search: yields the trials of a round, and is sent their losses, those that have any.
+      search: makes a generator, which yields the trials of a round, and is sent their losses, those that have
+        any. It is given what the one before returned; None where none did.
+      after: the course that ends before this one begins.
 
     Attributes:
       prepared: what a worker said of the program.
@@ -37,31 +40,41 @@ class Course:
       missing: the trials that were given up.
     """
 
-    def __init__(self, at: tuple[str, int], search: Search):
-        self.at = at
+    def __init__(self, at: tuple[str, int], search: Callable[[Any], Search], after: "Course | None" = None):
+        self.at, self.after = at, after
         self.prepared: jobs.Prepared | None = None
         self.portions: Portions | None = None
         self.losses: dict[Trial, Losses] = {}
         self.missing: list[Missing] = []
-        self._search, self._open = search, 0
+        self._make, self._open = search, 0
+        self._search: Search | None = None
+        self._over, self._answer = False, None      # what the search returned, when it had ended
         self._round: dict[Trial, Losses] = {}
         self._asked: list[Trial] = []
         self._ready: collections.deque[Cell] = collections.deque()
         self._seconds, self._out = 0.0, 0   # that a cell takes; how many are out
 
     def start(self, prepared: jobs.Prepared, portions: Portions) -> None:
-        """Begins the first round."""
+        """Has its program: it may begin."""
         self.prepared, self.portions = prepared, portions
-        self._next(None)
 
     def fail(self, reason: str) -> list[Trial]:
-        """Gives up: there is no program. The trials of the first round are missing."""
-        lost = next(self._search, [])
+        """Gives up: there is no program. The trials of a first round are missing."""
+        lost = next(self._make(None), [])
         self.missing += [Missing(trial, reason) for trial in lost]
+        self._over = True
         return lost
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to do: all its rounds are done, or it was given up."""
+        return self._over
 
     def take(self, last: bool) -> Iterator[Cell]:
         """The next cells to run: as many as make a job. From the end of a round, where `last` is true."""
+        if self._search is None and not self.over and (self.after is None or self.after.over):
+            self._search = self._make(self.after and self.after._answer)
+            self._next(None)
         for _ in range(max(1, min(MOST, int(JOB / self._seconds))) if self._seconds else 1):
             if self._ready:
                 self._out += 1
@@ -97,11 +110,12 @@ class Course:
             self._next(self._round)
 
     def _next(self, found: Mapping[Trial, Losses] | None) -> None:
+        assert self.portions is not None and self._search is not None
         try:
             trials = next(self._search) if found is None else self._search.send(found)
-        except StopIteration:
+        except StopIteration as end:
+            self._over, self._answer = True, end.value
             return
-        assert self.portions is not None
         self._asked.extend(trials)
         self._ready.extend(blocks(trials, self.portions.cell))
         self._round, self._open = {}, len(self._ready)

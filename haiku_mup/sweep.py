@@ -1,12 +1,13 @@
 """Losses over width, learning rate and seed -> where the optimum is, and whether it moves."""
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from haiku_mup.minimum import REACH, half_interval, levelled, lowest, vertex_near
+
 FLOOR = 1e-12       # stands for a loss of zero where a logarithm is taken
-REACH = 1.5         # octaves to either side of the lowest point that the parabola is put through
 
 
 class Optimum(NamedTuple):
@@ -15,7 +16,8 @@ class Optimum(NamedTuple):
     Attributes:
       log2_lr: log2 of the learning rate at the minimum of a parabola through the mean log loss within 1.5
         octaves of the lowest point, but no farther from that than the next rate that was tried; the lowest
-        point itself, where there is no such parabola; nan where every rate diverged.
+        point itself, where there is no such parabola; nan where every rate diverged. Where some rates are
+        farther apart than others, the curve between them counts, too (monotone cubics).
       low: lower end of its 95% confidence interval over seeds (jackknife, Student's t); the next lower rate,
         where the parabola's minimum is farther off, as beside a rate that diverges; nan where there is a
         single seed, or no parabola.
@@ -77,87 +79,20 @@ class Curve(NamedTuple):
         best = float(self.log2_lr[place])
         if place in (0, len(self.log2_lr) - 1):
             return Optimum(best, at_edge=True)
-        near = (abs(self.log2_lr - best) <= REACH) & np.isfinite(found)
-        x, y = self.log2_lr[near], self.log_loss[near]
-        y = y[:, ~np.isnan(y).all(axis=0)]              # [lrs, seeds]
-        vertex = _vertex(x, y)
+        diverged = np.isinf(self.log_loss).any(axis=1, keepdims=True)
+        y = np.where(diverged, np.inf, self.log_loss)           # [lrs, seeds]
+        vertex = vertex_near(best, self.log2_lr, y)
         if math.isnan(vertex):
             return Optimum(best)
         before, after = self.log2_lr[place - 1], self.log2_lr[place + 1]
-        at = float(np.clip(vertex, max(before, x[0]), min(after, x[-1])))
-        half = _half_interval([_vertex(x, np.delete(y, seed, axis=1)) for seed in range(y.shape[1])])
+        low = max(before, best - REACH) if np.isfinite(found[place - 1]) else best
+        high = min(after, best + REACH) if np.isfinite(found[place + 1]) else best
+        at = float(np.clip(vertex, low, high))
+        half = half_interval([vertex_near(best, self.log2_lr, np.delete(y, seed, axis=1))
+                              for seed in range(y.shape[1])])
         if at != vertex and not math.isnan(half):       # it is known to a step
             return Optimum(at, float(before), float(after))
         return Optimum(at, at - half, at + half)
-
-
-def lowest(log_loss: np.ndarray) -> int:
-    """The rate at which log losses [lrs, seeds] are lowest; some may be missing (nan).
-
-    It is one that has half of the seeds that the best-known rate has, or more. Another takes its place if it is
-    lower at the seeds that both have: one that an adaptive search looked at with a single seed is not, where it
-    is `levelled` alone that makes it so.
-
-    >>> lowest(np.array([[1., 3., 3.], [2., 9., 9.], [1.1, np.nan, np.nan]]))
-    0
-    >>> lowest(np.array([[1., 3., 3.], [2., 9., 9.], [0.9, np.nan, np.nan]]))
-    2
-    """
-    found, count = levelled(log_loss), (~np.isnan(log_loss)).sum(axis=1)
-    enough = 2 * count >= count.max()
-    known = np.where(enough, found, np.inf)
-    best = int((known if np.isfinite(known).any() else found).argmin())
-    apart = log_loss - log_loss[best]
-    shared = np.maximum((~np.isnan(apart)).sum(axis=1), 1)
-    lower = ~enough & (np.nansum(apart, axis=1) / shared < 0)
-    return int(np.where(lower, found, np.inf).argmin()) if lower.any() else best
-
-
-def levelled(log_loss: np.ndarray) -> np.ndarray:
-    """[lrs], the seeds' means of log losses [lrs, seeds], as if none were missing.
-
-    Where some are (nan), each loss is taken for a part of its rate's plus a part of its seed's, by least
-    squares. A rate at which a seed diverged has inf.
-
-    >>> levelled(np.array([[0., 10.], [1., 11.], [2., np.nan]]))
-    array([5., 6., 7.])
-    """
-    bad = np.isinf(log_loss).any(axis=1) | np.isnan(log_loss).all(axis=1)
-    means = np.full(len(log_loss), np.inf)
-    if not np.isnan(log_loss[~bad]).any():
-        means[~bad] = log_loss[~bad].mean(axis=1)
-        return means
-    rates, seeds = log_loss[~bad].shape
-    rows, columns = np.nonzero(~np.isnan(log_loss[~bad]))
-    design = np.hstack([np.eye(rates)[rows], (np.eye(seeds) - 1 / seeds)[columns]])
-    means[~bad] = np.linalg.lstsq(design, log_loss[~bad][rows, columns])[0][:rates]
-    return means
-
-
-def _vertex(x: np.ndarray, y: np.ndarray) -> float:
-    """Where the parabola through the means of y [lrs, seeds] is lowest; nan if nowhere."""
-    some = ~np.isnan(y).all(axis=1)
-    x, y = x[some], y[some]
-    if len(x) < 3:
-        return math.nan
-    curvature, slope, _ = np.polyfit(x - x.mean(), levelled(y), 2)
-    if curvature <= 0:
-        return math.nan
-    return float(x.mean() - slope / (2 * curvature))
-
-
-def _half_interval(replicates: Sequence[float]) -> float:
-    """Half the 95% interval of a statistic, from its values with one of n seeds left out in turn.
-
-    The jackknife's variance is (n-1)/n Σ(θ_i - mean θ)² (Efron & Tibshirani 1993, eq. 11.5).
-    """
-    n = len(replicates)
-    if n < 2:
-        return math.nan
-    from scipy import special  # type: ignore[import-untyped]  # slow to import; JAX itself depends on it
-
-    variance = (n - 1) * float(np.var(replicates))
-    return float(special.stdtrit(n - 1, 0.975)) * math.sqrt(variance)
 
 
 Curves = dict[str, dict[int, Curve]]        # parametrization -> width -> its curve

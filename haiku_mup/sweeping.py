@@ -1,6 +1,8 @@
 """lr_sweep: trains models of every width at every learning rate, from every seed."""
 import collections
 import contextlib
+import functools
+import itertools
 import os
 import shlex
 import sys
@@ -45,9 +47,11 @@ def lr_sweep(make_trial: MakeTrial | Mapping[str, MakeTrial], widths: Iterable[i
         an mpi4py.futures.MPIPoolExecutor, or ThreadPoolExecutor(1) for this very process. By default, on a CPU,
         loky's processes, if it is installed (``pip install 'haiku-mup[sweep]'``): one a core for small models,
         fewer with more threads each for large ones. With other devices, or several, a thread of this process.
-      search: "grid" for all trials. "adaptive" runs a third of them at most: for each width, first a few rates
-        with one seed, then finer around the lowest, then all seeds there. With five seeds or more, and
-        losses that have one valley, its best rates are the grid's to a quarter of an octave.
+      search: "grid" for all trials. "adaptive" runs a third of them at most (but three of each width): first
+        with one seed, at the narrowest width a few rates of all, at the next ones those around where the last
+        ended, and others far off; then closer to the lowest; then with all seeds around it. With several
+        seeds, and losses that have one valley, its best rates are the grid's to a quarter of an octave, or to
+        what other seeds would move the grid's by (``python -m benchmarks.adaptive``).
       chunk: how many trials run beside one another on a device; "auto" for what keeps it busy.
       grow: whether widths, learning rates, seeds, … may be added to those that `out` was made with.
       progress: whether to show a bar, if tqdm is installed.
@@ -73,9 +77,8 @@ def lr_sweep(make_trial: MakeTrial | Mapping[str, MakeTrial], widths: Iterable[i
     (24, '-3.0')
     """
     from haiku_mup import jobs
-    from haiku_mup.adaptive import SHARE, adaptive
+    from haiku_mup.adaptive import SHARE
     from haiku_mup.conduct import Conductor
-    from haiku_mup.courses import Course, grid
     from haiku_mup.ledger import Ledger, Nothing
 
     makers = dict(make_trial) if isinstance(make_trial, Mapping) else {
@@ -85,10 +88,7 @@ def lr_sweep(make_trial: MakeTrial | Mapping[str, MakeTrial], widths: Iterable[i
     ledger = Nothing() if out is None else Ledger(out, {
         "parametrizations": list(makers), "widths": wide, "points": at, "seeds": each, "search": search,
         "chunk": chunk}, grow)
-    searches = {"grid": grid, "adaptive": adaptive}
-    courses = [Course((name, width), searches[search]([
-        Trial(name, width, point, seed) for point in at for seed in each]))
-        for name in makers for width in wide]
+    courses = _courses(makers, wide, at, each, search)
     work = jobs.Work(makers, [name for name, _ in at[0]], jobs.settings(), {}, {})
     total = len(courses) * len(at) * len(each) // (SHARE if search == "adaptive" else 1)
     try:
@@ -114,6 +114,21 @@ def _check(makers: Mapping[str, Any], widths: Sequence[int], search: str, chunk:
         raise MupError(f"lr_sweep: search={search!r}: give 'grid' or 'adaptive'")
     if chunk != "auto" and (not isinstance(chunk, int) or chunk < 1):
         raise MupError(f"lr_sweep: chunk={chunk!r}: give how many trials run beside one another, or 'auto'")
+
+
+def _courses(names: Iterable[str], widths: Sequence[int], at: Sequence[Any], seeds: Sequence[int],
+             search: str) -> list[Any]:
+    """One for each program; an adaptive search goes from width to width, each begun where the last ended."""
+    from haiku_mup.adaptive import adaptive
+    from haiku_mup.courses import Course, grid
+
+    found: list[Course] = []
+    for name, width in itertools.product(names, widths):
+        trials = [Trial(name, width, point, seed) for point in at for seed in seeds]
+        make = functools.partial(grid if search == "grid" else adaptive, trials)
+        after = found[-1] if search != "grid" and width != widths[0] else None
+        found.append(Course((name, width), make, after))
+    return found
 
 
 @contextlib.contextmanager
@@ -143,10 +158,11 @@ def _conduct(conductor: Any, courses: Sequence[Any], executor: Executor | None) 
         abandoned.callback(conductor.abandon)
         conductor.prepare(found.pool(1), courses)
         there = [course for course in courses if course.prepared]
-        wanted = [found.threads(course.prepared.facts.carry) for course in there]
-        for threads in sorted(set(wanted)):
-            some = [course for course, number in zip(there, wanted) if number == threads]
-            conductor.run(found.pool(threads), some)
+        wanted: dict[Any, int] = {}
+        for course in there:                                # none runs before the one that it comes after
+            wanted[course] = max(found.threads(course.prepared.facts.carry), wanted.get(course.after, 0))
+        for threads in sorted(set(wanted.values())):
+            conductor.run(found.pool(threads), [course for course in there if wanted[course] == threads])
 
 
 # --- what is said of it ---

@@ -2,12 +2,13 @@
 import csv
 import io
 import math
+import time
 
 import numpy as np
 import pytest
 from helpers import records
 
-from haiku_mup import sweep
+from haiku_mup import minimum, sweep
 
 INF = math.inf
 RATES = [k / 2 for k in range(-20, -7)]
@@ -68,8 +69,8 @@ def test_a_rate_with_one_seed_of_three_is_the_lowest_only_beside_that_seed():
     """The first seed fares worse than the others, but not at -7: by the seeds' means, -5 would be lowest."""
     of = {k: [math.exp(0.2 * (k + 7)**2 + (k != -7) * worse) for worse in (1, 0, 0)] for k in RATES}
     lucky = curve(of | {-5: [1.05]})
-    assert lucky.log2_lr[sweep.levelled(lucky.log_loss).argmin()] == -5
-    assert lucky.log2_lr[sweep.lowest(lucky.log_loss)] == -7 and abs(lucky.optimum.log2_lr + 7) <= 0.5
+    assert lucky.log2_lr[minimum.levelled(lucky.log_loss).argmin()] == -5
+    assert lucky.log2_lr[minimum.lowest(lucky.log_loss)] == -7 and abs(lucky.optimum.log2_lr + 7) <= 0.5
     assert curve(of | {-5: [0.5]}).optimum.log2_lr >= -5.5              # it is lower, there
     alone = curve({k: [INF] * 3 for k in of} | {-5: [0.5]}).optimum     # the others diverge
     assert alone.log2_lr == -5 and not alone.at_edge
@@ -81,6 +82,45 @@ def test_optimum_asks_only_the_points_around_the_lowest():
     losses = {k: [math.exp(0.2 * (k + 7)**2)] for k in RATES}
     far = {k: [7.0 + k % 2] if abs(k + 7) > 1.5 else of for k, of in losses.items()}
     assert curve(far).optimum.log2_lr == pytest.approx(-7, abs=1e-9)
+
+
+@pytest.mark.parametrize("rates", [
+    (-9, -8, -7.5, -7, -6, -5), (-8.5, -8, -7, -6.5, -6), (-9, -7.5, -7, -6, -4)])
+@pytest.mark.parametrize("best", [-7.4, -7.1])
+def test_uneven_rates_have_the_optimum_of_a_parabola(rates, best):
+    got = curve({x: [math.exp(0.2 * (x - best)**2)] for x in rates}).optimum
+    assert got.log2_lr == pytest.approx(best, abs=1e-9)
+
+
+@pytest.mark.parametrize("steep", [2, 3, 5])
+@pytest.mark.parametrize("rates", [
+    (-10, -8.5, -7.5, -7, -6.5, -6, -5.5, -4), (-10, -8.5, -7.5, -7, -6.5, -6, -5)])
+def test_a_stretch_of_rates_weighs_alike_however_many_were_tried(rates, steep):
+    """A valley with a steep side, which has more of the rates: so it doesn't draw the parabola to it."""
+    def valley(x):
+        return [math.exp(0.3 * abs(x + 7.2) * (1 + steep * (x > -7.2)))]
+
+    whole = curve({x: valley(x) for x in np.arange(-10, -3.9, 0.5)}).optimum.log2_lr
+    some = curve({x: valley(x) for x in rates})
+    near = abs(some.log2_lr + 7) <= minimum.REACH
+    a, b, _ = np.polyfit(some.log2_lr[near], some.log_loss[near, 0], 2)     # each rate weighs alike
+    assert abs(some.optimum.log2_lr - whole) < 0.65 * abs(-b / (2 * a) - whole)
+
+
+def test_rates_at_random_are_fast_and_exact():
+    """However close two of them are."""
+    at = np.sort(np.random.default_rng(0).uniform(-10, -4, 30))
+    at = np.append(at, at[10:13] + 1e-9)
+    found = curve({x: [math.exp(0.2 * (x + 7.1)**2)] for x in np.sort(at)})
+    before = time.perf_counter()
+    assert found.optimum.log2_lr == pytest.approx(-7.1, abs=1e-6)       # Curve rounds its rates to 1e-10
+    assert time.perf_counter() - before < 1
+
+
+def test_nothing_is_filled_beside_a_rate_that_diverged():
+    """The curve goes from -8 to -7 and on; what is beyond the gap in it, at -5, is another."""
+    of = {x: [math.exp(0.2 * (x + 7)**2)] for x in (-8.5, -8, -7.5, -7, -6.5)}
+    assert curve(of | {-6: [INF], -4: [0.1 + 40]}).optimum.log2_lr == pytest.approx(-7, abs=1e-9)
 
 
 @pytest.mark.parametrize("losses, wanted", [

@@ -1,4 +1,4 @@
-"""What a sweep says: curves over rates, advice with its doubts, figures; and a search that is cheaper."""
+"""What a sweep says: curves over rates, advice with its doubts, figures."""
 import math
 
 import numpy as np
@@ -6,7 +6,6 @@ import pytest
 
 import haiku_mup
 from haiku_mup import sweep
-from haiku_mup.adaptive import adaptive
 from haiku_mup.swept import final
 from haiku_mup.trials import Trial
 
@@ -125,57 +124,6 @@ def test_learning_curves_are_at_one_rate_a_panel():
     assert drawn[0][-1] == pytest.approx(0.04 + 1 + 1 / 398.5, rel=1e-4)
     assert np.isnan(drawn[1][50:]).all() and not np.isnan(drawn[1][:50]).any()
     assert (drawn[2] < drawn[0]).all()
-
-
-# --- the adaptive search ---
-
-def searched(found):
-    """What the search asks for of a sweep that ran in full."""
-    search, seen, answer = adaptive(list(found.losses)), {}, None
-    while True:
-        try:
-            trials = search.send(answer)
-        except StopIteration:
-            return haiku_mup.Sweep(seen)
-        assert trials and not seen.keys() & set(trials)             # nothing twice
-        answer = {trial: found.losses[trial] for trial in trials}
-        seen |= answer
-
-
-@pytest.mark.parametrize("best", np.arange(-11.0, -6.9, 0.37))
-@pytest.mark.parametrize("at, seeds", [(AT, 3), (np.arange(-14.0, -3.9, 0.5), 5), (np.arange(-12.0, -5.0), 3)])
-def test_a_third_of_the_trials_find_the_optimum_of_a_bowl(best, at, seeds):
-    def loss(width, x, seed):                   # steeper above than below, and a cliff
-        noise = 0.01 * math.sin(977 * seed + 31 * x)
-        return math.inf if x > best + 3.2 else math.exp(0.1 * (x - best)**2 * (1 + (x > best)) + noise)
-
-    full = swept(loss, [64], at, seeds)
-    some = searched(full)
-    assert len(some.losses) <= len(full.losses) / 3
-    a, b = full.best()["mup"][64], some.best()["mup"][64]
-    assert abs(a.log2_lr - b.log2_lr) <= 0.25, (a, b)
-
-
-@pytest.mark.parametrize("best", [-20.0, -12.2, -5.5, 0.0])
-def test_at_an_end_it_says_edge_as_the_grid_does(best):
-    full = swept(lambda width, x, seed: math.exp(0.1 * (x - best)**2), [64])
-    a, b = full.best()["mup"][64], searched(full).best()["mup"][64]
-    assert (a.log2_lr, a.at_edge) == (b.log2_lr, b.at_edge) and a.at_edge
-
-
-@pytest.mark.parametrize("at, seeds", [([-3.0], 1), ([-3.0, -2.0], 2), (np.arange(-4.0, 0), 1), (AT, 1)])
-def test_small_grids_end_too(at, seeds):
-    full = swept(lambda width, x, seed: math.inf, [64], at, seeds)
-    assert 0 < len(searched(full).losses) <= max(3, len(full.losses) / 3)
-
-
-def test_each_setting_of_the_others_is_searched():
-    both = haiku_mup.Sweep({t: x for m in (0.0, 0.9) for t, x in swept(
-        lambda w, x, s, m=m: math.exp(0.2 * (x + 8 + m)**2), [64], momentum=m).losses.items()})
-    some = searched(both)
-    for m in (0.0, 0.9):
-        only = haiku_mup.Sweep({t: x for t, x in some.losses.items() if t.point[1][1] == m})
-        assert only.best()["mup"][64].log2_lr == pytest.approx(-8 - m, abs=0.01)
 
 
 def test_curves_of_sweeps_are_those_of_records():
