@@ -9,7 +9,9 @@ from haiku_mup.sweep import FLOOR, Curve
 from haiku_mup.swept import final
 from haiku_mup.trials import Trial
 
-SHARE = 3           # of the grid's trials at most this part
+SHARE = 3           # of a curve's trials at most this part,
+LEAST = 3           # but so many at least
+FEW = 3             # seeds that are needed to begin where a narrower width's search ended
 SCOUTS = 4          # rates that are tried first, spread over all of them, where nothing is known
 FAR = 2             # octaves between those that look for another valley, where a place to begin is known
 Found = Mapping[Trial, Mapping[str, np.ndarray]]
@@ -24,8 +26,8 @@ def adaptive(trials: Sequence[Trial], before: Best | None = None) -> Search:
 
     Args:
       trials: the grid, of one parametrization and width.
-      before: where the search of a narrower width ended. It is where this one begins; without it, trials that
-        are spread over all rates look for a place.
+      before: where the search of a narrower width ended. It is where this one begins; without it, or with fewer
+        than three seeds, trials that are spread over all rates look for a place.
 
     Returns:
       Where it ended: log2 of the best rate, by setting; without those at which all that was tried diverged.
@@ -49,6 +51,15 @@ def adaptive(trials: Sequence[Trial], before: Best | None = None) -> Search:
     yield from _together([curve.search() for curve in found])
     best = {setting: curve.best for setting, curve in zip(groups, found)}
     return {setting: x for setting, x in best.items() if not math.isnan(x)}
+
+
+def allowed(trials: int) -> int:
+    """How many trials may run of a curve that has so many.
+
+    >>> allowed(36), allowed(5)
+    (12, 3)
+    """
+    return max(trials // SHARE, min(LEAST, trials))
 
 
 def _together(searches: Iterable[Generator[list[Trial], Found, None]]) -> Generator[list[Trial], Found, None]:
@@ -84,10 +95,10 @@ class _Curve:
         lrs, seeds = sorted({t.point[0][1] for t in trials}), list(dict.fromkeys(t.seed for t in trials))
         self._trials = {(lrs.index(t.point[0][1]), seeds.index(t.seed)): t for t in trials}
         self._x, self._seeds = np.log2(lrs), len(seeds)
-        self._budget = max(len(trials) // SHARE, min(3, len(trials)))
+        self._budget = allowed(len(trials))
         self._octave = self._steps(1)
         self._half = max(1, self._octave // 2)
-        self._start = None if start is None else int(abs(self._x - start).argmin())
+        self._start = None if start is None or len(seeds) < FEW else int(abs(self._x - start).argmin())
         self._known: dict[At, float] = {}
 
     @property
@@ -95,7 +106,7 @@ class _Curve:
         """log2 of the rate of the minimum; nan where all that was tried diverged."""
         table = self._table()
         tried = ~np.isnan(table).all(axis=1)
-        return Curve(self._x[tried], table[tried]).optimum.log2_lr
+        return Curve(self._x[tried].round(10), table[tried]).optimum.log2_lr
 
     def search(self) -> Generator[list[Trial], Found, None]:
         """Its rounds."""
@@ -112,7 +123,7 @@ class _Curve:
 
     def _steps(self, octaves: float) -> int:
         """How many of the rates' steps make so many octaves; one at least."""
-        gaps = np.diff(self._x)
+        gaps = np.diff(np.unique(self._x.round(10)))
         return max(1, round(octaves / float(np.median(gaps)))) if len(gaps) else 1
 
     def _scouts(self) -> Iterable[int]:
@@ -122,8 +133,9 @@ class _Curve:
             stride = max(1, round(rates / SCOUTS))
             return range((stride - 1) // 2, rates, stride)
         half, far = self._half, self._steps(FAR)
+        others = {*range(start % far, rates, far)} - {start}
         return [start, *(r for r in (start - half, start + half) if 0 <= r < rates),
-                *range(start % far, start, far), *range(start + far, rates, far)]
+                *sorted(others, key=lambda rate: abs(rate - start))]
 
     def _neighbours(self) -> list[At]:
         """Closer to the lowest, where its neighbours are more than an octave off; beyond, where it has none."""

@@ -182,7 +182,7 @@ class Ledger(Nothing):
 
 
 def read(folder: str | os.PathLike[str]) -> tuple[dict[Trial, Losses], list[Trial]]:
-    """The trials in a folder that have finished, in the order in which they were asked for; and the others.
+    """The trials in a folder that have finished, in the order of its grid; and the others.
 
     Raises:
       MupError: no folder of a sweep.

@@ -11,9 +11,9 @@ CLOSE = 0.25        # octaves, which is as close as any point need be to the nex
 def lowest(log_loss: np.ndarray) -> int:
     """The rate at which log losses [lrs, seeds] are lowest; some may be missing (nan).
 
-    It is one that has half of the seeds that the best-known rate has, or more. Another takes its place if it is
-    lower at the seeds that both have: one that an adaptive search looked at with a single seed is not, where it
-    is `levelled` alone that makes it so.
+    It is one that has half of the seeds that the best-known rate has, or more, and that no rate with more seeds
+    is below at the seeds that both have. Another takes its place if it is lower at those: one that an adaptive
+    search looked at with a single seed is not, where it is `levelled` alone that makes it so.
 
     >>> lowest(np.array([[1., 3., 3.], [2., 9., 9.], [1.1, np.nan, np.nan]]))
     0
@@ -21,12 +21,13 @@ def lowest(log_loss: np.ndarray) -> int:
     2
     """
     found, count = levelled(log_loss), (~np.isnan(log_loss)).sum(axis=1)
+    with np.errstate(invalid="ignore"):                         # inf - inf
+        apart = np.nansum(log_loss[:, None] - log_loss, axis=2)         # [lrs, lrs], where both have the seed
+    beaten = ((apart > 0) & (count[:, None] < count)).any(axis=1)       # by one that has more seeds
     enough = 2 * count >= count.max()
-    known = np.where(enough, found, np.inf)
+    known = np.where(enough & ~beaten, found, np.inf)
     best = int((known if np.isfinite(known).any() else found).argmin())
-    apart = log_loss - log_loss[best]
-    shared = np.maximum((~np.isnan(apart)).sum(axis=1), 1)
-    lower = ~enough & (np.nansum(apart, axis=1) / shared < 0)
+    lower = ~enough & (apart[:, best] < 0)
     return int(np.where(lower, found, np.inf).argmin()) if lower.any() else best
 
 
@@ -61,9 +62,11 @@ def vertex_near(best: float, x: np.ndarray, y: np.ndarray) -> float:
     if near.sum() < 3:
         return math.nan
     parabola = np.polyfit(x[near], found[near], 2)
-    x, rest = _filled(x, found - np.polyval(parabola, x))       # so that a parabola's own gaps are filled by it
-    near = (abs(x) <= REACH) & np.isfinite(rest)
-    curvature, slope, _ = parabola + np.polyfit(x[near], rest[near], 2)
+    all_x, rest = _filled(x, found - np.polyval(parabola, x))   # so that a parabola's own gaps are filled by it
+    if len(all_x) > len(x):
+        near = (abs(all_x) <= REACH) & np.isfinite(rest)
+        parabola += np.polyfit(all_x[near], rest[near], 2)
+    curvature, slope, _ = parabola
     return float(best - slope / (2 * curvature)) if curvature > 0 else math.nan
 
 
@@ -76,9 +79,10 @@ def _filled(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     >>> _filled(np.array([0., 1., 3.]), np.array([5., 2., 0.5]))[0]
     array([0., 1., 2., 3.])
     """
-    gaps, finite = np.diff(x), np.isfinite(y)
+    gaps = np.diff(x)
+    finite = np.isfinite(y) & np.append(True, gaps > 0)         # two rates may be one but for rounding
     parts = np.maximum(np.rint(gaps / max(gaps.min(), CLOSE)), 1).astype(int)
-    parts[~(finite[:-1] & finite[1:])] = 1
+    parts[~np.isfinite(y[:-1] + y[1:])] = 1
     if (parts == 1).all():
         return x, y
     from scipy import interpolate  # type: ignore[import-untyped]  # slow to import; JAX itself depends on it

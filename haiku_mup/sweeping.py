@@ -47,11 +47,11 @@ def lr_sweep(make_trial: MakeTrial | Mapping[str, MakeTrial], widths: Iterable[i
         an mpi4py.futures.MPIPoolExecutor, or ThreadPoolExecutor(1) for this very process. By default, on a CPU,
         loky's processes, if it is installed (``pip install 'haiku-mup[sweep]'``): one a core for small models,
         fewer with more threads each for large ones. With other devices, or several, a thread of this process.
-      search: "grid" for all trials. "adaptive" runs a third of them at most (but three of each width): first
-        with one seed, at the narrowest width a few rates of all, at the next ones those around where the last
-        ended, and others far off; then closer to the lowest; then with all seeds around it. With several
-        seeds, and losses that have one valley, its best rates are the grid's to a quarter of an octave, or to
-        what other seeds would move the grid's by (``python -m benchmarks.adaptive``).
+      search: "grid" for all trials. "adaptive" runs a third of each curve's at most (but three): first with one
+        seed, at the narrowest width a few rates of all, at the next ones those around where the last ended,
+        and others far off; then closer to the lowest; then with all seeds around it. With three seeds or more,
+        and losses that have one valley, its best rates are the grid's to a quarter of an octave, or to what
+        other seeds would move the grid's by (``python -m benchmarks.adaptive``). It keeps fewer workers busy.
       chunk: how many trials run beside one another on a device; "auto" for what keeps it busy.
       grow: whether widths, learning rates, seeds, … may be added to those that `out` was made with.
       progress: whether to show a bar, if tqdm is installed.
@@ -77,7 +77,6 @@ def lr_sweep(make_trial: MakeTrial | Mapping[str, MakeTrial], widths: Iterable[i
     (24, '-3.0')
     """
     from haiku_mup import jobs
-    from haiku_mup.adaptive import SHARE
     from haiku_mup.conduct import Conductor
     from haiku_mup.ledger import Ledger, Nothing
 
@@ -85,12 +84,12 @@ def lr_sweep(make_trial: MakeTrial | Mapping[str, MakeTrial], widths: Iterable[i
         getattr(make_trial, "name", "trial"): make_trial}
     wide, at, each = sorted(set(map(int, widths))), points(lrs, hyperparameters), seeds_of(seeds)
     _check(makers, wide, search, chunk)
+    total = len(makers) * len(wide) * _asked(at, len(each), search)
     ledger = Nothing() if out is None else Ledger(out, {
         "parametrizations": list(makers), "widths": wide, "points": at, "seeds": each, "search": search,
         "chunk": chunk}, grow)
     courses = _courses(makers, wide, at, each, search)
     work = jobs.Work(makers, [name for name, _ in at[0]], jobs.settings(), {}, {})
-    total = len(courses) * len(at) * len(each) // (SHARE if search == "adaptive" else 1)
     try:
         with held_back() as pause, _shared(work) as (name, pack), _bar(total, progress) as tell:
             _conduct(Conductor(name, pack, ledger, None if chunk == "auto" else chunk, tell, pause), courses,
@@ -116,17 +115,34 @@ def _check(makers: Mapping[str, Any], widths: Sequence[int], search: str, chunk:
         raise MupError(f"lr_sweep: chunk={chunk!r}: give how many trials run beside one another, or 'auto'")
 
 
+def _asked(at: Sequence[tuple[tuple[str, float], ...]], seeds: int, search: str) -> int:
+    """How many trials there are for a program, or at most.
+
+    Raises:
+      MupError: there is nothing to search.
+    """
+    from haiku_mup.adaptive import allowed
+
+    if search == "grid":
+        return len(at) * seeds
+    rates = collections.Counter(point[1:] for point in at)      # of each setting of the others
+    if max(rates.values()) < 2:
+        raise MupError("lr_sweep: search='adaptive' looks for the best of several learning rates, and there is "
+                       "one for each setting of the other hyperparameters: give lrs=[...], or search='grid'")
+    return sum(allowed(number * seeds) for number in rates.values())
+
+
 def _courses(names: Iterable[str], widths: Sequence[int], at: Sequence[Any], seeds: Sequence[int],
              search: str) -> list[Any]:
     """One for each program; an adaptive search goes from width to width, each begun where the last ended."""
-    from haiku_mup.adaptive import adaptive
+    from haiku_mup.adaptive import FEW, adaptive
     from haiku_mup.courses import Course, grid
 
     found: list[Course] = []
     for name, width in itertools.product(names, widths):
         trials = [Trial(name, width, point, seed) for point in at for seed in seeds]
         make = functools.partial(grid if search == "grid" else adaptive, trials)
-        after = found[-1] if search != "grid" and width != widths[0] else None
+        after = found[-1] if search != "grid" and len(seeds) >= FEW and width != widths[0] else None
         found.append(Course((name, width), make, after))
     return found
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import haiku_mup
+from haiku_mup import workers
 from haiku_mup.adaptive import adaptive
 from haiku_mup.trials import Trial
 
@@ -70,15 +71,15 @@ def test_at_an_end_it_says_edge_as_the_grid_does(at_best, start):
 
 
 def test_it_begins_where_it_is_told_to():
-    """With the rates half an octave around, and others far off; without a place, spread over all."""
-    trials = list(swept(lambda x, seed: 1.0).losses)
-
-    def first(before):
+    """With the rates half an octave around, and others far off; else spread over all."""
+    def first(before, seeds=3):
+        trials = list(swept(lambda x, seed: 1.0, seeds=seeds).losses)
         return [math.log2(trial.point[0][1]) for trial in next(adaptive(trials, before))]
 
-    assert first({(): -8.1}) == [-8, -8.5, -7.5, -12, -10, -6]
+    assert first({(): -8.1}) == [-8, -8.5, -7.5, -10, -6, -12]
     assert first(None) == [-11.5, -10, -8.5, -7]
     assert first({(("momentum", 0.9),): -8.0}) == first(None)       # of another setting
+    assert first({(): -8.1}, seeds=2) == first(None)                # too few trials for both
 
 
 def test_a_dent_where_it_begins_is_no_optimum():
@@ -169,6 +170,25 @@ def test_a_folder_has_all_of_it(sweep, tmp_path):
     loaded = haiku_mup.Sweep.load(tmp_path / "out").losses
     assert loaded.keys() == some.losses.keys()
     assert all(loaded[trial]["train_loss"] == losses["train_loss"] for trial, losses in some.losses.items())
+
+
+def test_a_width_waits_for_the_narrower_even_if_it_takes_fewer_threads(sweep, monkeypatch):
+    """No trials are lost, though workers with few threads come first."""
+    whole = sweep({"mup": make_trial})
+    monkeypatch.setattr(workers.Workers, "threads", lambda self, carry: 100 - carry)
+    assert equal(sweep({"mup": make_trial}), whole)
+
+
+@pytest.mark.parametrize("points", [dict(lrs=[0.1]), dict(lrs=None, hyperparameters=haiku_mup.draws(
+    5, lr=(0.01, 1), momentum=(0.5, 0.9)))])
+def test_where_nothing_is_to_be_searched_it_says_so(sweep, points):
+    with pytest.raises(haiku_mup.MupError, match="looks for the best of several learning rates"):
+        sweep({"mup": make_trial}, **points)
+
+
+def test_rates_that_differ_by_rounding_alone_are_searched(sweep):
+    found = sweep({"mup": make_trial}, lrs=[*LRS, *(lr * (1 + 2**-52) for lr in LRS)])
+    assert found.best()["mup"][4].log2_lr == pytest.approx(-3, abs=0.25)
 
 
 def test_after_a_width_that_fails_the_next_looks_everywhere(sweep):

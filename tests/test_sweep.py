@@ -78,6 +78,18 @@ def test_a_rate_with_one_seed_of_three_is_the_lowest_only_beside_that_seed():
     assert (edge.log2_lr, edge.at_edge) == (-4, True)
 
 
+def test_a_rate_with_fewer_seeds_is_not_the_lowest_beside_one_that_is_lower_where_both_are():
+    """At the wall above, seeds are far apart, which moves what is made of the rates that have one of two."""
+    losses = np.array([[0.43, np.nan], [0.2, np.nan], [0.11, 0.03], [0.08, 0.01], [4.5, 3.3], [8.5, np.nan]])
+    assert minimum.levelled(losses).argmin() == 1 and minimum.lowest(losses) == 3
+
+
+def test_rates_that_are_one_but_for_rounding():
+    rates = np.sort([*range(-10, -3), -8 + 1e-12, -6.5, -6.5])
+    found = sweep.Curve(rates, (0.2 * (rates + 7)**2)[:, None])
+    assert found.optimum.log2_lr == pytest.approx(-7, abs=1e-6)
+
+
 def test_optimum_asks_only_the_points_around_the_lowest():
     losses = {k: [math.exp(0.2 * (k + 7)**2)] for k in RATES}
     far = {k: [7.0 + k % 2] if abs(k + 7) > 1.5 else of for k, of in losses.items()}
