@@ -17,8 +17,11 @@ AIM = 0.25          # octaves
 
 
 def swept(folder):
-    """The sweep in the folder, with the loss alone that the search goes by."""
+    """The sweep in the folder, with the loss alone that the search goes by. It must be whole."""
     found = Sweep.load(folder)
+    sides = zip(*((at(trial), trial.point, trial.seed) for trial in found.losses))
+    if len(found.losses) < math.prod(len(set(side)) for side in sides):
+        raise SystemExit(f"{folder}: trials are missing: let its demo come to an end, without --search")
     return Sweep({trial: {found.loss: losses[found.loss]} for trial, losses in found.losses.items()})
 
 
@@ -51,8 +54,8 @@ def report(grid, found):
             far.append(abs(got.log2_lr - best.log2_lr))
             count = [sum(at(trial) == (name, width) for trial in each.losses) for each in (found, grid)]
             edge = " (edge)" * best.at_edge
-            interval = "" if math.isnan(best.high) else f" ±{(best.high - best.low) / 2:.2f}"
-            grids = f"{best.log2_lr:.2f}{interval}"
+            half = max(best.log2_lr - best.low, best.high - best.log2_lr)
+            grids = f"{best.log2_lr:.2f}" + f" ±{half:.2f}" * (not math.isnan(half))
             lines.append(f"{name:<5}{width:>6}{grids:>15}{got.log2_lr:>10.2f}{far[-1]:>9.2f}"
                          f"{f'{count[0]}/{count[1]}':>8}{edge}")
     near = sum(x <= AIM for x in far if not math.isnan(x))

@@ -81,7 +81,7 @@ def _cell(at):
         return f"edge {at['log2_lr']:.2f}"
     if at["low"] is None:
         return _number(at["log2_lr"])
-    return f"{at['log2_lr']:.2f} ±{at['log2_lr'] - at['low']:.2f}"
+    return f"{at['log2_lr']:.2f} ±{max(at['log2_lr'] - at['low'], at['high'] - at['log2_lr']):.2f}"
 
 
 def _number(x, before=""):

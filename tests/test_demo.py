@@ -222,3 +222,12 @@ def test_table_gives_optimum_interval_and_edge():
     assert head.split() == ["optimum,", "log2", "lr", "64", "128", "256", "drift", "setback"]
     assert line.split() == ["train_loss", "mup", "-7.00", "±0.00", "-7.25", "±0.00", "edge", "-9.50",
                             "≥2.50", "-1.38"]
+
+
+def test_an_interval_is_given_by_its_farther_end():
+    """Beside a cliff the optimum is that of the next rate, at the lower end of where it may be."""
+    losses = {-8.5: [2.5, 2.5], -8: [1.6, 1.7], -7.5: [1.5, 1.5], -7: [90, 80], -6.5: [99, 99], -6: [99, 98]}
+    best = report.results(records(losses, name="mup", width=64), "train_loss")
+    found = best["mup"]["optimum"][64]
+    assert (found["low"], found["log2_lr"], found["high"]) == (-8, -8, -7)
+    assert report.table({"train_loss": best}, [64]).split("\n")[1].split()[2:4] == ["-8.00", "±1.00"]

@@ -1,4 +1,5 @@
 """The benchmarks of sweeps: what they count, and the tables that they print."""
+import concurrent.futures
 import sys
 
 import numpy as np
@@ -52,3 +53,11 @@ def test_the_search_on_a_grids_records_is_near_and_short(best, rates, seeds, tmp
     found = adaptive.searched(grid)
     last = adaptive.report(grid, found).split("\n")[-1]
     assert len(found.losses) <= len(losses) / 3 and "4 of 4 best rates within 0.25 octaves" in last
+
+
+def test_what_is_no_whole_grid_is_refused(tmp_path):
+    with concurrent.futures.ThreadPoolExecutor(1) as here:
+        haiku_mup.lr_sweep({"mup": lambda width: lambda lr, key: lr}, [2], [2.0**k for k in range(9)], 3,
+                           out=tmp_path / "out", executor=here, search="adaptive", progress=False)
+    with pytest.raises(SystemExit, match="trials are missing"):
+        adaptive.swept(tmp_path / "out")
