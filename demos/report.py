@@ -27,7 +27,7 @@ def write(args, data, seconds, settings, found):
 def results(rows, loss):
     """For each parametrization, the optimum and the lowest loss per width, drift, and setback: see `sweep`."""
     return {name: {"optimum": {width: optimum(curve) for width, curve in widths.items()},
-                   "lowest": {width: known(curve.mean.min()) for width, curve in widths.items()},
+                   "lowest": {width: known(curve.lowest) for width, curve in widths.items()},
                    "drift": known(sweep.drift(widths)), "setback": known(sweep.setback(widths))}
             for name, widths in sweep.curves(rows, loss).items()}
 

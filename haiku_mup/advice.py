@@ -110,10 +110,10 @@ def _doubts(name: str, widths: Mapping[int, Curve], best: Mapping[int, Optimum],
 
 def _above(narrow: Curve, wide: Curve) -> bool:
     """Whether the wider one's lowest loss is above the narrower one's, by more than the seeds' spread."""
-    a, b = (curve.log_loss[int(np.argmin(curve.mean))] for curve in (narrow, wide))
+    a, b = (curve.log_loss[list(curve.log2_lr).index(curve.best)] for curve in (narrow, wide))
     a, b = a[~np.isnan(a)], b[~np.isnan(b)]
     spread = math.hypot(a.std(ddof=1), b.std(ddof=1)) if min(len(a), len(b)) > 1 else 0.0
-    return bool(b.mean() - a.mean() > spread)
+    return math.log(wide.lowest / narrow.lowest) > spread
 
 
 def _listed(widths: list[int]) -> str:

@@ -45,8 +45,8 @@ class Curve(NamedTuple):
 
     @property
     def mean(self) -> np.ndarray:
-        """[lrs], exp of the seeds' mean log loss; inf where one diverged."""
-        return np.asarray(np.exp(np.nanmean(self.log_loss, axis=1)))
+        """[lrs], exp of the seeds' mean log loss, as if none were missing; inf where one diverged."""
+        return np.asarray(np.exp(levelled(self.log_loss)))
 
     @property
     def low(self) -> np.ndarray:
@@ -61,8 +61,12 @@ class Curve(NamedTuple):
     @property
     def best(self) -> float:
         """The log2 learning rate of the lowest mean (the first of equals); nan if all diverged."""
-        mean = self.mean
-        return float(self.log2_lr[mean.argmin()]) if np.isfinite(mean).any() else math.nan
+        return float(self.log2_lr[lowest(self.log_loss)]) if np.isfinite(self.mean).any() else math.nan
+
+    @property
+    def lowest(self) -> float:
+        """The mean there; inf if all diverged."""
+        return float(self.mean[lowest(self.log_loss)])
 
     @property
     def optimum(self) -> Optimum:

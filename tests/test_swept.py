@@ -126,6 +126,16 @@ def test_learning_curves_are_at_one_rate_a_panel():
     assert (drawn[2] < drawn[0]).all()
 
 
+def test_a_lucky_seed_alone_is_no_better_width():
+    """Of width 128, the best rate has seed 1 alone, which fares worse at all of them: wider is still better."""
+    whole = swept(bowl(seeds=(0.0, 1.0), move=0, depth=lambda width: -0.002 * width), (64, 128), seeds=2)
+    part = haiku_mup.Sweep({t: x for t, x in whole.losses.items() if (t.width, t.seed, t.point[0][1]) not in [
+        (128, 0, 2.0**x) for x in AT if x >= -8.5]})
+    a, b = (it.curves()["mup"][128] for it in (whole, part))
+    assert b.best == a.best and b.lowest == pytest.approx(a.lowest) and b.mean == pytest.approx(a.mean)
+    assert part.recommend().transfers
+
+
 def test_curves_of_sweeps_are_those_of_records():
     found = swept(bowl())
     a, b = found.curves()["mup"], sweep.curves(found.rows())["mup"]
