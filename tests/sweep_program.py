@@ -47,7 +47,7 @@ def main(out, *widths):
     with concurrent.futures.ThreadPoolExecutor(1) as here:
         executor = here if os.environ.get("EXECUTOR") == "here" else None
         haiku_mup.lr_sweep({"sp": chaotic, "mup": chaotic}, map(int, widths or (8, 16)), LRS, SEEDS, out=out,
-                           executor=executor, chunk=2, progress=False)
+                           executor=executor, chunk=2, progress=False, search=os.environ.get("SEARCH", "grid"))
     print("finished", flush=True)
 
 

@@ -75,6 +75,15 @@ def test_after_kills_the_records_are_those_of_an_undisturbed_sweep(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("executor", ["here", ""])
+def test_after_kills_an_adaptive_sweep_is_that_of_an_undisturbed_one(tmp_path, executor):
+    """It goes from width to width."""
+    env = {"EXECUTOR": executor, "STEPS": "4000", "SEARCH": "adaptive"}
+    found, calm = disturbed(tmp_path, 5, [8, 16, 24], env, longest=0.1)
+    assert found == calm and len(calm[0]) == 2 * 3 * 6
+
+
+@pytest.mark.slow
 def test_after_twenty_kills_the_records_are_those_of_an_undisturbed_sweep(tmp_path):
     """Of the process that hands out cells, at random moments; its workers end by themselves."""
     found, calm = disturbed(tmp_path, 20, [16, 24, 32, 48], {"STEPS": "20000"}, longest=0.6)
@@ -98,12 +107,13 @@ def until(condition, seconds=60):
 
 
 @pytest.mark.slow
-def test_two_processes_on_one_folder_share_the_work(tmp_path):
-    both = [start(tmp_path / "out", EXECUTOR="here", STEPS="20000") for _ in range(2)]
+@pytest.mark.parametrize("search, trials", [("grid", 2 * 2 * 6 * 3), ("adaptive", 2 * 2 * 6)])
+def test_two_processes_on_one_folder_share_the_work(tmp_path, search, trials):
+    both = [start(tmp_path / "out", EXECUTOR="here", STEPS="20000", SEARCH=search) for _ in range(2)]
     for process in both:
         finish(process)
     lines, _ = records(tmp_path / "out")
-    assert len(lines) == len(set(lines)) == 2 * 2 * 6 * 3
+    assert len(lines) == len(set(lines)) == trials
     assert not [*(tmp_path / "out").rglob("*.damaged")] and not [*(tmp_path / "out").rglob("*.tmp")]
 
 
