@@ -71,7 +71,7 @@ def _blocks(x: np.ndarray, minus: np.ndarray | None = None) -> Iterator[np.ndarr
 
 
 def _squares(mean: float, x: np.ndarray) -> np.ndarray:
-    return np.square(x - np.float32(mean))
+    return np.asarray(np.square(x - np.float32(mean)))
 
 
 def _mean(blocks: Callable[[], Iterable[np.ndarray]], of: Callable[[np.ndarray], np.ndarray]) -> float:

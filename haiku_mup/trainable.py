@@ -17,7 +17,7 @@ from haiku_mup.mup import Mup, _tree
 from haiku_mup.parametrizations import maximal_update, standard
 from haiku_mup.rules import Parametrization
 
-SHORT = {"sp": standard, "mup": maximal_update}
+SHORT: dict[str, Callable[[], Parametrization]] = {"sp": standard, "mup": maximal_update}
 
 
 def training(make_model: Callable[..., Any], data: Any, loss_fn: Callable[..., jax.Array],

@@ -78,7 +78,7 @@ def test_a_cell_is_a_file_of_lines_that_pandas_reads(found, tmp_path):
     assert list(table["lr"]) == [lr for _ in (2, 4) for lr in LRS for _ in (0, 1)]
     for row, losses in zip(table["train_loss"], found.losses.values()):
         np.testing.assert_array_equal(np.array(row, np.float32), losses["train_loss"])
-    rows = pandas.read_csv(tmp_path / "out" / "results.csv").to_dict("records")
+    rows = pandas.read_csv(tmp_path / "out" / "results.csv", float_precision="round_trip").to_dict("records")
     assert rows == found.rows()
 
 
