@@ -22,10 +22,10 @@ def python(code):
 
 
 def test_importing_adds_little_time():
-    """Of ten tries the best: another process on the machine can only make it longer."""
+    """Of thirty tries the best: another process on the machine can only make it longer."""
     code = "t = time.process_time()\nimport haiku_mup\nprint(time.process_time() - t)"
     times = []
-    while len(times) < 10 and min(times, default=1) > LIMIT:
+    while len(times) < 30 and min(times, default=1) > LIMIT:
         times.append(float(python(code)))
     assert min(times) <= LIMIT, times
 
