@@ -22,7 +22,7 @@ setup(
     python_requires=">=3.11",
     packages=["haiku_mup", "haiku_mup.models"],
     package_data={"haiku_mup": ["py.typed"]},
-    # optax: until 0.2.6 a weight decay's schedule stays at its first value
+    # optax 0.2.6: a weight decay's schedule stays at its first value
     install_requires=["jax>=0.8.0", "jaxlib>=0.8.0", "dm-haiku>=0.0.16", "optax>=0.2.7", "numpy>=2.0"],
     extras_require={
         "plot": PLOT,

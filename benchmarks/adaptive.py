@@ -54,8 +54,7 @@ def report(grid, found):
             far.append(abs(got.log2_lr - best.log2_lr))
             count = [sum(at(trial) == (name, width) for trial in each.losses) for each in (found, grid)]
             edge = " (edge)" * best.at_edge
-            half = max(best.log2_lr - best.low, best.high - best.log2_lr)
-            grids = f"{best.log2_lr:.2f}" + f" ±{half:.2f}" * (not math.isnan(half))
+            grids = f"{best.log2_lr:.2f}" + f" ±{best.half:.2f}" * (not math.isnan(best.half))
             lines.append(f"{name:<5}{width:>6}{grids:>15}{got.log2_lr:>10.2f}{far[-1]:>9.2f}"
                          f"{f'{count[0]}/{count[1]}':>8}{edge}")
     near = sum(x <= AIM for x in far if not math.isnan(x))

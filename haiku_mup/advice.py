@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from haiku_mup.minimum import lowest
 from haiku_mup.sweep import Curve, Optimum, drift, setback
 
 DRIFT = 1.0         # octaves that the optimum may move, and
@@ -98,7 +99,7 @@ def _doubts(name: str, widths: Mapping[int, Curve], best: Mapping[int, Optimum],
     rising = [wide for narrow, wide in zip(there, there[1:]) if _above(widths[narrow], widths[wide])]
     if rising:
         yield f"But the best loss at width {_listed(rising)} is above that of the next narrower width."
-    half = {w: found.high - found.log2_lr for w, found in best.items() if not found.at_edge}
+    half = {w: found.half for w, found in best.items() if not found.at_edge}
     if any(curve.log_loss.shape[1] < 2 for curve in widths.values()):
         yield "But there is one seed alone, so that no interval is known. Add seeds."
     elif any(x > NOISE for x in half.values()):
@@ -110,7 +111,7 @@ def _doubts(name: str, widths: Mapping[int, Curve], best: Mapping[int, Optimum],
 
 def _above(narrow: Curve, wide: Curve) -> bool:
     """Whether the wider one's lowest loss is above the narrower one's, by more than the seeds' spread."""
-    a, b = (curve.log_loss[list(curve.log2_lr).index(curve.best)] for curve in (narrow, wide))
+    a, b = (curve.log_loss[lowest(curve.log_loss)] for curve in (narrow, wide))
     a, b = a[~np.isnan(a)], b[~np.isnan(b)]
     spread = math.hypot(a.std(ddof=1), b.std(ddof=1)) if min(len(a), len(b)) > 1 else 0.0
     return math.log(wide.lowest / narrow.lowest) > spread

@@ -38,6 +38,7 @@ class Course:
       portions: in which its trials run.
       losses: of each trial that has finished.
       missing: the trials that were given up.
+      over: whether nothing is left to do: the search has ended, or there is no program.
     """
 
     def __init__(self, at: tuple[str, int], search: Callable[[Any], Search], after: "Course | None" = None):
@@ -48,7 +49,7 @@ class Course:
         self.missing: list[Missing] = []
         self._make, self._open = search, 0
         self._search: Search | None = None
-        self._over, self._answer = False, None      # what the search returned, when it had ended
+        self.over, self._answer = False, None
         self._round: dict[Trial, Losses] = {}
         self._asked: list[Trial] = []
         self._ready: collections.deque[Cell] = collections.deque()
@@ -62,13 +63,8 @@ class Course:
         """Gives up: there is no program. The trials of a first round are missing."""
         lost = next(self._make(None), [])
         self.missing += [Missing(trial, reason) for trial in lost]
-        self._over = True
+        self.over = True
         return lost
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing is left to do: all its rounds are done, or it was given up."""
-        return self._over
 
     def take(self, last: bool) -> Iterator[Cell]:
         """The next cells to run: as many as make a job. From the end of a round, where `last` is true."""
@@ -114,7 +110,7 @@ class Course:
         try:
             trials = next(self._search) if found is None else self._search.send(found)
         except StopIteration as end:
-            self._over, self._answer = True, end.value
+            self.over, self._answer = True, end.value
             return
         self._asked.extend(trials)
         self._ready.extend(blocks(trials, self.portions.cell))

@@ -31,6 +31,15 @@ class Optimum(NamedTuple):
     high: float = math.nan
     at_edge: bool = False
 
+    @property
+    def half(self) -> float:
+        """How far the farther end of the interval is off; nan where there is none.
+
+        >>> Optimum(-8.0, -8.0, -7.0).half
+        1.0
+        """
+        return max(self.log2_lr - self.low, self.high - self.log2_lr)
+
 
 class Curve(NamedTuple):
     """The losses of one parametrization at one width, over learning rates.

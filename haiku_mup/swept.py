@@ -284,8 +284,8 @@ class Sweep:
 
 def _shown(found: sweep.Optimum) -> str:
     """-8.38 ±0.19"""
-    half = max(found.log2_lr - found.low, found.high - found.log2_lr)
-    return f"{found.log2_lr:.2f}{f' ±{half:.2f}' * (not math.isnan(half))}{' (edge)' * found.at_edge}"
+    half = f" ±{found.half:.2f}" * (not math.isnan(found.half))
+    return f"{found.log2_lr:.2f}{half}{' (edge)' * found.at_edge}"
 
 
 def _nearest(curve: sweep.Curve, lr: float | None) -> float:

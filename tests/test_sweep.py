@@ -104,19 +104,20 @@ def test_uneven_rates_have_the_optimum_of_a_parabola(rates, best):
     assert got.log2_lr == pytest.approx(best, abs=1e-9)
 
 
-@pytest.mark.parametrize("steep", [2, 3, 5])
-@pytest.mark.parametrize("rates", [
-    (-10, -8.5, -7.5, -7, -6.5, -6, -5.5, -4), (-10, -8.5, -7.5, -7, -6.5, -6, -5)])
-def test_a_stretch_of_rates_weighs_alike_however_many_were_tried(rates, steep):
-    """A valley with a steep side, which has more of the rates: so it doesn't draw the parabola to it."""
-    def valley(x):
-        return [math.exp(0.3 * abs(x + 7.2) * (1 + steep * (x > -7.2)))]
+def test_a_stretch_of_rates_weighs_alike_however_many_were_tried():
+    """A valley's steep side has more of the rates, and doesn't draw the parabola to it: not by half as much."""
+    ratios = []
+    for steep in (2, 3, 5):
+        def valley(x, steep=steep):
+            return [math.exp(0.3 * abs(x + 7.2) * (1 + steep * (x > -7.2)))]
 
-    whole = curve({x: valley(x) for x in np.arange(-10, -3.9, 0.5)}).optimum.log2_lr
-    some = curve({x: valley(x) for x in rates})
-    near = abs(some.log2_lr + 7) <= minimum.REACH
-    a, b, _ = np.polyfit(some.log2_lr[near], some.log_loss[near, 0], 2)     # each rate weighs alike
-    assert abs(some.optimum.log2_lr - whole) < 0.65 * abs(-b / (2 * a) - whole)
+        whole = curve({x: valley(x) for x in np.arange(-10, -3.9, 0.5)}).optimum.log2_lr
+        for rates in (-10, -8.5, -7.5, -7, -6.5, -6, -5.5, -4), (-10, -8.5, -7.5, -7, -6.5, -6, -5):
+            some = curve({x: valley(x) for x in rates})
+            near = abs(some.log2_lr + 7) <= minimum.REACH
+            a, b, _ = np.polyfit(some.log2_lr[near], some.log_loss[near, 0], 2)     # each rate weighs alike
+            ratios.append(abs(some.optimum.log2_lr - whole) / abs(-b / (2 * a) - whole))
+    assert np.mean(ratios) < 0.5 and max(ratios) < 1, ratios
 
 
 def test_rates_at_random_are_fast_and_exact():

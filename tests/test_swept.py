@@ -72,6 +72,13 @@ def test_beside_a_rate_that_diverges_the_optimum_is_known_to_a_step():
 
 # --- advice ---
 
+def wall(side):
+    """From -9 it rises gently to one side, a hundredfold to the other: it is known to a step of the rates."""
+    def loss(width, x, seed):
+        return math.exp(0.1 * (x + 9) * side if (x + 9) * side >= 0 else 5 - (x + 9) * side) + 0.001 * seed
+    return loss
+
+
 def test_where_the_curves_agree_the_rate_of_the_widest_is_advised_without_a_doubt(recwarn):
     said = swept(bowl(lambda width: -8.2 + 0.1 * (width == 256))).recommend()
     assert said.transfers and not recwarn and said.doubts == []
@@ -87,6 +94,8 @@ def test_where_the_curves_agree_the_rate_of_the_widest_is_advised_without_a_doub
     (swept(bowl(depth=lambda w: 0.001 * w)), "a wider model is worse than a narrower one at some rate"),
     (swept(bowl(depth=lambda w: 0.001 * w)), "the best loss at width 128, 256 is above that of the next"),
     (swept(bowl(move=0.5)), "the seeds leave it open by more than half an octave"),
+    (swept(wall(1)), "the seeds leave it open by more than half an octave"),
+    (swept(wall(-1)), "the seeds leave it open by more than half an octave"),
     (swept(bowl(), seeds=1), "there is one seed alone"), (swept(bowl(), [64]), "there is one width alone"),
     (swept(bowl(), name="sp"), "this is the standard parametrization"),
     (swept(lambda w, x, s: math.inf), "Every one diverged"),
