@@ -17,13 +17,14 @@ from haiku_mup import models
 NAMES = {"functools": functools, "haiku_mup": haiku_mup, "hk": hk, "jax": jax, "jnp": jnp, "models": models,
          "np": np, "optax": optax, "Trial": haiku_mup.Trial}
 AFTER_MUP = (       # examples that go on from Mup's own
-    "haiku_mup.mup.Mup.", "haiku_mup.adamw.adamw", "haiku_mup.captures.Captures.", "haiku_mup.summary.Row")
+    "haiku_mup.mup.Mup.", "haiku_mup.optimizers.adamw.adamw", "haiku_mup.captures.Captures.",
+    "haiku_mup.parameters.table.Row")
 collect_ignore = [
-    "tests/golden/make_microsoft_mup.py",       # they need PyTorch
-    "tests/golden/make_transformers.py",
-    "tests/golden/torch_nets.py",
+    "tests/reference/golden/make_microsoft_mup.py",       # they need PyTorch
+    "tests/reference/golden/make_transformers.py",
+    "tests/reference/golden/torch_nets.py",
     "demos/tutorial.py", "demos/notebook.py",   # a test of its own imports what they need
-    "tests/typed",                              # programs for the type checker
+    "tests/package/typed",                              # programs for the type checker
 ]
 
 

@@ -1,7 +1,7 @@
 """Metadata of the distribution haiku-mup: dependencies, extras, and the only place with a version."""
 import pathlib
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 PLOT = ["matplotlib>=3.10.7"]
 SAFETENSORS = ["safetensors>=0.4.3"]
@@ -20,7 +20,7 @@ setup(
     license_files=["LICENSE"],
     keywords=["mup", "maximal update parametrization", "hyperparameter transfer", "haiku", "optax", "jax"],
     python_requires=">=3.11",
-    packages=["haiku_mup", "haiku_mup.models"],
+    packages=find_packages(include=["haiku_mup", "haiku_mup.*"]),
     package_data={"haiku_mup": ["py.typed"]},
     # optax 0.2.6: a weight decay's schedule stays at its first value
     install_requires=["jax>=0.8.0", "jaxlib>=0.8.0", "dm-haiku>=0.0.16", "optax>=0.2.7", "numpy>=2.0"],

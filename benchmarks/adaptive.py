@@ -11,7 +11,7 @@ import math
 import pathlib
 
 from haiku_mup import Sweep
-from haiku_mup.adaptive import adaptive
+from haiku_mup.sweep.search import adaptive
 
 AIM = 0.25          # octaves
 

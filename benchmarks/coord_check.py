@@ -64,7 +64,7 @@ def ours(model, widths, seeds, layers):
     import optax
 
     import haiku_mup
-    from haiku_mup import measured
+    from haiku_mup.coordinates import trainer as measured
 
     make_model, loss_fn, batch = problem(model, layers)
     programs, run = {}, measured.Program.run

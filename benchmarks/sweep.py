@@ -71,8 +71,8 @@ def sweep(widths, seeds):
 
 def ours(widths, trials):
     """The whole sweep; and each width's trials, as its cells took them, beside one another on all cores."""
-    from haiku_mup import courses
-    from haiku_mup import workers as pools
+    from haiku_mup.sweep.runner import courses
+    from haiku_mup.sweep.runner import workers as pools
 
     each, noted = {width: [] for width in widths}, courses.Course.timed
     with pools.workers(None) as workers:

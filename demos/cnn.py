@@ -8,8 +8,8 @@ import jax
 import optax
 
 import haiku_mup
-from demos import data as digits_data
-from demos import flags, losses, sweeps
+from demos.common import data as digits_data
+from demos.common import flags, losses, sweeps
 
 PROG = "python -m demos.cnn"
 BASE, BATCH, CLASSES, LAYERS, DECAY = 16, 64, 10, 3, 0.9

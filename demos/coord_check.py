@@ -9,9 +9,9 @@ import sys
 import optax
 
 import haiku_mup
-from demos import data as digits_data
-from demos import flags, losses, networks
-from demos import report as reports
+from demos.common import data as digits_data
+from demos.common import flags, losses, networks
+from demos.common import report as reports
 
 PROG = "python -m demos.coord_check"
 BATCH = 64

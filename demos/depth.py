@@ -9,8 +9,9 @@ import haiku as hk
 import jax
 
 import haiku_mup
-from demos import flags, mnist_mlp, runs, sweeps
-from demos import report as reports
+from demos import mnist_mlp
+from demos.common import flags, runs, sweeps
+from demos.common import report as reports
 from haiku_mup import plot
 
 PROG = "python -m demos.depth"

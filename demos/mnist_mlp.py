@@ -9,8 +9,8 @@ import numpy as np
 import optax
 
 import haiku_mup
-from demos import data as digits_data
-from demos import flags, losses, runs, sweeps
+from demos.common import data as digits_data
+from demos.common import flags, losses, runs, sweeps
 
 PROG = "python -m demos.mnist_mlp"
 BASE, BATCH, CLASSES = 64, 128, 10

@@ -12,8 +12,9 @@ from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
 import haiku_mup
-from demos import flags, losses, mnist_mlp, runs, sweeps
-from demos import report as reports
+from demos import mnist_mlp
+from demos.common import flags, losses, runs, sweeps
+from demos.common import report as reports
 from haiku_mup import plot, sweep
 
 PROG = "python -m demos.parametrizations"

@@ -16,14 +16,14 @@ import tqdm
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import haiku_mup
-from demos import corpus as corpora
-from demos import flags, processes
-from demos import report as reports
-from demos.checkpoints import Checkpoints
-from demos.curve import Curve
-from demos.processes import alone, leads, say
+from demos.common import corpus as corpora
+from demos.common import flags, processes
+from demos.common import report as reports
+from demos.common.checkpoints import Checkpoints
+from demos.common.curve import Curve
+from demos.common.processes import alone, leads, say
 from haiku_mup import models
-from haiku_mup.interrupts import held_back
+from haiku_mup.sweep.runner.interrupts import held_back
 
 PROG = "python -m demos.pretrain"
 MODELS = {"gpt2": models.GPT2LMHeadModel, "bert": models.BertForMaskedLM, "roberta": models.RobertaForMaskedLM}

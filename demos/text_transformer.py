@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 import haiku_mup
-from demos import flags, losses, sweeps, texts
+from demos.common import flags, losses, sweeps, texts
 
 PROG = "python -m demos.text_transformer"
 BASE, HEAD, BLOCKS, LENGTH, BATCH, VALID = 32, 16, 3, 32, 8, 40

@@ -42,7 +42,7 @@ import numpy as np
 import optax
 
 import haiku_mup
-from demos.data import digits
+from demos.common.data import digits
 from haiku_mup import plot, sweep
 
 # %% [markdown]

@@ -10,7 +10,7 @@ from sphinx.util.typing import stringify_annotation
 
 import haiku_mup
 from haiku_mup import models
-from haiku_mup.initializers import Initializer
+from haiku_mup.parameters.initializers import Initializer
 
 project = "haiku_mup"
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon"]
@@ -37,7 +37,8 @@ napoleon_use_ivar = True
 # Each name of haiku_mup that is mentioned must have a place in the pages. Those of other packages have none.
 nitpicky = True
 nitpick_ignore = [("py:class", "haiku_mup.mup.Model"),      # type variables: what was given
-                  ("py:class", "haiku_mup.recording.T"), ("py:class", "haiku_mup.residual.T")]
+                  ("py:class", "haiku_mup.coordinates.recorder.T"),
+                  ("py:class", "haiku_mup.layers.residual.T")]
 nitpick_ignore_regex = [
     ("py:.*", r"(jax|jaxlib|haiku|optax|numpy|matplotlib|collections|contextlib|os|pathlib|typing)\..*"),
     ("py:.*", r"concurrent\..*"),

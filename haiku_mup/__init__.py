@@ -2,32 +2,34 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from haiku_mup.adamw import adamw
-from haiku_mup.axes import fans
-from haiku_mup.context import apply_mup
 from haiku_mup.errors import MupError, MupWarning
-from haiku_mup.layers import ConvReadout, MultiHeadAttention, Readout, SharedEmbed, SharedReadout
+from haiku_mup.layers.readout import ConvReadout, MultiHeadAttention, Readout, SharedEmbed, SharedReadout
+from haiku_mup.layers.residual import residual
 from haiku_mup.mup import Mup
-from haiku_mup.parametrizations import maximal_update, neural_tangent, standard
-from haiku_mup.residual import residual
-from haiku_mup.rules import Parametrization
-from haiku_mup.shapes import get_shapes
-from haiku_mup.summary import Row
+from haiku_mup.optimizers.adamw import adamw
+from haiku_mup.parameters.fans import fans
+from haiku_mup.parameters.scaling import get_shapes
+from haiku_mup.parameters.table import Row
+from haiku_mup.rules.parametrization import Parametrization
+from haiku_mup.rules.tables import maximal_update, neural_tangent, standard
+from haiku_mup.tracing.context import apply_mup
 
 if TYPE_CHECKING:           # checks and sweeps are imported as they are asked for
-    from haiku_mup.advice import Advice
-    from haiku_mup.coordinates import coord_check
-    from haiku_mup.recording import probe
-    from haiku_mup.sweeping import lr_sweep
-    from haiku_mup.swept import Missing, Sweep
-    from haiku_mup.trainable import Training, training
-    from haiku_mup.trials import Trial, draws
-    from haiku_mup.verdict import CoordCheck, Finding, Point
+    from haiku_mup.coordinates.check import coord_check
+    from haiku_mup.coordinates.recorder import probe
+    from haiku_mup.coordinates.result import CoordCheck, Finding, Point
+    from haiku_mup.sweep.lr_sweep import lr_sweep
+    from haiku_mup.sweep.recommendation import Advice
+    from haiku_mup.sweep.result import Missing, Sweep
+    from haiku_mup.sweep.training import Training, training
+    from haiku_mup.sweep.trial import Trial, draws
 
 _ASKED_FOR = {      # no name here is that of a room, which would take its place
-    "Advice": "advice", "CoordCheck": "verdict", "Finding": "verdict", "Missing": "swept", "Point": "verdict",
-    "Sweep": "swept", "Training": "trainable", "Trial": "trials", "coord_check": "coordinates",
-    "draws": "trials", "lr_sweep": "sweeping", "probe": "recording", "training": "trainable",
+    "Advice": "sweep.recommendation", "CoordCheck": "coordinates.result", "Finding": "coordinates.result",
+    "Missing": "sweep.result", "Point": "coordinates.result", "Sweep": "sweep.result",
+    "Training": "sweep.training", "Trial": "sweep.trial", "coord_check": "coordinates.check",
+    "draws": "sweep.trial", "lr_sweep": "sweep.lr_sweep", "probe": "coordinates.recorder",
+    "training": "sweep.training",
 }
 
 __all__ = [

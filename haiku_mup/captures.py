@@ -5,14 +5,17 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
-from haiku_mup import axes, context, depth, mults
-from haiku_mup.axes import Axes
-from haiku_mup.capture import Declared, Session
 from haiku_mup.errors import MupError
-from haiku_mup.naming import Site
-from haiku_mup.parametrizations import maximal_update
-from haiku_mup.rules import Parametrization
-from haiku_mup.shapes import Entry, Record, compare
+from haiku_mup.parameters import depth
+from haiku_mup.parameters import fans as axes
+from haiku_mup.parameters import globs as mults
+from haiku_mup.parameters.fans import Axes
+from haiku_mup.parameters.scaling import Entry, Record, compare
+from haiku_mup.rules.parametrization import Parametrization
+from haiku_mup.rules.tables import maximal_update
+from haiku_mup.tracing import context
+from haiku_mup.tracing.capture import Declared, Session
+from haiku_mup.tracing.haiku_internals import Site
 
 _multiplied: dict[int, bool] = {}       # trees of parameters that were captured as a target
 
@@ -183,7 +186,7 @@ class Captures:
         if self._base is None:
             raise MupError("nothing to save before init_base: initialise the base inside `with "
                            "mup.init_base():`")
-        from haiku_mup import store  # here and below: for those who save
+        from haiku_mup.serialization import state_dict as store  # here and below: for those who save
 
         return store.encode(self._base, self._declared)
 
@@ -226,7 +229,7 @@ class Captures:
         >>> again.lr_scales() == mup.lr_scales()
         True
         """
-        from haiku_mup import store
+        from haiku_mup.serialization import state_dict as store
 
         store.write(path, self.state_dict())
 
@@ -251,13 +254,13 @@ class Captures:
         Traceback (most recent call last):
         haiku_mup.errors.MupError: ...base.json: format: 'of another program' is not 'haiku_mup base'; ...
         """
-        from haiku_mup import store
+        from haiku_mup.serialization import state_dict as store
 
         return cls._restored(store.read(path), os.fspath(path))
 
     @classmethod
     def _restored(cls, state: Any, source: str) -> Self:
-        from haiku_mup import store
+        from haiku_mup.serialization import state_dict as store
 
         mup = cls()
         mup._base, mup._declared = store.decode(state, source)

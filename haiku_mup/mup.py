@@ -9,14 +9,18 @@ import jax
 import numpy as np
 import optax
 
-from haiku_mup import context, mults, optim, optimizer_rules, scale
 from haiku_mup.captures import Captures
 from haiku_mup.errors import MupError
-from haiku_mup.parametrizations import standard
-from haiku_mup.rules import FIXED
-from haiku_mup.shapes import Entry, Part
-from haiku_mup.summary import Row, as_text
-from haiku_mup.wrapped import Wrapped
+from haiku_mup.optimizers import wrapper as optim
+from haiku_mup.parameters import factors as scale
+from haiku_mup.parameters import globs as mults
+from haiku_mup.parameters.scaling import Entry, Part
+from haiku_mup.parameters.table import Row, as_text
+from haiku_mup.rules import optimizers as optimizer_rules
+from haiku_mup.rules.parametrization import FIXED
+from haiku_mup.rules.tables import standard
+from haiku_mup.tracing import context
+from haiku_mup.tracing.wrapped import Wrapped
 
 Model = TypeVar("Model", hk.Transformed, hk.TransformedWithState, hk.MultiTransformed,
                 hk.MultiTransformedWithState)
@@ -146,8 +150,8 @@ class Mup(Captures):
         ['-0.100', '-0.025', '-0.100']
         >>> optimizer = mup.wrap_optimizer(optax.lamb(0.01), rule="lamb", lr_mults={"readout/*": 2.0})
         """
-        from haiku_mup.fit import Check
-        from haiku_mup.scaling import Scaling
+        from haiku_mup.optimizers.factors import Scaling
+        from haiku_mup.optimizers.mismatch import Check
 
         self._lr(adam)                      # raises for what is no bool
         entries, kind = self._captured("wrap_optimizer"), optimizer_rules.checked(rule, adam, scale_eps)
@@ -194,7 +198,7 @@ class Mup(Captures):
         >>> mup.muon_dimensions(params)["linear_1"]
         {'b': None, 'w': MuonDimensionNumbers(reduction_axis=(0,), output_axis=(1,))}
         """
-        from haiku_mup import muon
+        from haiku_mup.optimizers import muon
 
         return muon.dimensions(self._captured("muon_dimensions"), params)
 
@@ -314,7 +318,7 @@ class Mup(Captures):
         checkpoint  linear/w    784×32  784×256  input    0.03142     0.03142           1        1       8
         here        linear/w    784×64  784×256  input    0.03142     0.03142           1        1       4
         """
-        from haiku_mup import agreement
+        from haiku_mup.serialization import compare as agreement
 
         agreement.check(state, self._captured("check"), self._declared)
 
@@ -347,7 +351,7 @@ class Mup(Captures):
 
     def _refused(self, rule: str) -> str:
         """What the parametrization says instead of having factors for a rule; "" where it has them."""
-        from haiku_mup.scaling import Scaling
+        from haiku_mup.optimizers.factors import Scaling
 
         try:
             Scaling(None, self._captured("wrap_optimizer"), self._declared.rule, rule)

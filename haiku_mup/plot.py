@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
-from haiku_mup.coord_plot import MOVED, Line, lines, spread
-from haiku_mup.sweep import Curve, curves, drift
-from haiku_mup.verdict import CoordCheck
+from haiku_mup.coordinates.figures import MOVED, Line, lines, spread
+from haiku_mup.coordinates.result import CoordCheck
+from haiku_mup.sweep.loss_curves import Curve, curves, drift
 
 TITLES = {"sp": "standard", "mup": "μP"}
 LABELS = {"train_loss": "training loss", "valid_loss": "validation loss"}

@@ -12,7 +12,7 @@ import pytest
 from helpers import KEY, MODELS, captured, equal, mlp, one, stack
 
 import haiku_mup
-from haiku_mup.shapes import Record
+from haiku_mup.parameters.scaling import Record
 
 X = MODELS["mlp"][1]
 

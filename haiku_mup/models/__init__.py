@@ -8,8 +8,8 @@ from haiku_mup.models.bert import (
 )
 from haiku_mup.models.config import BertConfig, Config, GPT2Config, RobertaConfig
 from haiku_mup.models.gpt2 import GPT2LMHeadModel, GPT2Model
-from haiku_mup.models.parts import Output, cross_entropy, next_tokens
-from haiku_mup.models.pretrained import load_pretrained, save_pretrained
+from haiku_mup.models.huggingface.pretrained import load_pretrained, save_pretrained
+from haiku_mup.models.layers import Output, cross_entropy, next_tokens
 from haiku_mup.models.roberta import RobertaForMaskedLM, RobertaForSequenceClassification, RobertaModel
 
 __all__ = [

@@ -6,10 +6,10 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from haiku_mup.layers import SharedEmbed
-from haiku_mup.models import parts
+from haiku_mup.layers.readout import SharedEmbed
+from haiku_mup.models import layers as parts
 from haiku_mup.models.config import BertConfig
-from haiku_mup.models.parts import Attention, Output, dropped, norm, normal
+from haiku_mup.models.layers import Attention, Output, dropped, norm, normal
 
 
 class Block(hk.Module):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 from haiku_mup.errors import MupError
-from haiku_mup.models.parts import ACTIVATIONS
+from haiku_mup.models.layers import ACTIVATIONS
 
 # Fields of a config.json that change what is computed, and the one value of each that these models have.
 _FIXED = {

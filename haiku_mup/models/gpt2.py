@@ -6,11 +6,11 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from haiku_mup.layers import SharedEmbed
-from haiku_mup.models import parts
+from haiku_mup.layers.readout import SharedEmbed
+from haiku_mup.layers.residual import residual
+from haiku_mup.models import layers as parts
 from haiku_mup.models.config import GPT2Config
-from haiku_mup.models.parts import Attention, Output, dropped, norm, normal
-from haiku_mup.residual import residual
+from haiku_mup.models.layers import Attention, Output, dropped, norm, normal
 
 
 class Block(hk.Module):

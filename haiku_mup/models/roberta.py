@@ -3,10 +3,10 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from haiku_mup.models import parts
+from haiku_mup.models import layers as parts
 from haiku_mup.models.bert import BertModel, masked_logits
 from haiku_mup.models.config import RobertaConfig
-from haiku_mup.models.parts import dropped, normal
+from haiku_mup.models.layers import dropped, normal
 
 
 class RobertaModel(BertModel):

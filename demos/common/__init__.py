@@ -1,0 +1,1 @@
+"""What the demos share: data, flags, losses, the sweep, its report."""

@@ -1,0 +1,1 @@
+"""Wraps optax optimizers, and tells from trials what an optimizer does."""

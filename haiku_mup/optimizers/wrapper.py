@@ -1,0 +1,193 @@
+"""Per-parameter scaling of an optax optimizer, a black box."""
+import contextlib
+import contextvars
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import haiku as hk
+import jax
+import optax
+
+from haiku_mup.errors import MupError
+from haiku_mup.parameters.factors import Factor, mapped, scaled
+from haiku_mup.parameters.scaling import Entry
+
+ByName = Callable[[str], Factor]        # a parameter's name, "module/name" -> what multiplies it
+_MARK = "_haiku_mup"
+_inside = contextvars.ContextVar("inside a wrapped optimizer", default=False)
+
+
+def scale_by_name(factor: ByName, check: Callable[[Any], None] = lambda params: None,
+                  ) -> optax.GradientTransformationExtraArgs:
+    """Multiplies each parameter's update by a number that its name gives; no state.
+
+    Args:
+      factor: from "module/name" to a Python float, or to `scale.Rows`.
+      check: called with the parameters as the state is made.
+
+    >>> t = scale_by_name(lambda name: 0.5 if name == "linear/w" else 1.0)
+    >>> updates = {"linear": {"w": jnp.ones(2), "b": jnp.ones(2)}}
+    >>> t.update(updates, t.init(updates))[0]["linear"]["w"]
+    Array([0.5, 0.5], dtype=float32)
+    """
+    def update(updates, state, params=None, **extra):
+        del params, extra
+        return _map(factor, updates), state
+
+    def init(params):
+        _check_outermost()
+        if jax.tree.leaves(params):
+            check(params)
+        return optax.EmptyState()
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+class Around(NamedTuple):
+    """What is done around an optimizer, by a parameter's name.
+
+    Attributes:
+      gradient: what multiplies the gradients that it sees.
+      update: what multiplies its updates.
+      parameter: what divides the parameters that it sees.
+    """
+
+    gradient: ByName
+    update: ByName
+    parameter: ByName
+
+
+def scale_optimizer(optimizer: Any, around: Callable[[Any, Callable[[], Any]], Around],
+                    check: Callable[[Any], None]) -> optax.GradientTransformationExtraArgs:
+    """An optimizer, a black box, with factors for each parameter's gradient, its update and itself.
+
+    Where the optimizer works on p' = p / s and its update is multiplied by s, that is p's update. What it
+    takes from gradients is so multiplied by s, and what it takes from p itself, its decay, is not. Its
+    state is the inner optimizer's own.
+
+    Args:
+      optimizer: any optax optimizer.
+      around: from a tree and a function that gives the optimizer's state, to the factors.
+      check: called with the parameters as the state is made.
+    """
+    inner = extra_args(optimizer)
+
+    def shrunk(params, factor):
+        return _map(lambda name: mapped(lambda x: 1 / x, factor(name)), params)
+
+    def init(params):
+        _check_outermost()
+        if jax.tree.leaves(params):     # optax.tree_map_params asks what becomes of a tree that has none
+            check(params)
+        with inside():
+            return inner.init(shrunk(params, around(
+                params, lambda: jax.eval_shape(inner.init, params)).parameter))
+
+    def update(updates, state, params=None, **extra):
+        gradient, factor, parameter = around(updates, lambda: state)
+        if any(map(callable, extra.values())) and any(
+                parameter(name) != 1 for name, x in named_leaves(updates) if not is_masked(x)):
+            raise MupError(f"the wrapped optimizer was given a function ({', '.join(extra)}) of parameters, "
+                           "and works on rescaled ones; put what needs it, such as a line search, outside: "
+                           "chain(wrap_optimizer(…), …)")
+        params = None if params is None else shrunk(params, parameter)
+        updates, state = inner.update(_map(gradient, updates), state, params, **extra)
+        return _map(factor, updates), state
+
+    setattr(update, _MARK, True)
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+@contextlib.contextmanager
+def inside():
+    """Marks that an optimizer with μP's factors calls the one inside it."""
+    token = _inside.set(True)
+    try:
+        yield
+    finally:
+        _inside.reset(token)
+
+
+def _check_outermost() -> None:
+    if _inside.get():
+        raise MupError("an optimizer with μP's factors is inside another that has them, so they would act "
+                       "twice; wrap once: wrap_optimizer(optax.chain(…)), or chain(…, wrap_optimizer(…))")
+
+
+def is_wrapped(optimizer: Any) -> bool:
+    """Whether `scale_optimizer` made it."""
+    return hasattr(getattr(optimizer, "update", None), _MARK)
+
+
+def extra_args(optimizer: Any) -> optax.GradientTransformationExtraArgs:
+    """Any optax optimizer, as one that takes extra arguments."""
+    if hasattr(optimizer, "gradient_transformation"):       # optax.MultiSteps
+        optimizer = optimizer.gradient_transformation()
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise MupError(f"{type(optimizer).__name__} is not an optax optimizer: give wrap_optimizer a "
+                       "GradientTransformation, such as optax.adam(1e-3)")
+    return optax.with_extra_args_support(optimizer)
+
+
+def by_name(values: Mapping[str, Factor]) -> ByName:
+    """A function from a parameter's name to its factor; it raises for names that nobody captured."""
+    def factor(name: str) -> Factor:
+        if name not in values:
+            raise _foreign(name, values)
+        return values[name]
+
+    return factor
+
+
+def _foreign(name: str, known: Mapping[str, Any]) -> MupError:
+    return MupError(f"{name!r}: not among the target's parameters ({', '.join(list(known)[:3])}, …); give "
+                    "the optimizer the parameters of the model that init_target captured, and make them "
+                    "all inside apply_mup()")
+
+
+def check_params(entries: Mapping[str, Entry], params: Any) -> None:
+    """Raises for parameters that are not the target's: other names, or other widths."""
+    for name, leaf in named_leaves(params):
+        if is_masked(leaf):
+            continue
+        if name not in entries:
+            raise _foreign(name, entries)
+        shape, target = tuple(leaf.shape), entries[name].target.shape
+        axes = iter(shape)
+        if not all(n in axes for n in target):          # a stack may put axes before, behind, between
+            raise MupError.about(name, entries[name].base.shape, target, f"the optimizer was given {shape}; "
+                                 "give it the target's parameters, or make a new Mup() for this width")
+
+
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """(name, leaf) of a parameter tree, in the order of its leaves. An optax.MaskedNode is a leaf.
+
+    Raises:
+      MupError: the tree is no mapping from modules to mappings from names.
+    """
+    if isinstance(tree, Mapping) and not isinstance(tree, dict):
+        tree = hk.data_structures.to_mutable_dict(tree)     # Haiku's own mapping has no paths
+    leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_masked)[0]
+    return [(_name(path, leaf), leaf) for path, leaf in leaves]
+
+
+def _name(path: tuple[Any, ...], leaf: Any) -> str:
+    if isinstance(leaf, optax.MaskedNode) and len(path) < 2:    # a whole module, or tree, is masked
+        return ""
+    if len(path) != 2 or not all(isinstance(k, jax.tree_util.DictKey) for k in path):
+        raise MupError(f"{jax.tree_util.keystr(path)!r}: a parameter's place in the tree must be "
+                       "[module][name], as in Haiku's params; give the optimizer such a tree, or a "
+                       "part of it")
+    return f"{path[0].key}/{path[1].key}"
+
+
+def is_masked(x: Any) -> bool:
+    """Whether optax put a placeholder here; to be used as `is_leaf`."""
+    return isinstance(x, optax.MaskedNode)
+
+
+def _map(factor: ByName, tree: Any) -> Any:
+    """Each leaf times its name's factor; masked ones and those with factor 1 as they are."""
+    leaves = [x if isinstance(x, (optax.MaskedNode, jax.ShapeDtypeStruct)) else scaled(x, factor(name))
+              for name, x in named_leaves(tree)]
+    return jax.tree.unflatten(jax.tree.structure(tree, is_leaf=is_masked), leaves)

@@ -1,0 +1,140 @@
+"""The tables: standard, neural tangent, and μP in its forms. Exponents; the arithmetic is in rules.py."""
+import dataclasses
+
+from haiku_mup.errors import MupError
+from haiku_mup.rules.parametrization import Parametrization, Power, Row
+
+# Tensor Programs V (arXiv 2203.03466), Table 8, and for ε its Appendix B.3: a gradient's entry shrinks like
+# 1 / fan_out where the fan-out grows, and like the multiplier 1 / fan_in in a readout. SGD's learning rate is
+# Adam's over that of ε, in every role: an update of SGD is one of Adam's times the gradient's size.
+_TABLE_8 = Parametrization(
+    "μP",
+    input=Row(sgd=Power(0, 1), eps=Power(0, -1)),
+    hidden=Row(init=Power(-0.5, 0), sgd=Power(-1, 1), adam=Power(-1, 0), eps=Power(0, -1)),
+    output=Row(forward=Power(-1, 0), sgd=Power(1, 0), eps=Power(-1, 0)),
+    tied=Power(-1, 0),
+    attention=-0.5,
+)
+# What leads from Table 8 to the other forms: θ of input, hidden and output weights.
+_ROOT_OUT = Power(0, 0.5)
+_TABLE_9 = {"input": _ROOT_OUT, "hidden": Power(-0.5, 0.5), "output": Power(0.5, 0)}
+_FORMS: dict[tuple[str, str | None], dict[str, Power]] = {
+    ("table8", None): {},
+    ("table3", None): {"output": Power(1, 0)},
+    ("table9", None): _TABLE_9,
+    ("mean_field", None): {"hidden": Power(-0.5, 0)},
+    ("abcd", "adam"): {"hidden": Power(-1, 0)},
+    ("abcd", "sgd"): _TABLE_9,
+}
+_REASONS = {
+    "adam": "a plain optimizer trains the wrapped model; give it as it is",
+    "sgd": "a plain optax.sgd trains the wrapped model; give it as it is",
+}
+_STANDARD = Parametrization(
+    "standard",
+    # Of initializers whose variance is 1 / fan_in; draws are left as they are.
+    hidden=Row(init=Power(-0.5, 0)), output=Row(init=Power(-0.5, 0)), draws=False, depth_alpha=0.0,
+)
+# A gradient's entry shrinks like what it is multiplied by in the forward pass, and like what reads the output.
+_ROOT = Row(forward=Power(-0.5, 0), stored=Power(-0.5, 0), adam=None, eps=Power(-0.5, -0.5))
+_NEURAL_TANGENT = Parametrization(
+    "neural tangent", input=Row(adam=None, eps=Power(0, -0.5)), hidden=_ROOT, output=_ROOT, tied=Power(-0.5, 0),
+    reason="its limit is that of gradient descent, and an optimizer that normalises gradients moves each "
+           "weight as far at every width, so that what a layer computes moves without bound; use SGD and its "
+           "factors (adam=False), or maximal_update()",
+)
+
+
+def standard() -> Parametrization:
+    """The standard parametrization: every draw, product and learning rate as it is. The null object.
+
+    Its table has the init of fan-in initializers (LeCun, Glorot, He), to be compared with others'; a `Mup`
+    with it leaves draws untouched.
+
+    >>> haiku_mup.standard().factors("hidden", 4.0, 4.0)[:4]
+    (0.5, 1.0, 1.0, 1.0)
+    """
+    return _STANDARD
+
+
+def neural_tangent() -> Parametrization:
+    """The neural tangent parametrization: every std as at the base, products with weights × m_in^-½.
+
+    SGD's learning rate is as it is. In the limit features stand still, and the network is linear in its
+    parameters (Jacot et al., arXiv 1806.07572; in terms of widths Tensor Programs IV, arXiv 2011.14522,
+    Table 1). It has no learning rates for Adam: what asks for them raises.
+
+    >>> haiku_mup.neural_tangent().factors("hidden", 4.0, 4.0)[:2]
+    (1.0, 0.5)
+    """
+    return _NEURAL_TANGENT
+
+
+def maximal_update(form: str = "table8", *, optimizer: str | None = None, spectral: bool = False,
+                   depth_alpha: float | None = None) -> Parametrization:
+    """The maximal update parametrization, in one of its equivalent forms: all train alike.
+
+    Args:
+      form: where the factors are. "table8", "table3" and "table9" are those of Tensor Programs V
+        (arXiv 2203.03466): with a multiplier in readouts alone; with none; and with learning rates of SGD that
+        need no factor. "mean_field" draws every weight with the base's std (Everett et al., arXiv 2407.05872).
+        "abcd" has all of it in the forward pass and in the gradient, so that an optimizer as it is trains the
+        wrapped model, and `Mup.wrap_optimizer` is not needed. For Adam, what `jax.grad` gives then are no
+        derivatives, but these times a factor that grows with the width: a clip by their norm depends on it, and
+        line searches and second derivatives go wrong.
+      optimizer: for "abcd", "adam" (right for SGD and for all between, too) or "sgd", which leaves gradients as
+        they are.
+      spectral: whether to draw a hidden weight smaller by √(m_out / m_in) where its fan-out grows less than
+        its fan-in, so that its spectral norm has the size that it should (Yang et al., arXiv 2310.17813).
+      depth_alpha: α of a model that may have r times as many residual blocks as its base: each branch of
+        `haiku_mup.residual` is multiplied by r^-α, and what is in the blocks has factors of its own. 1.0 is
+        CompleteP (Dey et al., arXiv 2505.01618), 0.5 Depth-μP (Yang et al., arXiv 2310.02244). With 0.0 depths
+        may differ, and nothing depends on them; with None they may not.
+
+    Raises:
+      MupError: no such form; "abcd" without its optimizer, or another form with one; an α that is neither 0 nor
+        from 0.5 to 1, for which features or their updates would grow with the depth, or vanish.
+
+    >>> haiku_mup.maximal_update("table9").factors("hidden", 4.0, 4.0)[:4]
+    (0.5, 1.0, 0.25, 1.0)
+    >>> haiku_mup.maximal_update(depth_alpha=1.0).factors("hidden", 4.0, 4.0, depth=2.0).sgd
+    2.0
+    """
+    if (form, optimizer) not in _FORMS:
+        raise MupError(f"maximal_update: no form {form!r} with optimizer={optimizer!r}; give 'table8', "
+                       "'table3', 'table9' or 'mean_field', or 'abcd' with optimizer='adam' or 'sgd'")
+    block, plain = _block(depth_alpha, optimizer or ""), optimizer or ""
+    name = "μP" if form == "table8" else f"μP, {form}" + f" {optimizer}" * bool(optimizer)
+    moved = _TABLE_8.moved(name, **_FORMS[form, optimizer])
+    if form == "table3":
+        moved = dataclasses.replace(moved, tied=None)   # its readouts have no multiplier, and are drawn small
+    if optimizer == "adam":
+        moved = dataclasses.replace(moved, **{role: getattr(moved, role).levelled()
+                                              for role in ("input", "hidden", "output")})
+    return dataclasses.replace(moved, name=name + (f", depth^-{depth_alpha:g}" if depth_alpha else ""),
+                               spectral=spectral, plain=plain, reason=_REASONS.get(plain, ""),
+                               depth_alpha=depth_alpha, block=block)
+
+
+def _block(alpha: float | None, plain: str) -> Row:
+    """What comes on top for parameters in residual blocks, r times as many as the base's, as powers of r.
+
+    A branch multiplied by r^-α gives gradients of its size, and ε's factor. All r branches together should move
+    the residual stream as far as at the base, each by 1 / r: so its parameters, of which the branch is r^-α
+    times a function, by r^(α-1). That is Adam's factor; SGD's is Adam's over ε's, r^(2α-1). (Dey et al., arXiv
+    2505.01618, Table 1, which names Adam's and ε's; Yang et al., arXiv 2310.02244, for SGD at α = ½.)
+
+    Where an optimizer is to be plain, θ takes its factor: r^(α-1) for Adam, r^(α-½) for SGD.
+    """
+    number = isinstance(alpha, (int, float)) and not isinstance(alpha, bool)
+    if alpha is not None and not (number and (alpha == 0 or 0.5 <= alpha <= 1)):
+        raise MupError(f"maximal_update: depth_alpha={alpha!r}: give 1.0 (CompleteP), 0.5 (Depth-μP) or a "
+                       "number between; 0.0 for depths that may differ, with no factor; None for depths "
+                       "that may not")
+    if not alpha:
+        return Row()
+    row = Row(sgd=Power(2 * alpha - 1), adam=Power(alpha - 1), eps=Power(-alpha))
+    if plain == "adam":
+        return row.moved(Power(alpha - 1)).levelled()
+    return row.moved(Power(alpha - 0.5)) if plain == "sgd" else row
+

@@ -1,0 +1,1 @@
+"""Where the library hooks into Haiku: contexts, creators, getters."""

@@ -1,0 +1,288 @@
+"""The scope that captures a model's parameters, and draws them in μP where it has a base."""
+import contextlib
+import dataclasses
+import types
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import haiku as hk
+import jax.numpy as jnp
+
+from haiku_mup.errors import MupError
+from haiku_mup.parameters import depth
+from haiku_mup.parameters import fans as axes
+from haiku_mup.parameters import globs as mults
+from haiku_mup.parameters.globs import check_globs
+from haiku_mup.parameters.initializers import moments
+from haiku_mup.parameters.scaling import NAMED, READOUT, TIED, Entry, Record, Used, compare, layer_kind
+from haiku_mup.parameters.warnings import doubts
+from haiku_mup.rules.parametrization import ONE, Parametrization
+from haiku_mup.tracing import context
+from haiku_mup.tracing.context import Made
+from haiku_mup.tracing.getters import PRODUCTS
+from haiku_mup.tracing.haiku_internals import (
+    Branch,
+    Site,
+    check_home,
+    in_tree,
+    leaf_name,
+    lifted_by_hand,
+    place,
+    stacks,
+    stored_names,
+    transforms,
+)
+from haiku_mup.tracing.wrapped import Known, make, one_tied
+
+BY_DEPTH = ("this parametrization draws it by the depth, which shows only when all numbered modules are made; "
+            "take hk.layer_stack, or a form in which a Mup wraps the optimizer")
+
+
+class Declared(NamedTuple):
+    """What a user says of a model from outside.
+
+    Attributes:
+      fans: {glob over "module/name": axes.Fans}.
+      readouts: globs over module names, and over names of parameters of one's own.
+      rule: the parametrization.
+      init_mults, lr_mults: {glob over "module/name": multiplier}.
+    """
+
+    fans: Mapping[str, axes.Fans]
+    readouts: tuple[str, ...]
+    rule: Parametrization
+    init_mults: Mapping[str, float] = types.MappingProxyType({})
+    lr_mults: Mapping[str, float] = types.MappingProxyType({})
+
+
+class Session:
+    """One `with init_base()` or `with init_target()`: every entry into a context is a new one.
+
+    Attributes:
+      declared: what the user says of the model.
+      base: the base's records, by name, where this captures a target; None where it captures a base.
+      records: what was captured, by name.
+      entries: base beside target, by name.
+      warned: the kinds of warning that its Mup has given.
+      own: how many of Haiku's transforms are around the model's, and it itself.
+    """
+
+    def __init__(self, declared: Declared, base: Mapping[str, Record] | None, warned: set[str]):
+        self.declared = declared
+        self.base = base
+        self.own = transforms() + 1
+        self.branches: dict[Site, Branch] = {}          # those of haiku_mup.residual that were computed
+        self.records: dict[str, Record] = {}
+        self.entries: dict[str, Entry] = {}
+        self.warned = warned
+        self._used = Known()                            # of all made, in the tree or not
+        self._by_hand: set[tuple[str, tuple[int, ...]]] = set()
+        self._tied: set[float] = set()
+        self._ties_used = False
+        self._local: dict[str, list[Record]] = {}       # of the base, by the names that layers know
+        self._pairs = None if base is None else depth.Pairs(base, declared.rule)
+        self._within: dict[Site, Record] = {}           # some parameter that each branch makes
+
+    def close(self) -> None:
+        """Lets go of what it captured: JAX keeps the session itself for ever, in the keys of its caches."""
+        self.base, self.records, self.entries, self._used = self.base and {}, {}, {}, Known()
+        self.branches, self._local, self._pairs, self._within = {}, {}, None, {}
+
+    def check(self, where: str) -> None:
+        """Raises if nothing was captured, or if a glob of the user's matched nothing."""
+        if not self.records:
+            raise MupError(f"{where} captured no parameter: call the model's init inside it, and put the "
+                           "layers inside `with haiku_mup.apply_mup():`, in the function that is transformed")
+        weights = {name[:-2]: record for name, record in self.records.items() if record.leaf == "w"}
+        readouts = [name for name, record in [*weights.items(), *self.records.items()]
+                    if record.layer in (READOUT, NAMED)]
+        check_globs("Mup(fans=...)", self.declared.fans, self.records, self.records, "parameter")
+        check_globs("Mup(readouts=...)", self.declared.readouts, readouts, weights,
+                    "hk.Linear or convolution, or parameter of your own")
+        mults.by_name("Mup(lr_mults=...)", self.declared.lr_mults, self.records)
+        found = mults.by_name("Mup(init_mults=...)", self.declared.init_mults, self.records)
+        drawn = [name for name, record in self.records.items() if record.moments.drawn]
+        check_globs("Mup(init_mults=...)", self.declared.init_mults, drawn, found, "parameter that is drawn")
+
+    def create(self, next_creator, shape, dtype, init, context_, enclosing):
+        names = stored_names(context_)
+        value: Record | Entry | MupError
+        try:
+            record = _record(self.declared, names, dtype, init, context_, enclosing,
+                             lifted_by_hand(self.own))
+            if self._pairs:
+                self._pairs.meet(name[:-len(record.leaf) - 1] for name in names)
+            if record.layer == TIED:
+                check_home(record.name, context_.module)
+            value = record if self.base is None else self._compared(record)
+            self._note(record, value)
+        except MupError as error:
+            value = error
+        draw = value.draw if isinstance(value, Entry) else 1.0
+        array, value = make(next_creator, shape, dtype, init, draw, names[0], value, self.warned)
+        return array, Made(names, leaf_name(context_), array, value)
+
+    def _note(self, record: Record, value: Any) -> None:
+        used = value.used if isinstance(value, Entry) else Used()
+        self._used.add(record, used)
+        self._by_hand |= {(record.local, record.shape)} if record.by_hand else set()
+        if record.layer == TIED:
+            self._tied.add(used.multiplier)
+        if record.place and record.place.branch:
+            self._within.setdefault(record.place.branch.site, record)
+
+    def keep(self, made: Made) -> None:
+        for name in made.names:         # several in a transparent layer_stack, which are alike
+            value = made.value if name == made.names[0] else self._alike(made.value, name)
+            if getattr(value, "init_mult", 1.0) != getattr(made.value, "init_mult", 1.0):
+                raise MupError(f"init_mults: {name!r} is drawn together with {made.names[0]!r}; give both one "
+                               "multiplier")
+            self._keep(name, value.target if isinstance(value, Entry) else value, value)
+
+    def _alike(self, value: Entry | Record, name: str) -> Entry | Record:
+        record = value.target if isinstance(value, Entry) else value
+        record = dataclasses.replace(record, name=name)
+        return record if self.base is None else self._compared(record)
+
+    def _compared(self, record: Record) -> Entry:
+        assert self._pairs is not None
+        pair = self._pairs.find(record)
+        if self.declared.rule.block.init != ONE and pair.later:
+            raise pair.wrong(BY_DEPTH)
+        return self._entry(pair, whole=self.declared.rule.depth_alpha is None)
+
+    def _entry(self, pair: depth.Pair, earlier: Entry | None = None, whole: bool = True) -> Entry:
+        """A pair with what follows, and the user's multiplier; the earlier one, where nothing is new."""
+        if earlier and self.declared.rule.depth_alpha is None and pair.base is earlier.base:
+            return earlier
+        entry = compare(pair.base, pair.target, self.declared.rule, pair.depth, whole)
+        mult = mults.of("Mup(init_mults=...)", self.declared.init_mults, pair.target.name)
+        return entry.drawn(mult)
+
+    def _keep(self, name: str, record: Record, value: Entry | Record) -> None:
+        before = self.records.setdefault(name, record)
+        if before.shape != record.shape:
+            raise MupError(f"{name!r}: first {before.shape}, now {record.shape}: one name with two "
+                           "shapes in one context; initialise one model in it")
+        if isinstance(value, Entry):
+            self.entries.setdefault(name, value)
+            if value.doubt:
+                context.warn_once(self.warned, *value.doubt)
+
+    def branch(self, branch: Branch) -> float:
+        """The multiplier of a branch, as far as the depth is known: numbered modules count as they are made."""
+        self.branches.setdefault(branch.site, branch)
+        inner, outer = (self._pairs.find(self._within[at.site]).depth if self._pairs and at and
+                        at.site in self._within else 1.0 for at in (branch, branch.outer))
+        value = self.declared.rule.branch(inner / outer)
+        context.initialised(self.warned, str(branch.site), (), value)
+        return value
+
+    def used(self, name: str, shape: tuple[int, ...]) -> Used:
+        found = self._used.get(name, shape)
+        return self._foretold(name, shape) if found is None else found
+
+    @property
+    def lifts(self) -> bool:
+        return bool(self._by_hand)
+
+    def lifted(self, name: str, shape: tuple[int, ...]) -> bool:
+        return (name, shape) in self._by_hand
+
+    def stray(self, name: str, shape: tuple[int, ...]) -> str:
+        """Nothing: the wrapped model says it."""
+        return ""
+
+    def whole(self) -> tuple[dict[str, Entry], dict[Site, float]]:
+        """All that was captured of a target beside its base, and the multiplier of each branch.
+
+        Raises:
+          MupError: what only the whole shows, such as blocks that the other of the two doesn't have.
+
+        Warns:
+          MupWarning: of what is probably not meant, once for each kind.
+        """
+        pairs, rule = depth.Pairs(self.base or {}, self.declared.rule), self.declared.rule
+        found = pairs.whole(self.records, "target")
+        entries = {name: self._entry(pair, self.entries[name]) for name, pair in found.items()}
+        for name, entry in entries.items():
+            if entry.draw != self.entries[name].draw:
+                raise found[name].wrong(BY_DEPTH)
+        for kind, text in doubts(entries, self._ties_used) if rule.draws else ():
+            context.warn_once(self.warned, kind, text)
+        return entries, depth.branches(pairs, found, self.branches.values())
+
+    def multiplier(self, name: str, shape: tuple[int, ...]) -> float:
+        self._ties_used |= name.endswith("/embeddings")
+        return self.used(name, shape).multiplier
+
+    def matrix_read(self, context_) -> None:
+        base = (self.base or {}).get(stored_names(context_)[0])
+        shape = tuple(map(int, context_.original_shape))
+        ties = self.declared.rule.tied != ONE
+        if ties and base is not None and base.shape[1:] != shape[1:] and base.layer != TIED:
+            context.warn_once(self.warned, "tied", str(MupError.about(
+                base.name, base.shape, shape, "an hk.Embed's matrix is read; if that makes logits, they lack "
+                "μP's multiplier: use haiku_mup.SharedEmbed and SharedReadout")))
+
+    def _foretold(self, name: str, shape: tuple[int, ...]) -> Used:
+        """Of a parameter that is not made yet: as the base tells."""
+        values = set()
+        if self.base and not self._local:
+            for record in self.base.values():
+                self._local.setdefault(record.local, []).append(record)
+        module, _, leaf = name.rpartition("/")
+        known = (self.base or {}).get(f"{self._pairs.twin(in_tree(module))}/{leaf}") if self._pairs else None
+        for record in [known] if known else self._local.get(name, []):
+            with contextlib.suppress(MupError):     # told in full as the parameter is made
+                values.add(self._compared(_resized(record, shape)).used)
+        return values.pop() if len(values) == 1 else Used()
+
+    def tied_multiplier(self) -> float:
+        self._ties_used = True
+        return one_tied(self._tied)
+
+
+def _resized(record: Record, shape: tuple[int, ...]) -> Record:
+    """The record of another width, as far as the shape tells: an LSTM's inputs are as many as there were."""
+    first, *others = record.parts or (0,)
+    counts = tuple(stack.layers for stack in stacks() if not stack.transparent)
+    if not others:
+        return dataclasses.replace(record, shape=shape, stacks=counts)
+    hidden = shape[-1] // 4
+    return dataclasses.replace(record, shape=shape, stacks=counts, parts=(shape[0] - hidden, hidden))
+
+
+def _record(declared: Declared, names: tuple[str, ...], dtype, init, context_, enclosing,
+            by_hand: bool) -> Record:
+    name, leaf, module = names[0], leaf_name(context_), context_.module
+    spot = place(names, leaf, context.branch())
+    shape = tuple(map(int, context_.original_shape))
+    dtype = jnp.dtype(dtype)
+    layer = layer_kind(module, leaf)
+    product = leaf == "w" and isinstance(module, PRODUCTS)
+    named = product or not axes.is_haikus(module)
+    if named and not layer and axes.matching(name[:-2] if product else name, declared.readouts):
+        layer = NAMED
+    return Record(
+        name=name, leaf=leaf, local=context_.full_name, shape=shape, moments=moments(init, shape, dtype),
+        fans=axes.find(declared.fans, name, module, leaf, shape), layer=layer,
+        inexact=bool(jnp.issubdtype(dtype, jnp.inexact)), by_hand=by_hand, place=spot,
+        stacks=tuple(stack.layers for stack in spot.stacks if not stack.transparent),
+        **_enclosed(context_, enclosing))
+
+
+def _enclosed(context_, enclosing) -> dict[str, Any]:
+    """What an attention or an LSTM around a parameter tells of it."""
+    if enclosing is None:
+        return {}
+    call, inputs = enclosing
+    module = call.module
+    if isinstance(module, hk.LSTM) and context_.full_name == f"{module.module_name}/linear/w":
+        return {"parts": (int(inputs.shape[-1]), int(module.hidden_size))}
+    if isinstance(module, hk.MultiHeadAttention) and \
+            context_.full_name == f"{module.module_name}/query/w":
+        ours = getattr(module, "mup_attention", False)
+        if ours or call.orig_class is hk.MultiHeadAttention:
+            return {"key_size": int(module.key_size), "scaled_attention": ours}
+    return {}

@@ -1,0 +1,56 @@
+"""What is sent to workers: functions of modules that they can't import go as they are."""
+import functools
+import pickle
+import subprocess
+import sys
+import threading
+import types
+
+import pytest
+from sweep_program import make_trial
+
+import haiku_mup
+from haiku_mup.sweep.runner import packing
+
+
+def elsewhere(packed):
+    """What another process gets by calling the function that was packed."""
+    code = f"import pickle; print(pickle.loads({packed!r})())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def nowhere(monkeypatch):
+    """A module that is in no file."""
+    module = types.ModuleType("nowhere")
+    exec("def double(x):\n    return 2 * x\n\ndef four():\n    return double(2)\n", module.__dict__)
+    monkeypatch.setitem(sys.modules, "nowhere", module)
+    return module
+
+
+@pytest.mark.parametrize("held", [
+    lambda f: f, lambda f: functools.partial(f), lambda f: {"a": [f]}["a"][0], lambda f: lambda: f(),
+    lambda f: lambda f=f: f()])
+def test_functions_of_a_module_that_cannot_be_imported_go_as_they_are(nowhere, held):
+    assert elsewhere(packing.pack(held(nowhere.four))) == "4"
+
+
+def test_functions_of_other_modules_go_by_name():
+    assert len(packing.pack(make_trial)) < 100 and pickle.loads(packing.pack(make_trial)) is make_trial
+
+
+def test_nothing_is_left_registered(nowhere):
+    import cloudpickle
+
+    packing.pack(nowhere.four)
+    assert "nowhere" not in cloudpickle.list_registry_pickle_by_value()
+
+
+def test_what_cannot_be_sent_is_said(monkeypatch):
+    with pytest.raises(haiku_mup.MupError, match="cannot pickle '_thread.lock'"):
+        packing.pack(threading.Lock())
+    monkeypatch.setitem(sys.modules, "cloudpickle", None)
+    with pytest.raises(haiku_mup.MupError, match=r"pip install 'haiku-mup\[sweep\]' for functions"):
+        packing.pack(lambda: 1)
