@@ -40,10 +40,14 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True, scope="session")
 def _compiled_once(tmp_path_factory):
-    """Every context of a Mup traces anew, as it must; XLA need not compile the same program anew."""
+    """Every context of a Mup traces anew, as it must; XLA need not compile the same program anew.
+
+    JAX_COMPILATION_CACHE_DIR=FOLDER keeps what is compiled from one run to the next.
+    """
     root = tmp_path_factory.getbasetemp()
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root     # the workers share it
-    jax.config.update("jax_compilation_cache_dir", str(root / "xla"))
+    jax.config.update("jax_compilation_cache_dir",
+                      os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(root / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

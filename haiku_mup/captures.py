@@ -10,7 +10,7 @@ from haiku_mup.parameters import depth
 from haiku_mup.parameters import fans as axes
 from haiku_mup.parameters import globs as mults
 from haiku_mup.parameters.fans import Axes
-from haiku_mup.parameters.scaling import Entry, Record, compare
+from haiku_mup.parameters.scaling import ParameterScaling, Record, compare
 from haiku_mup.rules.parametrization import Parametrization
 from haiku_mup.rules.tables import maximal_update
 from haiku_mup.tracing import context
@@ -34,7 +34,7 @@ class Captures:
                            "model, and has no factors; take another form")
         self._source = ""                           # where the base was loaded from
         self._base: Mapping[str, Record] | None = None
-        self._entries: Mapping[str, Entry] | None = None
+        self._entries: Mapping[str, ParameterScaling] | None = None
         self._branches: Mapping[Site, float] = {}   # of haiku_mup.residual: their multipliers
         self._session: Session | None = None        # of the init_target that is open
         self._warned: set[str] = set()
@@ -141,7 +141,7 @@ class Captures:
         _multiplied[_key(tree)] = not (all(entry.used.plain for entry in entries.values())
                                        and set(branches.values()) <= {1.0})
 
-    def _judge(self, session: Session) -> tuple[Mapping[str, Entry], Mapping[Site, float]]:
+    def _judge(self, session: Session) -> tuple[Mapping[str, ParameterScaling], Mapping[Site, float]]:
         """What a session captured, if it is whole and the same as before."""
         session.check("init_target")
         entries, branches = session.whole()
@@ -153,10 +153,10 @@ class Captures:
                                      f"{before and before.shape}; make a new Mup() for another width or depth")
         return entries, branches
 
-    def _captured(self, what: str) -> Mapping[str, Entry]:
+    def _captured(self, what: str) -> Mapping[str, ParameterScaling]:
         return self._whole(what)[0]
 
-    def _whole(self, what: str) -> tuple[Mapping[str, Entry], Mapping[Site, float]]:
+    def _whole(self, what: str) -> tuple[Mapping[str, ParameterScaling], Mapping[Site, float]]:
         """The entries, and the multipliers of branches."""
         if self._session is not None:
             return self._judge(self._session)
@@ -302,8 +302,8 @@ def _rule(parametrization: Parametrization | None) -> Parametrization:
 def _with_delta(base: Mapping[str, Record], delta: Mapping[str, Record],
                 rule: Parametrization) -> Mapping[str, Record]:
     """The base's records, with the shapes that the delta has."""
-    plain = {name: dataclasses.replace(record, delta=None, delta_parts=()) for name, record in base.items()}
+    plain = {name: dataclasses.replace(record, delta=None, delta_row_sizes=()) for name, record in base.items()}
     for pair in depth.Pairs(plain, rule).whole(delta, "delta").values():
         compare(pair.base, pair.target, rule, pair.depth)
-    return {name: dataclasses.replace(record, delta=delta[name].shape, delta_parts=delta[name].parts)
+    return {name: dataclasses.replace(record, delta=delta[name].shape, delta_row_sizes=delta[name].row_sizes)
             for name, record in plain.items()}

@@ -14,7 +14,7 @@ from haiku_mup.errors import MupError
 from haiku_mup.optimizers import wrapper as optim
 from haiku_mup.parameters import factors as scale
 from haiku_mup.parameters import globs as mults
-from haiku_mup.parameters.scaling import Entry, Part
+from haiku_mup.parameters.scaling import ParameterScaling, RowBlock
 from haiku_mup.parameters.table import Row, as_text
 from haiku_mup.rules import optimizers as optimizer_rules
 from haiku_mup.rules.parametrization import FIXED
@@ -165,7 +165,7 @@ class Mup(Captures):
         self._declared = self._declared._replace(lr_mults=given)
         call = f"wrap_optimizer({f'adam={adam}' if rule is None else f'rule={rule!r}'})"
         fits = "any" if scale_eps and kind in ("adam", "sgd") else kind
-        grow = {name for name, entry in entries.items() if any(part.role != FIXED for part in entry.parts)}
+        grow = {name for name, entry in entries.items() if any(part.role != FIXED for part in entry.row_blocks)}
         tried = Check(self._warned, optimizer, fits, grow if table != standard() else (), call, self._refused)
         tried(_tree(entries, lambda e: jax.ShapeDtypeStruct(e.target.shape, "float32")))
 
@@ -327,21 +327,21 @@ class Mup(Captures):
         lr_mults = self._lr_mults(entries)
         return [row for name, entry in entries.items() for row in Row.of(entry, lr_mults[name])]
 
-    def _lr_mults(self, entries: Mapping[str, Entry]) -> dict[str, float]:
+    def _lr_mults(self, entries: Mapping[str, ParameterScaling]) -> dict[str, float]:
         return mults.by_name("lr_mults", self._declared.lr_mults, entries)
 
-    def _rates(self, entries: Mapping[str, Entry], adam: bool) -> dict[str, scale.Factor]:
+    def _rates(self, entries: Mapping[str, ParameterScaling], adam: bool) -> dict[str, scale.Factor]:
         """The factor of each parameter's learning rate."""
         lr, lr_mults = self._lr(adam), self._lr_mults(entries)
         return {name: entry.factor(lambda part, x=lr_mults[name]: lr(part) * x)     # type: ignore[misc]
                 for name, entry in entries.items()}
 
-    def _lr(self, adam: bool) -> Callable[[Part], float]:
+    def _lr(self, adam: bool) -> Callable[[RowBlock], float]:
         if not isinstance(adam, (bool, np.bool_)):
             raise MupError(f"adam={adam!r}: give True for Adam's factors, or False for SGD's")
         rule = self._declared.rule
 
-        def factor(part: Part) -> float:
+        def factor(part: RowBlock) -> float:
             found = part.factors.adam if adam else part.factors.sgd
             if math.isnan(found):
                 raise MupError(f"{rule.name}: no learning rates for {'Adam' if adam else 'SGD'}: {rule.reason}")
@@ -365,7 +365,7 @@ class Mup(Captures):
             raise MupError(f"{what}: in {table.name} {table.reason}")
 
 
-def _tree(entries: Mapping[str, Entry], value) -> dict[str, dict[str, Any]]:
+def _tree(entries: Mapping[str, ParameterScaling], value) -> dict[str, dict[str, Any]]:
     """value(entry) of each parameter, as Haiku nests them: {"module": {"name": …}}."""
     tree: dict[str, dict[str, Any]] = {}
     for name, entry in sorted(entries.items()):

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from haiku_mup.parameters.scaling import READOUT, TIED, Entry
+from haiku_mup.parameters.scaling import READOUT, TIED, ParameterScaling
 from haiku_mup.rules import parametrization as rules
 from haiku_mup.rules.tables import maximal_update
 
@@ -131,7 +131,7 @@ def logits(base_key_size: int, key_size: int) -> tuple[float, float]:
 
 # --- slopes over widths ---
 
-Entries = Mapping[int, Mapping[str, Entry]]             # width -> parameter -> base beside target
+Entries = Mapping[int, Mapping[str, ParameterScaling]]             # width -> parameter -> base beside target
 
 
 def slope(widths: Iterable[float], values: Iterable[float]) -> float:
@@ -158,11 +158,11 @@ def of_parameter(name: str, entries: Entries, muon: bool = False) -> Sizes:
     Muon makes a gradient's singular values alike. Where they are few, as with a small batch, its update has
     aligned entries, as Adam's; where they grow with the width, entries × the root of their number.
     """
-    blocks = max(len(at[name].parts) for at in entries.values())
-    found = [_sizes({width: at[name].parts[min(i, len(at[name].parts) - 1)].factors
+    blocks = max(len(at[name].row_blocks) for at in entries.values())
+    found = [_sizes({width: at[name].row_blocks[min(i, len(at[name].row_blocks) - 1)].factors
                      for width, at in entries.items()}, parameter) for i in range(blocks)]
     if muon:
-        rank = slope(entries, (math.sqrt(min(at[name].parts[0].m_in, at[name].parts[0].m_out))
+        rank = slope(entries, (math.sqrt(min(at[name].row_blocks[0].m_in, at[name].row_blocks[0].m_out))
                                for at in entries.values()))
         found += [sizes._replace(change=sizes.change.plus(Range(rank, rank))) for sizes in found]
     return hull(found)
@@ -175,10 +175,10 @@ def of_product(name: str, entries: Entries) -> Sizes:
     as it was drawn may be aligned or not. A readout's bias keeps its size, where it isn't zero. Embeddings are
     aligned from the start with what was looked up in them.
     """
-    def size(entry: Entry) -> tuple[float, float]:
+    def size(entry: ParameterScaling) -> tuple[float, float]:
         fans = entry.target.fans
         axes = fans.fan_out if entry.target.layer == TIED else fans.fan_in
-        factors = entry.parts[0].factors
+        factors = entry.row_blocks[0].factors
         multiplier = entry.multiplier * (1.0 if entry.target.layer == READOUT else factors.forward)
         return product(factors, _growth(entry, axes), multiplier)
 
@@ -208,7 +208,7 @@ def _bias(name: str, entries: Entries) -> bool:
     return some is not None and (some.target.moments.std != 0 or some.target.moments.mean != 0)
 
 
-def _growth(entry: Entry, axes: Iterable[int]) -> float:
+def _growth(entry: ParameterScaling, axes: Iterable[int]) -> float:
     return math.prod((entry.target.shape[a] / entry.base.shape[a] for a in axes), start=1.0)
 
 

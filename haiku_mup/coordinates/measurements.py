@@ -119,7 +119,7 @@ class Expected:
         # What hidden weights make of the start of what they are given: less, where they are drawn smaller.
         *_, widest = self._entries.values()
         hidden = [self._product(name).start.low for name, entry in widest.items()
-                  if entry.parts[0].role == HIDDEN and entry.target.moments.drawn
+                  if entry.row_blocks[0].role == HIDDEN and entry.target.moments.drawn
                   and all(name in at for at in self._entries.values())]
         # What branches add that know nothing of each other: r of them, each of size r^-α; less, for α above ½.
         self._thin = Range(min(0.0, _thinned(programs)), 0.0)
@@ -132,7 +132,7 @@ class Expected:
         # A table without factors, which the standard one is, doesn't tell how gradients shrink.
         self._untold = rule in GRADIENT_LIKE and all(
             set(part.factors._replace(init=1.0, stored=1.0)) == {1.0}
-            for entry in widest.values() for part in entry.parts)
+            for entry in widest.values() for part in entry.row_blocks)
         self._decaying = decaying
 
     def _product(self, name: str) -> Sizes:
@@ -173,7 +173,7 @@ class Expected:
         if self._untold or any(name not in at for at in self._entries.values()):
             return None
         found = expectation.of_parameter(name, self._entries, self._muon)
-        fixed = all(part.role == FIXED for at in self._entries.values() for part in at[name].parts)
+        fixed = all(part.role == FIXED for at in self._entries.values() for part in at[name].row_blocks)
         change = found.change.plus(self._error if fixed else self._gradient)
         return Sizes(found.start, change | found.start if self._decaying else change)
 

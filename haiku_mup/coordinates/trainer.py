@@ -14,7 +14,7 @@ from haiku_mup.coordinates.array_stats import Stat, by_layer, in_memory
 from haiku_mup.coordinates.compiled import Compiled, quickly
 from haiku_mup.coordinates.recorder import Recorder, merged, split, trace_state
 from haiku_mup.errors import MupError
-from haiku_mup.parameters.scaling import NAMED, READOUT, Entry
+from haiku_mup.parameters.scaling import NAMED, READOUT, ParameterScaling
 
 T = TypeVar("T")
 PARAM, UPDATE, CHANGE, DECAY, GRADIENT = PARTS = ("param", "update", "change", "decay", "gradient")
@@ -96,7 +96,7 @@ class Program:
     def __init__(self, model: Any, optimizer: Any, loss_fn: Any, mup: Any, inputs: Inputs,
                  stats: Sequence[Stat], decaying: bool):
         captured, branches = mup._whole("coord_check")
-        self.entries: dict[str, Entry] = dict(captured)
+        self.entries: dict[str, ParameterScaling] = dict(captured)
         self.branches = list(branches.values())
         records = [entry.target for entry in self.entries.values()]
         self.recorder = Recorder(model, stats, [

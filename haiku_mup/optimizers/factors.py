@@ -7,7 +7,7 @@ from haiku_mup.errors import MupError
 from haiku_mup.optimizers import muon
 from haiku_mup.optimizers.wrapper import Around, ByName, by_name
 from haiku_mup.parameters import factors as scale
-from haiku_mup.parameters.scaling import Entry, Part
+from haiku_mup.parameters.scaling import ParameterScaling, RowBlock
 from haiku_mup.rules import optimizers as optimizer_rules
 from haiku_mup.rules.optimizers import NORMED, Known, Scales
 from haiku_mup.rules.parametrization import Parametrization
@@ -32,8 +32,9 @@ class Scaling:
       MupError: a parametrization that has no learning rates for this rule.
     """
 
-    def __init__(self, optimizer: Any, entries: Mapping[str, Entry], table: Parametrization, rule: str, *,
-                 level: bool = False, scale_decay: bool = False, mults: Mapping[str, float] | None = None):
+    def __init__(self, optimizer: Any, entries: Mapping[str, ParameterScaling], table: Parametrization,
+                 rule: str, *, level: bool = False, scale_decay: bool = False,
+                 mults: Mapping[str, float] | None = None):
         self._optimizer, self._law = optimizer, ""
         self._entries, self._table, self._rule, self._level = entries, table, rule, level
         self._scale_decay, self._mults = scale_decay, mults or {}
@@ -69,7 +70,7 @@ class Scaling:
 
     def _around(self, rule: str) -> Around:
         def numbers(value: Callable[[str, Scales], float]) -> ByName:
-            def factor(name: str, entry: Entry) -> scale.Factor:
+            def factor(name: str, entry: ParameterScaling) -> scale.Factor:
                 return entry.factor(lambda part: value(name, self._scales(rule, entry, part)))
 
             return by_name({name: factor(name, entry) for name, entry in self._entries.items()})
@@ -80,7 +81,7 @@ class Scaling:
             update=numbers(lambda name, s: s.update * self._mults.get(name, 1.0)),
             parameter=numbers(lambda name, s: 1.0 if as_they_are else s.parameter))
 
-    def _scales(self, rule: str, entry: Entry, part: Part) -> Scales:
+    def _scales(self, rule: str, entry: ParameterScaling, part: RowBlock) -> Scales:
         table, factors = self._table, part.factors
         sgd = rule in SGDS and not self._level
         if math.isnan(factors.sgd if sgd else factors.adam):
@@ -106,7 +107,7 @@ class Scaling:
                            f"{factors.eps:g}")
 
 
-def size(entry: Entry, part: Part) -> float:
+def size(entry: ParameterScaling, part: RowBlock) -> float:
     """The size of a parameter's entries, relative to the base.
 
     One that starts at zero is what updates make of it.

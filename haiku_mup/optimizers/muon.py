@@ -10,7 +10,7 @@ import optax
 
 from haiku_mup.errors import MupError
 from haiku_mup.optimizers.wrapper import extra_args, inside, is_masked, named_leaves
-from haiku_mup.parameters.scaling import Entry
+from haiku_mup.parameters.scaling import ParameterScaling
 from haiku_mup.rules.optimizers import LAWS, Matrix
 from haiku_mup.rules.parametrization import HIDDEN
 
@@ -31,7 +31,7 @@ def _is_muon(x: Any) -> bool:
     return type(x).__name__ == STATE
 
 
-def axes(entry: Entry, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def axes(entry: ParameterScaling, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The axes of a parameter that Muon sums over, and those that come out.
 
     All that don't come out are summed over, a convolution's kernel, too; not so stacks in front, and experts.
@@ -40,13 +40,13 @@ def axes(entry: Entry, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
       entry: the parameter.
       rank: of the stored array, with stacks of layers in front.
     """
-    fans, layer = entry.parts[0].fans, len(entry.target.shape)
+    fans, layer = entry.row_blocks[0].fans, len(entry.target.shape)
     aside = fans.lookup if layer > 2 else ()
     sums = [a for a in range(layer) if a not in (*fans.fan_out, *aside)]
     return tuple(a + rank - layer for a in sums), tuple(a + rank - layer for a in fans.fan_out)
 
 
-def matrices(entry: Entry) -> tuple[Matrix, Matrix]:
+def matrices(entry: ParameterScaling) -> tuple[Matrix, Matrix]:
     """The shapes of a parameter at the base and at the target, as Muon takes them."""
     sums, out = axes(entry, len(entry.target.shape))
     base, target = (Matrix(*(math.prod(shape[a] for a in part) for part in (sums, out)))
@@ -54,11 +54,11 @@ def matrices(entry: Entry) -> tuple[Matrix, Matrix]:
     return base, target
 
 
-def check(name: str, entry: Entry) -> None:
+def check(name: str, entry: ParameterScaling) -> None:
     """Raises for a parameter that is no matrix to Muon, and that it takes."""
     remedy = ("leave it to Muon's Adam part: optax.contrib.muon(…, "
               "muon_weight_dimension_numbers=mup.muon_dimensions)")
-    if len(entry.parts) > 1:
+    if len(entry.row_blocks) > 1:
         raise MupError.about(name, entry.base.shape, entry.target.shape, "its blocks of rows have roles of "
                              f"their own, and Muon takes them as one matrix; {remedy}")
     if not all(axes(entry, len(entry.target.shape))):
@@ -66,11 +66,11 @@ def check(name: str, entry: Entry) -> None:
                              f"Muon takes it, as it does a stack of vectors; {remedy}")
 
 
-def dimensions(entries: Mapping[str, Entry], params: Any) -> Any:
+def dimensions(entries: Mapping[str, ParameterScaling], params: Any) -> Any:
     """A tree like the parameters, for optax.contrib.muon: hidden weights' axes; None for Adam's part."""
     def one(name: str, x: Any) -> Any:
         entry = entries.get(name)
-        if entry is None or is_masked(x) or [part.role for part in entry.parts] != [HIDDEN]:
+        if entry is None or is_masked(x) or [part.role for part in entry.row_blocks] != [HIDDEN]:
             return None
         return optax.contrib.MuonDimensionNumbers(*axes(entry, len(x.shape)))
 
@@ -80,7 +80,7 @@ def dimensions(entries: Mapping[str, Entry], params: Any) -> Any:
 
 # --- how large its updates are ---
 
-def law(optimizer: Any, tree: Any, names: Iterable[str], entries: Mapping[str, Entry]) -> str:
+def law(optimizer: Any, tree: Any, names: Iterable[str], entries: Mapping[str, ParameterScaling]) -> str:
     """How an optimizer scales Muon's updates by their shape: a key of `LAWS`, found by trying it.
 
     Args:
@@ -116,7 +116,8 @@ def _only(tree: Any, name: str) -> dict[str, dict[str, Any]]:
             for leaf, x in bundle.items() if f"{module}/{leaf}" == name}
 
 
-def _size(optimizer: Any, tree: Any, name: str, entries: Mapping[str, Entry], shape: Matrix) -> float:
+def _size(optimizer: Any, tree: Any, name: str, entries: Mapping[str, ParameterScaling],
+          shape: Matrix) -> float:
     """The norm of an update whose gradient has one singular value, of a parameter of this shape."""
     leaves = [x if is_masked(x) else jnp.ones(_shape(entries[name], len(x.shape), shape))
               for name, x in named_leaves(tree)]
@@ -130,7 +131,7 @@ def _size(optimizer: Any, tree: Any, name: str, entries: Mapping[str, Entry], sh
     return found
 
 
-def _shape(entry: Entry, rank: int, shape: Matrix) -> list[int]:
+def _shape(entry: ParameterScaling, rank: int, shape: Matrix) -> list[int]:
     """The shape of a small array that is this matrix, by its first axes of each kind."""
     sizes = [1] * rank
     for part, n in zip(axes(entry, rank), shape):

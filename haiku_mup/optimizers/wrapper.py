@@ -10,7 +10,7 @@ import optax
 
 from haiku_mup.errors import MupError
 from haiku_mup.parameters.factors import Factor, mapped, scaled
-from haiku_mup.parameters.scaling import Entry
+from haiku_mup.parameters.scaling import ParameterScaling
 
 ByName = Callable[[str], Factor]        # a parameter's name, "module/name" -> what multiplies it
 _MARK = "_haiku_mup"
@@ -145,7 +145,7 @@ def _foreign(name: str, known: Mapping[str, Any]) -> MupError:
                     "all inside apply_mup()")
 
 
-def check_params(entries: Mapping[str, Entry], params: Any) -> None:
+def check_params(entries: Mapping[str, ParameterScaling], params: Any) -> None:
     """Raises for parameters that are not the target's: other names, or other widths."""
     for name, leaf in named_leaves(params):
         if is_masked(leaf):

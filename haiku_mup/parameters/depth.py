@@ -196,7 +196,8 @@ def _kinds(a: Record, b: Record) -> dict[str, tuple[Any, Any]]:
     close = a.moments.drawn == b.moments.drawn and (
         math.isclose(a.moments.std, b.moments.std, rel_tol=1e-6) or same_std(a.moments, b.moments))
     return {"shape": (a.shape, b.shape), "fan": (a.fans, b.fans), "std": (close, True),
-            "layer": ((a.layer, a.inexact, a.key_size, a.parts), (b.layer, b.inexact, b.key_size, b.parts)),
+            "layer": ((a.layer, a.inexact, a.key_size, a.row_sizes),
+                      (b.layer, b.inexact, b.key_size, b.row_sizes)),
             "stack": (a.stacks, b.stacks)}
 
 

@@ -34,10 +34,10 @@ class Record:
       inexact: whether its entries are floating point or complex numbers.
       key_size: size of an attention's queries, where it makes them; else None.
       scaled_attention: whether that attention scales its logits in μP.
-      parts: sizes whose concatenation is its rows (an LSTM's [x, h]); empty for most; one for such a block.
+      row_sizes: sizes whose concatenation is its rows (an LSTM's [x, h]); empty for most; one for such a block.
       by_hand: whether it is lifted by a call of hk.lift, whose user calls an apply with it.
       delta: on a base's record, the shape that the delta model has, if there was one.
-      delta_parts: the parts of the delta model.
+      delta_row_sizes: the row_sizes of the delta model.
       stacks: how many layers the layer_stacks around it have, outermost first; without transparent ones, whose
         layers have names of their own.
       place: where it was made; None for one that was loaded.
@@ -53,10 +53,10 @@ class Record:
     inexact: bool = True
     key_size: int | None = None
     scaled_attention: bool = False
-    parts: tuple[int, ...] = ()
+    row_sizes: tuple[int, ...] = ()
     by_hand: bool = False
     delta: tuple[int, ...] | None = None
-    delta_parts: tuple[int, ...] = ()
+    delta_row_sizes: tuple[int, ...] = ()
     stacks: tuple[int, ...] = ()
     place: Place | None = None
 
@@ -71,7 +71,7 @@ class Record:
         return self.name[:-len(self.leaf) - 1]
 
 
-class Part(NamedTuple):
+class RowBlock(NamedTuple):
     """What μP makes of a parameter, or of one block of its rows.
 
     Attributes:
@@ -114,12 +114,12 @@ class Used(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
+class ParameterScaling:
     """One parameter, base beside target, and what follows.
 
     Attributes:
       base, target: the two records.
-      parts: one for most; one for each block of rows of an LSTM's matrix, where they differ.
+      row_blocks: one for most; one for each block of rows of an LSTM's matrix, where they differ.
       multiplier: what a layer of ours multiplies its product by.
       doubt: what is probably not meant: its kind, and a text with the remedy; or None.
       init_mult: a multiplier of one's own of the draw, which is in it.
@@ -128,13 +128,13 @@ class Entry:
 
     base: Record
     target: Record
-    parts: tuple[Part, ...]
+    row_blocks: tuple[RowBlock, ...]
     multiplier: float
     doubt: tuple[str, str] | None = None
     init_mult: float = 1.0
     depth: float = 1.0
 
-    def drawn(self, mult: float) -> "Entry":
+    def drawn(self, mult: float) -> "ParameterScaling":
         """The same with a draw that is multiplied; as it is, where it isn't drawn.
 
         Raises:
@@ -146,12 +146,13 @@ class Entry:
         if not moments.centred:
             raise MupError.about(self.target.name, self.base.shape, self.target.shape, f"init_mults would "
                                  f"multiply its mean of {moments.mean:.3g}, too; scale its initializer instead")
-        parts = tuple(part._replace(draw=part.draw * mult) for part in self.parts)
-        return dataclasses.replace(self, parts=parts, init_mult=mult)
+        parts = tuple(part._replace(draw=part.draw * mult) for part in self.row_blocks)
+        return dataclasses.replace(self, row_blocks=parts, init_mult=mult)
 
-    def factor(self, value: Callable[[Part], float]) -> scale.Factor:
+    def factor(self, value: Callable[[RowBlock], float]) -> scale.Factor:
         """value(part): a number, or one for each block of rows."""
-        return scale.each(map(value, self.parts), (part.rows for part in self.parts), len(self.target.shape))
+        rows = (block.rows for block in self.row_blocks)
+        return scale.each(map(value, self.row_blocks), rows, len(self.target.shape))
 
     @property
     def draw(self) -> scale.Factor:
@@ -169,7 +170,7 @@ class Entry:
     def inferred(self) -> bool:
         """Whether its axes are a guess that matters: it grows, is drawn, and no layer of Haiku's owns it."""
         return (not self.target.fans.known and self.target.moments.drawn
-                and any(part.role != rules.FIXED for part in self.parts))
+                and any(part.role != rules.FIXED for part in self.row_blocks))
 
 
 def layer_kind(module: Any, name: str) -> str:
@@ -179,7 +180,7 @@ def layer_kind(module: Any, name: str) -> str:
 
 
 def compare(base: Record, target: Record, rule: rules.Parametrization, depth: float = 1.0,
-            whole: bool = True) -> Entry:
+            whole: bool = True) -> ParameterScaling:
     """What a parametrization makes of a parameter, given how it was captured at the base and at the target.
 
     Args:
@@ -192,7 +193,7 @@ def compare(base: Record, target: Record, rule: rules.Parametrization, depth: fl
       MupError: for what cannot be right; it names the parameter, both shapes and the remedy.
     """
     wrong = functools.partial(MupError.about, target.name, base.shape, target.shape)
-    if len(base.shape) != len(target.shape) or len(base.parts) != len(target.parts):
+    if len(base.shape) != len(target.shape) or len(base.row_sizes) != len(target.row_sizes):
         raise wrong("rank differs; rebuild the base model")
     if any(b == 0 != t for b, t in zip(base.shape, target.shape)):
         raise wrong("a width of 0 has no ratio; give the base a width of its own")
@@ -200,10 +201,11 @@ def compare(base: Record, target: Record, rule: rules.Parametrization, depth: fl
     if len({part._replace(rows=0) for part in parts}) == 1:
         parts = (_part(base, target, rule, depth, whole, wrong),)
     doubt = _doubt(base, target, parts[0].factors, rule, wrong) if rule.draws else None
-    return Entry(base, target, parts, _multiplier(base, target, parts[0], rule, wrong), doubt, depth=depth)
+    multiplier = _multiplier(base, target, parts[0], rule, wrong)
+    return ParameterScaling(base, target, parts, multiplier, doubt, depth=depth)
 
 
-def _multiplier(base: Record, target: Record, part: Part, rule: rules.Parametrization, wrong) -> float:
+def _multiplier(base: Record, target: Record, part: RowBlock, rule: rules.Parametrization, wrong) -> float:
     """What a layer of ours multiplies by."""
     if target.layer == READOUT:
         return part.factors.forward
@@ -220,19 +222,20 @@ def _multiplier(base: Record, target: Record, part: Part, rule: rules.Parametriz
 
 def _blocks(record: Record) -> list[Record]:
     """A record for each block of rows; itself, for most."""
-    if not record.parts:
+    if not record.row_sizes:
         return [record]
     _, *rest = record.shape
-    blocks = [dataclasses.replace(record, shape=(rows, *rest), parts=(rows,), delta=None)
-              for rows in record.parts]
+    blocks = [dataclasses.replace(record, shape=(rows, *rest), row_sizes=(rows,), delta=None)
+              for rows in record.row_sizes]
     if record.delta is None:
         return blocks
     _, *rest = record.delta
-    return [dataclasses.replace(block, delta=(rows, *rest), delta_parts=())
-            for block, rows in zip(blocks, record.delta_parts)]
+    return [dataclasses.replace(block, delta=(rows, *rest), delta_row_sizes=())
+            for block, rows in zip(blocks, record.delta_row_sizes)]
 
 
-def _part(base: Record, target: Record, rule: rules.Parametrization, depth: float, whole: bool, wrong) -> Part:
+def _part(base: Record, target: Record, rule: rules.Parametrization, depth: float, whole: bool,
+          wrong) -> RowBlock:
     """The role and the factors of a parameter, or of a block of its rows."""
     infinite = _infinite(base, target)
     fans = _fans(base, target, infinite, wrong)
@@ -242,7 +245,7 @@ def _part(base: Record, target: Record, rule: rules.Parametrization, depth: floa
     if rule.draws:
         _check_layer(base, target, role, wrong)
         draw = _draw(base, target, role, factors, whole and depth == 1, wrong)
-    return Part(target.shape[0] if target.shape else 1, role, factors, draw, m_in, m_out, fans)
+    return RowBlock(target.shape[0] if target.shape else 1, role, factors, draw, m_in, m_out, fans)
 
 
 def _infinite(base: Record, target: Record) -> list[bool]:
@@ -308,7 +311,7 @@ def _draw(base: Record, target: Record, role: str, factors: rules.Factors, one_d
         raise wrong("the initializer's std is a traced value, and must be known here; compute it with "
                     "numpy or math instead of jax.numpy, or call init eagerly")
     # A bias may depend on its layer's fan-in, a block of rows on the whole matrix's, and any on the depth.
-    one_shape = base.shape == target.shape and len(base.shape) > 1 and len(base.parts) != 1 and one_depth
+    one_shape = base.shape == target.shape and len(base.shape) > 1 and len(base.row_sizes) != 1 and one_depth
     if not (was.drawn and now.drawn and was.std > 0 and now.std > 0) or one_shape:
         raise wrong(f"the initializer's std is {was.std:.3g} at the base and {now.std:.3g} at the "
                     "target; use one initializer for both")

@@ -3,7 +3,7 @@ import dataclasses
 import math
 from collections.abc import Iterable
 
-from haiku_mup.parameters.scaling import READOUT, TIED, Entry, Part
+from haiku_mup.parameters.scaling import READOUT, TIED, ParameterScaling, RowBlock
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,22 +49,22 @@ class Row:
     depth: float = 1.0
 
     @classmethod
-    def of(cls, entry: Entry, lr_mult: float) -> "list[Row]":
+    def of(cls, entry: ParameterScaling, lr_mult: float) -> "list[Row]":
         """The rows of one parameter: one, or one for each block of an LSTM's matrix, named as its slice."""
         first, rows = 0, []
-        for part in entry.parts:
+        for part in entry.row_blocks:
             rows.append(cls._part(entry, part, first, lr_mult))
             first += part.rows
         return rows
 
     @classmethod
-    def _part(cls, entry: Entry, part: Part, first: int, lr_mult: float) -> "Row":
+    def _part(cls, entry: ParameterScaling, part: RowBlock, first: int, lr_mult: float) -> "Row":
         base, target, name = entry.base, entry.target, entry.target.name
         shapes = base.shape, target.shape
-        if len(entry.parts) > 1:
-            number = entry.parts.index(part)
+        if len(entry.row_blocks) > 1:
+            number = entry.row_blocks.index(part)
             name += f"[{first}:{first + part.rows}]"
-            shapes = (base.parts[number], *base.shape[1:]), (part.rows, *target.shape[1:])
+            shapes = (base.row_sizes[number], *base.shape[1:]), (part.rows, *target.shape[1:])
         multiplier = entry.multiplier * (1.0 if target.layer in (READOUT, TIED) else part.factors.forward)
         return cls(name, *shapes, part.role, base.moments.std, target.moments.std * part.draw,
                    multiplier, part.factors.adam * lr_mult, part.factors.sgd * lr_mult,

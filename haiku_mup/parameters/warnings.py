@@ -4,11 +4,11 @@ from fractions import Fraction
 from itertools import product
 
 from haiku_mup.errors import MupError
-from haiku_mup.parameters.scaling import TIED, Entry, Record
+from haiku_mup.parameters.scaling import TIED, ParameterScaling, Record
 from haiku_mup.rules import parametrization as rules
 
 
-def doubts(entries: Mapping[str, Entry], ties_used: bool) -> Iterator[tuple[str, str]]:
+def doubts(entries: Mapping[str, ParameterScaling], ties_used: bool) -> Iterator[tuple[str, str]]:
     """(kind, text) of each doubt.
 
     Args:
@@ -29,7 +29,7 @@ def doubts(entries: Mapping[str, Entry], ties_used: bool) -> Iterator[tuple[str,
                 "(embed, x); if it makes none, use hk.Embed"))
 
 
-def _mixed(entries: Mapping[str, Entry]) -> Iterator[tuple[str, str]]:
+def _mixed(entries: Mapping[str, ParameterScaling]) -> Iterator[tuple[str, str]]:
     """Fan-ins of Haiku's layers that grow by a ratio which no output has, nor a product or quotient of two."""
     growing = {_module(entry) for entry in entries.values() if _ratios(entry, out=True) != [1]}
     outputs = {ratio for entry in entries.values() for ratio in _ratios(entry, out=True)} | {Fraction(1)}
@@ -37,7 +37,7 @@ def _mixed(entries: Mapping[str, Entry]) -> Iterator[tuple[str, str]]:
     for name, entry in entries.items():
         if growing <= {_module(entry)}:          # nothing here that could make its inputs
             continue
-        grows = {rules.HIDDEN, rules.OUTPUT} & {part.role for part in entry.parts}
+        grows = {rules.HIDDEN, rules.OUTPUT} & {part.role for part in entry.row_blocks}
         for ratio in _ratios(entry, out=False) if grows and entry.target.fans.known else ():
             if ratio not in fitting:
                 yield "mixed", str(MupError.about(
@@ -46,16 +46,16 @@ def _mixed(entries: Mapping[str, Entry]) -> Iterator[tuple[str, str]]:
                     "hk.Linear of its own and add them, so that each has its own factors"))
 
 
-def _module(entry: Entry) -> str:
+def _module(entry: ParameterScaling) -> str:
     """The name of the module that owns a parameter."""
     return entry.target.name[:-len(entry.target.leaf) - 1]
 
 
-def _ratios(entry: Entry, out: bool) -> list[Fraction]:
+def _ratios(entry: ParameterScaling, out: bool) -> list[Fraction]:
     """By how much the fan-out grows, or the fan-in: that of each block of rows, where there are several."""
     base, target, fans = entry.base, entry.target, entry.target.fans
-    if target.parts and not out:
-        return [Fraction(t, b) for b, t in zip(base.parts, target.parts) if b and t]
+    if target.row_sizes and not out:
+        return [Fraction(t, b) for b, t in zip(base.row_sizes, target.row_sizes) if b and t]
     return [_ratio(base, target, fans.fan_out if out else fans.fan_in)]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from haiku_mup.errors import MupError
 from haiku_mup.parameters import globs as mults
-from haiku_mup.parameters.scaling import Entry, Record, compare
+from haiku_mup.parameters.scaling import ParameterScaling, Record, compare
 from haiku_mup.parameters.table import Row, as_text
 from haiku_mup.serialization import state_dict as store
 from haiku_mup.tracing.capture import Declared
@@ -17,14 +17,14 @@ SIDES = ("checkpoint", "here")
 MULTS = slice(Declared._fields.index("init_mults"), None)
 
 
-def check(state: Any, entries: Mapping[str, Entry], declared: Declared) -> None:
+def check(state: Any, entries: Mapping[str, ParameterScaling], declared: Declared) -> None:
     """Raises where a state dict's base, or its parametrization, isn't that of these entries.
 
     Raises:
       MupError: it shows what both make of the parameters in which they differ.
     """
     records, theirs = store.decode(state, "the state dict")
-    ours: dict[str, Entry] = {}
+    ours: dict[str, ParameterScaling] = {}
     for entry in entries.values():
         ours.setdefault(entry.base.name, entry)         # of blocks that repeat the first
     if records.keys() != ours.keys():
@@ -53,7 +53,7 @@ def _same(a: Record, b: Record) -> bool:
     return near and same and a.moments.drawn == b.moments.drawn
 
 
-def _pair(record: Record, entry: Entry, theirs: Declared,
+def _pair(record: Record, entry: ParameterScaling, theirs: Declared,
           ours: Declared) -> tuple[list[Row], list[Row]] | None:
     """The rows of both sides, where they differ."""
     name = record.name

@@ -44,9 +44,9 @@ def _encode(record: Record) -> dict[str, Any]:
         "drawn": record.moments.drawn, "error": record.moments.error,
         "fans": _axes(record.fans), "known": record.fans.known, "layer": record.layer,
         "inexact": record.inexact, "key_size": record.key_size,
-        "scaled_attention": record.scaled_attention, "parts": list(record.parts),
+        "scaled_attention": record.scaled_attention, "parts": list(record.row_sizes),
         "delta": None if record.delta is None else list(record.delta),
-        "delta_parts": list(record.delta_parts),
+        "delta_parts": list(record.delta_row_sizes),
     }
 
 
@@ -138,10 +138,10 @@ def _record(name: str, values: dict[str, Any], wrong: Callable[[str], MupError])
         moments=Moments(std, mean, values["drawn"], float(values["error"])),
         fans=Fans(fan_in, fan_out, values["known"], lookup), layer=values["layer"],
         inexact=values["inexact"], key_size=values["key_size"],
-        scaled_attention=values["scaled_attention"], parts=tuple(values["parts"]),
+        scaled_attention=values["scaled_attention"], row_sizes=tuple(values["parts"]),
         stacks=tuple(values["stacks"]),
         delta=None if values["delta"] is None else tuple(values["delta"]),
-        delta_parts=tuple(values["delta_parts"]))
+        delta_row_sizes=tuple(values["delta_parts"]))
 
 
 def _check_seal(values: Mapping[str, Any], entry: str, wrong: Callable[[str, str], MupError]) -> None:

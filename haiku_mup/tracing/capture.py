@@ -14,7 +14,16 @@ from haiku_mup.parameters import fans as axes
 from haiku_mup.parameters import globs as mults
 from haiku_mup.parameters.globs import check_globs
 from haiku_mup.parameters.initializers import moments
-from haiku_mup.parameters.scaling import NAMED, READOUT, TIED, Entry, Record, Used, compare, layer_kind
+from haiku_mup.parameters.scaling import (
+    NAMED,
+    READOUT,
+    TIED,
+    ParameterScaling,
+    Record,
+    Used,
+    compare,
+    layer_kind,
+)
 from haiku_mup.parameters.warnings import doubts
 from haiku_mup.rules.parametrization import ONE, Parametrization
 from haiku_mup.tracing import context
@@ -73,7 +82,7 @@ class Session:
         self.own = transforms() + 1
         self.branches: dict[Site, Branch] = {}          # those of haiku_mup.residual that were computed
         self.records: dict[str, Record] = {}
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, ParameterScaling] = {}
         self.warned = warned
         self._used = Known()                            # of all made, in the tree or not
         self._by_hand: set[tuple[str, tuple[int, ...]]] = set()
@@ -106,7 +115,7 @@ class Session:
 
     def create(self, next_creator, shape, dtype, init, context_, enclosing):
         names = stored_names(context_)
-        value: Record | Entry | MupError
+        value: Record | ParameterScaling | MupError
         try:
             record = _record(self.declared, names, dtype, init, context_, enclosing,
                              lifted_by_hand(self.own))
@@ -118,12 +127,12 @@ class Session:
             self._note(record, value)
         except MupError as error:
             value = error
-        draw = value.draw if isinstance(value, Entry) else 1.0
+        draw = value.draw if isinstance(value, ParameterScaling) else 1.0
         array, value = make(next_creator, shape, dtype, init, draw, names[0], value, self.warned)
         return array, Made(names, leaf_name(context_), array, value)
 
     def _note(self, record: Record, value: Any) -> None:
-        used = value.used if isinstance(value, Entry) else Used()
+        used = value.used if isinstance(value, ParameterScaling) else Used()
         self._used.add(record, used)
         self._by_hand |= {(record.local, record.shape)} if record.by_hand else set()
         if record.layer == TIED:
@@ -137,21 +146,22 @@ class Session:
             if getattr(value, "init_mult", 1.0) != getattr(made.value, "init_mult", 1.0):
                 raise MupError(f"init_mults: {name!r} is drawn together with {made.names[0]!r}; give both one "
                                "multiplier")
-            self._keep(name, value.target if isinstance(value, Entry) else value, value)
+            self._keep(name, value.target if isinstance(value, ParameterScaling) else value, value)
 
-    def _alike(self, value: Entry | Record, name: str) -> Entry | Record:
-        record = value.target if isinstance(value, Entry) else value
+    def _alike(self, value: ParameterScaling | Record, name: str) -> ParameterScaling | Record:
+        record = value.target if isinstance(value, ParameterScaling) else value
         record = dataclasses.replace(record, name=name)
         return record if self.base is None else self._compared(record)
 
-    def _compared(self, record: Record) -> Entry:
+    def _compared(self, record: Record) -> ParameterScaling:
         assert self._pairs is not None
         pair = self._pairs.find(record)
         if self.declared.rule.block.init != ONE and pair.later:
             raise pair.wrong(BY_DEPTH)
         return self._entry(pair, whole=self.declared.rule.depth_alpha is None)
 
-    def _entry(self, pair: depth.Pair, earlier: Entry | None = None, whole: bool = True) -> Entry:
+    def _entry(self, pair: depth.Pair, earlier: ParameterScaling | None = None,
+               whole: bool = True) -> ParameterScaling:
         """A pair with what follows, and the user's multiplier; the earlier one, where nothing is new."""
         if earlier and self.declared.rule.depth_alpha is None and pair.base is earlier.base:
             return earlier
@@ -159,12 +169,12 @@ class Session:
         mult = mults.of("Mup(init_mults=...)", self.declared.init_mults, pair.target.name)
         return entry.drawn(mult)
 
-    def _keep(self, name: str, record: Record, value: Entry | Record) -> None:
+    def _keep(self, name: str, record: Record, value: ParameterScaling | Record) -> None:
         before = self.records.setdefault(name, record)
         if before.shape != record.shape:
             raise MupError(f"{name!r}: first {before.shape}, now {record.shape}: one name with two "
                            "shapes in one context; initialise one model in it")
-        if isinstance(value, Entry):
+        if isinstance(value, ParameterScaling):
             self.entries.setdefault(name, value)
             if value.doubt:
                 context.warn_once(self.warned, *value.doubt)
@@ -193,7 +203,7 @@ class Session:
         """Nothing: the wrapped model says it."""
         return ""
 
-    def whole(self) -> tuple[dict[str, Entry], dict[Site, float]]:
+    def whole(self) -> tuple[dict[str, ParameterScaling], dict[Site, float]]:
         """All that was captured of a target beside its base, and the multiplier of each branch.
 
         Raises:
@@ -245,12 +255,12 @@ class Session:
 
 def _resized(record: Record, shape: tuple[int, ...]) -> Record:
     """The record of another width, as far as the shape tells: an LSTM's inputs are as many as there were."""
-    first, *others = record.parts or (0,)
+    first, *others = record.row_sizes or (0,)
     counts = tuple(stack.layers for stack in stacks() if not stack.transparent)
     if not others:
         return dataclasses.replace(record, shape=shape, stacks=counts)
     hidden = shape[-1] // 4
-    return dataclasses.replace(record, shape=shape, stacks=counts, parts=(shape[0] - hidden, hidden))
+    return dataclasses.replace(record, shape=shape, stacks=counts, row_sizes=(shape[0] - hidden, hidden))
 
 
 def _record(declared: Declared, names: tuple[str, ...], dtype, init, context_, enclosing,
@@ -279,7 +289,7 @@ def _enclosed(context_, enclosing) -> dict[str, Any]:
     call, inputs = enclosing
     module = call.module
     if isinstance(module, hk.LSTM) and context_.full_name == f"{module.module_name}/linear/w":
-        return {"parts": (int(inputs.shape[-1]), int(module.hidden_size))}
+        return {"row_sizes": (int(inputs.shape[-1]), int(module.hidden_size))}
     if isinstance(module, hk.MultiHeadAttention) and \
             context_.full_name == f"{module.module_name}/query/w":
         ours = getattr(module, "mup_attention", False)

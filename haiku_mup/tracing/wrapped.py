@@ -3,7 +3,7 @@ from collections.abc import Hashable, Mapping
 
 from haiku_mup.errors import MupError
 from haiku_mup.parameters.initializers import Rescaled, read
-from haiku_mup.parameters.scaling import TIED, Entry, Record, Used, layer_kind
+from haiku_mup.parameters.scaling import TIED, ParameterScaling, Record, Used, layer_kind
 from haiku_mup.tracing import context
 from haiku_mup.tracing.context import Made
 from haiku_mup.tracing.haiku_internals import Branch, Site, Stack, check_home, leaf_name, stacks, stored_names
@@ -58,7 +58,8 @@ class Wrapped:
 
     own = 0             # its functions know where they run
 
-    def __init__(self, entries: Mapping[str, Entry], branches: Mapping[Site, float], plain: bool = False):
+    def __init__(self, entries: Mapping[str, ParameterScaling], branches: Mapping[Site, float],
+                 plain: bool = False):
         self._draws = {name: (e.target.shape, e.draw, e.target.moments, e.target.stacks)
                        for name, e in entries.items()}
         self._branches = dict(branches)

@@ -157,7 +157,7 @@ def gap(wrap, plain, table=TABLE_8, size=1.0):
     """
     mup = captured(mlp, X, 8, 8 * RATIO, mup=haiku_mup.Mup(parametrization=table))
     wrapped, entries = wrap(mup), mup._captured("")
-    parts = {name: entry.parts[0] for name, entry in entries.items()}
+    parts = {name: entry.row_blocks[0] for name, entry in entries.items()}
     known = {name: TABLE_8.factors(part.role, part.m_in, part.m_out) for name, part in parts.items()}
     theta = {name: part.factors.stored for name, part in parts.items()}
     base = jax.tree.map(lambda p: p.astype(jnp.float64), mlp(8).init(KEY, X))

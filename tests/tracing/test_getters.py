@@ -296,7 +296,7 @@ def test_getters_see_what_table_8_keeps_in_every_form(name, where, form, x64):
 
         out, grads = run(ids)
         # θ · the gradient / d is the same in every form
-        scales = {row: entry.parts[0].factors for row, entry in mup._captured("a test").items()}
+        scales = {row: entry.row_blocks[0].factors for row, entry in mup._captured("a test").items()}
         found[one] = out, {f"{m}/{n}": g / scales[f"{m}/{n}"].stored / scales[f"{m}/{n}"].gradient
                            for m, leaves in grads.items() for n, g in leaves.items()}
     (out, grads), (expected, wanted) = found[form], found["table8"]
