@@ -23,9 +23,9 @@
 # jupyter lab demos/tutorial.ipynb
 # ```
 #
-# It takes some two minutes on 2 cores. The digits come from `demos/data.py`, which is in the clone and not in
-# the installed package. So the first cell puts the clone on Python's path, whether Jupyter was started in its
-# root or in `demos/`.
+# It takes some two minutes on 2 cores. The digits come from `demos/common/data.py`, which is in the clone and
+# not in the installed package. So the first cell puts the clone on Python's path, whether Jupyter was started
+# in its root or in `demos/`.
 
 # %%
 # %matplotlib inline
