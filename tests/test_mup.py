@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import KEY, MODELS, captured, equal, mlp, one, stack
+from small_models import KEY, MODELS, captured, mlp, one, stack
+from trees import equal
 
 import haiku_mup
 from haiku_mup.parameters.scaling import Record

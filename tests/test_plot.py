@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 import pytest
-from helpers import records
+from sweep_results import records
 
 from haiku_mup import plot
 

@@ -7,7 +7,8 @@ import sys
 import jax
 import numpy as np
 import pytest
-from helpers import demo_run, records, table
+from demo_runs import demo_run
+from sweep_results import records, table
 
 import haiku_mup
 from demos import mnist_mlp

@@ -6,7 +6,8 @@ import signal
 import jax
 import numpy as np
 import pytest
-from helpers import demo_run, table
+from demo_runs import demo_run
+from sweep_results import table
 
 from demos import parametrizations
 from demos.common import data

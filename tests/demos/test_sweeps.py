@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import demo_run, table
+from demo_runs import demo_run
+from sweep_results import table
 
 from demos import cnn, mnist_mlp, text_transformer
 from demos.common import sweeps, texts

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from helpers import KEY, MODELS, captured
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from small_models import KEY, MODELS, captured
 
 import haiku_mup
 

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import KEY, captured, equal
+from small_models import KEY, captured
+from trees import equal
 
 import haiku_mup
 from demos.common import losses

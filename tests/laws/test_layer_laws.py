@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import KEY
 from random_models import Piece, Spec, captured, inputs, model
+from small_models import KEY
 
 pytestmark = pytest.mark.slow
 

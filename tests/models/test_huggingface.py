@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import KEY, equal
 from safetensors.numpy import load_file, save_file
-from test_models import BERT, GPT2, IDS, ROBERTA, captured, made, shapes, wider
+from small_models import KEY
+from small_transformers import BERT, GPT2, IDS, ROBERTA, captured, made, shapes, wider
+from trees import equal
 
 import haiku_mup
 from haiku_mup import models

@@ -13,47 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import KEY, equal
+from small_models import KEY
+from small_transformers import BERT, CONFIGS, GPT2, IDS, ROBERTA, captured, made, shapes, wider
+from trees import equal
 
 import haiku_mup
 from haiku_mup import models
-
-GPT2 = models.GPT2Config(vocab_size=11, n_embd=8, n_head=2, n_layer=2, n_positions=6)
-BERT = models.BertConfig(vocab_size=11, hidden_size=8, num_attention_heads=2, num_hidden_layers=2,
-                         intermediate_size=12, max_position_embeddings=6)
-ROBERTA = models.RobertaConfig(**{**dataclasses.asdict(BERT), "max_position_embeddings": 8, "pad_token_id": 1})
-IDS = np.arange(10).reshape(2, 5)
-CONFIGS = {"GPT2LMHeadModel": GPT2, "BertForPreTraining": BERT, "RobertaForMaskedLM": ROBERTA}
-
-
-def made(name, config, **inputs):
-    """The model of this name, transformed."""
-    def fn(ids):
-        with haiku_mup.apply_mup():
-            return getattr(models, name)(config)(ids, **inputs)
-
-    return hk.transform(fn)
-
-
-def shapes(name, config, ids=IDS, **inputs):
-    """What the model computes, as its init shows under eval_shape: the ids are seen, as outside of jit."""
-    return jax.eval_shape(lambda key: made(name, config, **inputs).init(key, ids), KEY)
-
-
-def captured(name, base, target):
-    mup = haiku_mup.Mup()
-    with mup.init_base():
-        shapes(name, base)
-    with mup.init_target():
-        shapes(name, target)
-    return mup
-
-
-def wider(config, times):
-    """The configuration with heads that are so many times larger."""
-    widths = ["n_embd"] if isinstance(config, models.GPT2Config) else ["hidden_size", "intermediate_size"]
-    return dataclasses.replace(config, **{width: times * getattr(config, width) for width in widths})
-
 
 # --- what can't be ---
 

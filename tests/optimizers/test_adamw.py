@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import KEY, MODELS, captured, equal, mlp, one
-from test_rules import gap, mapped, rows
-from test_structures import transparent
+from optimizer_cases import gap, rows
+from small_models import KEY, MODELS, captured, mlp, one
+from transparent_stack import transparent
+from trees import equal, mapped
 
 import haiku_mup
 

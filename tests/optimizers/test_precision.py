@@ -10,7 +10,8 @@ import jmp
 import numpy as np
 import optax
 import pytest
-from helpers import KEY, equal
+from small_models import KEY
+from trees import equal
 
 import haiku_mup
 from haiku_mup import models

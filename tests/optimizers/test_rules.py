@@ -1,7 +1,6 @@
 """Rules for optimizers: factors by hand, every optimizer of optax beside its base, forms, Muon, warnings."""
 import functools
 import inspect
-import pathlib
 import re
 import warnings
 
@@ -12,13 +11,14 @@ import mutants
 import numpy as np
 import optax
 import pytest
-from helpers import KEY, MODELS, captured, equal, mlp
+from optimizer_cases import TABLE_8, gap, optimizer, rows, section
+from small_models import KEY, MODELS, captured, mlp
+from trees import equal, mapped
 
 import haiku_mup
 from haiku_mup import maximal_update, neural_tangent, optimizer_rules, standard
 from haiku_mup.optimizer_rules import RULES, Known, Matrix, scales
 
-README = (pathlib.Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 X = MODELS["mlp"][1]
 contrib = optax.contrib
 
@@ -77,100 +77,10 @@ def test_novograd_normalises_a_stack_as_a_whole_and_its_layers_keep_their_rate()
 
 # --- every optimizer of optax: what it does at the target is what it does at the base, in Adam's size ---
 
-MADE = {        # what makes an optimizer, where a learning rate alone doesn't, or isn't enough to see it act
-    "adadelta": lambda lr: optax.adadelta(0.01),
-    "adafactor": functools.partial(optax.adafactor, min_dim_size_to_factor=1),  # else large ones are factored
-    "lars": functools.partial(optax.lars, trust_coefficient=1.0),
-    "noisy_sgd": functools.partial(optax.noisy_sgd, eta=1e-14, key=0),
-    "fromage": functools.partial(optax.fromage, min_norm=0.0),  # else zeros have a norm that isn't an entry's
-    **{name: functools.partial(getattr(optax, name), weight_decay=0.0) for name in (
-        "adamaxw", "adamw", "lion", "nadamw")},
-    "polyak_sgd": lambda lr: optax.polyak_sgd(1e9),
-    "cocob": lambda lr: contrib.cocob(), "prodigy": lambda lr: contrib.prodigy(),
-    "dowg": lambda lr: contrib.dowg(),
-    "dadapt_adamw": lambda lr: contrib.dadapt_adamw(1.0),
-    "dog": lambda lr: contrib.dog(1.0, ("distance", 1e-6)),     # the default's start depends on all norms
-    "momo": lambda lr: contrib.momo(1e9), "momo_adam": lambda lr: contrib.momo_adam(1e9),
-}
 FEW = ("lars",)
 NEIGHBOURS = dict.fromkeys(RULES, "adam") | {"adam": "sgd", "momo": "sgd"}
-FORMS = [maximal_update(), maximal_update("table9"), maximal_update("mean_field"),
+FORMS = [TABLE_8, maximal_update("table9"), maximal_update("mean_field"),
          maximal_update("abcd", optimizer="adam"), maximal_update("abcd", optimizer="sgd")]
-TABLE_8 = FORMS[0]
-LR, RATIO, STEPS = 1e-6, 4, 8   # so small a rate that norms stay those of the start
-
-
-def section(title):
-    return README.partition(f"## {title}\n")[2].partition("\n## ")[0]
-
-
-def rows():
-    """{optimizer: rule} of the README's table."""
-    found = {}
-    for line in section("Optimizers and decay").splitlines():
-        names, rule = re.match(r"\| (.+?) +\| .*?rule=\"(\w+)\"", line).groups() if "rule=" in line[:400] and \
-            line.startswith("| ") else ("", "")
-        found |= dict.fromkeys(re.findall(r"\w+", names), rule)
-    return found
-
-
-def optimizer(name, lr=LR):
-    make = MADE.get(name) or getattr(optax, name, None) or getattr(contrib, name)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)     # optimistic_adam
-        return optax.with_extra_args_support(make(lr))
-
-
-def tiled(entry, x):
-    """An array of the base, each of its entries repeated along the axes that grow: the same one, wider."""
-    for axis, (n, m) in enumerate(zip(entry.base.shape, entry.target.shape)):
-        x = jnp.repeat(x, m // n, axis)
-    return x
-
-
-def mapped(function, *trees):
-    """function(name, *leaves) of parameter trees."""
-    return {m: {n: function(f"{m}/{n}", *(t[m][n] for t in trees)) for n in trees[0][m]} for m in trees[0]}
-
-
-def moved(opt, params, grads):
-    """How far some steps move the parameters, with gradients that change their size on the way."""
-    @jax.jit
-    def run(params):
-        def step(carry, k):
-            now, state = carry
-            seen = jax.tree.map(lambda g: g * jnp.cos(k), grads)
-            update, state = opt.update(seen, state, now, value=1.0)
-            return (optax.apply_updates(now, update), state), None
-
-        (last, _), _ = jax.lax.scan(step, (params, opt.init(params)), jnp.arange(STEPS) / STEPS)
-        return jax.tree.map(jnp.subtract, last, params)
-
-    return run(params)
-
-
-def gap(wrap, plain, table=TABLE_8, size=1.0):
-    """How far wrap(mup) is from what the plain optimizer does at the base, relative, at the worst parameter.
-
-    At the target parameters and gradients are the base's, tiled, and of the size that they have in μP. The
-    base's gradients have this size.
-    """
-    mup = captured(mlp, X, 8, 8 * RATIO, mup=haiku_mup.Mup(parametrization=table))
-    wrapped, entries = wrap(mup), mup._captured("")
-    parts = {name: entry.row_blocks[0] for name, entry in entries.items()}
-    known = {name: TABLE_8.factors(part.role, part.m_in, part.m_out) for name, part in parts.items()}
-    theta = {name: part.factors.stored for name, part in parts.items()}
-    base = jax.tree.map(lambda p: p.astype(jnp.float64), mlp(8).init(KEY, X))
-    waves = jax.tree.map(lambda p: jnp.cos(jnp.arange(1.0, p.size + 1)).reshape(p.shape), base)
-    grads = jax.tree.map(lambda p, wave: size * (jnp.sin(10 * p) + wave), base, waves)
-    expected = mapped(lambda n, u: tiled(entries[n], u) * known[n].adam, moved(plain, base, grads))
-    params = mapped(lambda n, p: tiled(entries[n], p) * known[n].init / theta[n], base)
-    seen = {n: known[n].eps * theta[n] * part.factors.gradient for n, part in parts.items()}
-    grads = mapped(lambda n, g: tiled(entries[n], g) * seen[n], grads)
-    found = mapped(lambda n, u: u * theta[n], moved(wrapped, params, grads))
-    gaps = mapped(lambda n, u, v: float(jnp.linalg.norm((u - v).ravel()) / jnp.linalg.norm(v.ravel())),
-                  found, expected)
-    return np.max(jax.tree.leaves(gaps))
 
 
 def of(name, rule, table=TABLE_8):

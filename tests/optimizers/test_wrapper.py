@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import KEY, MODELS, captured, equal, mlp
+from small_models import KEY, MODELS, captured, mlp
+from trees import equal
 
 import haiku_mup
 

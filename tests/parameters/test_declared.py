@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import KEY, captured, equal, one
+from small_models import KEY, captured, one
+from trees import equal
 
 import haiku_mup
 

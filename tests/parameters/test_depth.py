@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import KEY, MODELS, captured, equal
-from test_structures import Map, gradient
+from jaxprs import gradient
+from small_models import KEY, MODELS, captured
+from transparent_stack import Map
+from trees import equal
 
 import haiku_mup
 from haiku_mup import maximal_update
@@ -352,9 +354,9 @@ def test_at_the_bases_depth_it_is_a_plain_sum_bit_for_bit(name, monkeypatch):
         return hk.transform_with_state(plain.apply._original_fn)
 
     mup = captured(make, X, 8, 8, completep())
-    wrapped = gradient(mup.wrap_model(make(8)))
+    wrapped = gradient(mup.wrap_model(make(8)), X)
     monkeypatch.setattr(haiku_mup, "residual", lambda x, branch: x + branch(x))
-    assert wrapped == gradient(make(8))
+    assert wrapped == gradient(make(8), X)
 
 
 @pytest.mark.parametrize("name", STRUCTURES)

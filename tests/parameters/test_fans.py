@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import KEY, captured, entry, one
+from small_models import KEY, captured, entry, one
 
 import haiku_mup
 

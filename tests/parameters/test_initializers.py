@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import KEY, entry, one
+from small_models import KEY, entry, one
 
 import haiku_mup
 from haiku_mup import rules

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import KEY, captured, equal, one
+from small_models import KEY, captured, one
+from trees import equal
 
 import haiku_mup
 from haiku_mup.parameters.factors import Rows, each, mapped, plain, scaled

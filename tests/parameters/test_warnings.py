@@ -5,7 +5,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 import pytest
-from helpers import KEY, MODELS, captured, entry, one
+from small_models import KEY, MODELS, captured, entry, one
 
 import haiku_mup
 

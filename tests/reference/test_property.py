@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import KEY, equal
 from hypothesis import HealthCheck, Phase, given, settings
 from oracle import expected, multiplier, tree
 from random_models import captured, inputs, model, specs
+from small_models import KEY
+from trees import equal
 
 THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"       # new models at every run
 STEPS, DECAY, EPS, MOMENTUM, SGD_LR, ADAM_LR = 4, 0.3, 1e-3, 0.9, 0.02, 0.01

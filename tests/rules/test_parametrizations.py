@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import KEY, attention, captured, cnn, entry, equal, mlp, one, tied
+from small_models import KEY, attention, captured, cnn, entry, mlp, one, tied
+from trees import equal
 
 import haiku_mup
 from haiku_mup import maximal_update, neural_tangent, standard

@@ -6,7 +6,7 @@ import haiku as hk
 import jax
 import optax
 import pytest
-from helpers import KEY, MODELS, captured, one
+from small_models import KEY, MODELS, captured, one
 
 import haiku_mup
 

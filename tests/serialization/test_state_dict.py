@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import KEY, MODELS, captured, equal, one
+from small_models import KEY, MODELS, captured, one
+from trees import equal
 
 import haiku_mup
 from haiku_mup.rules import ROLES

@@ -7,8 +7,8 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
-from helpers import KEY
 from hypothesis import strategies as st
+from small_models import KEY
 
 import haiku_mup
 

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from helpers import records
+from sweep_results import records
 
 from haiku_mup import sweep
 from haiku_mup.sweep import optimum as minimum

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import KEY, captured, equal
+from small_models import KEY, captured
+from trees import equal
 
 import haiku_mup
 from haiku_mup import maximal_update, neural_tangent, standard

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import KEY
+from jaxprs import gradient, program
+from small_models import KEY
+from transparent_stack import Map, transparent
 
 import haiku_mup
 
@@ -45,20 +47,6 @@ class Block(hk.Module):
         return x + branch(x)
 
 
-class Map:
-    """Names of a transparent stack's modules: "block" -> "block_layer_0", …."""
-
-    def __init__(self, mark="layer"):
-        self.mark = mark
-
-    def stacked_to_flat(self, stacked_module_name, scan_idx):
-        return f"{stacked_module_name}_{self.mark}_{scan_idx}"
-
-    def flat_to_stacked(self, unstacked_module_name):
-        name, _, i = unstacked_module_name.rpartition(f"_{self.mark}_")
-        return (name, int(i)) if name and i.isdigit() else None
-
-
 STRUCTURES = {}
 
 
@@ -75,8 +63,6 @@ def structure(oracle, name=None):
 def stacked(count, **kwargs):
     return hk.layer_stack(count, **kwargs)
 
-
-transparent = functools.partial(hk.layer_stack, transparent=True, transparency_map=Map())
 
 structure(blocks(3), "layer_stack")(lambda x: stacked(3)(block)(x))
 structure(blocks(4), "layer_stack unrolled")(lambda x: stacked(4, unroll=2)(block)(x))
@@ -406,35 +392,6 @@ def captured(make, target=16):
     return mup
 
 
-def program(function, *args):
-    """What runs, operation by operation, and its constants: equal ones give equal bits."""
-    return operations(jax.make_jaxpr(function)(*args))
-
-
-def operations(x):
-    """A jaxpr as plain values, whatever parts of it JAX holds in common."""
-    if isinstance(x, (tuple, list)):
-        return [operations(y) for y in x]
-    if hasattr(x, "jaxpr") and x.jaxpr is not x:        # one class from JAX 0.12 on
-        return operations(x.jaxpr), [np.asarray(c).tolist() for c in x.consts]
-    if not hasattr(x, "eqns"):
-        return re.sub(r"0x[0-9a-f]+", "", str(x))
-    numbers = {}
-
-    def number(v):
-        return str(v.val) if hasattr(v, "val") else numbers.setdefault(v, len(numbers))
-
-    return [(e.primitive.name, [number(v) for v in e.invars], [(number(v), str(v.aval)) for v in e.outvars],
-             sorted((k, operations(v)) for k, v in e.params.items())) for e in x.eqns]
-
-
-def gradient(model_):
-    def run(key, x):
-        params, state = model_.init(key, x)
-        return params, state, jax.value_and_grad(lambda p: (model_.apply(p, state, key, x)[0]**2).sum())(params)
-    return program(run, KEY, X)
-
-
 def names(tree):
     return {f"{module}/{name}" for module, leaves in tree.items() for name in leaves}
 
@@ -457,11 +414,11 @@ def test_structure(name):
     body, oracle = STRUCTURES[name]
     make = model(body, AROUND.get(name))
     same = captured(make, 4)
-    assert gradient(same.wrap_model(make(4))) == gradient(make(4))      # at base width: bit for bit
+    assert gradient(same.wrap_model(make(4)), X) == gradient(make(4), X)    # at base width: bit for bit
 
     mup = captured(make)
     ours = mup.wrap_model(make(16))
-    assert gradient(ours) != gradient(make(16))                         # and apply finds every multiplier
+    assert gradient(ours, X) != gradient(make(16), X)                   # and apply finds every multiplier
     params = jax.tree.map(np.asarray, jax.jit(ours.init)(KEY, X)[0])
     with mup.init_target():
         assert program(make(16).init, KEY, X) == program(ours.init, KEY, X)
@@ -612,7 +569,7 @@ def test_mixed_precision(policy):
 
     make = model(layer)
     same = captured(make, 4)
-    assert gradient(same.wrap_model(make(4))) == gradient(make(4))
+    assert gradient(same.wrap_model(make(4)), X) == gradient(make(4), X)
     mup = captured(make)
     params, plain = (jax.jit(m.init)(KEY, X)[0] for m in (mup.wrap_model(make(16)), make(16)))
     assert [(p.shape, p.dtype) for p in jax.tree.leaves(params)] == [

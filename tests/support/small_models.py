@@ -1,15 +1,9 @@
-"""What the tests share: seeds, small models, the capture of a base and a target, and a demo's run."""
-import concurrent.futures
-import contextlib
-import csv
+"""Small models by width, models of one layer, and a Mup that has captured them."""
 import functools
-import importlib.util
-import io
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
-import pytest
 
 import haiku_mup
 
@@ -18,7 +12,7 @@ MODELS = {}
 
 
 def model(inputs):
-    """Registers fn(inputs, width) as a model to test, and gives hk.transform by width."""
+    """Registers fn(inputs, width) in `MODELS` under its name; returns make(width), which transforms it."""
     def register(fn):
         def make(width):
             return hk.without_apply_rng(hk.transform(functools.partial(fn, width=width)))
@@ -75,7 +69,7 @@ def stack(x, width):
 
 
 def captured(make, inputs, base=8, target=32, mup=None):
-    """A Mup that has seen make(base) and make(target), by their shapes."""
+    """Returns a Mup that has captured the shapes of make(base) and make(target)."""
     mup = mup or haiku_mup.Mup()
     with mup.init_base():
         jax.eval_shape(make(base).init, KEY, inputs)
@@ -85,7 +79,7 @@ def captured(make, inputs, base=8, target=32, mup=None):
 
 
 def one(layer, shape=(2, 6)):
-    """make(width) of a model that is one function layer(x, width) inside apply_mup(), and inputs."""
+    """Returns make(width) of a model that is layer(x, width) inside apply_mup(), and its inputs."""
     def fn(x, width):
         with haiku_mup.apply_mup():
             return layer(x, width)
@@ -93,39 +87,9 @@ def one(layer, shape=(2, 6)):
 
 
 def entry(name, shape, init, module=None, dtype=jnp.float32):
-    """A layer that is one parameter of the given shape(width)."""
+    """Returns layer(x, width), which is one parameter of shape(width)."""
     def layer(x, width):
         return hk.get_parameter(name, shape(width), dtype, init=init)
     return layer
 
 
-def equal(a, b):
-    """Whether two trees are equal, bit for bit."""
-    return jax.tree.structure(a) == jax.tree.structure(b) and jax.tree.all(
-        jax.tree.map(lambda x, y: bool((x == y).all()) and x.dtype == y.dtype, a, b))
-
-
-def records(losses, name="sp", width=64):
-    """A sweep's rows: one for each of {log2 lr: losses of the seeds}."""
-    return [{"parametrization": name, "width": width, "lr": 2.0**k, "seed": seed, "train_loss": loss}
-            for k, seeds in losses.items() for seed, loss in enumerate(seeds)]
-
-
-def demo_run(main, argv, out, hidden="mlxtend"):
-    """What a demo returns and says, with `--out`; in this process, and as if a package were not there."""
-    from demos.common import sweeps  # imports matplotlib
-
-    said, find = io.StringIO(), importlib.util.find_spec
-    with (pytest.MonkeyPatch.context() as monkeypatch, jax.numpy_rank_promotion("raise"),
-          concurrent.futures.ThreadPoolExecutor(1) as here, contextlib.redirect_stdout(said),
-          contextlib.redirect_stderr(said)):
-        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == hidden else find(name))
-        monkeypatch.setattr(sweeps, "cluster", lambda address: here)
-        code = main([*argv, "--out", str(out)])
-    return code, said.getvalue()
-
-
-def table(out):
-    """The records in a demo's folder."""
-    with open(out / "results.csv", encoding="utf-8") as file:
-        return list(csv.DictReader(file))

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from helpers import KEY
 from random_models import inputs, model
+from small_models import KEY
 
 TRUNCATED = 0.87962566103423978         # std of a standard normal cut to [-2, 2]
 
