@@ -14,7 +14,7 @@ from haiku_mup.parameters.scaling import ParameterScaling, Record, compare
 from haiku_mup.rules.parametrization import Parametrization
 from haiku_mup.rules.tables import maximal_update
 from haiku_mup.tracing import context
-from haiku_mup.tracing.capture import Declared, Session
+from haiku_mup.tracing.capture import Capture, Declarations
 from haiku_mup.tracing.haiku_internals import Site
 
 _multiplied: dict[int, bool] = {}       # trees of parameters that were captured as a target
@@ -27,20 +27,21 @@ class Captures:
                  readouts: str | Sequence[str] = (), parametrization: Parametrization | None = None,
                  init_mults: Mapping[str, float] | None = None,
                  lr_mults: Mapping[str, float] | None = None) -> None:
-        self._declared = Declared(axes.globs(fans), _patterns(readouts), _rule(parametrization),
+        self._declarations = Declarations(axes.globs(fans), _patterns(readouts), _rule(parametrization),
                                   mults.parsed("init_mults", init_mults), mults.parsed("lr_mults", lr_mults))
-        if self._declared.rule.plain and lr_mults:
-            raise MupError(f"lr_mults: in {self._declared.rule.name} a plain optimizer trains the wrapped "
-                           "model, and has no factors; take another form")
+        rule = self._declarations.parametrization
+        if rule.plain and lr_mults:
+            raise MupError(f"lr_mults: in {rule.name} a plain optimizer trains the wrapped model, and has no "
+                           "factors; take another form")
         self._source = ""                           # where the base was loaded from
         self._base: Mapping[str, Record] | None = None
         self._entries: Mapping[str, ParameterScaling] | None = None
         self._branches: Mapping[Site, float] = {}   # of haiku_mup.residual: their multipliers
-        self._session: Session | None = None        # of the init_target that is open
+        self._open_capture: Capture | None = None        # of the init_target that is open
         self._warned: set[str] = set()
 
     def __repr__(self) -> str:
-        rule = self._declared.rule
+        rule = self._declarations.parametrization
         parts = [] if rule == maximal_update() else [rule.name]
         parts += [f"{side}={len(what)} parameters" for side, what in
                   (("base", self._base), ("target", self._entries)) if what is not None]
@@ -63,14 +64,14 @@ class Captures:
         >>> mup
         Mup(base=6 parameters)
         """
-        if self._entries is not None or self._session is not None:
+        if self._entries is not None or self._open_capture is not None:
             raise MupError("init_base after init_target: its factors would no longer hold; make a new "
                            "Mup()")
-        with contextlib.closing(Session(self._declared, None, self._warned)) as session:
-            with context.entered(session):
+        with contextlib.closing(Capture(self._declarations, None, self._warned)) as capture:
+            with context.entered(capture):
                 yield
-            session.check("init_base")
-            self._base, self._source = session.records, ""
+            capture.check("init_base")
+            self._base, self._source = capture.records, ""
 
     @contextlib.contextmanager
     def init_delta(self) -> Iterator[None]:
@@ -94,13 +95,13 @@ class Captures:
         >>> [row.role for row in mup.table() if row.name.endswith("w")]
         ['input', 'hidden', 'output']
         """
-        if self._base is None or self._entries is not None or self._session is not None:
+        if self._base is None or self._entries is not None or self._open_capture is not None:
             raise MupError("init_delta belongs after init_base and before init_target; make a new Mup()")
-        with contextlib.closing(Session(self._declared, None, self._warned)) as session:
-            with context.entered(session):
+        with contextlib.closing(Capture(self._declarations, None, self._warned)) as capture:
+            with context.entered(capture):
                 yield
-            session.check("init_delta")
-            self._base = _with_delta(self._base, session.records, self._declared.rule)
+            capture.check("init_delta")
+            self._base = _with_delta(self._base, capture.records, self._declarations.parametrization)
 
     @contextlib.contextmanager
     def init_target(self) -> Iterator[None]:
@@ -123,28 +124,28 @@ class Captures:
         if self._base is None:
             raise MupError("init_target before init_base: initialise the base model first, inside `with "
                            "mup.init_base():`")
-        session, before = Session(self._declared, self._base, self._warned), self._session
-        self._session = session
+        capture, before = Capture(self._declarations, self._base, self._warned), self._open_capture
+        self._open_capture = capture
         try:
-            with context.entered(session):
+            with context.entered(capture):
                 yield
-            entries, branches = self._judge(session)
+            entries, branches = self._judge(capture)
         except MupError as error:
             if not self._source:
                 raise
             raise MupError(f"{error} (the base is from {self._source!r})") from error
         finally:
-            self._session = before
-            session.close()
+            self._open_capture = before
+            capture.close()
         self._entries, self._branches = entries, branches
         tree = {name: (*entry.target.stacks, *entry.target.shape) for name, entry in entries.items()}
-        _multiplied[_key(tree)] = not (all(entry.used.plain for entry in entries.values())
+        _multiplied[_key(tree)] = not (all(entry.forward_factors.plain for entry in entries.values())
                                        and set(branches.values()) <= {1.0})
 
-    def _judge(self, session: Session) -> tuple[Mapping[str, ParameterScaling], Mapping[Site, float]]:
-        """What a session captured, if it is whole and the same as before."""
-        session.check("init_target")
-        entries, branches = session.whole()
+    def _judge(self, capture: Capture) -> tuple[Mapping[str, ParameterScaling], Mapping[Site, float]]:
+        """What a capture captured, if it is whole and the same as before."""
+        capture.check("init_target")
+        entries, branches = capture.whole()
         earlier = entries if self._entries is None else self._entries
         for name, entry in [*entries.items(), *earlier.items()]:
             now, before = (at[name].target if name in at else None for at in (entries, earlier))
@@ -158,8 +159,8 @@ class Captures:
 
     def _whole(self, what: str) -> tuple[Mapping[str, ParameterScaling], Mapping[Site, float]]:
         """The entries, and the multipliers of branches."""
-        if self._session is not None:
-            return self._judge(self._session)
+        if self._open_capture is not None:
+            return self._judge(self._open_capture)
         if self._entries is None:
             raise MupError(f"{what} before init_target: initialise the base inside `with "
                            "mup.init_base():` and the target inside `with mup.init_target():` first")
@@ -188,7 +189,7 @@ class Captures:
                            "mup.init_base():`")
         from haiku_mup.serialization import state_dict as store  # here and below: for those who save
 
-        return store.encode(self._base, self._declared)
+        return store.encode(self._base, self._declarations)
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> Self:
@@ -263,7 +264,7 @@ class Captures:
         from haiku_mup.serialization import state_dict as store
 
         mup = cls()
-        mup._base, mup._declared = store.decode(state, source)
+        mup._base, mup._declarations = store.decode(state, source)
         mup._source = source
         return mup
 

@@ -20,7 +20,7 @@ from haiku_mup.rules import optimizers as optimizer_rules
 from haiku_mup.rules.parametrization import FIXED
 from haiku_mup.rules.tables import standard
 from haiku_mup.tracing import context
-from haiku_mup.tracing.wrapped import Wrapped
+from haiku_mup.tracing.wrapped import WrappedModel
 
 Model = TypeVar("Model", hk.Transformed, hk.TransformedWithState, hk.MultiTransformed,
                 hk.MultiTransformedWithState)
@@ -91,7 +91,7 @@ class Mup(Captures):
         >>> params = jax.jit(model.init)(key, x)                # the draws are in μP
         >>> logits = jax.jit(model.apply)(params, None, x)      # and so are the multipliers
         """
-        scope = Wrapped(*self._whole("wrap_model"), plain=bool(self._declared.rule.plain))
+        scope = WrappedModel(*self._whole("wrap_model"), plain=bool(self._declarations.parametrization.plain))
         if not (hasattr(model, "_replace") and hasattr(model, "init") and hasattr(model, "apply")):
             raise MupError(f"wrap_model: a {type(model).__name__} is not a transformed model; give it "
                            "what hk.transform returns")
@@ -155,14 +155,14 @@ class Mup(Captures):
 
         self._lr(adam)                      # raises for what is no bool
         entries, kind = self._captured("wrap_optimizer"), optimizer_rules.checked(rule, adam, scale_eps)
-        table = self._declared.rule
+        table = self._declarations.parametrization
         self._needs_factors("wrap_optimizer", kind)
         if optim.is_wrapped(optimizer):
             raise MupError("wrap_optimizer: this optimizer is wrapped already; wrap the plain one, once")
-        given = self._declared.lr_mults if lr_mults is None else mults.parsed("lr_mults", lr_mults)
+        given = self._declarations.lr_mults if lr_mults is None else mults.parsed("lr_mults", lr_mults)
         around = Scaling(optimizer, entries, table, kind, level=scale_eps, scale_decay=scale_decay,
                          mults=mults.by_name("lr_mults", given, entries))
-        self._declared = self._declared._replace(lr_mults=given)
+        self._declarations = self._declarations._replace(lr_mults=given)
         call = f"wrap_optimizer({f'adam={adam}' if rule is None else f'rule={rule!r}'})"
         fits = "any" if scale_eps and kind in ("adam", "sgd") else kind
         grow = {name for name, entry in entries.items() if any(part.role != FIXED for part in entry.row_blocks)}
@@ -320,7 +320,7 @@ class Mup(Captures):
         """
         from haiku_mup.serialization import compare as agreement
 
-        agreement.check(state, self._captured("check"), self._declared)
+        agreement.check(state, self._captured("check"), self._declarations)
 
     def _rows(self, what: str) -> list[Row]:
         entries = self._captured(what)
@@ -328,7 +328,7 @@ class Mup(Captures):
         return [row for name, entry in entries.items() for row in Row.of(entry, lr_mults[name])]
 
     def _lr_mults(self, entries: Mapping[str, ParameterScaling]) -> dict[str, float]:
-        return mults.by_name("lr_mults", self._declared.lr_mults, entries)
+        return mults.by_name("lr_mults", self._declarations.lr_mults, entries)
 
     def _rates(self, entries: Mapping[str, ParameterScaling], adam: bool) -> dict[str, scale.Factor]:
         """The factor of each parameter's learning rate."""
@@ -339,7 +339,7 @@ class Mup(Captures):
     def _lr(self, adam: bool) -> Callable[[RowBlock], float]:
         if not isinstance(adam, (bool, np.bool_)):
             raise MupError(f"adam={adam!r}: give True for Adam's factors, or False for SGD's")
-        rule = self._declared.rule
+        rule = self._declarations.parametrization
 
         def factor(part: RowBlock) -> float:
             found = part.factors.adam if adam else part.factors.sgd
@@ -354,13 +354,13 @@ class Mup(Captures):
         from haiku_mup.optimizers.factors import Scaling
 
         try:
-            Scaling(None, self._captured("wrap_optimizer"), self._declared.rule, rule)
+            Scaling(None, self._captured("wrap_optimizer"), self._declarations.parametrization, rule)
         except MupError as error:
             return str(error)
         return ""
 
     def _needs_factors(self, what: str, rule: str = "adam") -> None:
-        table = self._declared.rule
+        table = self._declarations.parametrization
         if table.plain and rule in optimizer_rules.ENTRYWISE:
             raise MupError(f"{what}: in {table.name} {table.reason}")
 

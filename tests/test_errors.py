@@ -24,7 +24,7 @@ normal = hk.initializers.RandomNormal()
 @pytest.fixture(autouse=True)
 def _contexts_are_as_they_were():
     yield
-    assert context.current() is None and context._applied.get() is None
+    assert context.active_context() is None and context._applied_context.get() is None
     assert uses.enclosing.get() is None
     params = mlp(8).init(KEY, X)        # and the plain model is plain
     assert params["readout"]["w"].shape == (8, 3)

@@ -35,7 +35,7 @@ class Record:
       key_size: size of an attention's queries, where it makes them; else None.
       scaled_attention: whether that attention scales its logits in μP.
       row_sizes: sizes whose concatenation is its rows (an LSTM's [x, h]); empty for most; one for such a block.
-      by_hand: whether it is lifted by a call of hk.lift, whose user calls an apply with it.
+      lifted_by_user: whether it is lifted by a call of hk.lift, whose user calls an apply with it.
       delta: on a base's record, the shape that the delta model has, if there was one.
       delta_row_sizes: the row_sizes of the delta model.
       stacks: how many layers the layer_stacks around it have, outermost first; without transparent ones, whose
@@ -54,7 +54,7 @@ class Record:
     key_size: int | None = None
     scaled_attention: bool = False
     row_sizes: tuple[int, ...] = ()
-    by_hand: bool = False
+    lifted_by_user: bool = False
     delta: tuple[int, ...] | None = None
     delta_row_sizes: tuple[int, ...] = ()
     stacks: tuple[int, ...] = ()
@@ -92,7 +92,7 @@ class RowBlock(NamedTuple):
     fans: Fans
 
 
-class Used(NamedTuple):
+class ForwardFactors(NamedTuple):
     """What happens to a parameter in the forward pass, and in the backward pass.
 
     Attributes:
@@ -110,7 +110,7 @@ class Used(NamedTuple):
     @property
     def plain(self) -> bool:
         """Whether nothing happens to it but that getters see it as Table 8 would keep it."""
-        return self._replace(stored=1.0) == Used()
+        return self._replace(stored=1.0) == ForwardFactors()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,10 +160,10 @@ class ParameterScaling:
         return self.factor(lambda part: part.draw)
 
     @property
-    def used(self) -> Used:
+    def forward_factors(self) -> ForwardFactors:
         """What happens to it in the forward and the backward pass. A readout multiplies by itself."""
         forward = 1.0 if self.target.layer == READOUT else self.factor(lambda part: part.factors.forward)
-        return Used(self.multiplier, forward, self.factor(lambda part: part.factors.gradient),
+        return ForwardFactors(self.multiplier, forward, self.factor(lambda part: part.factors.gradient),
                     self.factor(lambda part: part.factors.stored))
 
     @property

@@ -10,14 +10,14 @@ from haiku_mup.parameters import globs as mults
 from haiku_mup.parameters.scaling import ParameterScaling, Record, compare
 from haiku_mup.parameters.table import Row, as_text
 from haiku_mup.serialization import state_dict as store
-from haiku_mup.tracing.capture import Declared
+from haiku_mup.tracing.capture import Declarations
 
 SHOWN, WIDTH = 8, 140       # parameters that differ; columns
 SIDES = ("checkpoint", "here")
-MULTS = slice(Declared._fields.index("init_mults"), None)
+MULTS = slice(Declarations._fields.index("init_mults"), None)
 
 
-def check(state: Any, entries: Mapping[str, ParameterScaling], declared: Declared) -> None:
+def check(state: Any, entries: Mapping[str, ParameterScaling], declared: Declarations) -> None:
     """Raises where a state dict's base, or its parametrization, isn't that of these entries.
 
     Raises:
@@ -31,13 +31,14 @@ def check(state: Any, entries: Mapping[str, ParameterScaling], declared: Declare
         raise MupError(f"the checkpoint's Mup is of another model: {min(records.keys() ^ ours.keys())!r} is a "
                        f"parameter of {'it' if records.keys() - ours.keys() else 'this one'} alone; load the "
                        "checkpoint of this model")
-    named = theirs.rule != declared.rule
+    named = theirs.parametrization != declared.parametrization
     tuned = theirs[MULTS] != declared[MULTS]
     differing = [name for name in ours if named or tuned or not _same(records[name], ours[name].base)]
     if not differing:
         return
     rows = [pair for name in differing if (pair := _pair(records[name], ours[name], theirs, declared))]
-    what = f"{theirs.rule.name} in the checkpoint, and {declared.rule.name} here" if named else \
+    what = f"{theirs.parametrization.name} in the checkpoint, and {declared.parametrization.name} here" \
+        if named else \
         "other init_mults or lr_mults" if tuned else "another base"
     many = f", so that {len(rows)} of {len(ours)} parameters differ" * bool(rows)
     raise MupError(f"the checkpoint's Mup is not this one: {what}{many}; take the base and the parametrization "
@@ -49,19 +50,20 @@ def _same(a: Record, b: Record) -> bool:
     error = 1e-6 + 5 * (a.moments.error + b.moments.error)
     near = all(abs(x - y) <= error * max(abs(x), abs(y), b.moments.std) or math.isnan(x) and math.isnan(y)
                for x, y in ((a.moments.std, b.moments.std), (a.moments.mean, b.moments.mean)))
-    same = dataclasses.replace(a, moments=b.moments, place=b.place, by_hand=b.by_hand) == b     # what is kept
+    # A file keeps no more than this.
+    same = dataclasses.replace(a, moments=b.moments, place=b.place, lifted_by_user=b.lifted_by_user) == b
     return near and same and a.moments.drawn == b.moments.drawn
 
 
-def _pair(record: Record, entry: ParameterScaling, theirs: Declared,
-          ours: Declared) -> tuple[list[Row], list[Row]] | None:
+def _pair(record: Record, entry: ParameterScaling, theirs: Declarations,
+          ours: Declarations) -> tuple[list[Row], list[Row]] | None:
     """The rows of both sides, where they differ."""
     name = record.name
     draw, *rates = (mults.of(what, given, name) for what, given in (
         ("init_mults", theirs.init_mults), ("lr_mults", theirs.lr_mults), ("lr_mults", ours.lr_mults)))
     try:
         depth = entry.depth * math.prod(entry.base.stacks) / math.prod(record.stacks)
-        other = compare(record, entry.target, theirs.rule, depth).drawn(draw)
+        other = compare(record, entry.target, theirs.parametrization, depth).drawn(draw)
         found = Row.of(other, rates[0]), Row.of(entry, rates[1])
     except (MupError, ZeroDivisionError):       # theirs can't be the base of this target at all
         return None

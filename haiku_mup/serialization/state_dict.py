@@ -15,7 +15,7 @@ from haiku_mup.parameters.fans import Fans
 from haiku_mup.parameters.initializers import Moments
 from haiku_mup.parameters.scaling import LAYERS, Record
 from haiku_mup.rules.parametrization import ROLES, Parametrization, Power, Row
-from haiku_mup.tracing.capture import Declared
+from haiku_mup.tracing.capture import Declarations
 
 FORMAT, VERSION = "haiku_mup base", 1
 MULTS = ("init_mults", "lr_mults")        # where there are any: files without them are as they were
@@ -24,12 +24,13 @@ LIMIT = 2**26       # bytes: of 200 a parameter, so that 300,000 parameters fit
 
 # --- to plain values ---
 
-def encode(records: Mapping[str, Record], declared: Declared) -> dict[str, Any]:
+def encode(records: Mapping[str, Record], declared: Declarations) -> dict[str, Any]:
     """Dicts, lists, strings, numbers and None; each parameter carries a checksum."""
     head = {
         "format": FORMAT, "version": VERSION,
         "fans": {glob: _axes(fans) for glob, fans in declared.fans.items()},
-        "readouts": list(declared.readouts), "parametrization": _plain(dataclasses.asdict(declared.rule)),
+        "readouts": list(declared.readouts),
+        "parametrization": _plain(dataclasses.asdict(declared.parametrization)),
     } | {key: dict(getattr(declared, key)) for key in MULTS if getattr(declared, key)}
     parameters = {name: _sealed(_encode(record)) for name, record in records.items()}
     return _sealed(head | {"names": list(parameters)}) | {"parameters": parameters}
@@ -71,7 +72,7 @@ def _crc(values: Mapping[str, Any]) -> int:
 
 # --- and back ---
 
-def decode(state: Any, source: str) -> tuple[dict[str, Record], Declared]:
+def decode(state: Any, source: str) -> tuple[dict[str, Record], Declarations]:
     """The records and what the user declared.
 
     Raises:
@@ -96,7 +97,7 @@ def decode(state: Any, source: str) -> tuple[dict[str, Record], Declared]:
     names = _strings(state.get("names"), "names", wrong)
     if sorted(parameters) != sorted(names):
         raise wrong("parameters", "they are not those that were saved")
-    declared = Declared(
+    declared = Declarations(
         {glob: _fans(axes, f"fans: {glob}", wrong)
          for glob, axes in _dict(state.get("fans"), "fans", wrong).items()},
         tuple(_strings(state.get("readouts"), "readouts", wrong)), _rule(state.get("parametrization"), wrong),

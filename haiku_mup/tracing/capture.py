@@ -18,53 +18,53 @@ from haiku_mup.parameters.scaling import (
     NAMED,
     READOUT,
     TIED,
+    ForwardFactors,
     ParameterScaling,
     Record,
-    Used,
     compare,
     layer_kind,
 )
 from haiku_mup.parameters.warnings import doubts
 from haiku_mup.rules.parametrization import ONE, Parametrization
 from haiku_mup.tracing import context
-from haiku_mup.tracing.context import Made
+from haiku_mup.tracing.context import CreatedParameter
 from haiku_mup.tracing.getters import PRODUCTS
 from haiku_mup.tracing.haiku_internals import (
     Branch,
     Site,
     check_home,
     in_tree,
+    is_lifted_by_user,
     leaf_name,
-    lifted_by_hand,
     place,
     stacks,
     stored_names,
     transforms,
 )
-from haiku_mup.tracing.wrapped import Known, make, one_tied
+from haiku_mup.tracing.wrapped import FactorLookup, make, one_tied
 
 BY_DEPTH = ("this parametrization draws it by the depth, which shows only when all numbered modules are made; "
             "take hk.layer_stack, or a form in which a Mup wraps the optimizer")
 
 
-class Declared(NamedTuple):
+class Declarations(NamedTuple):
     """What a user says of a model from outside.
 
     Attributes:
       fans: {glob over "module/name": axes.Fans}.
       readouts: globs over module names, and over names of parameters of one's own.
-      rule: the parametrization.
+      parametrization: of what is captured.
       init_mults, lr_mults: {glob over "module/name": multiplier}.
     """
 
     fans: Mapping[str, axes.Fans]
     readouts: tuple[str, ...]
-    rule: Parametrization
+    parametrization: Parametrization
     init_mults: Mapping[str, float] = types.MappingProxyType({})
     lr_mults: Mapping[str, float] = types.MappingProxyType({})
 
 
-class Session:
+class Capture:
     """One `with init_base()` or `with init_target()`: every entry into a context is a new one.
 
     Attributes:
@@ -73,28 +73,28 @@ class Session:
       records: what was captured, by name.
       entries: base beside target, by name.
       warned: the kinds of warning that its Mup has given.
-      own: how many of Haiku's transforms are around the model's, and it itself.
+      transform_depth: how many of Haiku's transforms are around the model's, and it itself.
     """
 
-    def __init__(self, declared: Declared, base: Mapping[str, Record] | None, warned: set[str]):
+    def __init__(self, declared: Declarations, base: Mapping[str, Record] | None, warned: set[str]):
         self.declared = declared
         self.base = base
-        self.own = transforms() + 1
+        self.transform_depth = transforms() + 1
         self.branches: dict[Site, Branch] = {}          # those of haiku_mup.residual that were computed
         self.records: dict[str, Record] = {}
         self.entries: dict[str, ParameterScaling] = {}
         self.warned = warned
-        self._used = Known()                            # of all made, in the tree or not
-        self._by_hand: set[tuple[str, tuple[int, ...]]] = set()
+        self._factors = FactorLookup()     # of all made, in the tree or not
+        self._lifted_by_user: set[tuple[str, tuple[int, ...]]] = set()
         self._tied: set[float] = set()
         self._ties_used = False
         self._local: dict[str, list[Record]] = {}       # of the base, by the names that layers know
-        self._pairs = None if base is None else depth.Pairs(base, declared.rule)
+        self._pairs = None if base is None else depth.Pairs(base, declared.parametrization)
         self._within: dict[Site, Record] = {}           # some parameter that each branch makes
 
     def close(self) -> None:
         """Lets go of what it captured: JAX keeps the session itself for ever, in the keys of its caches."""
-        self.base, self.records, self.entries, self._used = self.base and {}, {}, {}, Known()
+        self.base, self.records, self.entries, self._factors = self.base and {}, {}, {}, FactorLookup()
         self.branches, self._local, self._pairs, self._within = {}, {}, None, {}
 
     def check(self, where: str) -> None:
@@ -118,7 +118,7 @@ class Session:
         value: Record | ParameterScaling | MupError
         try:
             record = _record(self.declared, names, dtype, init, context_, enclosing,
-                             lifted_by_hand(self.own))
+                             is_lifted_by_user(self.transform_depth))
             if self._pairs:
                 self._pairs.meet(name[:-len(record.leaf) - 1] for name in names)
             if record.layer == TIED:
@@ -129,23 +129,23 @@ class Session:
             value = error
         draw = value.draw if isinstance(value, ParameterScaling) else 1.0
         array, value = make(next_creator, shape, dtype, init, draw, names[0], value, self.warned)
-        return array, Made(names, leaf_name(context_), array, value)
+        return array, CreatedParameter(names, leaf_name(context_), array, value)
 
     def _note(self, record: Record, value: Any) -> None:
-        used = value.used if isinstance(value, ParameterScaling) else Used()
-        self._used.add(record, used)
-        self._by_hand |= {(record.local, record.shape)} if record.by_hand else set()
+        factors = value.forward_factors if isinstance(value, ParameterScaling) else ForwardFactors()
+        self._factors.add(record, factors)
+        self._lifted_by_user |= {(record.local, record.shape)} if record.lifted_by_user else set()
         if record.layer == TIED:
-            self._tied.add(used.multiplier)
+            self._tied.add(factors.multiplier)
         if record.place and record.place.branch:
             self._within.setdefault(record.place.branch.site, record)
 
-    def keep(self, made: Made) -> None:
-        for name in made.names:         # several in a transparent layer_stack, which are alike
-            value = made.value if name == made.names[0] else self._alike(made.value, name)
-            if getattr(value, "init_mult", 1.0) != getattr(made.value, "init_mult", 1.0):
-                raise MupError(f"init_mults: {name!r} is drawn together with {made.names[0]!r}; give both one "
-                               "multiplier")
+    def keep(self, created: CreatedParameter) -> None:
+        for name in created.names:      # several in a transparent layer_stack, which are alike
+            value = created.value if name == created.names[0] else self._alike(created.value, name)
+            if getattr(value, "init_mult", 1.0) != getattr(created.value, "init_mult", 1.0):
+                raise MupError(f"init_mults: {name!r} is drawn together with {created.names[0]!r}; give both "
+                               "one multiplier")
             self._keep(name, value.target if isinstance(value, ParameterScaling) else value, value)
 
     def _alike(self, value: ParameterScaling | Record, name: str) -> ParameterScaling | Record:
@@ -156,16 +156,16 @@ class Session:
     def _compared(self, record: Record) -> ParameterScaling:
         assert self._pairs is not None
         pair = self._pairs.find(record)
-        if self.declared.rule.block.init != ONE and pair.later:
+        if self.declared.parametrization.block.init != ONE and pair.later:
             raise pair.wrong(BY_DEPTH)
-        return self._entry(pair, whole=self.declared.rule.depth_alpha is None)
+        return self._entry(pair, whole=self.declared.parametrization.depth_alpha is None)
 
     def _entry(self, pair: depth.Pair, earlier: ParameterScaling | None = None,
                whole: bool = True) -> ParameterScaling:
         """A pair with what follows, and the user's multiplier; the earlier one, where nothing is new."""
-        if earlier and self.declared.rule.depth_alpha is None and pair.base is earlier.base:
+        if earlier and self.declared.parametrization.depth_alpha is None and pair.base is earlier.base:
             return earlier
-        entry = compare(pair.base, pair.target, self.declared.rule, pair.depth, whole)
+        entry = compare(pair.base, pair.target, self.declared.parametrization, pair.depth, whole)
         mult = mults.of("Mup(init_mults=...)", self.declared.init_mults, pair.target.name)
         return entry.drawn(mult)
 
@@ -184,20 +184,20 @@ class Session:
         self.branches.setdefault(branch.site, branch)
         inner, outer = (self._pairs.find(self._within[at.site]).depth if self._pairs and at and
                         at.site in self._within else 1.0 for at in (branch, branch.outer))
-        value = self.declared.rule.branch(inner / outer)
+        value = self.declared.parametrization.branch(inner / outer)
         context.initialised(self.warned, str(branch.site), (), value)
         return value
 
-    def used(self, name: str, shape: tuple[int, ...]) -> Used:
-        found = self._used.get(name, shape)
+    def forward_factors(self, name: str, shape: tuple[int, ...]) -> ForwardFactors:
+        found = self._factors.get(name, shape)
         return self._foretold(name, shape) if found is None else found
 
     @property
     def lifts(self) -> bool:
-        return bool(self._by_hand)
+        return bool(self._lifted_by_user)
 
     def lifted(self, name: str, shape: tuple[int, ...]) -> bool:
-        return (name, shape) in self._by_hand
+        return (name, shape) in self._lifted_by_user
 
     def stray(self, name: str, shape: tuple[int, ...]) -> str:
         """Nothing: the wrapped model says it."""
@@ -212,30 +212,31 @@ class Session:
         Warns:
           MupWarning: of what is probably not meant, once for each kind.
         """
-        pairs, rule = depth.Pairs(self.base or {}, self.declared.rule), self.declared.rule
+        parametrization = self.declared.parametrization
+        pairs = depth.Pairs(self.base or {}, parametrization)
         found = pairs.whole(self.records, "target")
         entries = {name: self._entry(pair, self.entries[name]) for name, pair in found.items()}
         for name, entry in entries.items():
             if entry.draw != self.entries[name].draw:
                 raise found[name].wrong(BY_DEPTH)
-        for kind, text in doubts(entries, self._ties_used) if rule.draws else ():
+        for kind, text in doubts(entries, self._ties_used) if parametrization.draws else ():
             context.warn_once(self.warned, kind, text)
         return entries, depth.branches(pairs, found, self.branches.values())
 
     def multiplier(self, name: str, shape: tuple[int, ...]) -> float:
         self._ties_used |= name.endswith("/embeddings")
-        return self.used(name, shape).multiplier
+        return self.forward_factors(name, shape).multiplier
 
     def matrix_read(self, context_) -> None:
         base = (self.base or {}).get(stored_names(context_)[0])
         shape = tuple(map(int, context_.original_shape))
-        ties = self.declared.rule.tied != ONE
+        ties = self.declared.parametrization.tied != ONE
         if ties and base is not None and base.shape[1:] != shape[1:] and base.layer != TIED:
             context.warn_once(self.warned, "tied", str(MupError.about(
                 base.name, base.shape, shape, "an hk.Embed's matrix is read; if that makes logits, they lack "
                 "μP's multiplier: use haiku_mup.SharedEmbed and SharedReadout")))
 
-    def _foretold(self, name: str, shape: tuple[int, ...]) -> Used:
+    def _foretold(self, name: str, shape: tuple[int, ...]) -> ForwardFactors:
         """Of a parameter that is not made yet: as the base tells."""
         values = set()
         if self.base and not self._local:
@@ -245,8 +246,8 @@ class Session:
         known = (self.base or {}).get(f"{self._pairs.twin(in_tree(module))}/{leaf}") if self._pairs else None
         for record in [known] if known else self._local.get(name, []):
             with contextlib.suppress(MupError):     # told in full as the parameter is made
-                values.add(self._compared(_resized(record, shape)).used)
-        return values.pop() if len(values) == 1 else Used()
+                values.add(self._compared(_resized(record, shape)).forward_factors)
+        return values.pop() if len(values) == 1 else ForwardFactors()
 
     def tied_multiplier(self) -> float:
         self._ties_used = True
@@ -263,8 +264,8 @@ def _resized(record: Record, shape: tuple[int, ...]) -> Record:
     return dataclasses.replace(record, shape=shape, stacks=counts, row_sizes=(shape[0] - hidden, hidden))
 
 
-def _record(declared: Declared, names: tuple[str, ...], dtype, init, context_, enclosing,
-            by_hand: bool) -> Record:
+def _record(declared: Declarations, names: tuple[str, ...], dtype, init, context_, enclosing,
+            lifted_by_user: bool) -> Record:
     name, leaf, module = names[0], leaf_name(context_), context_.module
     spot = place(names, leaf, context.branch())
     shape = tuple(map(int, context_.original_shape))
@@ -277,7 +278,7 @@ def _record(declared: Declared, names: tuple[str, ...], dtype, init, context_, e
     return Record(
         name=name, leaf=leaf, local=context_.full_name, shape=shape, moments=moments(init, shape, dtype),
         fans=axes.find(declared.fans, name, module, leaf, shape), layer=layer,
-        inexact=bool(jnp.issubdtype(dtype, jnp.inexact)), by_hand=by_hand, place=spot,
+        inexact=bool(jnp.issubdtype(dtype, jnp.inexact)), lifted_by_user=lifted_by_user, place=spot,
         stacks=tuple(stack.layers for stack in spot.stacks if not stack.transparent),
         **_enclosed(context_, enclosing))
 

@@ -17,10 +17,12 @@ from haiku_mup.tracing.getters import during
 
 # A ContextVar is not in the key of JAX's caches: a function traced in one context would be reused in
 # another, and its creators never run. A user context is. None is the standard parametrization.
-_scope = jax.make_user_context(default_value=None)
-_applied: contextvars.ContextVar["_Applied | None"] = contextvars.ContextVar("apply_mup", default=None)
+_user_context = jax.make_user_context(default_value=None)
+_applied_context: contextvars.ContextVar["AppliedContext | None"] = contextvars.ContextVar(
+    "apply_mup", default=None)
 # The wrapped model that runs.
-_guard: contextvars.ContextVar["_Guard | None"] = contextvars.ContextVar("guard", default=None)
+_running_model: contextvars.ContextVar["RunningModel | None"] = contextvars.ContextVar(
+    "running model", default=None)
 # The branch of haiku_mup.residual that is being computed.
 _branch: contextvars.ContextVar[naming.Branch | None] = contextvars.ContextVar("branch", default=None)
 _MARK, _ORIGINAL = "_haiku_mup", "_original_fn"     # attributes of functions: ours, Haiku's
@@ -28,15 +30,15 @@ _MARK, _ORIGINAL = "_haiku_mup", "_original_fn"     # attributes of functions: o
 _latest: dict[tuple[str, tuple[int, ...]], set[str]] = {}
 
 
-class Made(NamedTuple):
-    """A parameter that a creator has made: whether the tree has it shows as apply_mup() ends.
+class CreatedParameter(NamedTuple):
+    """A parameter that a creator has created: whether the tree has it shows as apply_mup() ends.
 
     Attributes:
       names: "module/name" with the prefix of hk.lift and layer_stack, as the tree has it; a transparent
         layer_stack has several.
       leaf: the last part of them.
       array: itself, as the creator returned it.
-      value: what the scope wants back, or the error to raise.
+      value: what the active context wants back, or the error to raise.
     """
 
     names: tuple[str, ...]
@@ -45,25 +47,25 @@ class Made(NamedTuple):
     value: Any
 
 
-class Scope(uses.Uses, Protocol):
+class ActiveContext(uses.Uses, Protocol):
     """What a Mup puts in force around an init or an apply. Hashable: it is in JAX's cache keys.
 
     Attributes:
-      own: where it captures, how many of Haiku's transforms are around the model's, and it itself.
+      transform_depth: where it captures, how many of Haiku's transforms are around it, the model's included.
       lifts: whether the model has parameters that a user's function lifts.
       warned: the kinds of warning that its Mup has given.
     """
 
-    own: int
+    transform_depth: int
     warned: set[str]
 
     @property
     def lifts(self) -> bool: ...
 
-    def create(self, next_creator, shape, dtype, init, context, enclosing) -> tuple[Any, Made]:
+    def create(self, next_creator, shape, dtype, init, context, enclosing) -> tuple[Any, CreatedParameter]:
         """Makes a parameter, as an hk.custom_creator does, and says what it made."""
 
-    def keep(self, made: Made) -> None:
+    def keep(self, created: CreatedParameter) -> None:
         """Called for each parameter that is in the tree as apply_mup() ends."""
 
     def matrix_read(self, context: Any) -> None:
@@ -79,86 +81,86 @@ class Scope(uses.Uses, Protocol):
         """What a readout multiplies by that was given the matrix of an embedding."""
 
 
-class _Applied:
-    """An apply_mup() that is open, and has a scope to serve.
+class AppliedContext:
+    """An apply_mup() that is open, and has an active context to serve.
 
     Attributes:
-      scope: whom it serves.
+      active: the context that it serves.
       outside: how many lifts there are around it.
-      made: what it has seen, each with its name in the tree around the apply_mup(), and whether it is lifted
+      created: what it has seen, each with its name in the tree around the apply_mup(), and whether it is lifted
         on the way there.
     """
 
-    def __init__(self, scope: Scope):
-        self.scope = scope
+    def __init__(self, active: ActiveContext):
+        self.active = active
         self.outside = naming.depth()
-        self.made: list[tuple[Made, str, bool]] = []
+        self.created: list[tuple[CreatedParameter, str, bool]] = []
 
-    def note(self, made: Made, context: Any) -> None:
-        name = naming.stored_names(context, self.outside)[0] if self.outside else made.names[0]
-        self.made.append((made, name, naming.depth() > self.outside))
-
-
-def current() -> Scope | None:
-    """The scope in force in this thread."""
-    scope: Scope | None = _scope.value
-    return scope
+    def note(self, created: CreatedParameter, context: Any) -> None:
+        name = naming.stored_names(context, self.outside)[0] if self.outside else created.names[0]
+        self.created.append((created, name, naming.depth() > self.outside))
 
 
-def entered(scope: Scope | None):
-    """A context manager in which `scope`, or none, is in force, for this thread."""
-    return _scope(scope)
+def active_context() -> ActiveContext | None:
+    """The context in force in this thread."""
+    active: ActiveContext | None = _user_context.value
+    return active
 
 
-class _Guard:
+def entered(active: ActiveContext | None):
+    """A context manager in which `active`, or none, is in force, for this thread."""
+    return _user_context(active)
+
+
+class RunningModel:
     """A wrapped model that runs.
 
     Attributes:
-      own: how many of Haiku's transforms are around it, and it itself.
+      transform_depth: how many of Haiku's transforms are around it, and it itself.
     """
 
-    def __init__(self, own: int):
-        self.own = own
+    def __init__(self, transform_depth: int):
+        self.transform_depth = transform_depth
 
 
-def bound(scope: Scope, function, inside: bool = False):
-    """`function` with the scope in force, and so whatever Haiku transforms anew from it.
+def bound(active: ActiveContext, function, inside: bool = False):
+    """`function` with the active context in force, and so whatever Haiku transforms anew from it.
 
     Args:
-      scope: the scope.
+      active: the context.
       function: an init, an apply, or a function that Haiku transforms.
       inside: whether it is the latter, and so called inside of a transform.
     """
     @functools.wraps(function)
     def wrapped(*args, **kwargs):
         def guarded():
-            with _guarded(scope, guard):
+            with _guarded(active, running):
                 return function(*args, **kwargs)
 
-        guard = _Guard(naming.transforms() + (0 if inside else 2))
-        with entered(scope), during(_applied, None), during(_guard, guard):
+        running = RunningModel(naming.transforms() + (0 if inside else 2))
+        with entered(active), during(_applied_context, None), during(_running_model, running):
             return guarded() if inside else hk.transform(guarded).apply({}, None)   # getters need a transform
 
     original = getattr(function, _ORIGINAL, None)
     if original is not None:
-        setattr(wrapped, _ORIGINAL, bound(scope, original, inside=True))
+        setattr(wrapped, _ORIGINAL, bound(active, original, inside=True))
     setattr(wrapped, _MARK, True)
     return wrapped
 
 
 @contextlib.contextmanager
-def _guarded(scope: Scope, guard: _Guard) -> Iterator[None]:
+def _guarded(active: ActiveContext, running: RunningModel) -> Iterator[None]:
     """A wrapped model's parameters have their factors wherever it reads them, before any getter of its own."""
     def getter(next_getter, value, context):
-        if _guard.get() is not guard:           # another wrapped model, inside this one
+        if _running_model.get() is not running:          # another wrapped model, inside this one
             return next_getter(value)
-        return uses.read(scope, guard.own, next_getter, value, context, functools.partial(
-            warn_once, scope.warned, "stray"))
+        return uses.read(active, running.transform_depth, next_getter, value, context, functools.partial(
+            warn_once, active.warned, "stray"))
 
     def interceptor(next_method, args, kwargs, context):
-        if _guard.get() is not guard or _applied.get() is not None:
+        if _running_model.get() is not running or _applied_context.get() is not None:
             return next_method(*args, **kwargs)
-        return uses.call(scope, next_method, args, kwargs, context)
+        return uses.call(active, next_method, args, kwargs, context)
 
     with hk.custom_getter(getter), hk.intercept_methods(interceptor):
         yield
@@ -188,45 +190,46 @@ def apply_mup() -> Iterator[None]:
     >>> haiku_mup.get_shapes(params)
     {'linear': {'b': (3,), 'w': (2, 3)}}
     """
-    scope, outer = current(), _applied.get()
-    if scope is None:
+    active, outer = active_context(), _applied_context.get()
+    if active is None:
         with _unwrapped():
             yield
         return
-    if outer is not None and scope is outer.scope:
+    if outer is not None and active is outer.active:
         yield
         return
 
-    mine, guard = _Applied(scope), _guard.get()
-    own = _own(scope)
+    mine, running = AppliedContext(active), _running_model.get()
+    transform_depth = _transform_depth(active)
 
     def creator(next_creator, shape, dtype, init, context):
         # Another Mup's model inside ours, or one that is initialised for itself.
-        if current() not in (scope, None) or _applied.get() is not mine or naming.apart(own):
+        if active_context() not in (active, None) or _applied_context.get() is not mine or \
+                naming.apart(transform_depth):
             return next_creator(shape, dtype, init)
-        with entered(None):     # JAX would trace every draw anew for each scope, and keep it for ever
-            array, what = scope.create(next_creator, shape, dtype, init, context, uses.enclosing.get())
+        with entered(None):     # JAX would trace every draw anew for each context, and keep it for ever
+            array, what = active.create(next_creator, shape, dtype, init, context, uses.enclosing.get())
         mine.note(what, context)
         return array
 
     def getter(next_getter, value, context):
-        if _applied.get() is not mine or guard is not None:
+        if _applied_context.get() is not mine or running is not None:
             return next_getter(value)
         call, _ = uses.enclosing.get() or (None, None)
         if isinstance(context.module, hk.Embed) and (call is None or call.module is not context.module):
-            scope.matrix_read(context)
-        _note_latest(scope, context)
-        return uses.read(scope, own, next_getter, value, context, lambda text: None)
+            active.matrix_read(context)
+        _note_latest(active, context)
+        return uses.read(active, transform_depth, next_getter, value, context, lambda text: None)
 
     def interceptor(next_method, args, kwargs, context):
-        if _applied.get() is not mine:
+        if _applied_context.get() is not mine:
             return next_method(*args, **kwargs)
-        return uses.call(scope, next_method, args, kwargs, context)
+        return uses.call(active, next_method, args, kwargs, context)
 
-    with during(_applied, mine):
+    with during(_applied_context, mine):
         with hk.custom_creator(creator), hk.custom_getter(getter), hk.intercept_methods(interceptor):
             yield
-        _keep(mine, hk.get_params() if mine.made else {})
+        _keep(mine, hk.get_params() if mine.created else {})
 
 
 @contextlib.contextmanager
@@ -244,28 +247,28 @@ def _unwrapped() -> Iterator[None]:
         yield
 
 
-def _note_latest(scope: Scope, context: hk.GetterContext) -> None:
+def _note_latest(active: ActiveContext, context: hk.GetterContext) -> None:
     """Remembers that a parameter was initialised with the factors that it has in a target."""
     name, shape = context.full_name, tuple(map(int, context.original_shape))
-    if not scope.used(name, shape).plain:
-        _latest[name, shape] = scope.warned
+    if not active.forward_factors(name, shape).plain:
+        _latest[name, shape] = active.warned
     else:
         _latest.pop((name, shape), None)
 
 
-def _keep(mine: _Applied, params: hk.Params) -> None:
+def _keep(mine: AppliedContext, params: hk.Params) -> None:
     """Hands over what the tree has: an inner hk.transform may have made more, for itself."""
-    found = [(what, _stored(what, name, lifted, params)) for what, name, lifted in mine.made]
+    found = [(what, _stored(what, name, lifted, params)) for what, name, lifted in mine.created]
     certain = {what.names for what, stored in found if stored is what.array}
     for what, stored in found:
         if stored is None or (what.names in certain and stored is not what.array):
             continue
         if isinstance(what.value, MupError):
             raise what.value
-        mine.scope.keep(what)
+        mine.active.keep(what)
 
 
-def _stored(what: Made, name: str, lifted: bool, params: hk.Params) -> Any:
+def _stored(what: CreatedParameter, name: str, lifted: bool, params: hk.Params) -> Any:
     """The array that the tree has for it, or None.
 
     Below a lift the tree has another array, with stack axes anywhere; elsewhere a name that fits but not the
@@ -277,9 +280,9 @@ def _stored(what: Made, name: str, lifted: bool, params: hk.Params) -> Any:
 
 def multiplier(name: str, shape: tuple[int, ...]) -> float:
     """What the layer of parameter `name` (without a lift's prefix) multiplies by: 1 outside of μP."""
-    scope = current()
-    if scope is not None:
-        return 1.0 if _foreign(scope) else scope.multiplier(name, shape)
+    active = active_context()
+    if active is not None:
+        return 1.0 if _foreign(active) else active.multiplier(name, shape)
     _warn_unwrapped(name, shape, f"{name!r}: target {shape}")
     return 1.0
 
@@ -295,18 +298,18 @@ def _warn_unwrapped(name: str, shape: tuple[int, ...], where: str) -> None:
 
 def tied_multiplier() -> float:
     """What a SharedReadout multiplies by that was given an array: 1 outside of μP."""
-    scope = current()
-    return 1.0 if scope is None or _foreign(scope) else scope.tied_multiplier()
+    active = active_context()
+    return 1.0 if active is None or _foreign(active) else active.tied_multiplier()
 
 
-def _foreign(scope: Scope) -> bool:
-    """Whether a model of its own runs, and surely no part of the scope's that is lifted."""
-    return naming.apart(_own(scope)) != "" and not scope.lifts
+def _foreign(active: ActiveContext) -> bool:
+    """Whether a model of its own runs, and surely no part of the active context's that is lifted."""
+    return naming.apart(_transform_depth(active)) != "" and not active.lifts
 
 
-def _own(scope: Scope) -> int:
-    guard = _guard.get()
-    return scope.own if guard is None else guard.own
+def _transform_depth(active: ActiveContext) -> int:
+    running = _running_model.get()
+    return active.transform_depth if running is None else running.transform_depth
 
 
 def branch() -> naming.Branch | None:
@@ -316,12 +319,12 @@ def branch() -> naming.Branch | None:
 
 def branched(function: Callable[[Any], Any], x: Any) -> tuple[Any, float]:
     """What a branch of haiku_mup.residual makes of x, and what to multiply it by: 1 outside of μP."""
-    site, scope = naming.site(), current()
+    site, active = naming.site(), active_context()
     mine = naming.Branch(site, naming.in_tree(site.module), _branch.get())
     with during(_branch, mine):
         out = function(x)
-    if scope is not None:
-        return out, 1.0 if _foreign(scope) else scope.branch(mine)
+    if active is not None:
+        return out, 1.0 if _foreign(active) else active.branch(mine)
     _warn_unwrapped(str(site), (), f"{site.module!r}: haiku_mup.residual")
     return out, 1.0
 

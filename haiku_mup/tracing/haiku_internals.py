@@ -186,27 +186,27 @@ def transforms() -> int:
     return len(_transforms())
 
 
-def apart(own: int) -> str:
+def apart(transform_depth: int) -> str:
     """Whether what runs here is a model that a user's function calls, with parameters of its own.
 
     Args:
-      own: how many of the outermost transforms are around the model that asks, and it itself.
+      transform_depth: how many of the outermost transforms are around the model that asks, and it itself.
 
     Returns:
       `INIT` in an init that no hk.lift calls; `APPLY` in an apply with parameters of which the transform
       around has none, though it may have what they were made from; "" elsewhere.
     """
     running = _transforms()
-    for around, one in pairwise(reversed(running[:max(0, len(running) - own + 1)])):
+    for around, one in pairwise(reversed(running[:max(0, len(running) - transform_depth + 1)])):
         if not one.by and not one.parameters() & around.parameters():
             return one.what
     return ""
 
 
-def lifted_by_hand(own: int) -> bool:
+def is_lifted_by_user(transform_depth: int) -> bool:
     """Whether the parameter that is being made is lifted by a user's function, which calls an apply with it."""
     running = _transforms()
-    return any(one.by == "lift" for one in running[:max(0, len(running) - own)])
+    return any(one.by == "lift" for one in running[:max(0, len(running) - transform_depth)])
 
 
 def _transforms() -> list[_Transform]:

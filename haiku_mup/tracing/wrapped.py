@@ -3,24 +3,24 @@ from collections.abc import Hashable, Mapping
 
 from haiku_mup.errors import MupError
 from haiku_mup.parameters.initializers import Rescaled, read
-from haiku_mup.parameters.scaling import TIED, ParameterScaling, Record, Used, layer_kind
+from haiku_mup.parameters.scaling import TIED, ForwardFactors, ParameterScaling, Record, layer_kind
 from haiku_mup.tracing import context
-from haiku_mup.tracing.context import Made
+from haiku_mup.tracing.context import CreatedParameter
 from haiku_mup.tracing.haiku_internals import Branch, Site, Stack, check_home, leaf_name, stacks, stored_names
 
 
-class Known:
+class FactorLookup:
     """What happens to parameters where they are used, by what a layer knows of them there."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[str, tuple[int, ...]], dict[tuple[Stack, ...], Used]] = {}
+        self._found: dict[tuple[str, tuple[int, ...]], dict[tuple[Stack, ...], ForwardFactors]] = {}
 
-    def add(self, record: Record, used: Used) -> Used:
+    def add(self, record: Record, factors: ForwardFactors) -> ForwardFactors:
         """Takes one in; gives what is known of one that looks the same, or else itself."""
         around = record.place.stacks if record.place else ()
-        return self._found.setdefault((record.local, record.shape), {}).setdefault(around, used)
+        return self._found.setdefault((record.local, record.shape), {}).setdefault(around, factors)
 
-    def get(self, name: str, shape: tuple[int, ...]) -> Used | None:
+    def get(self, name: str, shape: tuple[int, ...]) -> ForwardFactors | None:
         """Of the parameter with this name (without a lift's prefix) and shape, in the stacks that are around.
 
         Raises:
@@ -40,11 +40,11 @@ class Known:
 
     def key(self) -> Hashable:
         """What is equal where all is."""
-        return frozenset((*at, around, used) for at, found in self._found.items()
-                         for around, used in found.items())
+        return frozenset((*at, around, factors) for at, found in self._found.items()
+                         for around, factors in found.items())
 
 
-class Wrapped:
+class WrappedModel:
     """A captured model in μP, for its init and its apply. Equal content is one key in JAX's caches.
 
     Args:
@@ -56,7 +56,7 @@ class Wrapped:
       MupError: two layers that look alike from inside and have different multipliers.
     """
 
-    own = 0             # its functions know where they run
+    transform_depth = 0     # its functions know where they run
 
     def __init__(self, entries: Mapping[str, ParameterScaling], branches: Mapping[Site, float],
                  plain: bool = False):
@@ -64,21 +64,22 @@ class Wrapped:
                        for name, e in entries.items()}
         self._branches = dict(branches)
         self.warned: set[str] = set()
-        self._used = Known()
-        self._by_hand = {(e.target.local, e.target.shape) for e in entries.values() if e.target.by_hand}
+        self._factors = FactorLookup()
+        self._lifted_by_user = {(e.target.local, e.target.shape) for e in entries.values()
+                                if e.target.lifted_by_user}
         self._plain = plain
         self._tied = {e.multiplier for e in entries.values() if e.target.layer == TIED}
         for entry in entries.values():
-            if self._used.add(entry.target, entry.used) != entry.used:
+            if self._factors.add(entry.target, entry.forward_factors) != entry.forward_factors:
                 raise MupError.about(entry.target.name, entry.base.shape, entry.target.shape, "another layer "
                                      "has this name and shape within its lift, and another multiplier; rename "
                                      "one")
-        self._key: Hashable = self._used.key(), *map(frozenset, (
-            self._draws.items(), self._tied, self._branches.items(), self._by_hand, {plain}))
+        self._key: Hashable = self._factors.key(), *map(frozenset, (
+            self._draws.items(), self._tied, self._branches.items(), self._lifted_by_user, {plain}))
         self._hash = hash(self._key)
 
     def __eq__(self, other):
-        return isinstance(other, Wrapped) and self._key == other._key
+        return isinstance(other, WrappedModel) and self._key == other._key
 
     def __hash__(self):
         return self._hash
@@ -104,9 +105,9 @@ class Wrapped:
             value = MupError.about(name, None, shape_, f"it is in stacks of {found} layers, and init_target "
                                    f"saw {layers}; capture the model that is wrapped")
         array, value = make(next_creator, shape, dtype, init, draw, name, value, self.warned)
-        return array, Made(names, leaf_name(context_), array, value)
+        return array, CreatedParameter(names, leaf_name(context_), array, value)
 
-    def keep(self, made: Made) -> None:
+    def keep(self, created: CreatedParameter) -> None:
         """All is known already."""
 
     def branch(self, branch: Branch) -> float:
@@ -118,18 +119,18 @@ class Wrapped:
         outer = self._branches.get(branch.outer.site, 1.0) if branch.outer else 1.0
         return self._branches[branch.site] / outer
 
-    def used(self, name: str, shape: tuple[int, ...]) -> Used:
-        return self._used.get(name, shape) or Used()
+    def forward_factors(self, name: str, shape: tuple[int, ...]) -> ForwardFactors:
+        return self._factors.get(name, shape) or ForwardFactors()
 
     @property
     def lifts(self) -> bool:
-        return bool(self._by_hand)
+        return bool(self._lifted_by_user)
 
     def lifted(self, name: str, shape: tuple[int, ...]) -> bool:
-        return (name, shape) in self._by_hand
+        return (name, shape) in self._lifted_by_user
 
     def stray(self, name: str, shape: tuple[int, ...]) -> str:
-        if not self._plain or self._used.has(name, shape):
+        if not self._plain or self._factors.has(name, shape):
             return ""
         return str(MupError.about(name, None, shape, "not captured in init_target, and so not in μP, where no "
                                   "wrapped optimizer would say so; make it inside apply_mup()"))
@@ -138,11 +139,11 @@ class Wrapped:
         """Said as the target was captured."""
 
     def multiplier(self, name: str, shape: tuple[int, ...]) -> float:
-        used = self._used.get(name, shape)
-        if used is None:
+        factors = self._factors.get(name, shape)
+        if factors is None:
             raise MupError.about(name, None, shape, "this layer was not captured with this shape; put it "
                                  "inside apply_mup(), and capture base and target again")
-        return used.multiplier
+        return factors.multiplier
 
     def tied_multiplier(self) -> float:
         return one_tied(self._tied)

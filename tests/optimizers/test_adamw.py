@@ -258,7 +258,7 @@ def test_layers_that_are_drawn_together_need_one_multiplier():
 def test_a_file_without_multipliers_is_as_it_was_and_loads():
     state = json.loads(json.dumps(captured(mlp, X).state_dict()))
     assert state["version"] == 1 and not {"init_mults", "lr_mults"} & set(state)
-    assert haiku_mup.Mup.from_state_dict(state)._declared.lr_mults == {}
+    assert haiku_mup.Mup.from_state_dict(state)._declarations.lr_mults == {}
 
 
 @pytest.mark.parametrize("wrong", [{"a": -1.0}, {"a": "2"}, [1.0], {"a": None}])

@@ -286,7 +286,7 @@ def oracle(params, name, kind, alpha, steps=4):
 def ours(mup, body, params, kind, steps=4):
     make, adam, lr = OPTIMIZERS[kind]
     wrapped, optimizer = mup.wrap_model(model(body, *TARGET)), make(lr, EPS, DECAY)
-    if not mup._declared.rule.plain:
+    if not mup._declarations.parametrization.plain:
         optimizer = mup.wrap_optimizer(optimizer, adam=adam, scale_eps=adam)
 
     @jax.jit
@@ -521,7 +521,8 @@ def test_it_is_kept_in_a_file(name, tmp_path):
     mup = capture(STRUCTURES[name], mup=completep(0.75))
     mup.save(tmp_path / "base.json")
     again = haiku_mup.Mup.load(tmp_path / "base.json")
-    assert again._declared.rule == maximal_update(depth_alpha=0.75) and again.state_dict() == mup.state_dict()
+    assert again._declarations.parametrization == maximal_update(depth_alpha=0.75)
+    assert again.state_dict() == mup.state_dict()
     with again.init_target():
         jax.eval_shape(model(STRUCTURES[name], *TARGET).init, KEY, X)
     assert again.table() == mup.table() and again._branches == mup._branches

@@ -397,7 +397,7 @@ def test_ones_own_table_works_and_is_kept(tmp_path):
     mup = of(MODELS["rectangular"], mine)
     mup.save(tmp_path / "base.json")
     again = haiku_mup.Mup.load(tmp_path / "base.json")
-    assert again._declared.rule == mine and repr(again).startswith("Mup(mine, base=")
+    assert again._declarations.parametrization == mine and repr(again).startswith("Mup(mine, base=")
     again = captured(lambda w: hk.transform(functools.partial(rectangular, width=w)), X, mup=_Loaded(again))
     assert again.table()[2].multiplier == pytest.approx(4**-0.5)
 
