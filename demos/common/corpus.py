@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from demos.common import texts
-from haiku_mup.models.layers import IGNORED
+from haiku_mup.models.loss import IGNORED
 
 PAD, MASK, SPECIAL = 0, 1, 2        # ids that stand before the text's own, where masked places are guessed
 MASKED, SHOWN, WRONG = 0.15, 0.1, 0.1       # of the places; of those, what is left as it is, and any other id

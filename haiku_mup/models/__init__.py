@@ -1,16 +1,23 @@
 """GPT-2, BERT and RoBERTa in Haiku, ready for μP, equal to the originals."""
 from haiku_mup.models.bert import (
+    BertConfig,
     BertForMaskedLM,
     BertForPreTraining,
     BertForSequenceClassification,
     BertModel,
     PreTrainingOutput,
 )
-from haiku_mup.models.config import BertConfig, Config, GPT2Config, RobertaConfig
-from haiku_mup.models.gpt2 import GPT2LMHeadModel, GPT2Model
+from haiku_mup.models.config import Config
+from haiku_mup.models.gpt2 import GPT2Config, GPT2LMHeadModel, GPT2Model
+from haiku_mup.models.heads import Output
 from haiku_mup.models.huggingface.pretrained import load_pretrained, save_pretrained
-from haiku_mup.models.layers import Output, cross_entropy, next_tokens
-from haiku_mup.models.roberta import RobertaForMaskedLM, RobertaForSequenceClassification, RobertaModel
+from haiku_mup.models.loss import cross_entropy, next_tokens
+from haiku_mup.models.roberta import (
+    RobertaConfig,
+    RobertaForMaskedLM,
+    RobertaForSequenceClassification,
+    RobertaModel,
+)
 
 __all__ = [
     "BertConfig",

@@ -1,15 +1,67 @@
 """BERT (Devlin et al., arXiv 1810.04805)."""
+import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
 
+from haiku_mup.errors import MupError
 from haiku_mup.layers.readout import SharedEmbed
-from haiku_mup.models import layers as parts
-from haiku_mup.models.config import BertConfig
-from haiku_mup.models.layers import Attention, Output, dropped, norm, normal
+from haiku_mup.models import heads, inputs, layers
+from haiku_mup.models.config import Config
+from haiku_mup.models.heads import Output
+from haiku_mup.models.layers import Attention, dropped, norm, normal
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BertConfig(Config):
+    """The configuration of BERT; its defaults are those of bert-base-uncased.
+
+    Attributes:
+      vocab_size: how many ids there are.
+      hidden_size: the width.
+      num_hidden_layers: how many blocks.
+      num_attention_heads: how many heads of hidden_size / num_attention_heads each.
+      intermediate_size: the feed-forward layer's width.
+      hidden_act: its activation.
+      hidden_dropout_prob: dropout of the embeddings' sum, and of what is added to the residual stream.
+      attention_probs_dropout_prob: dropout of attention.
+      max_position_embeddings: the longest sequence.
+      type_vocab_size: how many token types there are.
+      layer_norm_eps: of the norms.
+      pad_token_id: the id whose embedding starts at zero, and doesn't learn as an input; None for none.
+      classifier_dropout: of a classification; hidden_dropout_prob by default.
+
+    For the others see `Config`.
+
+    >>> models.BertConfig(hidden_size=64, num_attention_heads=4).intermediate_size
+    3072
+    """
+
+    model_type: ClassVar[str] = "bert"
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int | None = 0
+    classifier_dropout: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_heads("hidden_size", "num_attention_heads")
+        if self.pad_token_id is not None and self.pad_token_id >= self.vocab_size:
+            raise MupError(f"{type(self).__name__}: pad_token_id={self.pad_token_id} is outside of the "
+                           f"vocabulary, whose ids are 0 to {self.vocab_size - 1}; give one of them, or None")
 
 
 class Block(hk.Module):
@@ -28,7 +80,8 @@ class Block(hk.Module):
             mult=c.attn_mult, zero_query=c.query_zero_init,
             dropout=c.attention_probs_dropout_prob * self.is_training, name="attention")
         x = norm("attention_norm", c.layer_norm_eps)(x + dropped(attention(x, x, x, mask), rate))
-        y = parts.ACTIVATIONS[c.hidden_act](hk.Linear(c.intermediate_size, w_init=init, name="intermediate")(x))
+        y = hk.Linear(c.intermediate_size, w_init=init, name="intermediate")(x)
+        y = layers.ACTIVATIONS[c.hidden_act](y)
         y = hk.Linear(c.hidden_size, w_init=init, name="output")(y)
         return norm("output_norm", c.layer_norm_eps)(x + dropped(y, rate))
 
@@ -78,11 +131,11 @@ class BertModel(hk.Module):
           MupError: a sequence longer than there are positions; outside of jit, ids outside of the vocabulary.
         """
         c = self.config
-        ids = parts.checked_ids("input_ids", input_ids, c.vocab_size, parts.TOKENIZER)
-        mask = parts.attended(attention_mask, ids)
+        ids = inputs.checked_ids("input_ids", input_ids, c.vocab_size, inputs.TOKENIZER)
+        mask = inputs.attended(attention_mask, ids)
         x = self._embedded(ids, token_type_ids, position_ids)
         x = dropped(norm("embeddings_norm", c.layer_norm_eps)(x), c.hidden_dropout_prob * is_training)
-        x, given = parts.blocks(c, c.num_hidden_layers, lambda name: Block(c, is_training, name), x, mask,
+        x, given = layers.blocks(c, c.num_hidden_layers, lambda name: Block(c, is_training, name), x, mask,
                                 "layer", output_hidden_states)
         pooled = None
         if self.add_pooling_layer:
@@ -96,22 +149,22 @@ class BertModel(hk.Module):
         c, init = self.config, normal(self.config.initializer_range)
         self.embed = (SharedEmbed if self.shared else hk.Embed)(
             c.vocab_size, c.hidden_size, w_init=init, name="word_embeddings")
-        x = parts.looked_up(self.embed, ids, c.pad_token_id)
+        x = inputs.looked_up(self.embed, ids, c.pad_token_id)
         if types is None:
             types = jnp.zeros_like(ids)
-        types = parts.checked_ids("token_type_ids", types, c.type_vocab_size, "see config.type_vocab_size")
+        types = inputs.checked_ids("token_type_ids", types, c.type_vocab_size, "see config.type_vocab_size")
         table = hk.Embed(c.type_vocab_size, c.hidden_size, w_init=init, name="token_type_embeddings")
-        x = x + parts.looked_up(table, types)
+        x = x + inputs.looked_up(table, types)
         if positions is None:
             positions = self._positions(ids)
-        positions = parts.checked_ids("position_ids", positions, c.max_position_embeddings,
+        positions = inputs.checked_ids("position_ids", positions, c.max_position_embeddings,
                                       "see config.max_position_embeddings")
         table = hk.Embed(c.max_position_embeddings, c.hidden_size, w_init=init, name="position_embeddings")
-        return x + parts.looked_up(table, positions, self._padded_position())
+        return x + inputs.looked_up(table, positions, self._padded_position())
 
     def _positions(self, ids: jax.Array) -> jax.Array:
         """0, 1, 2, …"""
-        parts.check_length(ids.shape[-1], self.config.max_position_embeddings, "max_position_embeddings")
+        inputs.check_length(ids.shape[-1], self.config.max_position_embeddings, "max_position_embeddings")
         return jnp.broadcast_to(jnp.arange(ids.shape[-1]), ids.shape)
 
     def _padded_position(self) -> int | None:
@@ -124,7 +177,7 @@ def masked_logits(config: BertConfig, embed: Any, x: jax.Array,
     """Logits [B, T, vocab_size] for what stands at each place: a hidden layer and the readout."""
     x = activation(hk.Linear(config.hidden_size, w_init=normal(config.initializer_range), name="transform")(x))
     x = norm("transform_norm", config.layer_norm_eps)(x)
-    return parts.vocabulary_logits(config, embed, x, "decoder", with_bias=True)
+    return heads.vocabulary_logits(config, embed, x, "decoder", with_bias=True)
 
 
 class BertForMaskedLM(hk.Module):
@@ -160,7 +213,7 @@ class BertForMaskedLM(hk.Module):
         c = self.config
         bert = BertModel(c, "bert", add_pooling_layer=False, shared=c.tie_word_embeddings)
         x = bert(input_ids, attention_mask, token_type_ids, position_ids, is_training=is_training)
-        return masked_logits(c, bert.embed, x.last_hidden_state, parts.ACTIVATIONS[c.hidden_act])
+        return masked_logits(c, bert.embed, x.last_hidden_state, layers.ACTIVATIONS[c.hidden_act])
 
 
 class PreTrainingOutput(NamedTuple):
@@ -212,8 +265,8 @@ class BertForPreTraining(hk.Module):
         bert = BertModel(c, "bert", shared=c.tie_word_embeddings)
         x = bert(input_ids, attention_mask, token_type_ids, position_ids, is_training=is_training)
         assert x.pooler_output is not None
-        logits = masked_logits(c, bert.embed, x.last_hidden_state, parts.ACTIVATIONS[c.hidden_act])
-        return PreTrainingOutput(logits, parts.readout(c, 2, "seq_relationship")(x.pooler_output))
+        logits = masked_logits(c, bert.embed, x.last_hidden_state, layers.ACTIVATIONS[c.hidden_act])
+        return PreTrainingOutput(logits, heads.readout(c, 2, "seq_relationship")(x.pooler_output))
 
 
 class BertForSequenceClassification(hk.Module):
@@ -250,5 +303,5 @@ class BertForSequenceClassification(hk.Module):
         bert = BertModel(c, "bert")
         x = bert(input_ids, attention_mask, token_type_ids, position_ids, is_training=is_training)
         assert x.pooler_output is not None
-        pooled = dropped(x.pooler_output, parts.classifier_rate(c) * is_training)
-        return parts.readout(c, c.num_labels, "classifier")(pooled)
+        pooled = dropped(x.pooler_output, heads.classifier_rate(c) * is_training)
+        return heads.readout(c, c.num_labels, "classifier")(pooled)

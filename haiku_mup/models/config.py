@@ -1,13 +1,12 @@
 """What a model is made from: dataclasses with the field names of Hugging Face's config.json."""
 import dataclasses
-import json
 import math
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 from haiku_mup.errors import MupError
+from haiku_mup.models.config_json import _file, read_json, write_json
 from haiku_mup.models.layers import ACTIVATIONS
 
 # Fields of a config.json that change what is computed, and the one value of each that these models have.
@@ -149,154 +148,3 @@ class Config:
             raise MupError(f"{type(self).__name__}: {width}={size} is not divisible by {heads}={count}; heads "
                            f"of one size need {heads}={min(near, key=lambda n: abs(n - count))}, or "
                            f"{width}={max(1, round(size / count)) * count}")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GPT2Config(Config):
-    """The configuration of GPT-2; its defaults are those of the smallest one that was published.
-
-    Attributes:
-      vocab_size: how many ids there are.
-      n_positions: the longest sequence.
-      n_embd: the width.
-      n_layer: how many blocks.
-      n_head: how many heads of n_embd / n_head each.
-      n_inner: the feed-forward layer's width; 4 · n_embd by default.
-      activation_function: of the feed-forward layer.
-      resid_pdrop: dropout of what is added to the residual stream.
-      embd_pdrop: dropout of the embeddings' sum.
-      attn_pdrop: dropout of attention.
-      layer_norm_epsilon: of the norms.
-      scale_attn_by_inverse_layer_idx: whether block i divides its attention logits by i, too, from 1 on.
-
-    For the others see `Config`.
-
-    >>> models.GPT2Config(n_embd=64, n_head=4).inner
-    256
-    """
-
-    model_type: ClassVar[str] = "gpt2"
-
-    vocab_size: int = 50257
-    n_positions: int = 1024
-    n_embd: int = 768
-    n_layer: int = 12
-    n_head: int = 12
-    n_inner: int | None = None
-    activation_function: str = "gelu_new"
-    resid_pdrop: float = 0.1
-    embd_pdrop: float = 0.1
-    attn_pdrop: float = 0.1
-    layer_norm_epsilon: float = 1e-5
-    scale_attn_by_inverse_layer_idx: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check_heads("n_embd", "n_head")
-
-    @property
-    def inner(self) -> int:
-        """The width of the feed-forward layer.
-
-        >>> models.GPT2Config(n_inner=100).inner
-        100
-        """
-        return self.n_inner or 4 * self.n_embd
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BertConfig(Config):
-    """The configuration of BERT; its defaults are those of bert-base-uncased.
-
-    Attributes:
-      vocab_size: how many ids there are.
-      hidden_size: the width.
-      num_hidden_layers: how many blocks.
-      num_attention_heads: how many heads of hidden_size / num_attention_heads each.
-      intermediate_size: the feed-forward layer's width.
-      hidden_act: its activation.
-      hidden_dropout_prob: dropout of the embeddings' sum, and of what is added to the residual stream.
-      attention_probs_dropout_prob: dropout of attention.
-      max_position_embeddings: the longest sequence.
-      type_vocab_size: how many token types there are.
-      layer_norm_eps: of the norms.
-      pad_token_id: the id whose embedding starts at zero, and doesn't learn as an input; None for none.
-      classifier_dropout: of a classification; hidden_dropout_prob by default.
-
-    For the others see `Config`.
-
-    >>> models.BertConfig(hidden_size=64, num_attention_heads=4).intermediate_size
-    3072
-    """
-
-    model_type: ClassVar[str] = "bert"
-
-    vocab_size: int = 30522
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 2
-    layer_norm_eps: float = 1e-12
-    pad_token_id: int | None = 0
-    classifier_dropout: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check_heads("hidden_size", "num_attention_heads")
-        if self.pad_token_id is not None and self.pad_token_id >= self.vocab_size:
-            raise MupError(f"{type(self).__name__}: pad_token_id={self.pad_token_id} is outside of the "
-                           f"vocabulary, whose ids are 0 to {self.vocab_size - 1}; give one of them, or None")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RobertaConfig(BertConfig):
-    """The configuration of RoBERTa; its defaults are those of transformers, not of roberta-base.
-
-    Positions count from pad_token_id + 1 on, so that the longest sequence has max_position_embeddings -
-    pad_token_id - 1 tokens. For the fields see `BertConfig`.
-
-    >>> models.RobertaConfig().pad_token_id
-    1
-    """
-
-    model_type: ClassVar[str] = "roberta"
-
-    vocab_size: int = 50265
-    pad_token_id: int | None = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.pad_token_id is None:
-            raise MupError("RobertaConfig: pad_token_id=None: positions count from that id on; give one")
-
-
-def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a config.json, or that of a directory, holds.
-
-    Raises:
-      MupError: no object of JSON.
-    """
-    file = _file(path)
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise MupError(f"{file}: no JSON ({error}); give a config.json as transformers writes it") from None
-    if not isinstance(values, dict):
-        raise MupError(f"{file}: a {type(values).__name__}, where a config.json has an object")
-    return values
-
-
-def write_json(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
-    """Writes a config.json, into a directory if it is one."""
-    text = json.dumps(values, indent=2, sort_keys=True, allow_nan=False)
-    _file(path).write_text(text + "\n", encoding="utf-8")
-
-
-def _file(path: str | os.PathLike[str]) -> pathlib.Path:
-    file = pathlib.Path(path)
-    return file / "config.json" if file.is_dir() else file

@@ -1,6 +1,7 @@
 """GPT-2 (Radford et al., Language Models are Unsupervised Multitask Learners, 2019)."""
+import dataclasses
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import haiku as hk
 import jax
@@ -8,9 +9,63 @@ import jax.numpy as jnp
 
 from haiku_mup.layers.readout import SharedEmbed
 from haiku_mup.layers.residual import residual
-from haiku_mup.models import layers as parts
-from haiku_mup.models.config import GPT2Config
-from haiku_mup.models.layers import Attention, Output, dropped, norm, normal
+from haiku_mup.models import heads, inputs, layers
+from haiku_mup.models.config import Config
+from haiku_mup.models.heads import Output
+from haiku_mup.models.layers import Attention, dropped, norm, normal
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GPT2Config(Config):
+    """The configuration of GPT-2; its defaults are those of the smallest one that was published.
+
+    Attributes:
+      vocab_size: how many ids there are.
+      n_positions: the longest sequence.
+      n_embd: the width.
+      n_layer: how many blocks.
+      n_head: how many heads of n_embd / n_head each.
+      n_inner: the feed-forward layer's width; 4 · n_embd by default.
+      activation_function: of the feed-forward layer.
+      resid_pdrop: dropout of what is added to the residual stream.
+      embd_pdrop: dropout of the embeddings' sum.
+      attn_pdrop: dropout of attention.
+      layer_norm_epsilon: of the norms.
+      scale_attn_by_inverse_layer_idx: whether block i divides its attention logits by i, too, from 1 on.
+
+    For the others see `Config`.
+
+    >>> models.GPT2Config(n_embd=64, n_head=4).inner
+    256
+    """
+
+    model_type: ClassVar[str] = "gpt2"
+
+    vocab_size: int = 50257
+    n_positions: int = 1024
+    n_embd: int = 768
+    n_layer: int = 12
+    n_head: int = 12
+    n_inner: int | None = None
+    activation_function: str = "gelu_new"
+    resid_pdrop: float = 0.1
+    embd_pdrop: float = 0.1
+    attn_pdrop: float = 0.1
+    layer_norm_epsilon: float = 1e-5
+    scale_attn_by_inverse_layer_idx: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_heads("n_embd", "n_head")
+
+    @property
+    def inner(self) -> int:
+        """The width of the feed-forward layer.
+
+        >>> models.GPT2Config(n_inner=100).inner
+        100
+        """
+        return self.n_inner or 4 * self.n_embd
 
 
 class Block(hk.Module):
@@ -36,7 +91,7 @@ class Block(hk.Module):
 
         def feed_forward(x: jax.Array) -> jax.Array:
             y = hk.Linear(c.inner, w_init=init, name="c_fc")(norm("ln_2", c.layer_norm_epsilon)(x))
-            y = parts.ACTIVATIONS[c.activation_function](y)
+            y = layers.ACTIVATIONS[c.activation_function](y)
             return dropped(hk.Linear(c.n_embd, w_init=last, name="c_proj")(y), rate)
 
         return residual(residual(x, attend), feed_forward)
@@ -88,20 +143,20 @@ class GPT2Model(hk.Module):
             c.vocab_size, c.n_embd, w_init=normal(c.initializer_range), name="wte")
         wpe = hk.Embed(c.n_positions, c.n_embd, w_init=normal(c.initializer_range), name="wpe")
         self.embed = wte
-        ids = parts.checked_ids("input_ids", input_ids, c.vocab_size, parts.TOKENIZER)
-        x = parts.looked_up(wte, ids)
+        ids = inputs.checked_ids("input_ids", input_ids, c.vocab_size, inputs.TOKENIZER)
+        x = inputs.looked_up(wte, ids)
         if position_ids is None:
-            parts.check_length(x.shape[-2], c.n_positions, "n_positions")
+            inputs.check_length(x.shape[-2], c.n_positions, "n_positions")
             x = x + jnp.expand_dims(wpe(jnp.arange(x.shape[-2])), range(x.ndim - 2))
         else:
-            places = parts.checked_ids("position_ids", position_ids, c.n_positions, "see config.n_positions")
-            x = x + parts.looked_up(wpe, places)
+            places = inputs.checked_ids("position_ids", position_ids, c.n_positions, "see config.n_positions")
+            x = x + inputs.looked_up(wpe, places)
         if token_type_ids is not None:
-            types = parts.checked_ids("token_type_ids", token_type_ids, c.vocab_size, parts.TOKENIZER)
-            x = x + parts.looked_up(wte, types)
+            types = inputs.checked_ids("token_type_ids", token_type_ids, c.vocab_size, inputs.TOKENIZER)
+            x = x + inputs.looked_up(wte, types)
         x = dropped(x, c.embd_pdrop * is_training)
-        mask = parts.attended(attention_mask, ids, causal=True)
-        x, given = parts.blocks(c, c.n_layer, lambda name: Block(c, is_training, name), x, mask, "h",
+        mask = inputs.attended(attention_mask, ids, causal=True)
+        x, given = layers.blocks(c, c.n_layer, lambda name: Block(c, is_training, name), x, mask, "h",
                                 output_hidden_states)
         x = norm("ln_f", c.layer_norm_epsilon)(x)
         return Output(x, None, (*given, x) if output_hidden_states else None)
@@ -140,4 +195,4 @@ class GPT2LMHeadModel(hk.Module):
         c = self.config
         transformer = GPT2Model(c, "transformer", shared=c.tie_word_embeddings)
         x = transformer(input_ids, attention_mask, token_type_ids, position_ids, is_training=is_training)
-        return parts.vocabulary_logits(c, transformer.embed, x.last_hidden_state, "lm_head", with_bias=False)
+        return heads.vocabulary_logits(c, transformer.embed, x.last_hidden_state, "lm_head", with_bias=False)

@@ -1,12 +1,37 @@
 """RoBERTa (Liu et al., arXiv 1907.11692): BERT's blocks, with other positions and heads."""
+import dataclasses
+from typing import ClassVar
+
 import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from haiku_mup.models import layers as parts
-from haiku_mup.models.bert import BertModel, masked_logits
-from haiku_mup.models.config import RobertaConfig
+from haiku_mup.errors import MupError
+from haiku_mup.models import heads, inputs, layers
+from haiku_mup.models.bert import BertConfig, BertModel, masked_logits
 from haiku_mup.models.layers import dropped, normal
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RobertaConfig(BertConfig):
+    """The configuration of RoBERTa; its defaults are those of transformers, not of roberta-base.
+
+    Positions count from pad_token_id + 1 on, so that the longest sequence has max_position_embeddings -
+    pad_token_id - 1 tokens. For the fields see `BertConfig`.
+
+    >>> models.RobertaConfig().pad_token_id
+    1
+    """
+
+    model_type: ClassVar[str] = "roberta"
+
+    vocab_size: int = 50265
+    pad_token_id: int | None = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pad_token_id is None:
+            raise MupError("RobertaConfig: pad_token_id=None: positions count from that id on; give one")
 
 
 class RobertaModel(BertModel):
@@ -24,7 +49,7 @@ class RobertaModel(BertModel):
 
     def _positions(self, ids: jax.Array) -> jax.Array:
         padding = self.config.pad_token_id or 0
-        parts.check_length(ids.shape[-1], self.config.max_position_embeddings - padding - 1,
+        inputs.check_length(ids.shape[-1], self.config.max_position_embeddings - padding - 1,
                            "max_position_embeddings, which is pad_token_id + 1 more than that")
         real = jnp.asarray(ids != padding, ids.dtype)
         return jnp.asarray(jnp.cumsum(real, -1) * real + padding)
@@ -66,7 +91,7 @@ class RobertaForMaskedLM(hk.Module):
         c = self.config
         roberta = RobertaModel(c, "roberta", add_pooling_layer=False, shared=c.tie_word_embeddings)
         x = roberta(input_ids, attention_mask, token_type_ids, position_ids, is_training=is_training)
-        return masked_logits(c, roberta.embed, x.last_hidden_state, parts.ACTIVATIONS["gelu"])
+        return masked_logits(c, roberta.embed, x.last_hidden_state, layers.ACTIVATIONS["gelu"])
 
 
 class RobertaForSequenceClassification(hk.Module):
@@ -99,9 +124,9 @@ class RobertaForSequenceClassification(hk.Module):
 
         For the arguments see `BertModel`.
         """
-        c, rate = self.config, parts.classifier_rate(self.config) * is_training
+        c, rate = self.config, heads.classifier_rate(self.config) * is_training
         roberta = RobertaModel(c, "roberta", add_pooling_layer=False)
         x = roberta(input_ids, attention_mask, token_type_ids, position_ids, is_training=is_training)
         first = dropped(x.last_hidden_state[..., 0, :], rate)
         dense = hk.Linear(c.hidden_size, w_init=normal(c.initializer_range), name="dense")
-        return parts.readout(c, c.num_labels, "out_proj")(dropped(jnp.tanh(dense(first)), rate))
+        return heads.readout(c, c.num_labels, "out_proj")(dropped(jnp.tanh(dense(first)), rate))

@@ -16,7 +16,7 @@ import pytest
 import haiku_mup
 from demos import pretrain
 from demos.common import corpus, processes
-from haiku_mup.models.layers import IGNORED
+from haiku_mup.models.loss import IGNORED
 
 ROOT = pathlib.Path(__file__).parents[2]
 LINES = "".join(f"In the beginning God created verse {i}.\n" for i in range(2000))

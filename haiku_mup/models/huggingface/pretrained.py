@@ -11,9 +11,9 @@ import numpy as np
 
 from haiku_mup import captures
 from haiku_mup.errors import MupError, MupWarning
-from haiku_mup.models.config import Config, read_json, write_json
-from haiku_mup.models.huggingface import names as weights
-from haiku_mup.models.huggingface import tensors as checkpoint
+from haiku_mup.models.config import Config
+from haiku_mup.models.config_json import read_json, write_json
+from haiku_mup.models.huggingface import names, safetensors_files, tensors
 from haiku_mup.models.huggingface.folding import folded
 from haiku_mup.models.huggingface.names import FAMILIES, Family, Params
 from haiku_mup.mup import Mup
@@ -58,7 +58,7 @@ def load_pretrained(path: str | os.PathLike[str], model: type[hk.Module] | None 
     folder = pathlib.Path(path)
     if not (folder / "config.json").is_file():
         what = "no config.json in it" if folder.is_dir() else "no such directory"
-        raise MupError(f"{folder}: {what}; give a directory with config.json and {checkpoint.FILE}, as "
+        raise MupError(f"{folder}: {what}; give a directory with config.json and {safetensors_files.FILE}, as "
                        "`hf download NAME --local-dir FOLDER` makes it of a published model's name")
     values = read_json(folder)
     family = _family(values, str(folder))
@@ -67,10 +67,10 @@ def load_pretrained(path: str | os.PathLike[str], model: type[hk.Module] | None 
         raise MupError(f"{folder}: model_type is {values['model_type']!r}, and {model.__name__} is none of "
                        f"its models: {', '.join(family.models)}")
     config = family.config._of({**values, "layer_stack": layer_stack}, str(folder / "config.json"))
-    wanted = weights.tensors(family, config, model, name or weights.default_name(model))
-    found = checkpoint.read(folder, family, config, wanted, ignore)
+    wanted = tensors.tensors(family, config, model, name or names.default_name(model))
+    found = safetensors_files.read(folder, family, config, wanted, ignore)
     _check(f"{folder}: {model.__name__}", wanted, found, new)
-    return config, weights.read(wanted, found)
+    return config, tensors.read(wanted, found)
 
 
 def save_pretrained(path: str | os.PathLike[str], config: Config, params: Mapping[str, Mapping[str, Any]], *,
@@ -109,14 +109,14 @@ def save_pretrained(path: str | os.PathLike[str], config: Config, params: Mappin
     """
     family = FAMILIES[config.model_type]
     model, root = _root(family, params, model, name)
-    wanted = weights.tensors(family, config, model, root)
+    wanted = tensors.tensors(family, config, model, root)
     _check_params(model.__name__, config, wanted, params)
     shapes = {f"{module}/{leaf}": np.shape(x) for module in params for leaf, x in params[module].items()}
     if mup is None and captures.multiplied(shapes):
         warnings.warn("save_pretrained: a target with just these parameters has multipliers, which other "
                       "programs know nothing of, and which are not in these weights; if they are that model's, "
                       "give its Mup: save_pretrained(..., mup=mup)", MupWarning, stacklevel=2)
-    found = weights.write(wanted, folded(family, config, params, root, mup))
+    found = tensors.write(wanted, folded(family, config, params, root, mup))
     base = f"{root}/{family.base}/"
     inside = {key for key, tensor in wanted.items() if tensor.slots[0].module.startswith(base)}
     for copy, original in family.twin.items():
@@ -128,7 +128,7 @@ def save_pretrained(path: str | os.PathLike[str], config: Config, params: Mappin
     kept = dataclasses.replace(config, attn_mult=1.0, output_mult=1.0, layer_stack=False, remat=False,
                                readout_zero_init=False, query_zero_init=False)
     write_json(folder, {**kept._values(), "architectures": [model.__name__]})
-    checkpoint.write(folder, found)
+    safetensors_files.write(folder, found)
 
 
 # --- which model ---
@@ -152,7 +152,7 @@ def _model(family: Family, values: Mapping[str, Any], source: str) -> type[hk.Mo
 def _root(family: Family, params: Mapping[str, Any], model: type[hk.Module] | None,
           name: str | None) -> tuple[type[hk.Module], str]:
     """The model whose parameters these are, and its name in the tree."""
-    defaults = {weights.default_name(known): known for known in family.models.values()}
+    defaults = {names.default_name(known): known for known in family.models.values()}
     if model is None:
         heads = {module.partition("/")[0] for module in params}
         found = heads & defaults.keys() if name is None else set()
@@ -161,12 +161,12 @@ def _root(family: Family, params: Mapping[str, Any], model: type[hk.Module] | No
                            f"{', '.join(defaults)} is to be; say which model they are of, and its name: "
                            f"model=models.{next(iter(family.models))}, name='my_model'")
         model = defaults[found.pop()]
-    return model, name or weights.default_name(model)
+    return model, name or names.default_name(model)
 
 
 # --- does it fit? ---
 
-def _check(source: str, wanted: Mapping[str, weights.Tensor], found: Mapping[str, np.ndarray],
+def _check(source: str, wanted: Mapping[str, tensors.Tensor], found: Mapping[str, np.ndarray],
            new: Sequence[str]) -> None:
     """Raises with all that is missing, left over or of another shape."""
     missing = [key for key in wanted if key not in found and not matching(key, new)]
@@ -179,10 +179,10 @@ def _check(source: str, wanted: Mapping[str, weights.Tensor], found: Mapping[str
         "they are left over, with both where the shape is another")
 
 
-def _check_params(model: str, config: Config, wanted: Mapping[str, weights.Tensor],
+def _check_params(model: str, config: Config, wanted: Mapping[str, tensors.Tensor],
                   params: Mapping[str, Mapping[str, Any]]) -> None:
     """Raises with all parameters that are missing, left over or of another shape."""
-    layers = weights.depth(config)
+    layers = names.depth(config)
     shapes = {(slot.module, slot.leaf): tensor.part if slot.layer is None else (layers, *tensor.part)
               for tensor in wanted.values() for slot in tensor.slots}
     found = {(module, leaf): np.shape(x) for module, leaves in params.items() for leaf, x in leaves.items()}
@@ -196,7 +196,7 @@ def _check_params(model: str, config: Config, wanted: Mapping[str, weights.Tenso
 
 
 def _complain(what: str, lists: Iterable[tuple[str, Sequence[str]]], remedy: str) -> None:
-    said = [f"{kind}: {', '.join(names[:_SHOWN])}" + f" and {len(names) - _SHOWN} more" * (len(names) > _SHOWN)
-            for kind, names in lists if names]
+    said = [f"{kind}: {', '.join(keys[:_SHOWN])}" + f" and {len(keys) - _SHOWN} more" * (len(keys) > _SHOWN)
+            for kind, keys in lists if keys]
     if said:
         raise MupError(f"{what}: {'; '.join(said)}; {remedy}")

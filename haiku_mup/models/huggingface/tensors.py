@@ -1,86 +1,112 @@
-"""The tensors of a checkpoint's files, by the names that weights.py knows."""
-import json
-import pathlib
-import re
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+"""How Hugging Face's checkpoints lay out what our parameters hold."""
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
+import haiku as hk
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from haiku_mup.errors import MupError
 from haiku_mup.models.config import Config
-from haiku_mup.models.huggingface.names import Family
-from haiku_mup.parameters.fans import matching
+from haiku_mup.models.huggingface.names import Family, Params, _names
 
-FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
+_JOINED = ("query", "key", "value")     # the order of those that a checkpoint may have side by side
 
 
-def read(folder: pathlib.Path, family: Family, config: Config, wanted: Collection[str],
-         ignore: Sequence[str]) -> dict[str, np.ndarray]:
-    """The tensors of a directory, by name, without those that are ignored, no parameters, or copies of others.
+class Slot(NamedTuple):
+    """Where a tensor of a checkpoint, or a part of it, is in the parameters: `layer` of a stack, or None."""
 
-    Raises:
-      MupError: no weights; two tensors of one name; a copy that is none.
+    module: str
+    leaf: str
+    layer: int | None
+
+
+@dataclasses.dataclass
+class Tensor:
+    """A tensor of a checkpoint.
+
+    Attributes:
+      slots: its place; those of its parts along the last axis, where it has several.
+      part: shape of each part in our parameters.
+      transposed: whether the checkpoint has it the other way round.
     """
-    named: dict[str, np.ndarray] = {}
-    for key, x in _tensors(folder).items():
-        short = _short(family, key)
-        if matching(key, ignore) or matching(short, ignore) or re.fullmatch(family.buffers, short):
-            continue
-        if short in named:
-            raise MupError(f"{folder}: two tensors are {short!r}, the other one is {key!r}; name one in "
-                           "ignore=[...]")
-        named[short] = x
-    _settle(family, config, wanted, named, str(folder))
-    return named
+
+    slots: list[Slot]
+    part: tuple[int, ...]
+    transposed: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape in the checkpoint."""
+        *first, last = self.part
+        shape = (*first, last * len(self.slots))
+        return shape[::-1] if self.transposed else shape
 
 
-def write(folder: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes the tensors, as transformers reads them."""
-    _safetensors().numpy.save_file(dict(tensors), folder / FILE, metadata={"format": "pt"})
+def tensors(family: Family, config: Config, model: type[hk.Module], root: str) -> dict[str, Tensor]:
+    """What a checkpoint of this model has, by name without the prefix of the bare model.
 
-
-def _short(family: Family, key: str) -> str:
-    """The name without the bare model's prefix, and with today's names of norms."""
-    short = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", key.removeprefix(f"{family.base}."))
-    return re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", short)
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise ImportError("weights are kept in safetensors: pip install 'haiku-mup[safetensors]'") from error
-    return safetensors
-
-
-def _tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
-    """The tensors of a directory, by name."""
-    files = [FILE]
-    if not (folder / FILE).is_file() and (folder / INDEX).is_file():
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        files = sorted(set(index["weight_map"].values()))
-    for file in files:
-        if not (folder / file).is_file():
-            others = sorted(it.name for it in folder.iterdir() if it.suffix in (".bin", ".h5", ".msgpack"))
-            remedy = f"of {', '.join(others)} make it with transformers" if others else (
-                "download it, too, or make it with transformers")
-            raise MupError(f"{folder}: no {file} in it, so no weights that can be read; {remedy}: "
-                           "AutoModel.from_pretrained(folder).save_pretrained(folder)")
-    found = {}
-    for file in files:
-        found.update(_safetensors().numpy.load_file(folder / file))
+    Args:
+      family: the model's.
+      config: the configuration.
+      model: the model.
+      root: the model's name in the tree of parameters.
+    """
+    found: dict[str, Tensor] = {}
+    for module, leaves in _shapes(config, model).items():
+        own = module.partition("/")[2]
+        for leaf, x in leaves.items():
+            for name, layer, matrix in _names(family, config, own, leaf):
+                stacked = config.layer_stack and layer is not None
+                shape = tuple(x.shape[1:] if stacked else x.shape)
+                slot = Slot(f"{root}/{own}", leaf, layer if stacked else None)
+                tensor = found.setdefault(name, Tensor([], shape, matrix and leaf == "w"))
+                tensor.slots.append(slot)
+    for tensor in found.values():
+        if len(tensor.slots) > 1:
+            tensor.slots = sorted(tensor.slots, key=lambda slot: _JOINED.index(slot.module.rpartition("/")[2]))
     return found
 
 
-def _settle(family: Family, config: Config, wanted: Collection[str], found: dict[str, np.ndarray],
-            source: str) -> None:
-    """Takes those out of `found` that are copies of others, in a tied checkpoint, or that nobody reads."""
-    for copy, original in (family.tied if config.tie_word_embeddings else family.twin).items():
-        if copy not in found or original not in wanted:
+def _shapes(config: Config, model: type[hk.Module]) -> Mapping[str, Mapping[str, Any]]:
+    build: Callable[..., Any] = model
+    init = hk.transform(lambda ids: build(config)(ids)).init
+    ids = jnp.zeros((1, 1), int)
+    shapes: Mapping[str, Mapping[str, Any]] = jax.eval_shape(init, jax.random.PRNGKey(0), ids)
+    return shapes
+
+
+def read(wanted: Mapping[str, Tensor], found: Mapping[str, Any]) -> Params:
+    """The parameters that tensors of a checkpoint hold; those that aren't there are left out."""
+    params: Params = {}
+    layers: dict[tuple[str, str], dict[int, Any]] = {}
+    for name, tensor in wanted.items():
+        if name not in found:
             continue
-        x = found.pop(copy)
-        if config.tie_word_embeddings and not np.array_equal(found.setdefault(original, x), x):
-            raise MupError(f"{source}: {copy!r} and {original!r} differ, and tie_word_embeddings is true; set "
-                           "it to false in config.json, or name the wrong one in ignore=[...]")
-        found.setdefault(original, x)
+        x = found[name].T if tensor.transposed else found[name]
+        for slot, piece in zip(tensor.slots, np.split(x, len(tensor.slots), -1)):
+            if slot.layer is None:
+                params.setdefault(slot.module, {})[slot.leaf] = jnp.asarray(piece)
+            else:
+                layers.setdefault((slot.module, slot.leaf), {})[slot.layer] = piece
+    for (module, leaf), pieces in layers.items():
+        if len(pieces) == 1 + max(slot.layer for tensor in wanted.values() for slot in tensor.slots
+                                  if slot.layer is not None):
+            params.setdefault(module, {})[leaf] = jnp.stack([pieces[i] for i in sorted(pieces)])
+    return params
+
+
+def write(wanted: Mapping[str, Tensor], params: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """The tensors of a checkpoint that has these parameters."""
+    @functools.cache
+    def array(module: str, leaf: str) -> np.ndarray:
+        return np.asarray(params[module][leaf])
+
+    found = {}
+    for name, tensor in wanted.items():
+        pieces = [(array(slot.module, slot.leaf), slot.layer) for slot in tensor.slots]
+        x = np.concatenate([x if layer is None else x[layer] for x, layer in pieces], -1)
+        found[name] = np.ascontiguousarray(x.T if tensor.transposed else x)
+    return found
