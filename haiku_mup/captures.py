@@ -10,12 +10,12 @@ from haiku_mup.parameters import depth
 from haiku_mup.parameters import fans as axes
 from haiku_mup.parameters import globs as mults
 from haiku_mup.parameters.fans import Axes
+from haiku_mup.parameters.place import Site
 from haiku_mup.parameters.scaling import ParameterScaling, Record, compare
 from haiku_mup.rules.parametrization import Parametrization
 from haiku_mup.rules.tables import maximal_update
 from haiku_mup.tracing import context
 from haiku_mup.tracing.capture import Capture, Declarations
-from haiku_mup.tracing.haiku_internals import Site
 
 _multiplied: dict[int, bool] = {}       # trees of parameters that were captured as a target
 

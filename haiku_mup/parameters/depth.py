@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from haiku_mup.errors import MupError
 from haiku_mup.parameters.numbered_modules import Family, Tree, joined
+from haiku_mup.parameters.place import Branch, Site, Stack
 from haiku_mup.parameters.scaling import Record, same_std
 from haiku_mup.rules.parametrization import Parametrization
-from haiku_mup.tracing.haiku_internals import Branch, Site, Stack
 
 SCALED = ("haiku_mup.residual and Mup(parametrization=haiku_mup.maximal_update(depth_alpha=1.0)) scale with "
           "it; with depth_alpha=0.0 it may differ, and nothing is scaled")

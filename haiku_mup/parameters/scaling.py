@@ -11,8 +11,8 @@ from haiku_mup.errors import MupError
 from haiku_mup.parameters import factors as scale
 from haiku_mup.parameters.fans import Fans
 from haiku_mup.parameters.initializers import Moments
+from haiku_mup.parameters.place import Place
 from haiku_mup.rules import parametrization as rules
-from haiku_mup.tracing.haiku_internals import Place
 
 # Layers whose product is multiplied: readouts that multiply themselves, those that Mup(readouts=...) names, and
 # shared embeddings; others are "".

@@ -14,6 +14,7 @@ from haiku_mup.parameters import fans as axes
 from haiku_mup.parameters import globs as mults
 from haiku_mup.parameters.globs import check_globs
 from haiku_mup.parameters.initializers import moments
+from haiku_mup.parameters.place import Branch, Site
 from haiku_mup.parameters.scaling import (
     NAMED,
     READOUT,
@@ -30,8 +31,6 @@ from haiku_mup.tracing import context
 from haiku_mup.tracing.context import CreatedParameter
 from haiku_mup.tracing.getters import PRODUCTS
 from haiku_mup.tracing.haiku_internals import (
-    Branch,
-    Site,
     check_home,
     in_tree,
     is_lifted_by_user,

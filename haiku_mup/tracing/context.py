@@ -11,6 +11,7 @@ import haiku as hk
 import jax
 
 from haiku_mup.errors import MupError, MupWarning
+from haiku_mup.parameters.place import Branch
 from haiku_mup.tracing import getters as uses
 from haiku_mup.tracing import haiku_internals as naming
 from haiku_mup.tracing.getters import during
@@ -24,7 +25,7 @@ _applied_context: contextvars.ContextVar["AppliedContext | None"] = contextvars.
 _running_model: contextvars.ContextVar["RunningModel | None"] = contextvars.ContextVar(
     "running model", default=None)
 # The branch of haiku_mup.residual that is being computed.
-_branch: contextvars.ContextVar[naming.Branch | None] = contextvars.ContextVar("branch", default=None)
+_branch: contextvars.ContextVar[Branch | None] = contextvars.ContextVar("branch", default=None)
 _MARK, _ORIGINAL = "_haiku_mup", "_original_fn"     # attributes of functions: ours, Haiku's
 # (parameter, shape) of a layer -> the `warned` of its target's Mup.
 _latest: dict[tuple[str, tuple[int, ...]], set[str]] = {}
@@ -71,7 +72,7 @@ class ActiveContext(uses.Uses, Protocol):
     def matrix_read(self, context: Any) -> None:
         """Called when an embedding's matrix is read other than by a lookup."""
 
-    def branch(self, branch: naming.Branch) -> float:
+    def branch(self, branch: Branch) -> float:
         """What a branch of haiku_mup.residual is multiplied by, once it has been computed."""
 
     def multiplier(self, name: str, shape: tuple[int, ...]) -> float:
@@ -312,7 +313,7 @@ def _transform_depth(active: ActiveContext) -> int:
     return active.transform_depth if running is None else running.transform_depth
 
 
-def branch() -> naming.Branch | None:
+def branch() -> Branch | None:
     """The branch of haiku_mup.residual that is being computed."""
     return _branch.get()
 
@@ -320,7 +321,7 @@ def branch() -> naming.Branch | None:
 def branched(function: Callable[[Any], Any], x: Any) -> tuple[Any, float]:
     """What a branch of haiku_mup.residual makes of x, and what to multiply it by: 1 outside of μP."""
     site, active = naming.site(), active_context()
-    mine = naming.Branch(site, naming.in_tree(site.module), _branch.get())
+    mine = Branch(site, naming.in_tree(site.module), _branch.get())
     with during(_branch, mine):
         out = function(x)
     if active is not None:

@@ -3,10 +3,11 @@ from collections.abc import Hashable, Mapping
 
 from haiku_mup.errors import MupError
 from haiku_mup.parameters.initializers import Rescaled, read
+from haiku_mup.parameters.place import Branch, Site, Stack
 from haiku_mup.parameters.scaling import TIED, ForwardFactors, ParameterScaling, Record, layer_kind
 from haiku_mup.tracing import context
 from haiku_mup.tracing.context import CreatedParameter
-from haiku_mup.tracing.haiku_internals import Branch, Site, Stack, check_home, leaf_name, stacks, stored_names
+from haiku_mup.tracing.haiku_internals import check_home, leaf_name, stacks, stored_names
 
 
 class FactorLookup:
