@@ -20,13 +20,13 @@ if TYPE_CHECKING:           # checks and sweeps are imported as they are asked f
     from haiku_mup.coordinates.result import CoordCheck, Finding, Point
     from haiku_mup.sweep.lr_sweep import lr_sweep
     from haiku_mup.sweep.recommendation import Advice
-    from haiku_mup.sweep.result import Missing, Sweep
+    from haiku_mup.sweep.result import Sweep
     from haiku_mup.sweep.training import Training, training
-    from haiku_mup.sweep.trial import Trial, draws
+    from haiku_mup.sweep.trial import Missing, Trial, draws
 
 _ASKED_FOR = {      # no name here is that of a room, which would take its place
     "Advice": "sweep.recommendation", "CoordCheck": "coordinates.result", "Finding": "coordinates.result",
-    "Missing": "sweep.result", "Point": "coordinates.result", "Sweep": "sweep.result",
+    "Missing": "sweep.trial", "Point": "coordinates.result", "Sweep": "sweep.result",
     "Training": "sweep.training", "Trial": "sweep.trial", "coord_check": "coordinates.check",
     "draws": "sweep.trial", "lr_sweep": "sweep.lr_sweep", "probe": "coordinates.recorder",
     "training": "sweep.training",

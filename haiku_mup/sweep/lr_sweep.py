@@ -14,7 +14,7 @@ from typing import Any, Literal
 from haiku_mup.errors import MupError, MupWarning
 from haiku_mup.sweep.result import Sweep
 from haiku_mup.sweep.runner.interrupts import held_back
-from haiku_mup.sweep.trial import Trial, points, seeds_of
+from haiku_mup.sweep.trial import Trial, grid_points, seed_list
 
 MakeTrial = Callable[[int], Callable[..., Any]]
 
@@ -82,7 +82,7 @@ def lr_sweep(make_trial: MakeTrial | Mapping[str, MakeTrial], widths: Iterable[i
 
     makers = dict(make_trial) if isinstance(make_trial, Mapping) else {
         getattr(make_trial, "name", "trial"): make_trial}
-    wide, at, each = sorted(set(map(int, widths))), points(lrs, hyperparameters), seeds_of(seeds)
+    wide, at, each = sorted(set(map(int, widths))), grid_points(lrs, hyperparameters), seed_list(seeds)
     _check(makers, wide, search, chunk)
     total = len(makers) * len(wide) * _asked(at, len(each), search)
     ledger = Nothing() if out is None else Ledger(out, {

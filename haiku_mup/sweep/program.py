@@ -1,7 +1,6 @@
-"""A trial of one width, compiled once to run many at a time: on one device, or shared out over several."""
+"""Compiles the trial of one width, and runs many of it side by side on one or several devices."""
 import hashlib
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,25 +9,26 @@ import jaxlib.version
 import numpy as np
 
 from haiku_mup.errors import MupError
-from haiku_mup.sweep.trial import Trial
+from haiku_mup.sweep.jaxprs import carry_bytes, contains
+from haiku_mup.sweep.trial import Trial, split_into_cells
 
-LOSS = "train_loss"         # what a trial's losses are called that give no names
-CACHE = 4 * 2**20           # bytes of a core's cache that the carries of the trials beside one another may take
-MOST = 5                    # trials beside one another on a CPU, and
-MOST_ELSEWHERE = 64         # on another device, of whose memory they may take
-SHARE = 8                   # at most this part
+DEFAULT_LOSS = "train_loss"     # the name of losses that a trial returns without one
+CACHE_BYTES = 4 * 2**20         # of one core, which the states of the trials on it should fit into
+MAX_CHUNK_ON_CPU = 5
+MAX_CHUNK = 64                  # on any other device
+MEMORY_SHARE = 8                # trials fill at most one part in so many of such a device's memory
 
-Losses = dict[str, np.ndarray]
+TrialLosses = dict[str, np.ndarray]     # by name, arrays [steps] or []
 
 
-class Facts(NamedTuple):
+class ProgramInfo(NamedTuple):
     """What is known of a program before it runs.
 
     Attributes:
-      fingerprint: of what it computes, of the data inside and of what compiles it: equal for programs that
-        give equal losses.
-      carry: bytes of its largest loop's state: parameters and the optimizer's state.
-      device: what it runs on.
+      fingerprint: a digest of the computation, of its constants and of the compiler's version. Programs with
+        equal fingerprints compute equal losses.
+      carry: the bytes of the largest loop state: parameters and the optimizer's state.
+      device: the kind of device that the program runs on.
     """
 
     fingerprint: str
@@ -37,15 +37,20 @@ class Facts(NamedTuple):
 
 
 class Program:
-    """The trials of one parametrization at one width.
+    """The compiled trial of one parametrization at one width.
 
-    The function is traced once. What it closes over, such as data, are arguments of what is compiled, and not
-    constants in it. The learning rate and the others are arguments, too, so that one program serves them all.
+    The trial is traced once. The learning rate and the other hyperparameters are arguments of the compiled
+    function, so one program serves them all. The arrays that the trial closes over, such as the data, are
+    arguments, too: as constants they would be copied into every program.
 
     Args:
       trial: ``trial(lr, key, **hyperparameters)``, a pure function.
-      names: of its hyperparameters, "lr" first.
-      shelf: arrays that other programs have put on the devices already, and what is there now.
+      names: the names of the hyperparameters, "lr" first.
+      placed: arrays that other programs have put on the devices, by the id of the host's array: pairs of the
+        host's and the devices' array. This program adds its own.
+
+    Attributes:
+      info: what is known of the program before it runs.
 
     >>> program = Program(lambda lr, key: lr * jax.random.normal(key, (3,)), ["lr"])
     >>> trials = [Trial("mup", 64, (("lr", lr),), 0) for lr in (1.0, 2.0)]
@@ -54,139 +59,128 @@ class Program:
     """
 
     def __init__(self, trial: Callable[..., Any], names: Sequence[str],
-                 shelf: dict[int, tuple[Any, Any]] | None = None):
-        self._names, self._losses = list(names), list[str]()
+                 placed: dict[int, tuple[Any, Any]] | None = None):
+        self._names = list(names)
+        self._loss_names: list[str] = []
         scalars = [jax.ShapeDtypeStruct((), jnp.result_type(float))] * len(self._names)
         seed = jax.ShapeDtypeStruct((), jnp.uint32)
 
         def losses(seed, *values):
-            lr, *rest = values
-            found = _named(trial(lr, jax.random.key(seed), **dict(zip(self._names[1:], rest))))
-            self._losses = list(found)              # JAX sorts them
-            return found
+            lr, *others = values
+            by_name = _losses_by_name(trial(lr, jax.random.key(seed), **dict(zip(self._names[1:], others))))
+            self._loss_names = list(by_name)        # in the trial's order, which a pytree's keys don't keep
+            return by_name
 
-        traced, self._shapes = jax.make_jaxpr(losses, return_shape=True)(seed, *scalars)
-        self._jaxpr, self._consts = traced.jaxpr, traced.consts
-        self._tree = jax.tree.structure(self._shapes)
-        self._compiled: dict[int, Callable[..., Any]] = {}
-        self._shelf = {} if shelf is None else shelf
+        closed, shapes = jax.make_jaxpr(losses, return_shape=True)(seed, *scalars)
+        self._jaxpr, self._consts = closed.jaxpr, closed.consts
+        self._out_tree = jax.tree.structure(shapes)
+        self._compiled: dict[int, Callable[..., Any]] = {}          # by the number of lanes
+        self._placed = {} if placed is None else placed
         lowered = jax.jit(self._one).lower(self._consts, seed, *scalars)
-        self.facts = Facts(_fingerprint(lowered.as_text(), self._consts), _carry(self._jaxpr),
-                           jax.local_devices()[0].device_kind)
+        self.info = ProgramInfo(_fingerprint(lowered.as_text(), self._consts), carry_bytes(self._jaxpr),
+                                jax.local_devices()[0].device_kind)
 
-    def chunk(self) -> int:
-        """How many trials to run beside one another on one device, so that it is as busy as can be.
+    def auto_chunk(self) -> int:
+        """Returns the number of trials that keeps one device busy when they run side by side.
 
-        On a CPU as many as have a place in a core's cache, and a few at most: more are slower; and one, if it
-        convolves: those of several trials are one convolution in groups, which takes 1.4 times as long, and
-        twice to three times to compile. On others, as many as have a place in their memory.
+        On a CPU it is the number of states that fit into a core's cache, and small: more trials were slower. It
+        is one if the trial convolves. There vmap makes a grouped convolution, which takes 1.4 times as long as
+        separate ones, and two to three times as long to compile. Any other device gets as many as fit into a
+        share of its memory.
         """
         device = jax.local_devices()[0]
         if device.platform == "cpu":
-            most = 1 if _has(self._jaxpr, "conv_general_dilated") else MOST
-            return max(1, min(most, round(CACHE / max(self.facts.carry, 1))))
+            most = 1 if contains(self._jaxpr, "conv_general_dilated") else MAX_CHUNK_ON_CPU
+            return max(1, min(most, round(CACHE_BYTES / max(self.info.carry, 1))))
         memory = (device.memory_stats() or {}).get("bytes_limit", 2**34)
-        return max(1, min(MOST_ELSEWHERE, int(memory / SHARE / max(self.facts.carry, 1))))
+        return max(1, min(MAX_CHUNK, int(memory / MEMORY_SHARE / max(self.info.carry, 1))))
 
-    def run(self, trials: Sequence[Trial], chunk: int) -> list[Losses]:
-        """The losses of each trial, from a program for exactly `chunk` trials a device: the last is repeated.
+    def run(self, trials: Sequence[Trial], chunk: int) -> list[TrialLosses]:
+        """Returns the losses of each trial, with inf for every loss that is not finite.
 
-        A loss that is not finite is inf.
+        Args:
+          trials: any number of trials.
+          chunk: how many run side by side on each device. The last batch is filled up with copies of its last
+            trial: results are reproducible bit for bit only if the same program computes them all.
         """
         lanes = chunk * jax.local_device_count()
         if lanes not in self._compiled:
-            self._compiled[lanes] = self._mapped(chunk)
-        found: list[Losses] = []
-        for start in range(0, len(trials), lanes):
-            some = list(trials[start:start + lanes])
-            full = some + some[-1:] * (lanes - len(some))
-            seeds = np.array([trial.seed for trial in full], np.uint32)
-            values = [np.array([dict(trial.point)[name] for trial in full], jnp.result_type(float))
-                      for name in self._names]
-            out = jax.device_get(self._compiled[lanes](self._placed(), seeds, *values))
-            found += [{name: _finite(out[name][i]) for name in self._losses} for i in range(len(some))]
-        return found
+            self._compiled[lanes] = self._compile(chunk)
+        batches = split_into_cells(trials, lanes)
+        return [losses for batch in batches for losses in self._run_batch(batch, lanes)]
 
-    def _placed(self) -> list[Any]:
-        """What the function closes over, on the devices: each array once."""
+    def _run_batch(self, batch: Sequence[Trial], lanes: int) -> list[TrialLosses]:
+        """Runs at most as many trials as there are lanes."""
+        padded = [*batch, *[batch[-1]] * (lanes - len(batch))]
+        seeds = np.array([trial.seed for trial in padded], np.uint32)
+        values = [np.array([dict(trial.point)[name] for trial in padded], jnp.result_type(float))
+                  for name in self._names]
+        out = jax.device_get(self._compiled[lanes](self._placed_consts(), seeds, *values))
+        return [{name: _not_finite_to_inf(out[name][i]) for name in self._loss_names}
+                for i in range(len(batch))]
+
+    def _placed_consts(self) -> list[Any]:
+        """Returns the arrays that the trial closes over, copied to all devices once for all programs."""
         for x in self._consts:
-            if id(x) not in self._shelf:
+            if id(x) not in self._placed:
                 everywhere = jax.sharding.NamedSharding(_mesh(), jax.sharding.PartitionSpec())
-                self._shelf[id(x)] = x, jax.device_put(x, everywhere)       # with x: its id stays its own
-        return [self._shelf[id(x)][1] for x in self._consts]
+                # The pair holds x, too: while x is alive, no other object gets its id.
+                self._placed[id(x)] = x, jax.device_put(x, everywhere)
+        return [self._placed[id(x)][1] for x in self._consts]
 
+    # The fingerprint covers the lowered text, and that has the name of this method: another name would disown
+    # every folder that a sweep has filled.
     def _one(self, consts, seed, *values):
-        return jax.tree.unflatten(self._tree, jax.core.eval_jaxpr(self._jaxpr, consts, seed, *values))
+        """Returns the losses of one trial."""
+        return jax.tree.unflatten(self._out_tree, jax.core.eval_jaxpr(self._jaxpr, consts, seed, *values))
 
-    def _mapped(self, chunk: int) -> Callable[..., Any]:
-        """[lanes] of seeds and of each hyperparameter -> losses [lanes, …]."""
-        count, in_axes = jax.local_device_count(), (None, *[0] * (1 + len(self._names)))
+    def _compile(self, chunk: int) -> Callable[..., Any]:
+        """Returns a function from seeds and each hyperparameter, all [lanes], to losses [lanes, …]."""
+        devices, in_axes = jax.local_device_count(), (None, *[0] * (1 + len(self._names)))
         if chunk > 1:
-            some = jax.vmap(self._one, in_axes)
-        else:       # no vmap, whose control flow costs
-            def some(consts, *args):
+            on_device = jax.vmap(self._one, in_axes)
+        else:       # without vmap, under which a while loop selects between old and new states at each step
+            def on_device(consts, *args):
                 return jax.tree.map(lambda x: x[None], self._one(consts, *(x[0] for x in args)))
-        if count == 1:
-            return jax.jit(some)
+        if devices == 1:
+            return jax.jit(on_device)
         P = jax.sharding.PartitionSpec
         in_specs = P(), *[P("trials")] * (1 + len(self._names))
-        return jax.jit(jax.shard_map(some, mesh=_mesh(), in_specs=in_specs, out_specs=P("trials"),
+        return jax.jit(jax.shard_map(on_device, mesh=_mesh(), in_specs=in_specs, out_specs=P("trials"),
                                      check_vma=False))
 
 
 def _mesh() -> Any:
+    """Returns a mesh of all local devices, with one axis, "trials"."""
     return jax.sharding.Mesh(np.array(jax.local_devices()), ("trials",))
 
 
-def _named(losses: Any) -> dict[str, jax.Array]:
-    """The losses by name, as float arrays of at most one dimension."""
-    named = losses if isinstance(losses, dict) else {LOSS: losses}
-    found = {str(name): jnp.asarray(x) for name, x in named.items()}
-    wrong = {name: x.shape for name, x in found.items()
+def _losses_by_name(losses: Any) -> dict[str, jax.Array]:
+    """Returns the losses by name, as float arrays of at most one dimension, in 32 bits or 64.
+
+    Raises:
+      MupError: a trial returned something else.
+    """
+    by_name = losses if isinstance(losses, dict) else {DEFAULT_LOSS: losses}
+    arrays = {str(name): jnp.asarray(x) for name, x in by_name.items()}
+    wrong = {name: x.shape for name, x in arrays.items()
              if x.ndim > 1 or not x.size or not jnp.issubdtype(x.dtype, jnp.floating)}
-    if wrong or not found:
-        raise MupError(f"a trial returned losses of shapes {wrong or found}; it must return a float scalar, an "
-                       "array [steps], or a dict of such")
+    if wrong or not arrays:
+        raise MupError(f"a trial returned losses of shapes {wrong or arrays}; it must return a float scalar, "
+                       "an array [steps], or a dict of such")
     return {name: x if x.dtype in (jnp.float32, jnp.float64) else x.astype(jnp.float32)
-            for name, x in found.items()}
+            for name, x in arrays.items()}
 
 
-def _finite(x: np.ndarray) -> np.ndarray:
+def _not_finite_to_inf(x: np.ndarray) -> np.ndarray:
+    """Returns the array with inf for -inf and nan."""
     return np.where(np.isfinite(x), x, np.inf).astype(x.dtype)
 
 
 def _fingerprint(text: str, consts: Sequence[Any]) -> str:
+    """Returns a digest of a lowered program, of its constants, and of the version of the compiler."""
     digest = hashlib.sha256(f"{jaxlib.version.__version__}\n{text}".encode())
     for x in consts:
         array = np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
         digest.update(f"{array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:16]
-
-
-def _carry(jaxpr: Any) -> int:
-    """Bytes of the largest state of a loop."""
-    return max((max(_loop(eqn), *map(_carry, _inner(eqn)), 0) for eqn in jaxpr.eqns), default=0)
-
-
-def _has(jaxpr: Any, primitive: str) -> bool:
-    """Whether a primitive is somewhere in a program."""
-    return any(eqn.primitive.name == primitive or any(_has(part, primitive) for part in _inner(eqn))
-               for eqn in jaxpr.eqns)
-
-
-def _loop(eqn: Any) -> int:
-    """Bytes of an equation's state, where it is a loop."""
-    if eqn.primitive.name == "scan":        # what it stacks has one axis more than in its body
-        state = [v for v, each in zip(eqn.outvars, next(_inner(eqn)).outvars) if v.aval.ndim == each.aval.ndim]
-    else:
-        state = eqn.outvars if eqn.primitive.name == "while" else []
-    return sum(math.prod(v.aval.shape) * getattr(v.aval.dtype, "itemsize", 4) for v in state)
-
-
-def _inner(eqn: Any) -> Iterator[Any]:
-    for value in eqn.params.values():
-        for part in value if isinstance(value, (tuple, list)) else [value]:
-            if hasattr(part, "eqns"):
-                yield part
-            elif hasattr(getattr(part, "jaxpr", None), "eqns"):
-                yield part.jaxpr

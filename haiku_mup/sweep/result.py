@@ -5,32 +5,16 @@ import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from haiku_mup.errors import MupError, MupWarning
 from haiku_mup.sweep import loss_curves as sweep
 from haiku_mup.sweep.recommendation import Advice, advice
-from haiku_mup.sweep.trial import Trial
+from haiku_mup.sweep.trial import Missing, Trial
 
 TAIL = 10       # the loss of a run is the mean over the last TAIL-th of its steps
-
-
-class Missing(NamedTuple):
-    """A trial that has no losses.
-
-    Attributes:
-      trial: which.
-      reason: what went wrong, in the last try.
-
-    >>> sweep = haiku_mup.Sweep({}, [haiku_mup.Missing(Trial("mup", 64, (("lr", 0.5),), 0), "MemoryError")])
-    >>> sweep.missing[0].reason
-    'MemoryError'
-    """
-
-    trial: Trial
-    reason: str
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a sweep tries: points of hyperparameters, and trials at them."""
+"""The trials of a sweep: their hyperparameters, seeds and names."""
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,18 +8,18 @@ import numpy as np
 
 from haiku_mup.errors import MupError
 
-Point = tuple[tuple[str, float], ...]       # (("lr", 0.125), ("output_mult", 2.0)): lr first
-RESERVED = {"parametrization", "width", "seed", "key", "crc", "dtype"}
+Point = tuple[tuple[str, float], ...]       # (("lr", 0.125), ("output_mult", 2.0)), the learning rate first
+RESERVED_NAMES = {"parametrization", "width", "seed", "key", "crc", "dtype"}    # keys of a trial's JSON record
 
 
 class Trial(NamedTuple):
-    """One training run: what it was given.
+    """One training run of a sweep.
 
     Attributes:
-      parametrization: the name of what made it.
-      width: of the model.
-      point: its hyperparameters.
-      seed: of its key.
+      parametrization: the name of the parametrization.
+      width: the width of the model.
+      point: the hyperparameters, as ``((name, value), ...)``, the learning rate first.
+      seed: the seed of the run's key.
 
     >>> haiku_mup.Trial("mup", 64, (("lr", 0.125), ("momentum", 0.9)), seed=0).width
     64
@@ -31,7 +31,7 @@ class Trial(NamedTuple):
     seed: int
 
     def row(self) -> dict[str, Any]:
-        """The columns that name it in a table.
+        """Returns the columns that identify the trial in a table.
 
         >>> Trial("mup", 64, (("lr", 0.125),), 0).row()
         {'parametrization': 'mup', 'width': 64, 'lr': 0.125, 'seed': 0}
@@ -40,20 +40,39 @@ class Trial(NamedTuple):
                 "seed": self.seed}
 
 
+class Missing(NamedTuple):
+    """A trial without losses.
+
+    Attributes:
+      trial: the trial.
+      reason: the error of the last attempt.
+
+    >>> sweep = haiku_mup.Sweep({}, [haiku_mup.Missing(Trial("mup", 64, (("lr", 0.5),), 0), "MemoryError")])
+    >>> sweep.missing[0].reason
+    'MemoryError'
+    """
+
+    trial: Trial
+    reason: str
+
+
 def draws(number: int, *, seed: int = 0, **ranges: tuple[float, float]) -> list[dict[str, float]]:
-    """Random points of hyperparameters, each on a logarithmic scale: a random search's.
+    """Draws random hyperparameters, each log-uniformly from its range, for a random search.
+
+    A random search covers each hyperparameter more densely than a grid of as many trials does (Bergstra and
+    Bengio, JMLR 13, 2012).
 
     Args:
-      number: how many.
-      seed: of the draws.
-      **ranges: by name, the smallest and the largest value, above zero.
+      number: the number of draws.
+      seed: the seed of the draws.
+      **ranges: by hyperparameter, its smallest and its largest value, both above zero.
 
     Returns:
-      A list of dicts, for `lr_sweep(..., hyperparameters=...)`. The first of a longer list are those of a
-      shorter one.
+      A list of dicts, for ``lr_sweep(..., hyperparameters=...)``. With one seed and one set of ranges, a longer
+      list begins with the draws of a shorter one.
 
     Raises:
-      MupError: a range that is none, or not above zero.
+      MupError: a range is empty or not above zero.
 
     >>> points = haiku_mup.draws(20, lr=(2**-12, 2**-4), output_mult=(0.25, 4))
     >>> len(points), sorted(points[0]), all(2**-12 <= point["lr"] <= 2**-4 for point in points)
@@ -67,56 +86,59 @@ def draws(number: int, *, seed: int = 0, **ranges: tuple[float, float]) -> list[
             for row in unit]
 
 
-def points(lrs: Iterable[float] | None,
-           others: Mapping[str, Iterable[float]] | Iterable[Mapping[str, float]] | None) -> list[Point]:
-    """Every learning rate with every setting of the other hyperparameters, without doubles.
+def grid_points(lrs: Iterable[float] | None,
+                hyperparameters: Mapping[str, Iterable[float]] | Iterable[Mapping[str, float]] | None,
+                ) -> list[Point]:
+    """Combines every learning rate with every setting of the other hyperparameters; drops duplicates.
 
     Args:
-      lrs: the learning rates; None where each setting of `others` has its own.
-      others: {name: values} for all their combinations; or a list of {name: value}.
+      lrs: the learning rates; None if each setting of `hyperparameters` has its own.
+      hyperparameters: ``{name: values}`` for all combinations, or a list of settings ``{name: value}``.
 
     Raises:
-      MupError: nothing to try; a name or a value that can't be; settings of different names.
+      MupError: there is nothing to try, a name or a value is not allowed, or settings differ in their names.
 
-    >>> points([0.1], {"momentum": [0.0, 0.9]})
+    >>> grid_points([0.1], {"momentum": [0.0, 0.9]})
     [(('lr', 0.1), ('momentum', 0.0)), (('lr', 0.1), ('momentum', 0.9))]
     """
-    if isinstance(others, Mapping):
-        others = [dict(zip(others, values)) for values in itertools.product(*others.values())]
-    settings = [dict(setting) for setting in others] if others is not None else [{}]
+    if isinstance(hyperparameters, Mapping):
+        hyperparameters = [dict(zip(hyperparameters, values))
+                           for values in itertools.product(*hyperparameters.values())]
+    settings = [{}] if hyperparameters is None else [dict(setting) for setting in hyperparameters]
     rates = [{}] if lrs is None else [{"lr": lr} for lr in lrs]
-    found = [_point(setting, rate) for setting in settings for rate in rates]
-    if not found:
+    points = [_point(setting, rate) for setting in settings for rate in rates]
+    if not points:
         raise MupError("lr_sweep: no learning rates and no hyperparameters: there is nothing to try")
-    if len({tuple(name for name, _ in point) for point in found}) > 1:
+    if len({tuple(name for name, _ in point) for point in points}) > 1:
         raise MupError("lr_sweep: hyperparameters: every setting must have the same names")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(points))
 
 
 def _point(setting: Mapping[str, Any], rate: Mapping[str, Any]) -> Point:
+    """Returns the point of a setting and of ``{"lr": rate}``, or of a setting that has its own rate."""
     values = {**setting, **rate}
     if rate and "lr" in setting:
         raise MupError("lr_sweep: lrs and hyperparameters both say what lr is; pass lrs=None")
     if "lr" not in values:
         raise MupError("lr_sweep: lrs=None, and hyperparameters has no 'lr'; give one of them")
-    for name, x in values.items():
-        if name in RESERVED or not name.isidentifier():
+    for name, value in values.items():
+        if name in RESERVED_NAMES or not name.isidentifier():
             raise MupError(f"lr_sweep: {name!r} is no name for a hyperparameter; give another")
-        if not math.isfinite(float(x)):
-            raise MupError(f"lr_sweep: {name}={x!r}: give a finite number")
+        if not math.isfinite(float(value)):
+            raise MupError(f"lr_sweep: {name}={value!r}: give a finite number")
     if float(values["lr"]) <= 0:
         raise MupError(f"lr_sweep: lr={values['lr']!r}: learning rates must be above 0")
-    ordered = {"lr": values["lr"]} | dict(values)
-    return tuple((name, float(x)) for name, x in ordered.items())
+    lr_first = {"lr": values["lr"]} | values
+    return tuple((name, float(value)) for name, value in lr_first.items())
 
 
-def seeds_of(seeds: int | Iterable[int]) -> list[int]:
-    """3 -> [0, 1, 2]; or those that were given.
+def seed_list(seeds: int | Iterable[int]) -> list[int]:
+    """Returns the seeds of a number of seeds, or the given seeds without duplicates.
 
     Raises:
-      MupError: none, or one that is no seed.
+      MupError: there is no seed, or one is not an unsigned 32-bit integer.
 
-    >>> seeds_of(2), seeds_of([7, 5, 7])
+    >>> seed_list(2), seed_list([7, 5, 7])
     ([0, 1], [7, 5])
     """
     found = list(range(seeds)) if isinstance(seeds, (int, np.integer)) else list(dict.fromkeys(map(int, seeds)))
@@ -125,10 +147,10 @@ def seeds_of(seeds: int | Iterable[int]) -> list[int]:
     return found
 
 
-def blocks(trials: Sequence[Trial], size: int) -> list[tuple[Trial, ...]]:
-    """The trials in cells of one size; the last may be smaller.
+def split_into_cells(trials: Sequence[Trial], size: int) -> list[tuple[Trial, ...]]:
+    """Splits trials into cells of one size; the last may be smaller.
 
-    >>> blocks("abcde", 2)
+    >>> split_into_cells("abcde", 2)
     [('a', 'b'), ('c', 'd'), ('e',)]
     """
     return [tuple(trials[i:i + size]) for i in range(0, len(trials), size)]

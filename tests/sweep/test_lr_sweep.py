@@ -16,7 +16,7 @@ import pytest
 from sweep_program import deadly, make_trial
 
 import haiku_mup
-from haiku_mup.sweep.program import MOST, Program
+from haiku_mup.sweep.program import MAX_CHUNK_ON_CPU, Program
 from haiku_mup.sweep.runner import jobs, pools, workers
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -67,7 +67,7 @@ def test_on_a_cpu_trials_that_convolve_run_one_by_one():
 
         return Program(run, ["lr"])
 
-    assert trial(True).chunk() == 1 and trial(False).chunk() == MOST
+    assert trial(True).auto_chunk() == 1 and trial(False).auto_chunk() == MAX_CHUNK_ON_CPU
 
 
 def test_other_hyperparameters_come_by_name(here):

@@ -3,16 +3,15 @@ import collections
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
-from haiku_mup.sweep.program import Losses
-from haiku_mup.sweep.result import Missing
+from haiku_mup.sweep.program import TrialLosses
 from haiku_mup.sweep.runner import jobs
 from haiku_mup.sweep.runner.ledger import Portions
-from haiku_mup.sweep.trial import Trial, blocks
+from haiku_mup.sweep.trial import Missing, Trial, split_into_cells
 
 JOB = 0.5               # s that a job should take at least: small cells go several at a time,
 MOST = 32               # at most so many
 Cell = tuple[Trial, ...]
-Search = Generator[list[Trial], Mapping[Trial, Losses], Any]
+Search = Generator[list[Trial], Mapping[Trial, TrialLosses], Any]
 
 
 def grid(trials: Sequence[Trial], before: None = None) -> Search:
@@ -45,12 +44,12 @@ class Course:
         self.at, self.after = at, after
         self.prepared: jobs.Prepared | None = None
         self.portions: Portions | None = None
-        self.losses: dict[Trial, Losses] = {}
+        self.losses: dict[Trial, TrialLosses] = {}
         self.missing: list[Missing] = []
         self._make, self._open = search, 0
         self._search: Search | None = None
         self.over, self._answer = False, None
-        self._round: dict[Trial, Losses] = {}
+        self._round: dict[Trial, TrialLosses] = {}
         self._asked: list[Trial] = []
         self._ready: collections.deque[Cell] = collections.deque()
         self._seconds, self._out = 0.0, 0   # that a cell takes; how many are out
@@ -84,7 +83,7 @@ class Course:
         """Learns how long a cell takes."""
         self._seconds = seconds
 
-    def finish(self, cell: Cell, losses: Sequence[Losses]) -> None:
+    def finish(self, cell: Cell, losses: Sequence[TrialLosses]) -> None:
         """A cell has its losses."""
         found = dict(zip(cell, losses))
         self.losses.update(found)
@@ -96,7 +95,7 @@ class Course:
         self.missing += [Missing(trial, reason) for trial in cell]
         self._close()
 
-    def in_order(self) -> list[tuple[Trial, Losses]]:
+    def in_order(self) -> list[tuple[Trial, TrialLosses]]:
         """The trials that have finished, in the order in which the search asked for them."""
         return [(trial, self.losses[trial]) for trial in self._asked if trial in self.losses]
 
@@ -105,7 +104,7 @@ class Course:
         if not self._open:
             self._next(self._round)
 
-    def _next(self, found: Mapping[Trial, Losses] | None) -> None:
+    def _next(self, found: Mapping[Trial, TrialLosses] | None) -> None:
         assert self.portions is not None and self._search is not None
         try:
             trials = next(self._search) if found is None else self._search.send(found)
@@ -113,5 +112,5 @@ class Course:
             self.over, self._answer = True, end.value
             return
         self._asked.extend(trials)
-        self._ready.extend(blocks(trials, self.portions.cell))
+        self._ready.extend(split_into_cells(trials, self.portions.cell))
         self._round, self._open = {}, len(self._ready)

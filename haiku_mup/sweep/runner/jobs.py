@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 from haiku_mup.errors import MupError, MupWarning
-from haiku_mup.sweep.program import Facts, Losses, Program
+from haiku_mup.sweep.program import Program, ProgramInfo, TrialLosses
 from haiku_mup.sweep.runner import packing
 from haiku_mup.sweep.trial import Trial
 
@@ -55,7 +55,7 @@ class Order(NamedTuple):
 class Prepared(NamedTuple):
     """Facts of a program, how many trials to run beside one another, and what was warned of in the making."""
 
-    facts: Facts
+    facts: ProgramInfo
     chunk: int
     devices: int
     warned: Sequence[tuple[type[Warning], str]]
@@ -64,7 +64,7 @@ class Prepared(NamedTuple):
 class Done(NamedTuple):
     """The losses of each cell's trials, and how long all of them took."""
 
-    cells: list[list[Losses]]
+    cells: list[list[TrialLosses]]
     seconds: float
 
 
@@ -116,7 +116,7 @@ def prepare(order: Order, parametrization: str, width: int) -> Prepared | Lacks 
             program = _program(work, parametrization, width)
         warned = [(w.category, str(w.message)) for w in caught
                   if isinstance(w.category, type) and issubclass(w.category, UserWarning)]
-        return Prepared(program.facts, program.chunk(), jax.local_device_count(), warned)
+        return Prepared(program.info, program.auto_chunk(), jax.local_device_count(), warned)
 
     found: Prepared | Lacks | Failed = _safely(order, do)
     return found
@@ -128,7 +128,7 @@ def run(order: Order, parametrization: str, width: int, fingerprint: str, chunk:
     def do(work: Work) -> Done | Failed:
         start = time.perf_counter()
         program = _program(work, parametrization, width)
-        if program.facts.fingerprint != fingerprint:
+        if program.info.fingerprint != fingerprint:
             return Failed("MupError: this worker's program is another than the first worker's: has it other "
                           "versions of jax, haiku_mup or your own code, or is make_trial random?", "", True)
         return Done([program.run(cell, chunk) for cell in cells], time.perf_counter() - start)

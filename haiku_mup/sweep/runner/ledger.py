@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from haiku_mup.errors import MupError, MupWarning
 from haiku_mup.serialization import atomic_files as files
-from haiku_mup.sweep.program import Facts, Losses
+from haiku_mup.sweep.program import ProgramInfo, TrialLosses
 from haiku_mup.sweep.runner import records
 from haiku_mup.sweep.trial import Trial
 
@@ -43,15 +43,15 @@ class Nothing:
 
     joined = False
 
-    def found(self, cell: Sequence[Trial]) -> list[Losses] | None:
+    def found(self, cell: Sequence[Trial]) -> list[TrialLosses] | None:
         """The losses of a cell's trials, if it has finished."""
         return None
 
-    def agreed(self, parametrization: str, width: int, facts: Facts, mine: Portions) -> Portions:
+    def agreed(self, parametrization: str, width: int, facts: ProgramInfo, mine: Portions) -> Portions:
         """What was agreed on when the program first ran."""
         return mine
 
-    def keep(self, cell: Sequence[Trial], losses: Sequence[Losses]) -> None:
+    def keep(self, cell: Sequence[Trial], losses: Sequence[TrialLosses]) -> None:
         """Has a finished cell on disk when it returns."""
 
     def summarise(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -182,7 +182,7 @@ class Ledger(Nothing):
             raise MupError(f"{self.folder} is the folder of another sweep: {text}. Give another out{remedy}")
 
 
-def read(folder: str | os.PathLike[str]) -> tuple[dict[Trial, Losses], list[Trial]]:
+def read(folder: str | os.PathLike[str]) -> tuple[dict[Trial, TrialLosses], list[Trial]]:
     """The trials in a folder that have finished, in the order of its grid; and the others.
 
     Raises:

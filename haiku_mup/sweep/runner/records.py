@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from haiku_mup.serialization import atomic_files as files
-from haiku_mup.sweep.program import Losses
+from haiku_mup.sweep.program import TrialLosses
 from haiku_mup.sweep.trial import Trial
 
 
@@ -23,7 +23,7 @@ def name_of(cell: Sequence[Trial]) -> str:
     return f"{files.safe(cell[0].parametrization)}-{cell[0].width}-{digest}" if cell else ""
 
 
-def encode(trial: Trial, losses: Losses) -> str:
+def encode(trial: Trial, losses: TrialLosses) -> str:
     """A line. A loss of inf is null.
 
     >>> line = encode(Trial("mup", 64, (("lr", 0.5),), 0), {"loss": np.float32([0.1, np.inf])})
@@ -43,7 +43,7 @@ def _numbers(x: np.ndarray) -> Any:
     return float(str(x)) if math.isfinite(x) else None
 
 
-def decode(line: str) -> tuple[Trial, Losses]:
+def decode(line: str) -> tuple[Trial, TrialLosses]:
     """What was encoded.
 
     Raises:
