@@ -5,7 +5,7 @@ import sys
 import haiku_mup
 from demos import coord_check
 
-OUT, RESULTS = pathlib.Path("docs"), pathlib.Path("results/gallery")
+OUT, RESULTS = pathlib.Path("docs/figures"), pathlib.Path("results/gallery")
 DPI = 75
 CHECKS = {                          # file -> the flags of demos.coord_check
     "mlp_ce": ["--model", "mlp", "--loss", "ce"],

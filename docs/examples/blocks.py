@@ -1,4 +1,4 @@
-"""Parts of today's transformers, and what μP asks of each: docs/transformers.rst explains them."""
+"""Parts of today's transformers, and what μP asks of each: docs/guides/transformers.rst explains them."""
 import math
 
 import haiku as hk

@@ -1,4 +1,4 @@
-"""docs/scaling.rst: its program on a mesh of 8 devices, and the sweep that it begins with."""
+"""docs/guides/scaling.rst: its program on a mesh of 8 devices, and the sweep that it begins with."""
 import os
 import pathlib
 import re
@@ -61,7 +61,7 @@ def test_on_eight_devices_it_trains_as_on_one(tmp_path):
 def test_its_sweep_runs(tmp_path, monkeypatch):
     """With other numbers: the page's are for a cluster."""
     monkeypatch.chdir(tmp_path)
-    page = (DOCS / "scaling.rst").read_text("utf-8")
+    page = (DOCS / "guides" / "scaling.rst").read_text("utf-8")
     block = re.search(r"code-block:: python\n\n((?:   .*\n|\n)+)", page)[1]
     for large, small in (("steps=5000", "steps=2"), ("batch_size=64", "batch_size=4"), ("=256", "=8"),
                          ("[256, 512]", "[8, 16]"), ("(-14, -6)", "(-7, -5)"), ("seeds=3", "seeds=1")):

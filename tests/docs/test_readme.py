@@ -30,6 +30,6 @@ def test_the_other_programs_are_programs():
 
 def test_the_two_commands_and_the_figure_come_first():
     first_screen = README[:README.index("## ")]
-    assert "docs/lr_transfer.png" in first_screen and (ROOT / "docs/lr_transfer.png").is_file()
+    assert "docs/figures/lr_transfer.png" in first_screen and (ROOT / "docs/figures/lr_transfer.png").is_file()
     commands = blocks("sh")[0]
     assert [line.rpartition(" -m ")[2] for line in commands.splitlines()] == ["demos.mnist_mlp", "pytest"]

@@ -1,4 +1,4 @@
-"""docs/transformers.rst: its diff makes GPT-2 in μP of GPT-2, and each step of it is needed."""
+"""docs/guides/transformers.rst: its diff makes GPT-2 in μP of GPT-2, and each step of it is needed."""
 import difflib
 import functools
 import os
@@ -68,7 +68,7 @@ def test_the_diff_makes_one_of_the_other_and_has_fewer_than_ten_lines():
     lines = list(difflib.ndiff(plain.splitlines(), ours.splitlines()))
     assert sum(line[0] in "+-" for line in lines) == 9
     assert "haiku_mup" not in plain
-    assert "(nine lines)" in (DOCS / "transformers.rst").read_text(encoding="utf-8")
+    assert "(nine lines)" in (DOCS / "guides" / "transformers.rst").read_text(encoding="utf-8")
 
 
 def config(width):

@@ -51,7 +51,7 @@ def test_the_models_are_not_imported_unasked():
 
 @pytest.mark.parametrize("name", [
     "CHANGELOG.md", "LICENSE", "README.md", "benchmarks/__init__.py", "conftest.py", "demos/__init__.py",
-    "docs/lr_transfer.png", "noxfile.py", "pyproject.toml", "setup.py",
+    "docs/figures/lr_transfer.png", "noxfile.py", "pyproject.toml", "setup.py",
     "tests/reference/golden/microsoft_mup.json", "tests/reference/golden/transformers.npz",
     "tests/package/typed/program.py"])
 def test_the_sdist_has(name):
