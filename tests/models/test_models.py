@@ -214,8 +214,8 @@ def test_zero_at_the_start():
 
 
 def test_the_page_runs():
-    """The examples of docs/models.rst, one after the other."""
-    text = (pathlib.Path(__file__).parents[2] / "docs" / "models.rst").read_text(encoding="utf-8")
+    """The examples of docs/guides/models.rst, one after the other."""
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "guides" / "models.rst").read_text(encoding="utf-8")
     names = {"functools": functools, "haiku_mup": haiku_mup, "hk": hk, "jax": jax, "jnp": jnp, "optax": optax,
              "pathlib": pathlib, "tempfile": tempfile}
     test = doctest.DocTestParser().get_doctest(text, names, "models.rst", "models.rst", 0)
