@@ -29,10 +29,10 @@ class Captures:
                  lr_mults: Mapping[str, float] | None = None) -> None:
         self._declarations = Declarations(axes.globs(fans), _patterns(readouts), _rule(parametrization),
                                   mults.parsed("init_mults", init_mults), mults.parsed("lr_mults", lr_mults))
-        rule = self._declarations.parametrization
-        if rule.plain and lr_mults:
-            raise MupError(f"lr_mults: in {rule.name} a plain optimizer trains the wrapped model, and has no "
-                           "factors; take another form")
+        parametrization = self._declarations.parametrization
+        if parametrization.plain and lr_mults:
+            raise MupError(f"lr_mults: in {parametrization.name} a plain optimizer trains the wrapped "
+                           "model, and has no factors; take another form")
         self._source = ""                           # where the base was loaded from
         self._base: Mapping[str, Record] | None = None
         self._entries: Mapping[str, ParameterScaling] | None = None
@@ -41,8 +41,8 @@ class Captures:
         self._warned: set[str] = set()
 
     def __repr__(self) -> str:
-        rule = self._declarations.parametrization
-        parts = [] if rule == maximal_update() else [rule.name]
+        parametrization = self._declarations.parametrization
+        parts = [] if parametrization == maximal_update() else [parametrization.name]
         parts += [f"{side}={len(what)} parameters" for side, what in
                   (("base", self._base), ("target", self._entries)) if what is not None]
         return f"Mup({', '.join(parts)})"
@@ -293,18 +293,18 @@ def _patterns(readouts: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _rule(parametrization: Parametrization | None) -> Parametrization:
-    rule = maximal_update() if parametrization is None else parametrization
-    if not isinstance(rule, Parametrization):
-        raise MupError(f"parametrization: {rule!r}: give a haiku_mup.Parametrization, such as "
+    found = maximal_update() if parametrization is None else parametrization
+    if not isinstance(found, Parametrization):
+        raise MupError(f"parametrization: {found!r}: give a haiku_mup.Parametrization, such as "
                        "haiku_mup.maximal_update('table9')")
-    return rule
+    return found
 
 
 def _with_delta(base: Mapping[str, Record], delta: Mapping[str, Record],
-                rule: Parametrization) -> Mapping[str, Record]:
+                parametrization: Parametrization) -> Mapping[str, Record]:
     """The base's records, with the shapes that the delta has."""
     plain = {name: dataclasses.replace(record, delta=None, delta_row_sizes=()) for name, record in base.items()}
-    for pair in depth.Pairs(plain, rule).whole(delta, "delta").values():
-        compare(pair.base, pair.target, rule, pair.depth)
+    for pair in depth.Pairs(plain, parametrization).whole(delta, "delta").values():
+        compare(pair.base, pair.target, parametrization, pair.depth)
     return {name: dataclasses.replace(record, delta=delta[name].shape, delta_row_sizes=delta[name].row_sizes)
             for name, record in plain.items()}

@@ -150,7 +150,7 @@ class Mup(Captures):
         ['-0.100', '-0.025', '-0.100']
         >>> optimizer = mup.wrap_optimizer(optax.lamb(0.01), rule="lamb", lr_mults={"readout/*": 2.0})
         """
-        from haiku_mup.optimizers.factors import Scaling
+        from haiku_mup.optimizers.factors import OptimizerScaling
         from haiku_mup.optimizers.mismatch import Check
 
         self._lr(adam)                      # raises for what is no bool
@@ -160,7 +160,7 @@ class Mup(Captures):
         if optim.is_wrapped(optimizer):
             raise MupError("wrap_optimizer: this optimizer is wrapped already; wrap the plain one, once")
         given = self._declarations.lr_mults if lr_mults is None else mults.parsed("lr_mults", lr_mults)
-        around = Scaling(optimizer, entries, table, kind, level=scale_eps, scale_decay=scale_decay,
+        around = OptimizerScaling(optimizer, entries, table, kind, scale_eps=scale_eps, scale_decay=scale_decay,
                          mults=mults.by_name("lr_mults", given, entries))
         self._declarations = self._declarations._replace(lr_mults=given)
         call = f"wrap_optimizer({f'adam={adam}' if rule is None else f'rule={rule!r}'})"
@@ -339,22 +339,23 @@ class Mup(Captures):
     def _lr(self, adam: bool) -> Callable[[RowBlock], float]:
         if not isinstance(adam, (bool, np.bool_)):
             raise MupError(f"adam={adam!r}: give True for Adam's factors, or False for SGD's")
-        rule = self._declarations.parametrization
+        parametrization = self._declarations.parametrization
 
         def factor(part: RowBlock) -> float:
             found = part.factors.adam if adam else part.factors.sgd
             if math.isnan(found):
-                raise MupError(f"{rule.name}: no learning rates for {'Adam' if adam else 'SGD'}: {rule.reason}")
+                raise MupError(f"{parametrization.name}: no learning rates for {'Adam' if adam else 'SGD'}: "
+                               f"{parametrization.reason or 'it has none'}")
             return found
 
         return factor
 
     def _refused(self, rule: str) -> str:
         """What the parametrization says instead of having factors for a rule; "" where it has them."""
-        from haiku_mup.optimizers.factors import Scaling
+        from haiku_mup.optimizers.factors import OptimizerScaling
 
         try:
-            Scaling(None, self._captured("wrap_optimizer"), self._declarations.parametrization, rule)
+            OptimizerScaling(None, self._captured("wrap_optimizer"), self._declarations.parametrization, rule)
         except MupError as error:
             return str(error)
         return ""

@@ -11,7 +11,7 @@ import optax
 from haiku_mup.errors import MupError
 from haiku_mup.optimizers.wrapper import extra_args, inside, is_masked, named_leaves
 from haiku_mup.parameters.scaling import ParameterScaling
-from haiku_mup.rules.optimizers import LAWS, Matrix
+from haiku_mup.rules.optimizers import SHAPE_SCALINGS, Matrix
 from haiku_mup.rules.parametrization import HIDDEN
 
 STATE = "MuonState"     # of optax.contrib.scale_by_muon
@@ -80,8 +80,9 @@ def dimensions(entries: Mapping[str, ParameterScaling], params: Any) -> Any:
 
 # --- how large its updates are ---
 
-def law(optimizer: Any, tree: Any, names: Iterable[str], entries: Mapping[str, ParameterScaling]) -> str:
-    """How an optimizer scales Muon's updates by their shape: a key of `LAWS`, found by trying it.
+def find_shape_scaling(optimizer: Any, tree: Any, names: Iterable[str],
+                       entries: Mapping[str, ParameterScaling]) -> str:
+    """How an optimizer scales Muon's updates by their shape: a key of `SHAPE_SCALINGS`, found by trying it.
 
     Args:
       optimizer: with Muon in it.
@@ -99,7 +100,7 @@ def law(optimizer: Any, tree: Any, names: Iterable[str], entries: Mapping[str, P
                 found = np.array([_size(inner, part, name, entries, shape) for shape in SIZES])
         except Exception:       # it wants other parameters than these, or has a traced learning rate
             continue
-        for key, size in LAWS.items():
+        for key, size in SHAPE_SCALINGS.items():
             wanted = np.array(list(map(size, SIZES)))
             if np.allclose(found / found[0], wanted / wanted[0], rtol=0.02):
                 return key

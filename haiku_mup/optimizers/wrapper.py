@@ -43,7 +43,7 @@ def scale_by_name(factor: ByName, check: Callable[[Any], None] = lambda params: 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-class Around(NamedTuple):
+class FactorsByName(NamedTuple):
     """What is done around an optimizer, by a parameter's name.
 
     Attributes:
@@ -57,7 +57,7 @@ class Around(NamedTuple):
     parameter: ByName
 
 
-def scale_optimizer(optimizer: Any, around: Callable[[Any, Callable[[], Any]], Around],
+def scale_optimizer(optimizer: Any, around: Callable[[Any, Callable[[], Any]], FactorsByName],
                     check: Callable[[Any], None]) -> optax.GradientTransformationExtraArgs:
     """An optimizer, a black box, with factors for each parameter's gradient, its update and itself.
 

@@ -61,11 +61,11 @@ class Pairs:
 
     Args:
       base: the base's records, by name.
-      rule: the parametrization.
+      parametrization: the parametrization.
     """
 
-    def __init__(self, base: Mapping[str, Record], rule: Parametrization):
-        self.rule = rule
+    def __init__(self, base: Mapping[str, Record], parametrization: Parametrization):
+        self.parametrization = parametrization
         self._base = base
         self._known = Tree(record.in_tree for record in base.values())
         self._tree = Tree()
@@ -96,7 +96,7 @@ class Pairs:
             raise MupError.about(record.name, None, record.shape, "the base has no such parameter; "
                                  "build base and target from one function, and capture the base again")
         ratio = math.prod((family.ratio for family in families), start=_ratio_of_stacks(base, record))
-        pair, alpha = Pair(base, record, tuple(families), ratio), self.rule.depth_alpha
+        pair, alpha = Pair(base, record, tuple(families), ratio), self.parametrization.depth_alpha
         if alpha is None and base.name != record.name:
             there = ", ".join(f"{family.name!r} are {_listed(family.theirs)}" for family in families)
             raise pair.wrong(f"the base has no such parameter: there, modules {there}; {IF_BLOCKS}")
@@ -119,7 +119,7 @@ class Pairs:
         self._tree = Tree(record.in_tree for record in records.values())
         pairs = {name: self.find(record) for name, record in records.items()}
         families = {(f.base, f.target, f.stem): f for pair in pairs.values() for f in pair.families}
-        for family in families.values() if self.rule.depth_alpha is not None else ():
+        for family in families.values() if self.parametrization.depth_alpha is not None else ():
             _check_numbers(family, what)
         for name, record in self._base.items():
             if name not in records:
@@ -127,7 +127,7 @@ class Pairs:
         for family in families.values():
             _check_alike(self._base, family.base, family.theirs)
             _check_alike(records, family.target, family.ours)
-        if self.rule.depth_alpha:
+        if self.parametrization.depth_alpha:
             for pair in pairs.values():
                 _check_branch(pair)
         return pairs
@@ -135,7 +135,7 @@ class Pairs:
     def _check_missing(self, name: str, record: Record, records: Mapping[str, Record], what: str) -> None:
         """Raises for a parameter that only the base has, unless it is in one of more blocks, and may be."""
         twin, families = self._known.twin(record.in_tree, self._tree)
-        known, alpha = f"{twin}/{record.leaf}" in records, self.rule.depth_alpha
+        known, alpha = f"{twin}/{record.leaf}" in records, self.parametrization.depth_alpha
         if known and what == "target" and alpha == 0:
             return
         counts = "; ".join(_counts(family.swapped) for family in families)
@@ -240,7 +240,7 @@ def branches(pairs: Pairs, found: Mapping[str, Pair], seen: Iterable[Branch]) ->
     Raises:
       MupError: a branch whose parameters are in other blocks than it is.
     """
-    if not pairs.rule.depth_alpha:
+    if not pairs.parametrization.depth_alpha:
         return {}
     stacks, makes = _ratios_of_stacks(found.values()), dict[Site, Pair]()
     for pair in found.values():
@@ -249,7 +249,7 @@ def branches(pairs: Pairs, found: Mapping[str, Pair], seen: Iterable[Branch]) ->
             if not math.isclose(other.depth, pair.depth):
                 raise pair.wrong(f"one branch of haiku_mup.residual makes it and {other.target.name!r}, which "
                                  "are not in the same blocks; make both in the block")
-    return {branch.site: pairs.rule.branch(_ratio(branch, stacks, makes.get(branch.site), pairs))
+    return {branch.site: pairs.parametrization.branch(_ratio(branch, stacks, makes.get(branch.site), pairs))
             for branch in seen}
 
 

@@ -76,7 +76,7 @@ class RowBlock(NamedTuple):
 
     Attributes:
       rows: how many rows it has; all, for most.
-      role: one of `rules.ROLES`.
+      role: its role.
       factors: its `rules.Factors`.
       draw: what a draw of the target's initializer is multiplied by.
       m_in, m_out: ratios of its fan-in and its fan-out.
@@ -84,7 +84,7 @@ class RowBlock(NamedTuple):
     """
 
     rows: int
-    role: str
+    role: rules.Role
     factors: rules.Factors
     draw: float
     m_in: float
@@ -179,13 +179,13 @@ def layer_kind(module: Any, name: str) -> str:
     return layers.get(name, "")
 
 
-def compare(base: Record, target: Record, rule: rules.Parametrization, depth: float = 1.0,
+def compare(base: Record, target: Record, parametrization: rules.Parametrization, depth: float = 1.0,
             whole: bool = True) -> ParameterScaling:
     """What a parametrization makes of a parameter, given how it was captured at the base and at the target.
 
     Args:
       base, target: the records.
-      rule: the parametrization.
+      parametrization: the parametrization.
       depth: the ratio of the numbers of blocks that it is one of.
       whole: whether that is known already; more may be made, else, on which its std may depend.
 
@@ -197,26 +197,28 @@ def compare(base: Record, target: Record, rule: rules.Parametrization, depth: fl
         raise wrong("rank differs; rebuild the base model")
     if any(b == 0 != t for b, t in zip(base.shape, target.shape)):
         raise wrong("a width of 0 has no ratio; give the base a width of its own")
-    parts = tuple(_part(b, t, rule, depth, whole, wrong) for b, t in zip(_blocks(base), _blocks(target)))
+    parts = tuple(_part(b, t, parametrization, depth, whole, wrong)
+                  for b, t in zip(_blocks(base), _blocks(target)))
     if len({part._replace(rows=0) for part in parts}) == 1:
-        parts = (_part(base, target, rule, depth, whole, wrong),)
-    doubt = _doubt(base, target, parts[0].factors, rule, wrong) if rule.draws else None
-    multiplier = _multiplier(base, target, parts[0], rule, wrong)
+        parts = (_part(base, target, parametrization, depth, whole, wrong),)
+    doubt = _doubt(base, target, parts[0].factors, parametrization, wrong) if parametrization.draws else None
+    multiplier = _multiplier(base, target, parts[0], parametrization, wrong)
     return ParameterScaling(base, target, parts, multiplier, doubt, depth=depth)
 
 
-def _multiplier(base: Record, target: Record, part: RowBlock, rule: rules.Parametrization, wrong) -> float:
+def _multiplier(base: Record, target: Record, part: RowBlock, parametrization: rules.Parametrization,
+                wrong) -> float:
     """What a layer of ours multiplies by."""
     if target.layer == READOUT:
         return part.factors.forward
     if target.layer == TIED:
-        found = rule.tied_readout(_ratio(base.shape, target.shape, target.fans.fan_out))
+        found = parametrization.tied_readout(_ratio(base.shape, target.shape, target.fans.fan_out))
         if math.isnan(found):
-            raise wrong(f"{rule.name} has no tied embeddings, since its readouts have no multiplier; take "
-                        "another form, or an embedding and a readout of their own")
+            raise wrong(f"{parametrization.name} has no tied embeddings, since its readouts have no "
+                        "multiplier; take another form, or an embedding and a readout of their own")
         return found / part.factors.forward             # of what anybody reads, which is multiplied already
     if target.scaled_attention and base.key_size and target.key_size:
-        return rule.attention_logits(base.key_size, target.key_size)
+        return parametrization.attention_logits(base.key_size, target.key_size)
     return 1.0
 
 
@@ -234,15 +236,15 @@ def _blocks(record: Record) -> list[Record]:
             for block, rows in zip(blocks, record.delta_row_sizes)]
 
 
-def _part(base: Record, target: Record, rule: rules.Parametrization, depth: float, whole: bool,
+def _part(base: Record, target: Record, parametrization: rules.Parametrization, depth: float, whole: bool,
           wrong) -> RowBlock:
     """The role and the factors of a parameter, or of a block of its rows."""
     infinite = _infinite(base, target)
     fans = _fans(base, target, infinite, wrong)
     m_in, m_out = (_ratio(base.shape, target.shape, axes) for axes in (fans.fan_in, fans.fan_out))
     role = rules.role(*(any(infinite[a] for a in axes) for axes in (fans.fan_in, fans.fan_out)))
-    factors, draw = rule.factors(role, m_in, m_out, depth), 1.0
-    if rule.draws:
+    factors, draw = parametrization.factors(role, m_in, m_out, depth), 1.0
+    if parametrization.draws:
         _check_layer(base, target, role, wrong)
         draw = _draw(base, target, role, factors, whole and depth == 1, wrong)
     return RowBlock(target.shape[0] if target.shape else 1, role, factors, draw, m_in, m_out, fans)
@@ -281,7 +283,7 @@ def _fans(base: Record, target: Record, infinite: list[bool], wrong) -> Fans:
     return fans._replace(fan_in=tuple(growing[:1]), fan_out=tuple(growing[1:]))
 
 
-def _check_layer(base: Record, target: Record, role: str, wrong) -> None:
+def _check_layer(base: Record, target: Record, role: rules.Role, wrong) -> None:
     if role != rules.FIXED and not target.inexact:
         raise wrong("an integer parameter can't grow with the width; keep it out of the parameters "
                     "(hk.get_state), or give it the same shape in both")
@@ -297,7 +299,8 @@ def _check_layer(base: Record, target: Record, role: str, wrong) -> None:
                     "plain convolution, or take it out of Mup(readouts=...)")
 
 
-def _draw(base: Record, target: Record, role: str, factors: rules.Factors, one_depth: bool, wrong) -> float:
+def _draw(base: Record, target: Record, role: rules.Role, factors: rules.Factors, one_depth: bool,
+          wrong) -> float:
     """What a draw is multiplied by, so that its std is the base's times the rule's factor."""
     was, now = base.moments, target.moments
     if role == rules.HIDDEN and not now.centred:
@@ -318,7 +321,7 @@ def _draw(base: Record, target: Record, role: str, factors: rules.Factors, one_d
     return rules.rescale(was.std, now.std, factors.init)
 
 
-def _doubt(base: Record, target: Record, factors: rules.Factors, rule: rules.Parametrization,
+def _doubt(base: Record, target: Record, factors: rules.Factors, parametrization: rules.Parametrization,
            say) -> tuple[str, str] | None:
     """What runs and is probably not meant: its kind, and what to say."""
     was, now, init = base.moments, target.moments, factors.init * factors.stored
@@ -328,7 +331,7 @@ def _doubt(base: Record, target: Record, factors: rules.Factors, rule: rules.Par
             "a hidden weight's initializer gives one array whatever the key, so it is left as it is, "
             f"with std {now.std:.3g} where μP wants {was.std * init:.3g}; draw with hk.next_rng_key(), "
             "or scale the array"))
-    if rule.attention and base.key_size != target.key_size and not target.scaled_attention:
+    if parametrization.attention and base.key_size != target.key_size and not target.scaled_attention:
         return "attention", str(say(
             f"an hk.MultiHeadAttention whose key size grows from {base.key_size} to {target.key_size} "
             "divides its logits by the size's root, and μP by the size; use haiku_mup.MultiHeadAttention"))

@@ -66,7 +66,7 @@ class Row:
             name += f"[{first}:{first + part.rows}]"
             shapes = (base.row_sizes[number], *base.shape[1:]), (part.rows, *target.shape[1:])
         multiplier = entry.multiplier * (1.0 if target.layer in (READOUT, TIED) else part.factors.forward)
-        return cls(name, *shapes, part.role, base.moments.std, target.moments.std * part.draw,
+        return cls(name, *shapes, part.role.value, base.moments.std, target.moments.std * part.draw,
                    multiplier, part.factors.adam * lr_mult, part.factors.sgd * lr_mult,
                    entry.inferred, entry.init_mult, lr_mult, entry.depth)
 

@@ -10,10 +10,12 @@ from haiku_mup.rules.parametrization import (
     Factors,
     Parametrization,
     Power,
+    Role,
+    RoleExponents,
     Row,
     rescale,
     role,
 )
 
 __all__ = ["FIXED", "HIDDEN", "INPUT", "LIMIT", "ONE", "OUTPUT", "ROLES", "Factors", "Parametrization", "Power",
-           "Row", "rescale", "role"]
+           "Role", "RoleExponents", "Row", "rescale", "role"]

@@ -46,7 +46,7 @@ class Matrix(NamedTuple):
     n_out: float
 
 
-class Known(NamedTuple):
+class ParameterGrowth(NamedTuple):
     """What a rule works from.
 
     Attributes:
@@ -56,7 +56,7 @@ class Known(NamedTuple):
       m_out: ratio of its fan-out.
       base: its shape at the base, as a matrix.
       target: its shape at the target.
-      law: how an optimizer of matrices scales by their shape, a key of `LAWS`.
+      shape_scaling: how an optimizer of matrices scales by their shape, a key of `SHAPE_SCALINGS`.
       layers: ratio of the numbers of layers that are one array to the optimizer: those of a layer_stack.
     """
 
@@ -66,55 +66,58 @@ class Known(NamedTuple):
     m_out: float = 1.0
     base: Matrix = Matrix(1, 1)
     target: Matrix = Matrix(1, 1)
-    law: str = "plain"
+    shape_scaling: str = "plain"
     layers: float = 1.0
+
+
+Known = ParameterGrowth         # its name in 0.2.0
 
 
 # --- the rules ---
 
-def adam(known: Known) -> Scales:
+def adam(growth: ParameterGrowth) -> Scales:
     """Entrywise normalised optimizers: Adam, AdamW, Lion, RMSProp, sign-SGD.
 
     Gradient: of any size. Update: its entries have size 1, at every width.
     Activations need updates of Adam's size: × `adam`.
 
     >>> from haiku_mup import maximal_update
-    >>> adam(Known(maximal_update().factors("hidden", 4.0, 4.0))).update
+    >>> adam(ParameterGrowth(maximal_update().factors("hidden", 4.0, 4.0))).update
     0.25
     """
-    s = known.factors.adam
+    s = growth.factors.adam
     return Scales(1.0, s, s)
 
 
-def sgd(known: Known) -> Scales:
+def sgd(growth: ParameterGrowth) -> Scales:
     """SGD, with or without momentum.
 
     Gradient: its entries have size `eps`. Update: the gradient.
     Activations need updates of Adam's size: × `sgd`, which is `adam` / `eps` in every table of ours.
 
     >>> from haiku_mup import maximal_update
-    >>> sgd(Known(maximal_update().factors("input", 1.0, 4.0))).update
+    >>> sgd(ParameterGrowth(maximal_update().factors("input", 1.0, 4.0))).update
     4.0
     """
-    s = known.factors.sgd
+    s = growth.factors.sgd
     return Scales(1.0, s, s)
 
 
-def any_entrywise(known: Known) -> Scales:
+def any_entrywise(growth: ParameterGrowth) -> Scales:
     """Every optimizer that works entry by entry: SGD, Adam and those between (Adagrad, Yogi, RAdam, AdaBelief).
 
     Gradient: made of size 1, as at the base, by / `eps`. Update: so of size 1, whatever it makes of a gradient.
     Activations need updates of Adam's size: × `adam`.
 
     >>> from haiku_mup import maximal_update
-    >>> any_entrywise(Known(maximal_update().factors("hidden", 4.0, 4.0)))
+    >>> any_entrywise(ParameterGrowth(maximal_update().factors("hidden", 4.0, 4.0)))
     Scales(gradient=4.0, update=0.25, parameter=0.25)
     """
-    s = known.factors.adam
-    return Scales(1 / known.factors.eps, s, s)
+    s = growth.factors.adam
+    return Scales(1 / growth.factors.eps, s, s)
 
 
-def by_norm(known: Known) -> Scales:
+def by_norm(growth: ParameterGrowth) -> Scales:
     """Normalised, and scaled by the parameter's own norm or RMS: Adafactor, LAMB.
 
     Gradient: of any size. Update: of the parameter's size, which is made that of the base, by / `size`.
@@ -126,36 +129,38 @@ def by_norm(known: Known) -> Scales:
     sees smaller is moved less.
 
     >>> from haiku_mup import maximal_update
-    >>> by_norm(Known(maximal_update().factors("hidden", 4.0, 4.0), size=0.5)).decay
+    >>> by_norm(ParameterGrowth(maximal_update().factors("hidden", 4.0, 4.0), size=0.5)).decay
     0.5
     """
-    return Scales(1.0, known.factors.adam, known.size)
+    return Scales(1.0, growth.factors.adam, growth.size)
 
 
-def by_norm_or_not(known: Known) -> Scales:
+def by_norm_or_not(growth: ParameterGrowth) -> Scales:
     """LARS: SGD's update scaled to the parameter's norm, or as it is where that is zero, or masked.
 
     Gradient: made of size 1, by / `eps`. Update: of the parameter's size, made that of the base; or size 1.
     Activations need updates of Adam's size: × `adam`.
 
     >>> from haiku_mup import maximal_update
-    >>> by_norm_or_not(Known(maximal_update().factors("input", 1.0, 4.0)))
+    >>> by_norm_or_not(ParameterGrowth(maximal_update().factors("input", 1.0, 4.0)))
     Scales(gradient=4.0, update=1.0, parameter=1.0)
     """
-    return by_norm(known)._replace(gradient=1 / known.factors.eps)
+    return by_norm(growth)._replace(gradient=1 / growth.factors.eps)
 
 
-LAWS: dict[str, Callable[[Matrix], float]] = {
+SHAPE_SCALINGS: dict[str, Callable[[Matrix], float]] = {
     "plain": lambda shape: 1.0,                                             # singular values of 1
     "width": lambda shape: math.sqrt(max(1.0, shape.n_out / shape.n_in)),   # optax.contrib.muon
     "rms": lambda shape: math.sqrt(max(shape.n_in, shape.n_out)),           # the same, with consistent_rms
 }
 
+LAWS = SHAPE_SCALINGS           # its name in 0.2.0
 
-def muon(known: Known) -> Scales:
+
+def muon(growth: ParameterGrowth) -> Scales:
     """Muon: every singular value of the update is made one number.
 
-    Gradient: of any size. Update: of spectral norm c, by its shape: a key of `LAWS`.
+    Gradient: of any size. Update: of spectral norm c, by its shape: a key of `SHAPE_SCALINGS`.
     Activations need a spectral norm that grows like that of aligned entries of Adam's size, `adam` ·
     √(m_in · m_out), for hidden weights √(m_out / m_in): × that over the growth of c.
 
@@ -164,17 +169,18 @@ def muon(known: Known) -> Scales:
     al., arXiv 2310.17813; consistent_rms: Liu et al., arXiv 2502.16982.)
 
     >>> from haiku_mup import maximal_update
-    >>> hidden = Known(maximal_update().factors("hidden", 4.0, 4.0), m_in=4.0, m_out=4.0,
-    ...                base=Matrix(64, 64), target=Matrix(256, 256), law="width")
-    >>> muon(hidden).update, muon(hidden._replace(law="rms")).update
+    >>> hidden = ParameterGrowth(maximal_update().factors("hidden", 4.0, 4.0), m_in=4.0, m_out=4.0,
+    ...                base=Matrix(64, 64), target=Matrix(256, 256), shape_scaling="width")
+    >>> muon(hidden).update, muon(hidden._replace(shape_scaling="rms")).update
     (1.0, 0.5)
     """
-    wanted = known.factors.adam * math.sqrt(known.m_in * known.m_out)
-    s = wanted / (LAWS[known.law](known.target) / LAWS[known.law](known.base))
+    wanted = growth.factors.adam * math.sqrt(growth.m_in * growth.m_out)
+    spectral_norm = SHAPE_SCALINGS[growth.shape_scaling]
+    s = wanted / (spectral_norm(growth.target) / spectral_norm(growth.base))
     return Scales(1.0, s, s)
 
 
-def novograd(known: Known) -> Scales:
+def novograd(growth: ParameterGrowth) -> Scales:
     """NovoGrad: each parameter's gradient over its norm.
 
     Gradient: of any size. Update: of norm 1, at every width; over all layers of a stack together.
@@ -182,43 +188,43 @@ def novograd(known: Known) -> Scales:
     in each layer.
 
     >>> from haiku_mup import maximal_update
-    >>> known = Known(maximal_update().factors("input", 1.0, 4.0), m_out=4.0)
-    >>> novograd(known).update, novograd(known._replace(layers=9.0)).update
+    >>> growth = ParameterGrowth(maximal_update().factors("input", 1.0, 4.0), m_out=4.0)
+    >>> novograd(growth).update, novograd(growth._replace(layers=9.0)).update
     (2.0, 6.0)
     """
-    s = muon(known._replace(law="plain")).update * math.sqrt(known.layers)
+    s = muon(growth._replace(shape_scaling="plain")).update * math.sqrt(growth.layers)
     return Scales(1.0, s, s)
 
 
-def momo_adam(known: Known) -> Scales:
+def momo_adam(growth: ParameterGrowth) -> Scales:
     """Adam with a step that depends on the loss and on sums over all parameters: Momo-Adam.
 
     Gradient: of p / s, so × s, for sums of gradient · parameter to be the loss's. Update: of size 1, in p / s.
     Activations need updates of Adam's size: × s = `adam`. Each role's share of the sums keeps its size.
 
     >>> from haiku_mup import maximal_update
-    >>> momo_adam(Known(maximal_update().factors("hidden", 4.0, 4.0)))
+    >>> momo_adam(ParameterGrowth(maximal_update().factors("hidden", 4.0, 4.0)))
     Scales(gradient=0.25, update=0.25, parameter=0.25)
     """
-    s = known.factors.adam
-    return Scales(s / known.factors.gradient, s, s)     # of a form that multiplies gradients, it is taken back
+    s = growth.factors.adam
+    return Scales(s / growth.factors.gradient, s, s)     # of a form that multiplies gradients, it is taken back
 
 
-def momo(known: Known) -> Scales:
+def momo(growth: ParameterGrowth) -> Scales:
     """SGD with a step that depends on sums over all parameters: Momo, Polyak's step, DoG, DoWG.
 
     Gradient: of p / s, so × s, for sums to be those of one variable. Update: the gradient, in p / s.
     Activations need updates of Adam's size: s² = `sgd`. Each role's share of the sums keeps its size.
 
     >>> from haiku_mup import maximal_update
-    >>> momo(Known(maximal_update().factors("input", 1.0, 4.0)))
+    >>> momo(ParameterGrowth(maximal_update().factors("input", 1.0, 4.0)))
     Scales(gradient=2.0, update=2.0, parameter=2.0)
     """
-    s = math.sqrt(known.factors.sgd * known.factors.gradient)
-    return Scales(s / known.factors.gradient, s, s)
+    s = math.sqrt(growth.factors.sgd * growth.factors.gradient)
+    return Scales(s / growth.factors.gradient, s, s)
 
 
-RULES: dict[str, Callable[[Known], Scales]] = {
+RULES: dict[str, Callable[[ParameterGrowth], Scales]] = {
     "adam": adam, "sgd": sgd, "any": any_entrywise,
     "adafactor": by_norm, "lamb": by_norm, "lars": by_norm_or_not, "muon": muon, "novograd": novograd,
     "momo": momo, "momo_adam": momo_adam,
@@ -227,29 +233,29 @@ ENTRYWISE, NORMED = ("adam", "sgd", "any"), ("adafactor", "lamb", "lars")
 SUMMED = ("momo", "momo_adam")         # they need gradients as they are
 
 
-def scales(rule: str, known: Known, *, level: bool = False) -> Scales:
+def scales(rule: str, growth: ParameterGrowth, *, scale_eps: bool = False) -> Scales:
     """What a rule does around an optimizer, for one parameter.
 
     Args:
       rule: a key of `RULES`.
-      known: what it works from.
-      level: whether the gradients that the optimizer sees are made as large as at the base, so that its ε acts
-        alike at every width.
+      growth: what it works from.
+      scale_eps: whether the gradients that the optimizer sees are made as large as at the base, so that its ε
+        acts alike at every width.
 
     >>> from haiku_mup import maximal_update
-    >>> scales("lamb", Known(maximal_update().factors("output", 4.0, 1.0)), level=True)
+    >>> scales("lamb", ParameterGrowth(maximal_update().factors("output", 4.0, 1.0)), scale_eps=True)
     Scales(gradient=4.0, update=1.0, parameter=1.0)
     """
-    found = RULES[rule](known)
-    if not level:
+    found = RULES[rule](growth)
+    if not scale_eps:
         return found
     if rule in ("adam", "sgd"):
-        return any_entrywise(known)
-    spread = math.sqrt(known.m_in * known.m_out) if rule in ("muon", "novograd") else 1.0   # of a norm
-    return found._replace(gradient=1 / (known.factors.eps * spread))
+        return any_entrywise(growth)
+    spread = math.sqrt(growth.m_in * growth.m_out) if rule in ("muon", "novograd") else 1.0   # of a norm
+    return found._replace(gradient=1 / (growth.factors.eps * spread))
 
 
-def checked(rule: str | None, adam: bool, level: bool = False) -> str:
+def checked(rule: str | None, adam: bool, scale_eps: bool = False) -> str:
     """The rule that `wrap_optimizer(adam=…, rule=…, scale_eps=…)` asks for.
 
     Raises:
@@ -264,7 +270,7 @@ def checked(rule: str | None, adam: bool, level: bool = False) -> str:
         raise MupError(f"rule={rule!r}: give one of {', '.join(map(repr, RULES))}")
     if not adam and rule != "sgd":
         raise MupError(f"rule={rule!r} and adam=False differ; give rule alone")
-    if level and rule in SUMMED:
+    if scale_eps and rule in SUMMED:
         raise MupError(f"scale_eps=True and rule={rule!r}: its sums over all parameters need gradients as they "
                        "are; leave scale_eps out")
     return rule

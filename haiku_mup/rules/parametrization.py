@@ -5,15 +5,30 @@ parameter's fan-in axes and over its fan-out axes, and every factor is 1 where t
 width 1 they are the fans themselves, and factors are absolute scales. The tables are in parametrizations.py.
 """
 import dataclasses
+import enum
 import functools
 import math
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from haiku_mup.errors import MupError
 
 LIMIT = 8           # of an exponent's size
-HIDDEN, INPUT, OUTPUT, FIXED = ROLES = ("hidden", "input", "output", "fixed")
+
+
+class Role(enum.StrEnum):
+    """The role of a parameter: which of its fans grow with the width. Each equals its plain string.
+
+    >>> Role.HIDDEN == "hidden", str(Role.HIDDEN), {"hidden": 1}[Role.HIDDEN]
+    (True, 'hidden', 1)
+    """
+
+    HIDDEN = "hidden"       # fan-in and fan-out
+    INPUT = "input"         # fan-out alone: first layers, embeddings, biases, gains of norms
+    OUTPUT = "output"       # fan-in alone: readouts
+    FIXED = "fixed"         # neither
+
+
+HIDDEN, INPUT, OUTPUT, FIXED = ROLES = tuple(Role)
 
 
 class Power(NamedTuple):
@@ -40,49 +55,63 @@ class Power(NamedTuple):
 ONE = Power()
 
 
-class Row(NamedTuple):
-    """One role's line in the table of a parametrization.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RoleExponents:
+    """Exponents of the width ratios in each factor of one role's parameters.
+
+    The fields are those of `Factors`, in the same order.
 
     Attributes:
       init: std of the draw.
       forward: multiplier of the parameter, or of its product with the activations.
-      sgd: learning rate of SGD, with or without momentum; None where there is none that is right.
-      adam: learning rate of an entrywise normalised optimizer; None where there is none that is right.
-      eps: Adam's ε: the size of one entry of the gradient that the optimizer sees.
-      gradient: what the gradient is multiplied by before the optimizer sees it.
-      stored: θ, in a form that keeps w / θ in place of w: initial values that are not drawn, such as a norm's
+      adam: learning rate of an entrywise normalised optimizer; None if no learning rate is right.
+      sgd: learning rate of SGD, with or without momentum; None if no learning rate is right.
+      eps: Adam's ε, which is the size of one entry of the gradient that the optimizer sees.
+      gradient: multiplier of the gradient before the optimizer sees it.
+      stored: θ, in a form that keeps w / θ in place of w. Initial values that are not drawn, such as a norm's
         gain of 1, are divided by it.
     """
 
     init: Power = ONE
     forward: Power = ONE
-    sgd: Power | None = ONE
     adam: Power | None = ONE
+    sgd: Power | None = ONE
     eps: Power = ONE
     gradient: Power = ONE
     stored: Power = ONE
 
-    def moved(self, theta: Power) -> "Row":
-        """The same with w / θ in place of w: abc-symmetry (Tensor Programs V, Appendix J.2.1).
+    def moved(self, theta: Power) -> "RoleExponents":
+        """Returns the exponents with w / θ in place of w: abc-symmetry (Tensor Programs V, Appendix J.2.1).
 
-        >>> hidden = Row(init=Power(-0.5), adam=Power(-1))
+        >>> hidden = RoleExponents(init=Power(-0.5), adam=Power(-1))
         >>> moved = hidden.moved(Power(-1))
         >>> moved.forward(4.0, 1.0), moved.adam(4.0, 1.0)
         (0.25, 1.0)
         """
-        return self._replace(
-            init=self.init.times(theta, -1), forward=self.forward.times(theta),
-            sgd=self.sgd and self.sgd.times(theta, -2), adam=self.adam and self.adam.times(theta, -1),
+        return dataclasses.replace(
+            self, init=self.init.times(theta, -1), forward=self.forward.times(theta),
+            adam=self.adam and self.adam.times(theta, -1), sgd=self.sgd and self.sgd.times(theta, -2),
             eps=self.eps.times(theta), stored=self.stored.times(theta))
 
-    def levelled(self) -> "Row":
-        """The same with gradients whose entries keep their size, so that ε, and Adam's start, need no factor.
+    def scale_eps(self) -> "RoleExponents":
+        """Returns the exponents with gradients that keep their size, so that ε needs no factor.
 
-        >>> Row(adam=Power(-1), eps=Power(0, -1)).levelled().gradient
+        An accumulator's starting value needs none either.
+
+        >>> RoleExponents(adam=Power(-1), eps=Power(0, -1)).scale_eps().gradient
         Power(fan_in=0.0, fan_out=1.0)
         """
-        return self._replace(gradient=self.gradient.times(self.eps, -1), eps=ONE,
-                             sgd=self.sgd and self.sgd.times(self.eps))
+        return dataclasses.replace(self, gradient=self.gradient.times(self.eps, -1), eps=ONE,
+                                   sgd=self.sgd and self.sgd.times(self.eps))
+
+    def _replace(self, **changes: Power | None) -> "RoleExponents":
+        """Returns `dataclasses.replace(self, **changes)`: `Row` was a named tuple in 0.2.0."""
+        return dataclasses.replace(self, **changes)     # type: ignore[arg-type]
+
+    levelled = scale_eps        # its name in 0.2.0
+
+
+Row = RoleExponents             # its name in 0.2.0
 
 
 class Factors(NamedTuple):
@@ -116,7 +145,7 @@ class Parametrization:
 
     Attributes:
       name: what to call it.
-      input: the `rules.Row` of parameters whose fan-out alone grows.
+      input: the `rules.RoleExponents` of parameters whose fan-out alone grows.
       hidden: that of those whose fan-in and fan-out grow.
       output: that of those whose fan-in alone grows.
       fixed: that of those that don't grow.
@@ -125,43 +154,48 @@ class Parametrization:
       attention: exponent of the key size's ratio in a multiplier of attention logits beside the usual 1 / √d.
       draws: whether draws get their std from the table; False leaves each initializer's draw as it is.
       spectral: whether a hidden weight whose fan-out grows less than its fan-in is drawn smaller.
-      plain: the optimizer that trains in it as it is, "adam" or "sgd"; "" where each needs factors.
-      reason: why there is no learning rate for an optimizer, where there is none.
+      plain: the optimizer that trains in it as it is, "adam" or "sgd"; None where each needs factors.
+      reason: why there is no learning rate for an optimizer, where there is none; else None.
       depth_alpha: α: a branch of `haiku_mup.residual` is multiplied by r^-α, where r is the ratio of the
         numbers of blocks; 0 where these may differ and nothing depends on them; None where they may not differ.
       block: what comes on top for parameters in blocks that repeat, in powers of r, which it has for its m_in.
 
-    >>> from haiku_mup.rules import Power, Row
-    >>> mine = haiku_mup.Parametrization("mine", hidden=Row(init=Power(-0.25), forward=Power(-0.5)))
+    >>> from haiku_mup.rules import Power, RoleExponents
+    >>> hidden = RoleExponents(init=Power(-0.25), forward=Power(-0.5))
+    >>> mine = haiku_mup.Parametrization("mine", hidden=hidden)
     >>> mine.factors("hidden", 4.0, 4.0).forward
     0.5
     """
 
     name: str
-    input: Row = Row()
-    hidden: Row = Row()
-    output: Row = Row()
-    fixed: Row = Row()
+    input: RoleExponents = RoleExponents()
+    hidden: RoleExponents = RoleExponents()
+    output: RoleExponents = RoleExponents()
+    fixed: RoleExponents = RoleExponents()
     tied: Power | None = ONE
     attention: float = 0.0
     draws: bool = True
     spectral: bool = False
-    plain: str = ""
-    reason: str = ""
+    plain: str | None = None
+    reason: str | None = None
     depth_alpha: float | None = None
-    block: Row = Row()
+    block: RoleExponents = RoleExponents()
 
     def __post_init__(self) -> None:
+        for field in ("plain", "reason"):
+            if getattr(self, field) == "":      # as 0.2.0 wrote None
+                object.__setattr__(self, field, None)
         for role in (*ROLES, "block"):
-            row = getattr(self, role)
-            if not isinstance(row, Row) or not all(_is_power(p) or (p is None and field in ("sgd", "adam"))
-                                                   for field, p in zip(row._fields, row)):
-                raise MupError(f"Parametrization: {role}: {row!r}: give a rules.Row of rules.Power, each with "
-                               f"two exponents from -{LIMIT} to {LIMIT}; sgd and adam may be None")
+            exponents = getattr(self, role)
+            if not _are_exponents(exponents):
+                raise MupError(f"Parametrization: {role}: {exponents!r}: give a rules.RoleExponents of "
+                               f"rules.Power, each with two exponents from -{LIMIT} to {LIMIT}; sgd and adam "
+                               "may be None")
         good = {"name": type(self.name) is str, "tied": self.tied is None or _is_power(self.tied),
                 "attention": _is_exponent(self.attention), "draws": type(self.draws) is bool,
-                "spectral": type(self.spectral) is bool, "plain": self.plain in ("", "adam", "sgd"),
-                "reason": type(self.reason) is str, "depth_alpha": self.depth_alpha is None or (
+                "spectral": type(self.spectral) is bool, "plain": self.plain in (None, "adam", "sgd"),
+                "reason": self.reason is None or type(self.reason) is str,
+                "depth_alpha": self.depth_alpha is None or (
                     _is_exponent(self.depth_alpha) and self.depth_alpha >= 0)}
         for field in (field for field, right in good.items() if not right):
             raise MupError(f"Parametrization: {field}: {getattr(self, field)!r} is none; see its docstring")
@@ -180,11 +214,10 @@ class Parametrization:
         >>> haiku_mup.maximal_update(depth_alpha=0.5).factors("hidden", 1.0, 1.0, depth=4.0).adam
         0.5
         """
-        row: Row = getattr(self, role)
-        init, forward, sgd, adam, eps, gradient, stored = _values(row, self.block, m_in, m_out, depth)
+        found = _factors(getattr(self, role), self.block, m_in, m_out, depth)
         if self.spectral and role == HIDDEN:
-            init *= min(1.0, math.sqrt(m_out / m_in))
-        return Factors(init, forward, adam, sgd, eps, gradient, stored)
+            return found._replace(init=found.init * min(1.0, math.sqrt(m_out / m_in)))
+        return found
 
     def branch(self, depth: float) -> float:
         """Multiplier of a residual block's branch.
@@ -244,8 +277,8 @@ class Parametrization:
         """
         return dataclasses.replace(
             self, name=name, input=self.input.moved(input), hidden=self.hidden.moved(hidden),
-            output=self.output.moved(output), block=self.block.moved(block), plain="",
-            reason="" if self.plain else self.reason,
+            output=self.output.moved(output), block=self.block.moved(block), plain=None,
+            reason=None if self.plain else self.reason,
             tied=self.tied and self.tied.times(input))
 
     def equivalent(self, other: "Parametrization") -> bool:
@@ -256,15 +289,17 @@ class Parametrization:
         >>> haiku_mup.maximal_update().equivalent(haiku_mup.neural_tangent())
         False
         """
-        def canonical(row: Row) -> tuple[Any, ...]:
+        def canonical(exponents: RoleExponents) -> dict[str, Any]:
             # Gradients as they come, and nothing multiplied in the forward pass.
-            plain = row._replace(gradient=ONE, eps=row.eps.times(row.gradient, -1),
-                                 sgd=row.sgd and row.sgd.times(row.gradient))
-            return _rounded(plain.moved(ONE.times(plain.forward, -1)))
+            plain = dataclasses.replace(
+                exponents, gradient=ONE, eps=exponents.eps.times(exponents.gradient, -1),
+                sgd=exponents.sgd and exponents.sgd.times(exponents.gradient))
+            plain = plain.moved(ONE.times(plain.forward, -1))
+            return {name: _rounded(getattr(plain, name)) for name in Factors._fields}
 
-        def tied(rule: Parametrization) -> tuple[Any, ...]:
-            logits = rule.tied or ONE       # of an embedding, whose one width is both fans
-            return _rounded([Power(sum(logits) - sum(rule.input.forward))])
+        def tied(parametrization: Parametrization) -> Any:
+            logits = parametrization.tied or ONE    # of an embedding, whose one width is both fans
+            return _rounded(Power(sum(logits) - sum(parametrization.input.forward)))
 
         same = (self.attention, self.draws, self.spectral, self.depth_alpha) == (
             other.attention, other.draws, other.spectral, other.depth_alpha)
@@ -274,10 +309,20 @@ class Parametrization:
 
 
 @functools.lru_cache(maxsize=2**10)        # the same few for thousands of parameters
-def _values(row: Row, block: Row, m_in: float, m_out: float, depth: float) -> tuple[float, ...]:
-    """A row's powers of the ratios, times a block's of the depth's; nan where there is none."""
-    return tuple(math.nan if power is None or more is None else power(m_in, m_out) * more(depth, 1.0)
-                 for power, more in zip(row, block))
+def _factors(exponents: RoleExponents, block: RoleExponents, m_in: float, m_out: float,
+             depth: float) -> Factors:
+    """Returns a role's powers of the width ratios times a block's of the depth's; nan where there is none."""
+    def factor(name: str) -> float:
+        width, more = getattr(exponents, name), getattr(block, name)
+        return math.nan if width is None or more is None else width(m_in, m_out) * more(depth, 1.0)
+
+    return Factors(**{name: factor(name) for name in Factors._fields})
+
+
+def _are_exponents(x: Any) -> bool:
+    return isinstance(x, RoleExponents) and all(
+        _is_power(power := getattr(x, name)) or (power is None and name in ("adam", "sgd"))
+        for name in Factors._fields)
 
 
 def _is_power(x: Any) -> bool:
@@ -288,15 +333,15 @@ def _is_exponent(x: Any) -> bool:
     return isinstance(x, (int, float)) and not isinstance(x, bool) and -LIMIT <= x <= LIMIT
 
 
-def _rounded(row: Iterable[Power | None]) -> tuple[Any, ...]:
-    return tuple(power and tuple(round(x, 9) + 0.0 for x in power) for power in row)
+def _rounded(power: Power | None) -> tuple[float, ...] | None:
+    return None if power is None else tuple(round(x, 9) + 0.0 for x in power)
 
 
-def role(fan_in_grows: bool, fan_out_grows: bool) -> str:
+def role(fan_in_grows: bool, fan_out_grows: bool) -> Role:
     """The role of a parameter whose fan-in and fan-out grow with the width, or don't.
 
-    >>> role(True, True), role(False, True), role(True, False), role(False, False)
-    ('hidden', 'input', 'output', 'fixed')
+    >>> [str(role(*grow)) for grow in [(True, True), (False, True), (True, False), (False, False)]]
+    ['hidden', 'input', 'output', 'fixed']
     """
     return {(True, True): HIDDEN, (False, True): INPUT,
             (True, False): OUTPUT, (False, False): FIXED}[fan_in_grows, fan_out_grows]

@@ -2,16 +2,16 @@
 import dataclasses
 
 from haiku_mup.errors import MupError
-from haiku_mup.rules.parametrization import Parametrization, Power, Row
+from haiku_mup.rules.parametrization import Parametrization, Power, RoleExponents
 
 # Tensor Programs V (arXiv 2203.03466), Table 8, and for ε its Appendix B.3: a gradient's entry shrinks like
 # 1 / fan_out where the fan-out grows, and like the multiplier 1 / fan_in in a readout. SGD's learning rate is
 # Adam's over that of ε, in every role: an update of SGD is one of Adam's times the gradient's size.
 _TABLE_8 = Parametrization(
     "μP",
-    input=Row(sgd=Power(0, 1), eps=Power(0, -1)),
-    hidden=Row(init=Power(-0.5, 0), sgd=Power(-1, 1), adam=Power(-1, 0), eps=Power(0, -1)),
-    output=Row(forward=Power(-1, 0), sgd=Power(1, 0), eps=Power(-1, 0)),
+    input=RoleExponents(sgd=Power(0, 1), eps=Power(0, -1)),
+    hidden=RoleExponents(init=Power(-0.5, 0), sgd=Power(-1, 1), adam=Power(-1, 0), eps=Power(0, -1)),
+    output=RoleExponents(forward=Power(-1, 0), sgd=Power(1, 0), eps=Power(-1, 0)),
     tied=Power(-1, 0),
     attention=-0.5,
 )
@@ -33,12 +33,14 @@ _REASONS = {
 _STANDARD = Parametrization(
     "standard",
     # Of initializers whose variance is 1 / fan_in; draws are left as they are.
-    hidden=Row(init=Power(-0.5, 0)), output=Row(init=Power(-0.5, 0)), draws=False, depth_alpha=0.0,
+    hidden=RoleExponents(init=Power(-0.5, 0)), output=RoleExponents(init=Power(-0.5, 0)),
+    draws=False, depth_alpha=0.0,
 )
 # A gradient's entry shrinks like what it is multiplied by in the forward pass, and like what reads the output.
-_ROOT = Row(forward=Power(-0.5, 0), stored=Power(-0.5, 0), adam=None, eps=Power(-0.5, -0.5))
+_ROOT = RoleExponents(forward=Power(-0.5, 0), stored=Power(-0.5, 0), adam=None, eps=Power(-0.5, -0.5))
 _NEURAL_TANGENT = Parametrization(
-    "neural tangent", input=Row(adam=None, eps=Power(0, -0.5)), hidden=_ROOT, output=_ROOT, tied=Power(-0.5, 0),
+    "neural tangent", input=RoleExponents(adam=None, eps=Power(0, -0.5)), hidden=_ROOT, output=_ROOT,
+    tied=Power(-0.5, 0),
     reason="its limit is that of gradient descent, and an optimizer that normalises gradients moves each "
            "weight as far at every width, so that what a layer computes moves without bound; use SGD and its "
            "factors (adam=False), or maximal_update()",
@@ -103,20 +105,20 @@ def maximal_update(form: str = "table8", *, optimizer: str | None = None, spectr
     if (form, optimizer) not in _FORMS:
         raise MupError(f"maximal_update: no form {form!r} with optimizer={optimizer!r}; give 'table8', "
                        "'table3', 'table9' or 'mean_field', or 'abcd' with optimizer='adam' or 'sgd'")
-    block, plain = _block(depth_alpha, optimizer or ""), optimizer or ""
+    block = _block(depth_alpha, optimizer)
     name = "μP" if form == "table8" else f"μP, {form}" + f" {optimizer}" * bool(optimizer)
     moved = _TABLE_8.moved(name, **_FORMS[form, optimizer])
     if form == "table3":
         moved = dataclasses.replace(moved, tied=None)   # its readouts have no multiplier, and are drawn small
     if optimizer == "adam":
-        moved = dataclasses.replace(moved, **{role: getattr(moved, role).levelled()
+        moved = dataclasses.replace(moved, **{role: getattr(moved, role).scale_eps()
                                               for role in ("input", "hidden", "output")})
     return dataclasses.replace(moved, name=name + (f", depth^-{depth_alpha:g}" if depth_alpha else ""),
-                               spectral=spectral, plain=plain, reason=_REASONS.get(plain, ""),
+                               spectral=spectral, plain=optimizer, reason=optimizer and _REASONS[optimizer],
                                depth_alpha=depth_alpha, block=block)
 
 
-def _block(alpha: float | None, plain: str) -> Row:
+def _block(alpha: float | None, plain: str | None) -> RoleExponents:
     """What comes on top for parameters in residual blocks, r times as many as the base's, as powers of r.
 
     A branch multiplied by r^-α gives gradients of its size, and ε's factor. All r branches together should move
@@ -132,9 +134,9 @@ def _block(alpha: float | None, plain: str) -> Row:
                        "number between; 0.0 for depths that may differ, with no factor; None for depths "
                        "that may not")
     if not alpha:
-        return Row()
-    row = Row(sgd=Power(2 * alpha - 1), adam=Power(alpha - 1), eps=Power(-alpha))
+        return RoleExponents()
+    block = RoleExponents(adam=Power(alpha - 1), sgd=Power(2 * alpha - 1), eps=Power(-alpha))
     if plain == "adam":
-        return row.moved(Power(alpha - 1)).levelled()
-    return row.moved(Power(alpha - 0.5)) if plain == "sgd" else row
+        return block.moved(Power(alpha - 1)).scale_eps()
+    return block.moved(Power(alpha - 0.5)) if plain == "sgd" else block
 

@@ -37,8 +37,8 @@ def check(state: Any, entries: Mapping[str, ParameterScaling], declared: Declara
     if not differing:
         return
     rows = [pair for name in differing if (pair := _pair(records[name], ours[name], theirs, declared))]
-    what = f"{theirs.parametrization.name} in the checkpoint, and {declared.parametrization.name} here" \
-        if named else \
+    what = (f"{theirs.parametrization.name} in the checkpoint, and "
+            f"{declared.parametrization.name} here") if named else \
         "other init_mults or lr_mults" if tuned else "another base"
     many = f", so that {len(rows)} of {len(ours)} parameters differ" * bool(rows)
     raise MupError(f"the checkpoint's Mup is not this one: {what}{many}; take the base and the parametrization "

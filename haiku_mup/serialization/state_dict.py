@@ -14,10 +14,11 @@ from haiku_mup.parameters import globs as mults
 from haiku_mup.parameters.fans import Fans
 from haiku_mup.parameters.initializers import Moments
 from haiku_mup.parameters.scaling import LAYERS, Record
-from haiku_mup.rules.parametrization import ROLES, Parametrization, Power, Row
+from haiku_mup.rules.parametrization import ROLES, Parametrization, Power, RoleExponents
 from haiku_mup.tracing.capture import Declarations
 
 FORMAT, VERSION = "haiku_mup base", 1
+_EXPONENTS = ("init", "forward", "sgd", "adam", "eps", "gradient", "stored")    # a role's list in a file
 MULTS = ("init_mults", "lr_mults")        # where there are any: files without them are as they were
 LIMIT = 2**26       # bytes: of 200 a parameter, so that 300,000 parameters fit
 
@@ -30,7 +31,7 @@ def encode(records: Mapping[str, Record], declared: Declarations) -> dict[str, A
         "format": FORMAT, "version": VERSION,
         "fans": {glob: _axes(fans) for glob, fans in declared.fans.items()},
         "readouts": list(declared.readouts),
-        "parametrization": _plain(dataclasses.asdict(declared.parametrization)),
+        "parametrization": _encode_parametrization(declared.parametrization),
     } | {key: dict(getattr(declared, key)) for key in MULTS if getattr(declared, key)}
     parameters = {name: _sealed(_encode(record)) for name, record in records.items()}
     return _sealed(head | {"names": list(parameters)}) | {"parameters": parameters}
@@ -51,11 +52,16 @@ def _encode(record: Record) -> dict[str, Any]:
     }
 
 
-def _plain(x: Any) -> Any:
-    """Tuples as lists."""
-    if isinstance(x, dict):
-        return {key: _plain(value) for key, value in x.items()}
-    return list(map(_plain, x)) if isinstance(x, tuple) else x
+def _encode_parametrization(parametrization: Parametrization) -> dict[str, Any]:
+    """Returns its fields; a role's exponents as a list of powers, in the order of `_EXPONENTS`."""
+    def plain(x: Any) -> Any:
+        if isinstance(x, RoleExponents):
+            return [plain(getattr(x, name)) for name in _EXPONENTS]
+        return list(x) if isinstance(x, Power) else x
+
+    values = {field.name: plain(getattr(parametrization, field.name))
+              for field in dataclasses.fields(parametrization)}
+    return values | {key: values[key] or "" for key in ("plain", "reason")}     # as 0.2.0 reads them
 
 
 def _axes(fans: Fans) -> list[list[int]]:
@@ -177,10 +183,11 @@ def _rule(x: Any, wrong: Callable[[str, str], MupError]) -> Parametrization:
     if set(values) != {field.name for field in dataclasses.fields(Parametrization)}:
         raise wrong(entry, f"keys {sorted(values)} are not a parametrization's")
     try:
-        rows = {role: Row._make(power and Power._make(power) for power in values[role])
+        rows = {role: RoleExponents(**{name: power and Power._make(power)
+                                       for name, power in zip(_EXPONENTS, values[role], strict=True)})
                 for role in (*ROLES, "block")}
         return Parametrization(**values | rows | {"tied": values["tied"] and Power._make(values["tied"])})
-    except (TypeError, MupError) as error:
+    except (TypeError, ValueError) as error:
         raise wrong(entry, str(error)[:200]) from None
 
 
@@ -211,7 +218,7 @@ def _or_none(good: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda x: x is None or good(x)
 
 
-_EARLIER = {"depth_alpha": None, "block": Row()}        # of files from before there was a depth
+_EARLIER = {"depth_alpha": None, "block": RoleExponents()}        # of files from before there was a depth
 _SHAPE = _whole_list(0, 2**62)
 _GOOD: dict[str, Callable[[Any], bool]] = {
     "leaf": _is(str), "local": _is(str), "shape": _SHAPE, "std": _or_none(_size), "mean": _or_none(_size),

@@ -132,7 +132,7 @@ class Training:
 
     def _around(self, mup: Mup) -> Any:
         """The factors around the optimizer, which is tried at a rate that isn't traced; None for none."""
-        from haiku_mup.optimizers.factors import Scaling
+        from haiku_mup.optimizers.factors import OptimizerScaling
         from haiku_mup.optimizers.mismatch import rule_of
 
         tried = self._optimizer(1e-3, **_required(self._optimizer, 0.5))
@@ -146,7 +146,7 @@ class Training:
         if self._rule.plain and kind in optimizer_rules.ENTRYWISE:
             return None
         mup.wrap_optimizer(tried, rule=kind)            # warns of what doesn't fit
-        return Scaling(tried, entries, self._rule, kind)
+        return OptimizerScaling(tried, entries, self._rule, kind)
 
     def _trial(self, width, mup, inputs, around, lr, key, **hyperparameters):
         to_optimizer, to_model, init_scale = self._sorted(hyperparameters)

@@ -51,7 +51,7 @@ def test_factors_by_hand(rule, role, m_in, m_out, expected):
 def test_muons_hidden_factor_by_hand(base, target, law, expected):
     m_in, m_out = target[0] / base[0], target[1] / base[1]
     known = Known(maximal_update().factors("hidden", m_in, m_out), m_in=m_in, m_out=m_out,
-                  base=Matrix(*base), target=Matrix(*target), law=law)
+                  base=Matrix(*base), target=Matrix(*target), shape_scaling=law)
     assert scales("muon", known).update == pytest.approx(expected, rel=1e-12)
 
 

@@ -57,7 +57,7 @@ def folded(family: Family, config: Config, params: Mapping[str, Mapping[str, Any
 
 def _ends(family: Family, rows: list[Row], mup: Mup | None) -> dict[str, float]:
     """The layers that branches of haiku_mup.residual end with, and what these are multiplied by."""
-    rule = mup and mup._declarations.parametrization
+    parametrization = mup and mup._declarations.parametrization
     modules = {row.name.rpartition("/")[0]: row.depth for row in rows if row.depth != 1}
-    return {module: rule.branch(depth) for module, depth in modules.items()     # type: ignore[union-attr]
-            if module.endswith(family.branches)}
+    return {module: parametrization.branch(depth)       # type: ignore[union-attr]
+            for module, depth in modules.items() if module.endswith(family.branches)}
