@@ -180,9 +180,9 @@ class CoordCheck:
         >>> len(haiku_mup.CoordCheck(points).plot().axes)
         1
         """
-        from haiku_mup import plot
+        from haiku_mup.coordinates import figures
 
-        return plot.coordinates(self, path, compare=compare)
+        return figures.coordinates(self, path, compare=compare)
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Writes the points, a row each.

@@ -160,10 +160,10 @@ class Sweep:
         >>> len(haiku_mup.Sweep({trial: {"train_loss": np.array(2.)} for trial in trials}).plot().axes)
         1
         """
-        from haiku_mup import plot
+        from haiku_mup.sweep import figures
 
-        return plot.lr_transfer(self._profile(loss or self.loss), None if path is None else os.fspath(path),
-                                loss=loss or self.loss, title=title, caption=caption)
+        return figures.lr_transfer(self._profile(loss or self.loss), None if path is None else os.fspath(path),
+                                   loss=loss or self.loss, title=title, caption=caption)
 
     def plot_curves(self, path: str | os.PathLike[str] | None = None, *, loss: str | None = None,
                     lr: float | None = None, title: str = "", caption: str = "") -> Any:
@@ -189,7 +189,7 @@ class Sweep:
         >>> [axes.get_title(loc="right") for axes in sweep.plot_curves(lr=0.3).axes]
         ['learning rate 0.25']
         """
-        from haiku_mup.sweep import figures as learning_plot
+        from haiku_mup.sweep import figures
 
         stepwise = [name for losses in self.losses.values() for name, x in losses.items() if x.ndim]
         name = loss or next(iter(stepwise), "")
@@ -199,9 +199,9 @@ class Sweep:
         for parametrization, widths in self.curves(name).items():
             at = _nearest(widths[min(widths)], lr)
             panels[parametrization] = 2**at, {
-                width: learning_plot.stacked(found) for width in widths
+                width: figures.stacked(found) for width in widths
                 if (found := self._learning(parametrization, width, at, name))}
-        return learning_plot.draw(panels, name, path, title, caption)
+        return figures.draw(panels, name, path, title, caption)
 
     def _learning(self, parametrization: str, width: int, log2_lr: float, loss: str) -> list[np.ndarray]:
         """The losses of each seed at a rate, at the best setting of what else there is."""

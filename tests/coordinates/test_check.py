@@ -13,7 +13,8 @@ import pytest
 from mutants import LABELS, REFUSED, RIGHT, WRONG, checked, loss_fn
 
 import haiku_mup
-from haiku_mup import CoordCheck, Point, expectation, plot
+from haiku_mup import CoordCheck, Point
+from haiku_mup.coordinates import expected_slopes, figures
 from haiku_mup.coordinates import recorder as recording
 
 X = jax.random.normal(jax.random.PRNGKey(3), (8, 6))
@@ -191,13 +192,13 @@ def test_expectations_follow_from_the_rules(role, product, weight):
     n = 2.0**10
     m_in, m_out = (n if role in ("hidden", "output") else 1.0), (n if role in ("hidden", "input") else 1.0)
     factors = haiku_mup.maximal_update().factors(role, m_in, m_out)
-    assert tuple(math.log2(x) / 10 for x in expectation.parameter(factors)) == weight
-    found = expectation.product(factors, m_in, factors.forward)
+    assert tuple(math.log2(x) / 10 for x in expected_slopes.parameter(factors)) == weight
+    found = expected_slopes.product(factors, m_in, factors.forward)
     assert tuple(math.log2(x) / 10 for x in found) == product
 
 
 def test_logits_shrink_at_the_start_only_where_the_key_size_grows():
-    assert expectation.logits(8, 32) == (0.5, 1.0) and expectation.logits(8, 8) == (1.0, 1.0)
+    assert expected_slopes.logits(8, 32) == (0.5, 1.0) and expected_slopes.logits(8, 8) == (1.0, 1.0)
 
 
 # --- the verdict ---
@@ -405,7 +406,7 @@ def test_the_picture_has_a_panel_a_step(count, tmp_path):
     figure = CoordCheck(many).plot(tmp_path / "check.png", compare=CoordCheck(many))
     assert (tmp_path / "check.png").read_bytes().startswith(b"\x89PNG")
     assert len(figure.axes) == (4 if count else 2)
-    strong = [line for axes in figure.axes for line in axes.get_lines() if line.get_color() == plot.STRONG]
+    strong = [line for axes in figure.axes for line in axes.get_lines() if line.get_color() == figures.STRONG]
     named = [text.get_text() for axes in figure.axes for text in axes.texts]
     assert len(strong) == len(named) == 4 * (count > 3)
     assert all(text == "+0.50 activation linear_3" for text in named)
