@@ -8,7 +8,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from haiku_mup.parameters.scaling import READOUT, TIED, ParameterScaling
+from haiku_mup.parameters.haiku_layers import READOUT, TIED
+from haiku_mup.parameters.scaling import ParameterScaling
 from haiku_mup.rules import parametrization as rules
 from haiku_mup.rules.tables import maximal_update
 

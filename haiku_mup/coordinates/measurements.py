@@ -13,7 +13,7 @@ from haiku_mup.coordinates.expected_slopes import FLAT, Range, Sizes
 from haiku_mup.coordinates.recorder import LOGITS, OUTPUT, Seen
 from haiku_mup.coordinates.result import JUDGED, Point
 from haiku_mup.coordinates.trainer import CHANGE, DECAY, GRADIENT, PARAM, UPDATE, Program, Step
-from haiku_mup.parameters.scaling import NAMED, READOUT, TIED
+from haiku_mup.parameters.haiku_layers import NAMED, READOUT, TIED
 from haiku_mup.rules.parametrization import FIXED, HIDDEN
 
 HALF = Range(-0.5, 0.0)

@@ -14,7 +14,8 @@ from haiku_mup.coordinates.array_stats import Stat, by_layer, in_memory
 from haiku_mup.coordinates.compiled import Compiled, quickly
 from haiku_mup.coordinates.recorder import Recorder, merged, split, trace_state
 from haiku_mup.errors import MupError
-from haiku_mup.parameters.scaling import NAMED, READOUT, ParameterScaling
+from haiku_mup.parameters.haiku_layers import NAMED, READOUT
+from haiku_mup.parameters.scaling import ParameterScaling
 
 T = TypeVar("T")
 PARAM, UPDATE, CHANGE, DECAY, GRADIENT = PARTS = ("param", "update", "change", "decay", "gradient")

@@ -10,10 +10,9 @@ import jax.numpy as jnp
 from haiku_mup.errors import MupError
 from haiku_mup.layers import sharded_lookup as lookups
 from haiku_mup.parameters.factors import scaled
+from haiku_mup.parameters.haiku_layers import READOUT, TIED, Attention, LayerType, register, weight_shape
 from haiku_mup.parameters.initializers import Initializer
-from haiku_mup.parameters.scaling import READOUT, TIED
 from haiku_mup.tracing import context
-from haiku_mup.tracing.getters import weight_shape
 
 
 class Readout(hk.Linear):
@@ -30,8 +29,6 @@ class Readout(hk.Linear):
     >>> haiku_mup.get_shapes(params)
     {'readout': {'b': (10,), 'w': (64, 10)}}
     """
-
-    mup_layers = {"w": READOUT}         # what capture.py asks of a layer, for each of its parameters
 
     def __init__(self, output_size: int, with_bias: bool = True,
                  w_init: Initializer | None = None, b_init: Initializer | None = None,
@@ -83,8 +80,6 @@ class ConvReadout(hk.ConvND):
     >>> jax.tree.map(jnp.shape, params)
     {'conv_readout': {'b': (3,), 'w': (1, 1, 16, 3)}}
     """
-
-    mup_layers = {"w": READOUT}
 
     def __init__(self, num_spatial_dims: int, output_channels: int, kernel_shape: int | Sequence[int], *,
                  output_mult: float = 1.0, zero_init: bool = False, **kwargs: Any):
@@ -143,8 +138,6 @@ class SharedEmbed(hk.Embed):
     >>> model.apply(params, jnp.arange(3)).shape
     (3, 100)
     """
-
-    mup_layers = {"embeddings": TIED}
 
     def __call__(self, *args: Any, **kwargs: Any) -> jax.Array:
         """The rows [..., embed_dim] of ids, as hk.Embed looks them up; also in a mesh of explicit axes."""
@@ -254,8 +247,6 @@ class MultiHeadAttention(hk.MultiHeadAttention):
     'multi_head_attention/value'
     """
 
-    mup_attention = True                # the same, for the queries of an attention
-
     def __init__(self, num_heads: int, key_size: int, w_init_scale: float | None = None, *,
                  w_init: Initializer | None = None, with_bias: bool = True,
                  b_init: Initializer | None = None, value_size: int | None = None,
@@ -314,3 +305,9 @@ def _scale_query(attention: MultiHeadAttention, done: list[bool], next_method, a
     queries = next_method(*args, **kwargs)      # [..., T', H·K]
     shape = (args[0].shape[-1], queries.shape[-1])
     return scaled(queries, context.multiplier(f"{name}/w", shape))
+
+
+register(LayerType(Readout, kinds={"w": READOUT}))
+register(LayerType(ConvReadout, kinds={"w": READOUT}))
+register(LayerType(SharedEmbed, kinds={"embeddings": TIED}))
+register(LayerType(MultiHeadAttention, attention=Attention(lambda module: module.key_size, scales_logits=True)))

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 from haiku_mup.layers.readout import MultiHeadAttention
 from haiku_mup.parameters.factors import scaled
+from haiku_mup.parameters.haiku_layers import weight_shape
 from haiku_mup.parameters.initializers import Initializer
 from haiku_mup.tracing import context
-from haiku_mup.tracing import getters as uses
 
 _gelu_tanh = functools.partial(jax.nn.gelu, approximate=True)
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
@@ -29,7 +29,7 @@ class Query(hk.Linear):
         self.mult = mult
 
     def __call__(self, inputs: jax.Array, *, precision: Any = None) -> jax.Array:
-        factor = context.multiplier(f"{self.module_name}/w", uses.weight_shape(self, inputs))
+        factor = context.multiplier(f"{self.module_name}/w", weight_shape(self, inputs))
         queries: jax.Array = scaled(super().__call__(inputs, precision=precision), factor)
         if isinstance(self.mult, (int, float)) and self.mult == 1:
             return queries

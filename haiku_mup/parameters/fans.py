@@ -1,8 +1,7 @@
-"""Which axes of a parameter are its fan-in and which its fan-out: declared, by Haiku's layers, or guessed."""
+"""Fan-in and fan-out axes of a parameter, and how a user declares them."""
 import contextlib
 import contextvars
 import fnmatch
-import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
@@ -30,52 +29,6 @@ class Fans(NamedTuple):
     fan_out: tuple[int, ...]
     known: bool = True
     lookup: tuple[int, ...] = ()
-
-
-# Vectors however many axes they have; then matrices, with what their rows and columns are.
-_VECTORS = (hk.LayerNorm, hk.RMSNorm, hk.BatchNorm, hk.GroupNorm, hk.InstanceNorm, hk.Bias)
-_MATRICES = {
-    hk.Linear: {"w"}, hk.ConvND: {"w"}, hk.GRU: {"w_i", "w_h"},     # (*kernel, in, out)
-    hk.DepthwiseConv1D: {"w"}, hk.DepthwiseConv2D: {"w"}, hk.DepthwiseConv3D: {"w"},
-}
-
-
-def layer_fans(module: hk.Module | None, name: str, shape: tuple[int, ...]) -> Fans:
-    """The fan axes of parameter `name` of `module`.
-
-    A depthwise kernel is (*kernel, 1, out): its fan-in is the kernel alone, and never grows.
-
-    Args:
-      module: the hk.Module that owns it; None at top level.
-      name: its last name: "w", "b", "scale", ….
-      shape: its shape in one layer.
-
-    >>> layer_fans(None, "w", (64, 128))
-    Fans(fan_in=(0,), fan_out=(1,), known=False, lookup=())
-    """
-    rank = len(shape)
-    matrix = Fans((rank - 2,), (rank - 1,))
-    if rank < 2 or isinstance(module, _VECTORS):
-        return Fans((), tuple(range(rank)), known=is_haikus(module))
-    if isinstance(module, (*_MATRICES, hk.ConvNDTranspose)) and name == "b":
-        return Fans((), tuple(range(rank)))             # (out, 1, 1) where channels come first
-    if isinstance(module, hk.ConvNDTranspose) and name == "w":
-        return Fans((rank - 1,), (rank - 2,))           # (*kernel, out, in)
-    if isinstance(module, hk.Embed) and name == "embeddings":
-        return Fans((), (1,), lookup=(0,))              # (vocab, d)
-    if isinstance(module, hk.nets.VectorQuantizer) and name == "embeddings":
-        return Fans((), (0,), lookup=(1,))              # (d, codes)
-    if any(isinstance(module, layer) and name in names for layer, names in _MATRICES.items()):
-        return matrix
-    if rank > 2 and math.prod(shape) == max(shape):     # (1, c, 1, 1); but (d, 1) is a matrix
-        return Fans((), tuple(range(rank)), known=False)
-    return matrix._replace(known=False)
-
-
-def is_haikus(module: hk.Module | None) -> bool:
-    """Whether it is a layer of Haiku's or ours, or a subclass of one."""
-    return any(cls is not hk.Module and cls.__module__.startswith(("haiku.", "haiku_mup."))
-               for cls in type(module).__mro__)
 
 
 # --- declared by the user ---
@@ -110,7 +63,7 @@ def fans(fan_in: Axes, fan_out: Axes, lookup: Axes = ()) -> Iterator[None]:
     ...         w = hk.get_parameter("w", (x.shape[-1], 4, 8), init=init)
     ...     return jnp.einsum("...d,dhk->...hk", x, w)
     """
-    spot = _Spot(hk.experimental.current_name(), _as_fans(fan_in, fan_out, lookup))
+    spot = _Spot(hk.experimental.current_name(), as_fans((fan_in, fan_out, lookup)))
     token = _spot.set(spot)
     try:
         yield
@@ -134,14 +87,24 @@ def globs(declared: Mapping[str, Sequence[Axes]] | None) -> dict[str, Fans]:
     for glob, value in (declared or {}).items():
         if not isinstance(glob, str) or not isinstance(value, (tuple, list)) or len(value) not in (2, 3):
             raise MupError(f"fans: {glob!r}: {value!r}: give (fan_in_axes, fan_out_axes)")
-        found[glob] = _as_fans(*value)
+        found[glob] = as_fans(value)
     return found
 
 
-def _as_fans(fan_in: Axes, fan_out: Axes, lookup: Axes = ()) -> Fans:
-    parts = [(x,) if isinstance(x, int) else x for x in (fan_in, fan_out, lookup)]
+def as_fans(axes: Sequence[Axes]) -> Fans:
+    """Returns (fan_in_axes, fan_out_axes), or these and lookup_axes, as `Fans`.
+
+    Raises:
+      MupError: another number of them; axes that are no whole numbers.
+
+    >>> as_fans((0, (1, 2)))
+    Fans(fan_in=(0,), fan_out=(1, 2), known=True, lookup=())
+    """
+    if not isinstance(axes, (tuple, list)) or len(axes) not in (2, 3):
+        raise MupError(f"fans: {axes!r}: give (fan_in_axes, fan_out_axes)")
+    parts = [(x,) if isinstance(x, int) else x for x in (*axes, ())[:3]]
     if not all(isinstance(part, (tuple, list)) and all(type(axis) is int for axis in part) for part in parts):
-        raise MupError(f"fans: {(fan_in, fan_out, lookup)}: axes are whole numbers, or tuples of such")
+        raise MupError(f"fans: {tuple((*axes, ())[:3])}: axes are whole numbers, or tuples of such")
     return Fans(tuple(parts[0]), tuple(parts[1]), lookup=tuple(parts[2]))
 
 
@@ -154,34 +117,38 @@ def matching(name: str, patterns: Iterable[str]) -> list[str]:
     return [pattern for pattern in patterns if fnmatch.fnmatchcase(name, pattern)]
 
 
-def find(declared: Mapping[str, Fans], name: str, module: hk.Module | None, leaf: str,
-         shape: tuple[int, ...]) -> Fans:
-    """The fans of a parameter: those declared by a glob, else at the spot, else its layer's.
+def declared(globs: Mapping[str, Fans], name: str, shape: tuple[int, ...]) -> Fans | None:
+    """Returns the fans that the user declares of a parameter: by a glob, else by an open `fans` block.
 
     Args:
-      declared: {glob: Fans}.
+      globs: {glob: Fans}.
       name: "module/name" in the parameter tree.
-      module: the hk.Module that makes it, just now.
-      leaf: the last part of its name.
       shape: its shape in one layer.
+
+    Returns:
+      Its fans, with axes counted from 0; None where nobody declares them.
 
     Raises:
       MupError: two globs that differ; axes that the shape doesn't have, or that appear twice.
     """
-    found = {declared[glob] for glob in matching(name, declared)}
+    found = {globs[glob] for glob in matching(name, globs)}
     if len(found) > 1:
         raise MupError(f"{name!r}: several globs of Mup(fans=...) match it, and differ: "
-                       f"{', '.join(map(repr, matching(name, declared)))}; let one match")
+                       f"{', '.join(map(repr, matching(name, globs)))}; let one match")
     spot = _spot.get()
     if spot:
         spot.met.add(spot.owner == hk.experimental.current_name())
         if not found and spot.owner == hk.experimental.current_name():
             found = {spot.fans}
-    return _checked(found.pop(), name, shape) if found else layer_fans(module, leaf, shape)
+    return normalized(found.pop(), name, shape) if found else None
 
 
-def _checked(fans: Fans, name: str, shape: tuple[int, ...]) -> Fans:
-    """The same axes, from 0 on."""
+def normalized(fans: Fans, name: str, shape: tuple[int, ...]) -> Fans:
+    """Returns the fans with axes counted from 0.
+
+    Raises:
+      MupError: axes that the shape doesn't have, or that appear twice.
+    """
     rank, every = len(shape), [*fans.fan_in, *fans.fan_out, *fans.lookup]
     if any(not -rank <= axis < rank for axis in every) or len({a % rank for a in every}) < len(every):
         raise MupError(f"{name!r}: shape {shape}: declared fan-in {fans.fan_in} and fan-out {fans.fan_out} "

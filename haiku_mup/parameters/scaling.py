@@ -10,13 +10,10 @@ import jax
 from haiku_mup.errors import MupError
 from haiku_mup.parameters import factors as scale
 from haiku_mup.parameters.fans import Fans
+from haiku_mup.parameters.haiku_layers import NAMED, READOUT, TIED, LayerKind
 from haiku_mup.parameters.initializers import Moments
 from haiku_mup.parameters.place import Place
 from haiku_mup.rules import parametrization as rules
-
-# Layers whose product is multiplied: readouts that multiply themselves, those that Mup(readouts=...) names, and
-# shared embeddings; others are "".
-READOUT, NAMED, TIED = LAYERS = ("readout", "named", "tied")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +27,7 @@ class Record:
       shape: its shape in one layer, without any stack axis.
       moments: std and mean of its initializer.
       fans: its fan axes.
-      layer: one of `LAYERS`, or "".
+      layer: `READOUT`, `NAMED` or `TIED`; None for other layers.
       inexact: whether its entries are floating point or complex numbers.
       key_size: size of an attention's queries, where it makes them; else None.
       scaled_attention: whether that attention scales its logits in μP.
@@ -49,7 +46,7 @@ class Record:
     shape: tuple[int, ...]
     moments: Moments
     fans: Fans
-    layer: str = ""
+    layer: LayerKind | None = None
     inexact: bool = True
     key_size: int | None = None
     scaled_attention: bool = False
@@ -171,12 +168,6 @@ class ParameterScaling:
         """Whether its axes are a guess that matters: it grows, is drawn, and no layer of Haiku's owns it."""
         return (not self.target.fans.known and self.target.moments.drawn
                 and any(part.role != rules.FIXED for part in self.row_blocks))
-
-
-def layer_kind(module: Any, name: str) -> str:
-    """`READOUT`, `TIED` or "": layers.py says it in an attribute of its classes."""
-    layers: dict[str, str] = getattr(module, "mup_layers", {})
-    return layers.get(name, "")
 
 
 def compare(base: Record, target: Record, parametrization: rules.Parametrization, depth: float = 1.0,

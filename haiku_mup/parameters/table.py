@@ -3,7 +3,8 @@ import dataclasses
 import math
 from collections.abc import Iterable
 
-from haiku_mup.parameters.scaling import READOUT, TIED, ParameterScaling, RowBlock
+from haiku_mup.parameters.haiku_layers import READOUT, TIED
+from haiku_mup.parameters.scaling import ParameterScaling, RowBlock
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,8 @@ from fractions import Fraction
 from itertools import product
 
 from haiku_mup.errors import MupError
-from haiku_mup.parameters.scaling import TIED, ParameterScaling, Record
+from haiku_mup.parameters.haiku_layers import TIED
+from haiku_mup.parameters.scaling import ParameterScaling, Record
 from haiku_mup.rules import parametrization as rules
 
 

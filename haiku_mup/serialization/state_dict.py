@@ -12,8 +12,9 @@ from typing import Any
 from haiku_mup.errors import MupError
 from haiku_mup.parameters import globs as mults
 from haiku_mup.parameters.fans import Fans
+from haiku_mup.parameters.haiku_layers import LayerKind
 from haiku_mup.parameters.initializers import Moments
-from haiku_mup.parameters.scaling import LAYERS, Record
+from haiku_mup.parameters.scaling import Record
 from haiku_mup.rules.parametrization import ROLES, Parametrization, Power, RoleExponents
 from haiku_mup.tracing.capture import Declarations
 
@@ -44,7 +45,8 @@ def _encode(record: Record) -> dict[str, Any]:
         "std": None if math.isnan(record.moments.std) else record.moments.std,
         "mean": None if math.isnan(record.moments.mean) else record.moments.mean,
         "drawn": record.moments.drawn, "error": record.moments.error,
-        "fans": _axes(record.fans), "known": record.fans.known, "layer": record.layer,
+        "fans": _axes(record.fans), "known": record.fans.known,
+        "layer": "" if record.layer is None else record.layer.value,
         "inexact": record.inexact, "key_size": record.key_size,
         "scaled_attention": record.scaled_attention, "parts": list(record.row_sizes),
         "delta": None if record.delta is None else list(record.delta),
@@ -143,7 +145,8 @@ def _record(name: str, values: dict[str, Any], wrong: Callable[[str], MupError])
     return Record(
         name=name, leaf=values["leaf"], local=values["local"], shape=shape,
         moments=Moments(std, mean, values["drawn"], float(values["error"])),
-        fans=Fans(fan_in, fan_out, values["known"], lookup), layer=values["layer"],
+        fans=Fans(fan_in, fan_out, values["known"], lookup),
+        layer=LayerKind(values["layer"]) if values["layer"] else None,
         inexact=values["inexact"], key_size=values["key_size"],
         scaled_attention=values["scaled_attention"], row_sizes=tuple(values["parts"]),
         stacks=tuple(values["stacks"]),
@@ -222,7 +225,7 @@ _EARLIER = {"depth_alpha": None, "block": RoleExponents()}        # of files fro
 _SHAPE = _whole_list(0, 2**62)
 _GOOD: dict[str, Callable[[Any], bool]] = {
     "leaf": _is(str), "local": _is(str), "shape": _SHAPE, "std": _or_none(_size), "mean": _or_none(_size),
-    "drawn": _is(bool), "error": _size, "known": _is(bool), "layer": lambda x: x in ("", *LAYERS),
+    "drawn": _is(bool), "error": _size, "known": _is(bool), "layer": lambda x: x in ("", *LayerKind),
     "fans": lambda x: isinstance(x, list) and len(x) == 3 and all(map(_whole_list(0, 63), x)),
     "inexact": _is(bool), "key_size": _or_none(_whole(1, 2**62)), "scaled_attention": _is(bool),
     "parts": _SHAPE, "stacks": _SHAPE, "delta": _or_none(_SHAPE), "delta_parts": _SHAPE,

@@ -5,7 +5,6 @@ import types
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import haiku as hk
 import jax.numpy as jnp
 
 from haiku_mup.errors import MupError
@@ -13,23 +12,24 @@ from haiku_mup.parameters import depth
 from haiku_mup.parameters import fans as axes
 from haiku_mup.parameters import globs as mults
 from haiku_mup.parameters.globs import check_globs
-from haiku_mup.parameters.initializers import moments
-from haiku_mup.parameters.place import Branch, Site
-from haiku_mup.parameters.scaling import (
+from haiku_mup.parameters.haiku_layers import (
     NAMED,
     READOUT,
     TIED,
-    ForwardFactors,
-    ParameterScaling,
-    Record,
-    compare,
-    layer_kind,
+    fans_of,
+    is_haikus,
+    layer_type,
+    record_of,
+    weight_leaves,
 )
+from haiku_mup.parameters.initializers import moments
+from haiku_mup.parameters.place import Branch, Site
+from haiku_mup.parameters.scaling import ForwardFactors, ParameterScaling, Record, compare
 from haiku_mup.parameters.warnings import doubts
 from haiku_mup.rules.parametrization import ONE, Parametrization
 from haiku_mup.tracing import context
 from haiku_mup.tracing.context import CreatedParameter
-from haiku_mup.tracing.getters import PRODUCTS
+from haiku_mup.tracing.getters import Call, enclosing
 from haiku_mup.tracing.haiku_internals import (
     check_home,
     in_tree,
@@ -101,7 +101,8 @@ class Capture:
         if not self.records:
             raise MupError(f"{where} captured no parameter: call the model's init inside it, and put the "
                            "layers inside `with haiku_mup.apply_mup():`, in the function that is transformed")
-        weights = {name[:-2]: record for name, record in self.records.items() if record.leaf == "w"}
+        leaves = weight_leaves()
+        weights = {record.in_tree: record for record in self.records.values() if record.leaf in leaves}
         readouts = [name for name, record in [*weights.items(), *self.records.items()]
                     if record.layer in (READOUT, NAMED)]
         check_globs("Mup(fans=...)", self.declared.fans, self.records, self.records, "parameter")
@@ -245,7 +246,7 @@ class Capture:
         known = (self.base or {}).get(f"{self._pairs.twin(in_tree(module))}/{leaf}") if self._pairs else None
         for record in [known] if known else self._local.get(name, []):
             with contextlib.suppress(MupError):     # told in full as the parameter is made
-                values.add(self._compared(_resized(record, shape)).forward_factors)
+                values.add(self._compared(_resized(record, name, shape)).forward_factors)
         return values.pop() if len(values) == 1 else ForwardFactors()
 
     def tied_multiplier(self) -> float:
@@ -253,46 +254,47 @@ class Capture:
         return one_tied(self._tied)
 
 
-def _resized(record: Record, shape: tuple[int, ...]) -> Record:
-    """The record of another width, as far as the shape tells: an LSTM's inputs are as many as there were."""
-    first, *others = record.row_sizes or (0,)
+def _resized(record: Record, name: str, shape: tuple[int, ...]) -> Record:
+    """The record of another width, as far as its name, its shape and the call around it tell."""
     counts = tuple(stack.layers for stack in stacks() if not stack.transparent)
-    if not others:
-        return dataclasses.replace(record, shape=shape, stacks=counts)
-    hidden = shape[-1] // 4
-    return dataclasses.replace(record, shape=shape, stacks=counts, row_sizes=(shape[0] - hidden, hidden))
+    return dataclasses.replace(record, shape=shape, stacks=counts, row_sizes=_row_sizes(
+        name, enclosing.get()))
 
 
-def _record(declared: Declarations, names: tuple[str, ...], dtype, init, context_, enclosing,
+def _record(declared: Declarations, names: tuple[str, ...], dtype, init, context_, call: Call | None,
             lifted_by_user: bool) -> Record:
     name, leaf, module = names[0], leaf_name(context_), context_.module
     spot = place(names, leaf, context.branch())
     shape = tuple(map(int, context_.original_shape))
     dtype = jnp.dtype(dtype)
-    layer = layer_kind(module, leaf)
-    product = leaf == "w" and isinstance(module, PRODUCTS)
-    named = product or not axes.is_haikus(module)
-    if named and not layer and axes.matching(name[:-2] if product else name, declared.readouts):
-        layer = NAMED
+    layer = layer_type(module)
+    kind, key_size = layer.kinds.get(leaf), _key_size(context_.full_name, call)
+    product = layer.scaled_inputs is not None and layer.scaled_inputs.leaf == leaf
+    named = product or not is_haikus(module)
+    if named and not kind and axes.matching(name[:-len(leaf) - 1] if product else name, declared.readouts):
+        kind = NAMED
     return Record(
         name=name, leaf=leaf, local=context_.full_name, shape=shape, moments=moments(init, shape, dtype),
-        fans=axes.find(declared.fans, name, module, leaf, shape), layer=layer,
+        fans=axes.declared(declared.fans, name, shape) or fans_of(module, leaf, shape), layer=kind,
         inexact=bool(jnp.issubdtype(dtype, jnp.inexact)), lifted_by_user=lifted_by_user, place=spot,
         stacks=tuple(stack.layers for stack in spot.stacks if not stack.transparent),
-        **_enclosed(context_, enclosing))
+        row_sizes=_row_sizes(context_.full_name, call), key_size=key_size,
+        scaled_attention=key_size is not None and layer_type(call.module).attention.scales_logits)
 
 
-def _enclosed(context_, enclosing) -> dict[str, Any]:
-    """What an attention or an LSTM around a parameter tells of it."""
-    if enclosing is None:
-        return {}
-    call, inputs = enclosing
-    module = call.module
-    if isinstance(module, hk.LSTM) and context_.full_name == f"{module.module_name}/linear/w":
-        return {"row_sizes": (int(inputs.shape[-1]), int(module.hidden_size))}
-    if isinstance(module, hk.MultiHeadAttention) and \
-            context_.full_name == f"{module.module_name}/query/w":
-        ours = getattr(module, "mup_attention", False)
-        if ours or call.orig_class is hk.MultiHeadAttention:
-            return {"key_size": int(module.key_size), "scaled_attention": ours}
-    return {}
+def _row_sizes(name: str, call: Call | None) -> tuple[int, ...]:
+    """The sizes of the blocks of rows that a parameter has, as the layer that is called around it tells."""
+    if call is None:
+        return ()
+    sizes = layer_type(call.module).row_sizes.get(name.removeprefix(f"{call.module.module_name}/"))
+    return tuple(map(int, sizes(call.module, *call.args, **call.kwargs))) if sizes else ()
+
+
+def _key_size(name: str, call: Call | None) -> int | None:
+    """The key size of the attention whose queries a parameter makes, or None."""
+    attention = layer_type(call.module).attention if call else None
+    if attention is None or name != f"{call.module.module_name}/{attention.queries}/w":
+        return None
+    record = record_of(call.orig_class)     # a subclass with a `__call__` of its own may scale in any way
+    known = attention.scales_logits or (record is not None and record.attention is not None)
+    return int(attention.key_size(call.module)) if known else None

@@ -11,6 +11,7 @@ import haiku as hk
 import jax
 
 from haiku_mup.errors import MupError, MupWarning
+from haiku_mup.parameters.haiku_layers import layer_type
 from haiku_mup.parameters.place import Branch
 from haiku_mup.tracing import getters as uses
 from haiku_mup.tracing import haiku_internals as naming
@@ -216,8 +217,8 @@ def apply_mup() -> Iterator[None]:
     def getter(next_getter, value, context):
         if _applied_context.get() is not mine or running is not None:
             return next_getter(value)
-        call, _ = uses.enclosing.get() or (None, None)
-        if isinstance(context.module, hk.Embed) and (call is None or call.module is not context.module):
+        call, lookup = uses.enclosing.get(), layer_type(context.module).scaled_outputs
+        if lookup and (call is None or call.module is not context.module):
             active.matrix_read(context)
         _note_latest(active, context)
         return uses.read(active, transform_depth, next_getter, value, context, lambda text: None)

@@ -2,7 +2,7 @@
 import contextlib
 import contextvars
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import haiku as hk
 import jax
@@ -11,18 +11,43 @@ import numpy as np
 
 from haiku_mup.errors import MupError
 from haiku_mup.parameters.factors import Factor, Rows, mapped, scaled, steered
-from haiku_mup.parameters.scaling import READOUT, ForwardFactors, layer_kind
+from haiku_mup.parameters.haiku_layers import READOUT, Weight, layer_type, record_of
+from haiku_mup.parameters.scaling import ForwardFactors
 from haiku_mup.tracing import haiku_internals as naming
 
-# Layers whose weights "w" are used in a product with their inputs, which is multiplied in place of the weights.
-PRODUCTS = (hk.Linear, hk.ConvND, hk.ConvNDTranspose)
 
-# The attention, LSTM or embedding that is being called, and its inputs.
-enclosing: contextvars.ContextVar[tuple[hk.MethodContext, Any] | None] = contextvars.ContextVar(
-    "enclosing", default=None)
-# The layer that is being called, and by what it multiplies its inputs or outputs in place of its weights.
-_product: contextvars.ContextVar[tuple[hk.Module | None, Factor]] = contextvars.ContextVar(
-    "product", default=(None, 1.0))
+class Call(NamedTuple):
+    """A call of a layer that tells something of the parameters below it.
+
+    Attributes:
+      module: the layer.
+      orig_class: the class that defines the method.
+      args, kwargs: the arguments.
+    """
+
+    module: Any
+    orig_class: type
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class _Product(NamedTuple):
+    """A layer that is being called, and multiplies activations in place of its weight.
+
+    Attributes:
+      module: the layer.
+      leaf: its weight's own name.
+      factor: what the activations are multiplied by.
+    """
+
+    module: hk.Module
+    leaf: str
+    factor: Factor
+
+
+# The innermost call of a layer that `LayerType.encloses`.
+enclosing: contextvars.ContextVar[Call | None] = contextvars.ContextVar("enclosing", default=None)
+_product: contextvars.ContextVar[_Product | None] = contextvars.ContextVar("product", default=None)
 
 
 class Uses(Protocol):
@@ -82,35 +107,38 @@ def read(active: Uses, transform_depth: int, next_getter: Callable[[Any], Any], 
 
 
 def _factor(factors: ForwardFactors, shape: tuple[int, ...], context: hk.GetterContext) -> Factor:
-    """What a parameter is multiplied by as it is read: 1, where its layer multiplies activations."""
-    leaf, (layer, done) = naming.leaf_name(context), _product.get()
-    if layer is None or layer is not context.module or leaf not in ("w", "embeddings"):
-        itself = layer_kind(context.module, leaf) == READOUT        # a subclass that doesn't call its class's
+    """Returns what a parameter is multiplied by as it is read: 1, where its layer multiplies activations."""
+    leaf, product = naming.leaf_name(context), _product.get()
+    if product is None or product.module is not context.module or product.leaf != leaf:
+        itself = layer_type(context.module).kinds.get(leaf) == READOUT
+        # Itself, where a subclass doesn't call its base's method.
         return factors.multiplier if itself else factors.forward
-    if done != factors.forward:
+    if product.factor != factors.forward:
         raise MupError.about(context.full_name, None, shape, "its factor in the forward pass is "
-                             f"{factors.forward}, and its layer multiplied its inputs by {done}; give it "
-                             "inputs like those that it was captured with")
+                             f"{factors.forward}, and its layer multiplied its inputs by {product.factor}; "
+                             "give it inputs like those that it was captured with")
     return 1.0
 
 
 def call(active: Uses, next_method, args, kwargs, context: hk.MethodContext) -> Any:
-    """Calls a method of a module; multiplies what a product is given, or an embedding gives.
-
-    Meanwhile `enclosing` has the LSTM, attention or embedding.
-    """
-    module = context.module
+    """Calls a method of a module; multiplies inputs or outputs in place of a weight, where it has one."""
     if context.method_name != "__call__":
         return next_method(*args, **kwargs)
-    if context.orig_class in PRODUCTS:
-        return _multiplied(active, next_method, args, kwargs, module)
-    if not isinstance(module, (hk.MultiHeadAttention, hk.LSTM, hk.Embed)):
+    if not layer_type(context.module).encloses:
+        return _called(active, next_method, args, kwargs, context)
+    with during(enclosing, Call(context.module, context.orig_class, args, kwargs)):
+        return _called(active, next_method, args, kwargs, context)
+
+
+def _called(active: Uses, next_method, args, kwargs, context: hk.MethodContext) -> Any:
+    record = record_of(context.orig_class)      # not a base's: a subclass may do other things with its inputs
+    if record is None:
         return next_method(*args, **kwargs)
-    inputs = args[0] if args else kwargs.get("inputs")
-    with during(enclosing, (context, inputs)):
-        if context.orig_class is hk.Embed:
-            return _looked_up(active, next_method, args, kwargs, module)
-        return next_method(*args, **kwargs)
+    if record.scaled_inputs:
+        return _inputs_scaled(active, next_method, args, kwargs, context.module, record.scaled_inputs)
+    if record.scaled_outputs:
+        return _outputs_scaled(active, next_method, args, kwargs, context.module, record.scaled_outputs)
+    return next_method(*args, **kwargs)
 
 
 @contextlib.contextmanager
@@ -123,13 +151,33 @@ def during(variable: contextvars.ContextVar[Any], value: Any) -> Iterator[None]:
         variable.reset(token)
 
 
-def _multiplied(active: Uses, next_method, args, kwargs, module: Any) -> Any:
-    """What Haiku's own layer makes of its inputs times what its weights are to be multiplied by."""
-    if not args:
-        args = (kwargs.pop("inputs"),) if "inputs" in kwargs else ()
-    factor = active.forward_factors(f"{module.module_name}/w", weight_shape(module, *args[:1])).forward
-    with during(_product, (module, factor)):
-        return next_method(*(_channels(x, factor) for x in args[:1]), *args[1:], **kwargs)
+def _inputs_scaled(active: Uses, next_method, args, kwargs, module: Any, weight: Weight) -> Any:
+    """Calls a layer with its inputs multiplied by its weight's factor."""
+    inputs = _activations(args, kwargs, weight)
+    if inputs is None:
+        return next_method(*args, **kwargs)
+    factor = active.forward_factors(f"{module.module_name}/{weight.leaf}", weight.shape(module, inputs)).forward
+    if weight.keyword in kwargs:
+        kwargs = kwargs | {weight.keyword: _channels(inputs, factor)}
+    else:
+        args = (*args[:weight.argument], _channels(inputs, factor), *args[weight.argument + 1:])
+    with during(_product, _Product(module, weight.leaf, factor)):
+        return next_method(*args, **kwargs)
+
+
+def _outputs_scaled(active: Uses, next_method, args, kwargs, module: Any, weight: Weight) -> Any:
+    """Calls a layer and multiplies its outputs by its weight's factor."""
+    shape = weight.shape(module, _activations(args, kwargs, weight))
+    factor = active.forward_factors(f"{module.module_name}/{weight.leaf}", shape).forward
+    with during(_product, _Product(module, weight.leaf, factor)):
+        return scaled(next_method(*args, **kwargs), factor)
+
+
+def _activations(args, kwargs, weight: Weight) -> Any:
+    """Returns the activations that a call is given; None where it is given none, and will fail by itself."""
+    if weight.keyword in kwargs:
+        return kwargs[weight.keyword]
+    return args[weight.argument] if len(args) > weight.argument else None
 
 
 def _channels(inputs: Any, factor: Factor) -> Any:
@@ -138,25 +186,3 @@ def _channels(inputs: Any, factor: Factor) -> Any:
         rows = factor.array().reshape(*(1,) * (inputs.ndim - 1), -1)
         return inputs * jnp.asarray(rows, inputs.dtype)
     return scaled(inputs, factor)
-
-
-def _looked_up(active: Uses, next_method, args, kwargs, module: hk.Embed) -> Any:
-    """The rows that an embedding looks up, multiplied."""
-    shape = (int(module.vocab_size or 0), int(module.embed_dim or 0))
-    factor = active.forward_factors(f"{module.module_name}/embeddings", shape).forward
-    with during(_product, (module, factor)):
-        return scaled(next_method(*args, **kwargs), factor)
-
-
-def weight_shape(module: Any, inputs: Any = 0.0) -> tuple[int, ...]:
-    """The shape of the weights that a linear or convolutional layer has for these inputs; () for none."""
-    shape = jnp.shape(inputs)
-    if len(shape) < (1 if isinstance(module, hk.Linear) else 2):
-        return ()
-    if isinstance(module, hk.Linear):
-        return (shape[-1], module.output_size)
-    batched = len(shape) > module.num_spatial_dims + 1
-    channels = shape[module.channel_index if batched or module.channel_index < 0 else 0]
-    if isinstance(module, hk.ConvNDTranspose):
-        return (*module.kernel_shape, module.output_channels, channels)
-    return (*module.kernel_shape, channels // module.feature_group_count, module.output_channels)

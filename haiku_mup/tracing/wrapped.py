@@ -2,9 +2,10 @@
 from collections.abc import Hashable, Mapping
 
 from haiku_mup.errors import MupError
+from haiku_mup.parameters.haiku_layers import TIED, layer_type
 from haiku_mup.parameters.initializers import Rescaled, read
 from haiku_mup.parameters.place import Branch, Site, Stack
-from haiku_mup.parameters.scaling import TIED, ForwardFactors, ParameterScaling, Record, layer_kind
+from haiku_mup.parameters.scaling import ForwardFactors, ParameterScaling, Record
 from haiku_mup.tracing import context
 from haiku_mup.tracing.context import CreatedParameter
 from haiku_mup.tracing.haiku_internals import check_home, leaf_name, stacks, stored_names
@@ -91,7 +92,7 @@ class WrappedModel:
         known, draw, moments_, layers = self._draws.get(name, (None, 1.0, None, None))
         value, now = None, read(init, shape_)
         try:
-            if layer_kind(context_.module, leaf_name(context_)) == TIED:
+            if layer_type(context_.module).kinds.get(leaf_name(context_)) == TIED:
                 check_home(name, context_.module)
         except MupError as error:
             value = error

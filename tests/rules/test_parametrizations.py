@@ -517,16 +517,19 @@ def test_parameters_of_numpy_are_multiplied_alike():
     np.testing.assert_allclose(numpys, ours, rtol=1e-5)
 
 
-def test_inputs_that_hide_a_factor_are_refused(monkeypatch):
+def test_inputs_that_hide_a_factor_are_refused():
     """Whatever keeps a layer from knowing its factor, it is not used without."""
-    from haiku_mup.tracing import getters as uses
+    from haiku_mup.parameters.haiku_layers import LayerType, Weight, register
 
     mup = of(MODELS["rectangular"], FORMS["table9"])
     model = mup.wrap_model(hk.transform(functools.partial(rectangular, width=32)))
     params = model.init(KEY, X)
-    monkeypatch.setattr(uses, "weight_shape", lambda *args: (1, 1))
-    with pytest.raises(haiku_mup.MupError, match="its factor in the forward pass is 2.0"):
-        model.apply(params, None, X)
+    undo = register(LayerType(hk.Linear, scaled_inputs=Weight("w", lambda *args: (1, 1))))
+    try:
+        with pytest.raises(haiku_mup.MupError, match="its factor in the forward pass is 2.0"):
+            model.apply(params, None, X)
+    finally:
+        undo()
 
 
 def test_a_glob_over_a_modules_bias_leaves_the_check_right():
