@@ -3,12 +3,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from haiku_mup.errors import MupError, MupWarning
-from haiku_mup.layers.readout import ConvReadout, MultiHeadAttention, Readout, SharedEmbed, SharedReadout
+from haiku_mup.layers import ConvReadout, MultiHeadAttention, Readout, SharedEmbed, SharedReadout
 from haiku_mup.layers.residual import residual
 from haiku_mup.mup import Mup
 from haiku_mup.optimizers.adamw import adamw
 from haiku_mup.parameters.fans import fans
-from haiku_mup.parameters.scaling import get_shapes
+from haiku_mup.parameters.record import get_shapes
 from haiku_mup.parameters.table import Row
 from haiku_mup.rules.parametrization import Parametrization
 from haiku_mup.rules.tables import maximal_update, neural_tangent, standard

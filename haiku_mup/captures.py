@@ -11,7 +11,8 @@ from haiku_mup.parameters import fans as axes
 from haiku_mup.parameters import globs as mults
 from haiku_mup.parameters.fans import Axes
 from haiku_mup.parameters.place import Site
-from haiku_mup.parameters.scaling import ParameterScaling, Record, compare
+from haiku_mup.parameters.record import Record
+from haiku_mup.parameters.scaling import ParameterScaling, compare
 from haiku_mup.rules.parametrization import Parametrization
 from haiku_mup.rules.tables import maximal_update
 from haiku_mup.tracing import context

@@ -13,7 +13,7 @@ from small_models import KEY, MODELS, captured, mlp, one, stack
 from trees import equal
 
 import haiku_mup
-from haiku_mup.parameters.scaling import Record
+from haiku_mup.parameters.record import Record
 
 X = MODELS["mlp"][1]
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from haiku_mup.coordinates.array_stats import Stat, measurer
 from haiku_mup.errors import MupError
-from haiku_mup.layers.readout import SharedReadout
+from haiku_mup.layers import SharedReadout
 from haiku_mup.parameters.haiku_layers import TIED
 from haiku_mup.tracing.haiku_internals import leaf_name, stored_names
 

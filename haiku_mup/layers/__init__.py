@@ -1,4 +1,6 @@
 """The layers that μP multiplies: readouts, shared embeddings, attention, residual branches."""
-from haiku_mup.layers.readout import ConvReadout, MultiHeadAttention, Readout, SharedEmbed, SharedReadout
+from haiku_mup.layers.attention import MultiHeadAttention
+from haiku_mup.layers.embedding import SharedEmbed, SharedReadout
+from haiku_mup.layers.readout import ConvReadout, Readout
 
 __all__ = ["ConvReadout", "MultiHeadAttention", "Readout", "SharedEmbed", "SharedReadout"]

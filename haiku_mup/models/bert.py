@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from haiku_mup.errors import MupError
-from haiku_mup.layers.readout import SharedEmbed
+from haiku_mup.layers import SharedEmbed
 from haiku_mup.models import heads, inputs, layers
 from haiku_mup.models.config import Config
 from haiku_mup.models.heads import Output

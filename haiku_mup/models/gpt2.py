@@ -7,7 +7,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from haiku_mup.layers.readout import SharedEmbed
+from haiku_mup.layers import SharedEmbed
 from haiku_mup.layers.residual import residual
 from haiku_mup.models import heads, inputs, layers
 from haiku_mup.models.config import Config

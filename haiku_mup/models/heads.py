@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 import jax
 
 from haiku_mup.errors import MupError
-from haiku_mup.layers.readout import Readout, SharedReadout
+from haiku_mup.layers import Readout, SharedReadout
 from haiku_mup.models.layers import normal
 
 

@@ -7,7 +7,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from haiku_mup.layers.readout import MultiHeadAttention
+from haiku_mup.layers import MultiHeadAttention
 from haiku_mup.parameters.factors import scaled
 from haiku_mup.parameters.haiku_layers import weight_shape
 from haiku_mup.parameters.initializers import Initializer

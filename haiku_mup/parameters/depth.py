@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from haiku_mup.errors import MupError
+from haiku_mup.parameters.initializers import same_std
 from haiku_mup.parameters.numbered_modules import Family, Tree, joined
 from haiku_mup.parameters.place import Branch, Site, Stack
-from haiku_mup.parameters.scaling import Record, same_std
+from haiku_mup.parameters.record import Record
 from haiku_mup.rules.parametrization import Parametrization
 
 SCALED = ("haiku_mup.residual and Mup(parametrization=haiku_mup.maximal_update(depth_alpha=1.0)) scale with "

@@ -38,6 +38,13 @@ class Moments(NamedTuple):
         return not abs(self.mean) > max(noise, 1e-6) * self.std
 
 
+def same_std(was: Moments, now: Moments) -> bool:
+    """Whether two stds of one shape may be one: within five standard errors, or both traced."""
+    if math.isnan(was.std) and math.isnan(now.std):
+        return True
+    return was.drawn and abs(was.std - now.std) <= 5 * (was.error + now.error) * now.std
+
+
 class Rescaled:
     """The draws of another initializer, times a factor."""
 

@@ -2,70 +2,16 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
-
-import jax
+from collections.abc import Callable
+from typing import NamedTuple
 
 from haiku_mup.errors import MupError
 from haiku_mup.parameters import factors as scale
 from haiku_mup.parameters.fans import Fans
-from haiku_mup.parameters.haiku_layers import NAMED, READOUT, TIED, LayerKind
-from haiku_mup.parameters.initializers import Moments
-from haiku_mup.parameters.place import Place
+from haiku_mup.parameters.haiku_layers import NAMED, READOUT, TIED
+from haiku_mup.parameters.initializers import same_std
+from haiku_mup.parameters.record import Record
 from haiku_mup.rules import parametrization as rules
-
-
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """One parameter, as one context captured it.
-
-    Attributes:
-      name: its name in the parameter tree, "module/name".
-      leaf: the last part of that name, which may hold slashes of its own.
-      local: the same without the prefix of hk.lift and layer_stack: what a layer knows of itself.
-      shape: its shape in one layer, without any stack axis.
-      moments: std and mean of its initializer.
-      fans: its fan axes.
-      layer: `READOUT`, `NAMED` or `TIED`; None for other layers.
-      inexact: whether its entries are floating point or complex numbers.
-      key_size: size of an attention's queries, where it makes them; else None.
-      scaled_attention: whether that attention scales its logits in μP.
-      row_sizes: sizes whose concatenation is its rows (an LSTM's [x, h]); empty for most; one for such a block.
-      lifted_by_user: whether it is lifted by a call of hk.lift, whose user calls an apply with it.
-      delta: on a base's record, the shape that the delta model has, if there was one.
-      delta_row_sizes: the row_sizes of the delta model.
-      stacks: how many layers the layer_stacks around it have, outermost first; without transparent ones, whose
-        layers have names of their own.
-      place: where it was made; None for one that was loaded.
-    """
-
-    name: str
-    leaf: str
-    local: str
-    shape: tuple[int, ...]
-    moments: Moments
-    fans: Fans
-    layer: LayerKind | None = None
-    inexact: bool = True
-    key_size: int | None = None
-    scaled_attention: bool = False
-    row_sizes: tuple[int, ...] = ()
-    lifted_by_user: bool = False
-    delta: tuple[int, ...] | None = None
-    delta_row_sizes: tuple[int, ...] = ()
-    stacks: tuple[int, ...] = ()
-    place: Place | None = None
-
-    @property
-    def module(self) -> str:
-        """The name of the module that owns it, without the prefix of a lift."""
-        return self.local[:-len(self.leaf) - 1]
-
-    @property
-    def in_tree(self) -> str:
-        """The name of that module in the parameter tree."""
-        return self.name[:-len(self.leaf) - 1]
 
 
 class RowBlock(NamedTuple):
@@ -327,27 +273,3 @@ def _doubt(base: Record, target: Record, factors: rules.Factors, parametrization
             f"an hk.MultiHeadAttention whose key size grows from {base.key_size} to {target.key_size} "
             "divides its logits by the size's root, and μP by the size; use haiku_mup.MultiHeadAttention"))
     return None
-
-
-def same_std(was: Moments, now: Moments) -> bool:
-    """Whether two stds of one shape may be one: within five standard errors, or both traced."""
-    if math.isnan(was.std) and math.isnan(now.std):
-        return True
-    return was.drawn and abs(was.std - now.std) <= 5 * (was.error + now.error) * now.std
-
-
-def get_shapes(params: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, tuple[int, ...]]]:
-    """The shapes of a tree of arrays.
-
-    Args:
-      params: a tree of arrays, or of what has a shape, as `jax.eval_shape` returns it.
-
-    Returns:
-      The same tree, with a tuple of ints for each array.
-
-    >>> params = {"linear": {"w": jax.ShapeDtypeStruct((2, 3), "float32"), "b": jnp.zeros(3)}}
-    >>> haiku_mup.get_shapes(params)
-    {'linear': {'b': (3,), 'w': (2, 3)}}
-    """
-    shapes: dict[str, dict[str, tuple[int, ...]]] = jax.tree.map(lambda p: tuple(p.shape), params)
-    return shapes

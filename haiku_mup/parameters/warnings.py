@@ -5,7 +5,8 @@ from itertools import product
 
 from haiku_mup.errors import MupError
 from haiku_mup.parameters.haiku_layers import TIED
-from haiku_mup.parameters.scaling import ParameterScaling, Record
+from haiku_mup.parameters.record import Record
+from haiku_mup.parameters.scaling import ParameterScaling
 from haiku_mup.rules import parametrization as rules
 
 

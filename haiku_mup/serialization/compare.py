@@ -7,7 +7,8 @@ from typing import Any
 
 from haiku_mup.errors import MupError
 from haiku_mup.parameters import globs as mults
-from haiku_mup.parameters.scaling import ParameterScaling, Record, compare
+from haiku_mup.parameters.record import Record
+from haiku_mup.parameters.scaling import ParameterScaling, compare
 from haiku_mup.parameters.table import Row, as_text
 from haiku_mup.serialization import state_dict as store
 from haiku_mup.tracing.capture import Declarations

@@ -14,7 +14,7 @@ from haiku_mup.parameters import globs as mults
 from haiku_mup.parameters.fans import Fans
 from haiku_mup.parameters.haiku_layers import LayerKind
 from haiku_mup.parameters.initializers import Moments
-from haiku_mup.parameters.scaling import Record
+from haiku_mup.parameters.record import Record
 from haiku_mup.rules.parametrization import ROLES, Parametrization, Power, RoleExponents
 from haiku_mup.tracing.capture import Declarations
 

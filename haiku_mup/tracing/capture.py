@@ -24,7 +24,8 @@ from haiku_mup.parameters.haiku_layers import (
 )
 from haiku_mup.parameters.initializers import moments
 from haiku_mup.parameters.place import Branch, Site
-from haiku_mup.parameters.scaling import ForwardFactors, ParameterScaling, Record, compare
+from haiku_mup.parameters.record import Record
+from haiku_mup.parameters.scaling import ForwardFactors, ParameterScaling, compare
 from haiku_mup.parameters.warnings import doubts
 from haiku_mup.rules.parametrization import ONE, Parametrization
 from haiku_mup.tracing import context

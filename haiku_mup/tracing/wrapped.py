@@ -5,7 +5,8 @@ from haiku_mup.errors import MupError
 from haiku_mup.parameters.haiku_layers import TIED, layer_type
 from haiku_mup.parameters.initializers import Rescaled, read
 from haiku_mup.parameters.place import Branch, Site, Stack
-from haiku_mup.parameters.scaling import ForwardFactors, ParameterScaling, Record
+from haiku_mup.parameters.record import Record
+from haiku_mup.parameters.scaling import ForwardFactors, ParameterScaling
 from haiku_mup.tracing import context
 from haiku_mup.tracing.context import CreatedParameter
 from haiku_mup.tracing.haiku_internals import check_home, leaf_name, stacks, stored_names

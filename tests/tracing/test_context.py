@@ -13,7 +13,7 @@ from small_models import KEY, MODELS, captured, mlp
 from trees import equal
 
 import haiku_mup
-from haiku_mup.parameters.scaling import Record
+from haiku_mup.parameters.record import Record
 from haiku_mup.tracing import context
 from haiku_mup.tracing import haiku_internals as naming
 from haiku_mup.tracing.wrapped import WrappedModel

@@ -1,0 +1,80 @@
+"""One parameter, as it was captured at the base or at the target."""
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from haiku_mup.parameters.fans import Fans
+from haiku_mup.parameters.haiku_layers import LayerKind
+from haiku_mup.parameters.initializers import Moments
+from haiku_mup.parameters.place import Place
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One parameter, as one context captured it.
+
+    Attributes:
+      name: its name in the parameter tree, "module/name".
+      leaf: the last part of that name, which may hold slashes of its own.
+      local: the same without the prefix of hk.lift and layer_stack: what a layer knows of itself.
+      shape: its shape in one layer, without any stack axis.
+      moments: std and mean of its initializer.
+      fans: its fan axes.
+      layer: `READOUT`, `NAMED` or `TIED`; None for other layers.
+      inexact: whether its entries are floating point or complex numbers.
+      key_size: size of an attention's queries, where it makes them; else None.
+      scaled_attention: whether that attention scales its logits in μP.
+      row_sizes: sizes whose concatenation is its rows (an LSTM's [x, h]); empty for most; one for such a block.
+      lifted_by_user: whether it is lifted by a call of hk.lift, whose user calls an apply with it.
+      delta: on a base's record, the shape that the delta model has, if there was one.
+      delta_row_sizes: the row_sizes of the delta model.
+      stacks: how many layers the layer_stacks around it have, outermost first; without transparent ones, whose
+        layers have names of their own.
+      place: where it was made; None for one that was loaded.
+    """
+
+    name: str
+    leaf: str
+    local: str
+    shape: tuple[int, ...]
+    moments: Moments
+    fans: Fans
+    layer: LayerKind | None = None
+    inexact: bool = True
+    key_size: int | None = None
+    scaled_attention: bool = False
+    row_sizes: tuple[int, ...] = ()
+    lifted_by_user: bool = False
+    delta: tuple[int, ...] | None = None
+    delta_row_sizes: tuple[int, ...] = ()
+    stacks: tuple[int, ...] = ()
+    place: Place | None = None
+
+    @property
+    def module(self) -> str:
+        """The name of the module that owns it, without the prefix of a lift."""
+        return self.local[:-len(self.leaf) - 1]
+
+    @property
+    def in_tree(self) -> str:
+        """The name of that module in the parameter tree."""
+        return self.name[:-len(self.leaf) - 1]
+
+
+def get_shapes(params: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, tuple[int, ...]]]:
+    """The shapes of a tree of arrays.
+
+    Args:
+      params: a tree of arrays, or of what has a shape, as `jax.eval_shape` returns it.
+
+    Returns:
+      The same tree, with a tuple of ints for each array.
+
+    >>> params = {"linear": {"w": jax.ShapeDtypeStruct((2, 3), "float32"), "b": jnp.zeros(3)}}
+    >>> haiku_mup.get_shapes(params)
+    {'linear': {'b': (3,), 'w': (2, 3)}}
+    """
+    shapes: dict[str, dict[str, tuple[int, ...]]] = jax.tree.map(lambda p: tuple(p.shape), params)
+    return shapes
