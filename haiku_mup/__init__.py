@@ -16,8 +16,9 @@ from haiku_mup.tracing.context import apply_mup
 
 if TYPE_CHECKING:           # checks and sweeps are imported as they are asked for
     from haiku_mup.coordinates.check import coord_check
+    from haiku_mup.coordinates.findings import Finding, Point
     from haiku_mup.coordinates.recorder import probe
-    from haiku_mup.coordinates.result import CoordCheck, Finding, Point
+    from haiku_mup.coordinates.result import CoordCheck
     from haiku_mup.sweep.lr_sweep import lr_sweep
     from haiku_mup.sweep.recommendation import Advice
     from haiku_mup.sweep.result import Sweep
@@ -25,8 +26,8 @@ if TYPE_CHECKING:           # checks and sweeps are imported as they are asked f
     from haiku_mup.sweep.trial import Missing, Trial, draws
 
 _ASKED_FOR = {      # no name here is that of a room, which would take its place
-    "Advice": "sweep.recommendation", "CoordCheck": "coordinates.result", "Finding": "coordinates.result",
-    "Missing": "sweep.trial", "Point": "coordinates.result", "Sweep": "sweep.result",
+    "Advice": "sweep.recommendation", "CoordCheck": "coordinates.result", "Finding": "coordinates.findings",
+    "Missing": "sweep.trial", "Point": "coordinates.findings", "Sweep": "sweep.result",
     "Training": "sweep.training", "Trial": "sweep.trial", "coord_check": "coordinates.check",
     "draws": "sweep.trial", "lr_sweep": "sweep.lr_sweep", "probe": "coordinates.recorder",
     "training": "sweep.training",

@@ -10,6 +10,7 @@ import numpy as np
 from jax.custom_batching import custom_vmap
 
 Stat: TypeAlias = str | Callable[[jax.Array], jax.Array]
+JUDGED = ("l1", "l2")       # others are recorded, and have no expectation
 BLOCK = 1 << 15             # entries that are measured at a time
 SAMPLE = 512                # entries of an array that are kept, to see how far it moves
 

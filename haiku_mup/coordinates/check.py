@@ -12,8 +12,8 @@ import haiku as hk
 import jax
 import optax
 
-from haiku_mup.coordinates.array_stats import STATS, Stat, stat_name
-from haiku_mup.coordinates.result import JUDGED, CoordCheck
+from haiku_mup.coordinates.array_stats import JUDGED, STATS, Stat, stat_name
+from haiku_mup.coordinates.result import CoordCheck
 from haiku_mup.errors import MupError
 from haiku_mup.mup import Mup
 from haiku_mup.parameters.fans import Axes
@@ -141,12 +141,13 @@ class _Parts(NamedTuple):
 
     def program(self, width: int, batch: Any, pool: concurrent.futures.Executor) -> "Program":
         """What trains the model of this width, while it is being compiled."""
+        from haiku_mup.coordinates.model_inputs import inputs as model_inputs
         from haiku_mup.coordinates.recorder import original
         from haiku_mup.coordinates.trainer import Program
 
         model, key = self.make_model(width), jax.random.key(0, impl="rbg")
         original(model)                         # raises for what is no model
-        inputs = Program.inputs(self.loss_fn, key, batch)
+        inputs = model_inputs(self.loss_fn, key, batch)
         mup = self.new_mup()
         with mup.init_base():
             inputs.shapes(self.base(width), key)

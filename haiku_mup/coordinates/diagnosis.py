@@ -3,8 +3,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-LINES = 20
-
 NOT_FINITE = "zero, infinite or not a number at some width: training diverged, or a part is dead; lower the " \
     "learning rate"
 
@@ -67,25 +65,3 @@ def _activation(finding: Any, above: bool) -> str:
     return ("it grows at the start: a weight before it is drawn too large for its fan-in, or has a width that "
             "the base doesn't vary" if above else
             "it shrinks at the start: a weight before it is drawn too small for its fan-in")
-
-
-def table(check: Any, tol: float) -> str:
-    """The verdict, and the worst of what it rests on, a line each."""
-    failed = check.failures(tol)
-    if not check.findings:
-        return "coordinate check: nothing was judged"
-    name = check.points[0].parametrization
-    head = f"coordinate check{f' of {name}' * (name != 'mup')}: {'failed' if failed else 'passed'}; " \
-           f"{len(failed)} of {len(check.findings)} slopes are off by more than {tol:g} and their interval"
-    shown = check.findings[:max(LINES, 0)]
-    room = max([len("quantity"), *(len(f.quantity) for f in shown)])
-    lines = [head, f"{'quantity':<{room}}  step  stat      slope        expected  cause"]
-    lines += [f"{f.quantity:<{room}}  {f.step:>4}  {f.stat:<4}  {_slope(f):>14}  {str(f.expected):>10}  "
-              f"{f.cause if f.excess > tol else 'ok'}" for f in shown]
-    if len(check.findings) > len(shown):
-        lines.append(f"… and {len(check.findings) - len(shown)} more")
-    return "\n".join(lines)
-
-
-def _slope(finding: Any) -> str:
-    return "not finite" if math.isnan(finding.slope) else f"{finding.slope:.2f} ± {finding.error:.2f}"

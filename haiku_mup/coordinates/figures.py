@@ -11,8 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
+from haiku_mup.coordinates.array_stats import JUDGED
 from haiku_mup.coordinates.figure_style import TITLES
-from haiku_mup.coordinates.result import JUDGED, CoordCheck, Point
+from haiku_mup.coordinates.findings import Point
+from haiku_mup.coordinates.result import CoordCheck
 
 STRONG = "#d1242f"
 LABELLED = 6        # failing lines that are named in a panel

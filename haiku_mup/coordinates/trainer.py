@@ -1,6 +1,6 @@
 """One width of a coordinate check: a model that trains, and tells what it computes at each step."""
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from typing import Any, NamedTuple, TypeVar
 
@@ -11,7 +11,8 @@ import numpy as np
 import optax
 
 from haiku_mup.coordinates.array_stats import Stat, by_layer, in_memory
-from haiku_mup.coordinates.compiled import Compiled, quickly
+from haiku_mup.coordinates.compilation import Compiled, quickly
+from haiku_mup.coordinates.model_inputs import Inputs
 from haiku_mup.coordinates.recorder import Recorder, merged, split, trace_state
 from haiku_mup.errors import MupError
 from haiku_mup.parameters.haiku_layers import NAMED, READOUT
@@ -33,26 +34,6 @@ class Step(NamedTuple):
     loss: Any
     records: Any
     params: dict[str, dict[str, Any]]
-
-
-class Inputs(NamedTuple):
-    """The inputs of a model: arrays, and what else it was called with."""
-
-    arrays: list[Any]
-    rebuild: Callable[[Sequence[Any]], tuple[tuple[Any, ...], dict[str, Any]]]
-
-    def shapes(self, model: Any, key: Any) -> Any:
-        """The shapes that the model's init gives."""
-        return jax.eval_shape(lambda key, arrays: self.init(model, key, arrays), key, self.arrays)
-
-    def init(self, model: Any, key: Any, arrays: Sequence[Any]) -> Any:
-        """What the model's init gives for arrays like these."""
-        args, kwargs = self.rebuild(arrays)
-        return model.init(key, *args, **kwargs)
-
-
-class _Called(BaseException):
-    """Carries the inputs of a model out of the loss function that calls it."""
 
 
 def decays(optimizer: Any) -> bool:
@@ -113,34 +94,6 @@ class Program:
         here = jax.default_backend() == "cpu" and all(isinstance(stat, str) for stat in stats)
         self._sizes = functools.partial(self._sized, in_memory) if here else Compiled(
             functools.partial(self._sized, by_layer))
-
-    @staticmethod
-    def inputs(loss_fn: Any, rng: Any, batch: Any) -> Inputs:
-        """What the loss function first calls the model with.
-
-        Raises:
-          MupError: a loss function that never calls it.
-        """
-        def apply(params, rng, *args, **kwargs):
-            raise _Called(args, kwargs)
-
-        try:
-            loss_fn(apply, {}, rng, batch)
-        except _Called as called:
-            leaves, tree = jax.tree.flatten(called.args)
-        else:
-            raise MupError("loss_fn(apply, params, rng, batch) never called apply(params, rng, *inputs)")
-        at = [i for i, leaf in enumerate(leaves) if hasattr(leaf, "shape") and hasattr(leaf, "dtype")]
-        arrays = [_concrete(leaves[i]) for i in at]
-
-        def rebuild(arrays):
-            filled = list(leaves)
-            for i, array in zip(at, arrays):
-                filled[i] = array
-            args, kwargs = jax.tree.unflatten(tree, filled)
-            return args, kwargs
-
-        return Inputs(arrays, rebuild)
 
     def compile(self, pool: Executor, batch: Any) -> None:
         """Traces here, and has others compile, for batches like this one."""
@@ -239,8 +192,3 @@ def _key(seed: int) -> Any:
 def _stateful(model: Any) -> bool:
     """Whether its init gives a state, too."""
     return type(model).__name__.endswith("WithState")
-
-
-def _concrete(x: Any) -> Any:
-    """The array; zeros, where it only exists inside a transformation."""
-    return np.zeros(x.shape, x.dtype) if isinstance(x, jax.core.Tracer) else x

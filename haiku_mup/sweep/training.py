@@ -113,9 +113,9 @@ class Training:
 
     def __call__(self, width: int) -> Callable[..., dict[str, jax.Array]]:
         """The trial of this width: captures the base and it, by their shapes."""
-        from haiku_mup.coordinates.trainer import Program
+        from haiku_mup.coordinates.model_inputs import inputs as model_inputs
 
-        key, inputs = jax.random.key(0), Program.inputs(self._loss_fn, jax.random.key(0), self._example())
+        key, inputs = jax.random.key(0), model_inputs(self._loss_fn, jax.random.key(0), self._example())
         make = functools.partial(self._make_model, **_required(self._make_model, 1.0))
         mup = Mup(parametrization=self._rule, **self._options)
         with mup.init_base():

@@ -12,7 +12,7 @@ from mutants import IMAGES, LABELS, loss_fn
 
 import haiku_mup
 from haiku_mup.coordinates import array_stats as stats
-from haiku_mup.coordinates import compiled
+from haiku_mup.coordinates import compilation
 
 ALL = tuple(stats.STATS)
 
@@ -55,16 +55,16 @@ def quick():
 
 @pytest.mark.slow
 def test_results_do_not_depend_on_the_compilers_options(quick, monkeypatch):
-    monkeypatch.setattr(compiled, "QUICK", {})
+    monkeypatch.setattr(compilation, "QUICK", {})
     agree(quick, points(stacked))
 
 
 def test_an_option_that_xla_does_not_know_is_left_away(monkeypatch):
     lowered = jax.jit(jnp.sin).lower(0.5)
-    monkeypatch.setattr(compiled, "QUICK", {"xla_has_no_such_option": True})
+    monkeypatch.setattr(compilation, "QUICK", {"xla_has_no_such_option": True})
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_has_no_such_option"):
-        lowered.compile(compiler_options=compiled.QUICK)
-    assert compiled.quickly(lowered)(0.5) == jnp.sin(0.5)
+        lowered.compile(compiler_options=compilation.QUICK)
+    assert compilation.quickly(lowered)(0.5) == jnp.sin(0.5)
 
 
 def test_a_program_is_compiled_elsewhere_and_anew_for_other_arguments():
@@ -74,7 +74,7 @@ def test_a_program_is_compiled_elsewhere_and_anew_for_other_arguments():
         traced.append(x.shape)
         return 2 * x
 
-    program = compiled.Compiled(double)
+    program = compilation.Compiled(double)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         out = program.start(pool, jax.ShapeDtypeStruct((3,), jnp.float32))
         assert (out.shape, out.dtype) == ((3,), jnp.float32)
@@ -87,7 +87,7 @@ def test_an_error_of_the_program_is_not_taken_for_another():
     def fails(x):
         raise TypeError("mine")
 
-    program = compiled.Compiled(lambda x: jax.pure_callback(fails, x, x))
+    program = compilation.Compiled(lambda x: jax.pure_callback(fails, x, x))
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         program.start(pool, np.float32(1))
         with pytest.raises(Exception, match="mine"):

@@ -1,0 +1,71 @@
+"""What a coordinate check records, and what it finds."""
+from typing import NamedTuple
+
+from haiku_mup.coordinates.slope_range import Range
+
+
+class Point(NamedTuple):
+    """One number that a coordinate check recorded.
+
+    Attributes:
+      parametrization: "mup", "sp" or another's name.
+      width: the width of the model.
+      seed: the seed of its initialization.
+      step: how many updates there were before.
+      quantity: what was recorded: its kind, and its name.
+      stat: which statistic of it.
+      value: the number.
+      expected: the slope that μP expects, as "0", "-0.5" or "-0.5..0"; "" for what isn't judged.
+
+    >>> haiku_mup.Point("mup", 64, 0, 0, "activation linear", "l1", 0.8, "0").value
+    0.8
+    """
+
+    parametrization: str
+    width: int
+    seed: int
+    step: int
+    quantity: str
+    stat: str
+    value: float
+    expected: str = ""
+
+
+class Finding(NamedTuple):
+    """What the records say of one quantity at one step.
+
+    Attributes:
+      quantity: what was recorded: its kind, and its name.
+      step: how many updates there were before.
+      stat: which statistic of it.
+      slope: that of log2 of it against log2 of the width, the mean over seeds.
+      error: half the slope's 95% interval over seeds (Student's t).
+      expected: the slopes that are right.
+      excess: how far it is outside of them, its interval and what fades with the width set aside.
+      cause: what that usually means.
+
+    >>> points = [haiku_mup.Point("mup", width, 0, 0, "activation linear", "l1", width**0.5, "0")
+    ...           for width in (64, 128, 256)]
+    >>> finding = haiku_mup.CoordCheck(points).findings[0]
+    >>> finding.quantity, str(finding.expected), finding.cause.partition(":")[0]
+    ('activation linear', '0', 'it grows at the start')
+    """
+
+    quantity: str
+    step: int
+    stat: str
+    slope: float
+    error: float
+    expected: Range
+    excess: float
+    cause: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name of the module or of the parameter.
+
+        >>> from haiku_mup.expectation import Range
+        >>> haiku_mup.Finding("update linear/w", 0, "l1", 0.0, 0.0, Range(-1, -1), 1.0).name
+        'linear/w'
+        """
+        return self.quantity.partition(" ")[2] or self.quantity
