@@ -1,9 +1,12 @@
 """The learning curve of one run: a file that grows by a row a step, and a figure."""
 import csv
+import io
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
+
+from haiku_mup.serialization import atomic_files
 
 COLUMNS = ("step", "lr", "train_loss", "valid_loss")
 
@@ -21,10 +24,10 @@ class Curve:
         self.path, self.rows = path, [row for row in _read(path) if int(row["step"]) < step]
         if path is None:
             return
-        with open(f"{path}.tmp", "w", newline="", encoding="utf-8") as file:
-            _writer(file).writeheader()
-            _writer(file).writerows(self.rows)
-        os.replace(f"{path}.tmp", path)
+        text = io.StringIO()
+        _writer(text).writeheader()
+        _writer(text).writerows(self.rows)
+        atomic_files.write(path, text.getvalue())
 
     def add(self, **row: Any) -> None:
         """Writes a row: the losses at this step, before its update."""

@@ -1,10 +1,8 @@
 """What was captured of a base, as plain values and as a JSON file; and back, trusting nothing."""
 import dataclasses
-import errno
 import json
 import math
 import os
-import tempfile
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,6 +14,7 @@ from haiku_mup.parameters.haiku_layers import LayerKind
 from haiku_mup.parameters.initializers import Moments
 from haiku_mup.parameters.record import Record
 from haiku_mup.rules.parametrization import ROLES, Parametrization, Power, RoleExponents
+from haiku_mup.serialization import atomic_files
 from haiku_mup.tracing.capture import Declarations
 
 FORMAT, VERSION = "haiku_mup base", 1
@@ -236,30 +235,8 @@ _KEYS = {*_GOOD, "crc"}
 # --- the file ---
 
 def write(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
-    """Writes the state as JSON: a crash leaves the file as it was, or as it is to be."""
-    given, path = path, os.path.realpath(path)
-    text = json.dumps(state, indent=1, allow_nan=False)
-    if os.path.isdir(path) or not os.path.isdir(os.path.dirname(path)):
-        kind = errno.EISDIR if os.path.isdir(path) else errno.ENOENT
-        raise OSError(kind, os.strerror(kind), os.fspath(given))
-    file = tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=os.path.dirname(path), suffix=".tmp",
-                                       prefix=os.path.basename(path), delete=False)
-    try:
-        with file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(file.name, 0o666 & ~_umask())
-        os.replace(file.name, path)
-    except BaseException:
-        os.unlink(file.name)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    """Writes the state as a JSON file: all of it, or nothing."""
+    atomic_files.write(path, json.dumps(state, indent=1, allow_nan=False) + "\n")
 
 
 def read(path: str | os.PathLike[str]) -> Any:

@@ -87,7 +87,7 @@ class Ledger(Nothing):
         self._probe()
         path = self.folder / "sweep.json"
         head = _head_of(arguments)
-        self.joined = files.taken(path, head)
+        self.joined = not files.create_json(path, head)
         if self.joined:
             head = self._head()
             self._compare(head["arguments"], json.loads(json.dumps(arguments)), grow)
@@ -142,8 +142,8 @@ class Ledger(Nothing):
     # --- programs ---
 
     def agreed(self, parametrization, width, facts, mine):
-        path = self.folder / "programs" / f"{files.safe(parametrization)}-{width}.json"
-        if not files.taken(path, {"parametrization": parametrization, "width": width, **facts._asdict(),
+        path = self.folder / "programs" / f"{files.safe_name(parametrization)}-{width}.json"
+        if files.create_json(path, {"parametrization": parametrization, "width": width, **facts._asdict(),
                                   **mine._asdict(), "versions": versions()}):
             return mine
         there = files.read_json(path)

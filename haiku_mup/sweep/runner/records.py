@@ -20,7 +20,7 @@ def name_of(cell: Sequence[Trial]) -> str:
     'mup-64-9ec6960803216df9'
     """
     digest = hashlib.sha256(json.dumps(cell).encode()).hexdigest()[:16]
-    return f"{files.safe(cell[0].parametrization)}-{cell[0].width}-{digest}" if cell else ""
+    return f"{files.safe_name(cell[0].parametrization)}-{cell[0].width}-{digest}" if cell else ""
 
 
 def encode(trial: Trial, losses: TrialLosses) -> str:
