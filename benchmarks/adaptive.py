@@ -11,7 +11,7 @@ import math
 import pathlib
 
 from haiku_mup import Sweep
-from haiku_mup.sweep.search import adaptive
+from haiku_mup.sweep.search import adaptive_search
 
 AIM = 0.25          # octaves
 
@@ -32,7 +32,7 @@ def searched(grid):
         courses.setdefault(at(trial), []).append(trial)
     best = {}                                               # by parametrization, of the width before
     for (name, _), trials in sorted(courses.items()):       # from width to width, as lr_sweep goes
-        search, known = adaptive(trials, best.get(name)), None
+        search, known = adaptive_search(trials, best.get(name)), None
         while True:
             try:
                 some = search.send(known)

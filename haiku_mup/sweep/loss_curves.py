@@ -1,51 +1,21 @@
-"""Losses over width, learning rate and seed -> where the optimum is, and whether it moves."""
+"""Groups losses into curves over the learning rate, and compares the curves of different widths."""
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from haiku_mup.sweep.optimum import REACH, half_interval, levelled, lowest, vertex_near
+from haiku_mup.sweep.optimum import Optimum, argmin_rate, find_optimum, marginal_means
 
 FLOOR = 1e-12       # stands for a loss of zero where a logarithm is taken
-
-
-class Optimum(NamedTuple):
-    """Where a curve is lowest.
-
-    Attributes:
-      log2_lr: log2 of the learning rate at the minimum of a parabola through the mean log loss within 1.5
-        octaves of the lowest point, but no farther from that than the next rate that was tried; the lowest
-        point itself, where there is no such parabola; nan where every rate diverged. Where some rates are
-        farther apart than others, the curve between them counts, too (monotone cubics).
-      low: lower end of its 95% confidence interval over seeds (jackknife, Student's t); the next lower rate,
-        where the parabola's minimum is farther off, as beside a rate that diverges; nan where there is a
-        single seed, or no parabola.
-      high: upper end, likewise.
-      at_edge: whether the lowest point is the first or the last of the rates that were tried, so that the
-        optimum may lie beyond; `log2_lr` is that rate, then.
-    """
-
-    log2_lr: float
-    low: float = math.nan
-    high: float = math.nan
-    at_edge: bool = False
-
-    @property
-    def half(self) -> float:
-        """How far the farther end of the interval is off; nan where there is none.
-
-        >>> Optimum(-8.0, -8.0, -7.0).half
-        1.0
-        """
-        return max(self.log2_lr - self.low, self.high - self.log2_lr)
+TAIL = 10           # the loss of a run is the mean over the last of so many parts of its steps
 
 
 class Curve(NamedTuple):
     """The losses of one parametrization at one width, over learning rates.
 
     Attributes:
-      log2_lr: [lrs], ascending.
+      log2_lr: [lrs], log2 of the learning rates, ascending.
       log_loss: [lrs, seeds], natural logarithms; inf where a seed diverged, nan where it is missing.
     """
 
@@ -53,70 +23,65 @@ class Curve(NamedTuple):
     log_loss: np.ndarray
 
     @property
+    def log_mean(self) -> np.ndarray:
+        """Returns the seeds' mean log loss, [lrs], adjusted for missing seeds; inf where a seed diverged."""
+        return marginal_means(self.log_loss)
+
+    @property
     def mean(self) -> np.ndarray:
-        """[lrs], exp of the seeds' mean log loss, as if none were missing; inf where one diverged."""
-        return np.asarray(np.exp(levelled(self.log_loss)))
+        """Returns the seeds' geometric mean loss, [lrs], adjusted likewise; inf where a seed diverged."""
+        return np.asarray(np.exp(self.log_mean))
 
     @property
     def low(self) -> np.ndarray:
-        """[lrs], the seeds' smallest loss."""
+        """Returns the seeds' smallest loss, [lrs]."""
         return np.asarray(np.exp(np.nanmin(self.log_loss, axis=1)))
 
     @property
     def high(self) -> np.ndarray:
-        """[lrs], the seeds' largest loss."""
+        """Returns the seeds' largest loss, [lrs]."""
         return np.asarray(np.exp(np.nanmax(self.log_loss, axis=1)))
 
     @property
     def best(self) -> float:
-        """The log2 learning rate of the lowest mean (the first of equals); nan if all diverged."""
-        return float(self.log2_lr[lowest(self.log_loss)]) if np.isfinite(self.mean).any() else math.nan
+        """Returns log2 of the rate with the lowest mean, the first of equals; nan if all diverged."""
+        return float(self.log2_lr[argmin_rate(self.log_loss)]) if np.isfinite(self.mean).any() else math.nan
 
     @property
     def lowest(self) -> float:
-        """The mean there; inf if all diverged."""
-        return float(self.mean[lowest(self.log_loss)])
+        """Returns the mean loss at the best rate; inf if all diverged."""
+        return float(self.mean[argmin_rate(self.log_loss)])
 
     @property
     def optimum(self) -> Optimum:
-        """The minimum between the rates that were tried, and its interval over seeds.
+        """Returns the minimum between the rates that were tried, and its interval over seeds.
 
         >>> at = np.array([-8.0, -7.0, -6.0])
         >>> round(Curve(at, 0.1 * (at[:, None] + 6.8)**2).optimum.log2_lr, 3)
         -6.8
         """
-        found = levelled(self.log_loss)
-        if not np.isfinite(found).any():
-            return Optimum(math.nan)
-        place = lowest(self.log_loss)
-        best = float(self.log2_lr[place])
-        if place in (0, len(self.log2_lr) - 1):
-            return Optimum(best, at_edge=True)
-        diverged = np.isinf(self.log_loss).any(axis=1, keepdims=True)
-        y = np.where(diverged, np.inf, self.log_loss)           # [lrs, seeds]
-        vertex = vertex_near(best, self.log2_lr, y)
-        if math.isnan(vertex):
-            return Optimum(best)
-        before, after = self.log2_lr[place - 1], self.log2_lr[place + 1]
-        low = max(before, best - REACH) if np.isfinite(found[place - 1]) else best
-        high = min(after, best + REACH) if np.isfinite(found[place + 1]) else best
-        at = float(np.clip(vertex, low, high))
-        half = half_interval([vertex_near(best, self.log2_lr, np.delete(y, seed, axis=1))
-                              for seed in range(y.shape[1])])
-        if at != vertex and not math.isnan(half):       # it is known to a step
-            return Optimum(at, float(before), float(after))
-        return Optimum(at, at - half, at + half)
+        return find_optimum(self.log2_lr, self.log_loss)
 
 
-Curves = dict[str, dict[int, Curve]]        # parametrization -> width -> its curve
+CurveTable = dict[str, dict[int, Curve]]        # by parametrization, then by width
 
 
-def curves(rows: Iterable[Mapping[str, Any]], loss: str = "train_loss") -> Curves:
+def final_loss(losses: np.ndarray) -> float:
+    """Returns the loss of a run: the mean over the last tenth of its steps, or the number if it is a scalar.
+
+    >>> final_loss(np.array([5.0] * 18 + [1.0, 3.0])), final_loss(np.array(4.0))
+    (2.0, 4.0)
+    """
+    flat = np.asarray(losses, np.float64).reshape(-1)
+    return float(flat[-max(1, flat.size // TAIL):].mean())
+
+
+def curves(rows: Iterable[Mapping[str, Any]], loss: str = "train_loss") -> CurveTable:
     """Groups records by parametrization and width, in order of appearance.
 
     Args:
-      rows: records with the keys `parametrization`, `width`, `lr` and `loss`, one for each seed; `seed`
-        tells them apart, else their order does. What csv.DictReader reads will do.
+      rows: records with the keys `parametrization`, `width`, `lr` and `loss`, one for each seed. The key `seed`
+        distinguishes them; without it their order does. Values may be strings, as csv.DictReader reads them.
       loss: the key of the loss.
 
     Returns:
@@ -128,41 +93,46 @@ def curves(rows: Iterable[Mapping[str, Any]], loss: str = "train_loss") -> Curve
     """
     groups: dict[str, dict[int, dict[float, dict[Any, float]]]] = {}
     for row in rows:
-        points = groups.setdefault(row["parametrization"], {}).setdefault(int(row["width"]), {})
-        seeds, value = points.setdefault(float(row["lr"]), {}), float(row[loss])
-        seeds[row.get("seed", len(seeds))] = math.inf if math.isnan(value) else max(value, FLOOR)
-    return {name: {width: _curve(points) for width, points in widths.items()}
-            for name, widths in groups.items()}
+        by_lr = groups.setdefault(row["parametrization"], {}).setdefault(int(row["width"]), {})
+        by_seed, value = by_lr.setdefault(float(row["lr"]), {}), float(row[loss])
+        by_seed[row.get("seed", len(by_seed))] = math.inf if math.isnan(value) else max(value, FLOOR)
+    return {name: {width: _curve(by_lr) for width, by_lr in by_width.items()}
+            for name, by_width in groups.items()}
 
 
-def _curve(points: Mapping[float, Mapping[Any, float]]) -> Curve:
-    """The curve of {lr: {seed: loss}}."""
-    lrs, seeds = sorted(points), list(dict.fromkeys(seed for at in points.values() for seed in at))
-    losses = [[points[lr].get(seed, math.nan) for seed in seeds] for lr in lrs]
+def _curve(by_lr: Mapping[float, Mapping[Any, float]]) -> Curve:
+    """Returns the curve of losses ``{lr: {seed: loss}}``."""
+    lrs = sorted(by_lr)
+    seeds = list(dict.fromkeys(seed for by_seed in by_lr.values() for seed in by_seed))
+    losses = [[by_lr[lr].get(seed, math.nan) for seed in seeds] for lr in lrs]
     return Curve(np.log2(lrs).round(10), np.log(losses))
 
 
 def drift(widths: Mapping[int, Curve]) -> float:
-    """How far apart the widths' optima are, in octaves; nan if a width has none.
+    """Returns how far apart the optima of the widths are, in octaves; nan if a width has none.
+
+    Args:
+      widths: curves by width.
 
     >>> at = np.array([-3.0, -2.0, -1.0])
     >>> bowl = {width: Curve(at, (at[:, None] - best)**2) for width, best in ((64, -1.5), (128, -2))}
     >>> round(drift(bowl), 3)
     0.5
     """
-    found = [curve.optimum.log2_lr for curve in widths.values()]
-    return math.nan if any(map(math.isnan, found)) else max(found) - min(found)
+    optima = [curve.optimum.log2_lr for curve in widths.values()]
+    return math.nan if any(map(math.isnan, optima)) else max(optima) - min(optima)
 
 
 def setback(widths: Mapping[int, Curve]) -> float:
-    """By how much a wider model is worse than a narrower one, at rates an octave or more below the optimum.
+    """Returns by how much a wider model is worse than a narrower one, at rates well below the optimum.
 
-    The largest difference of their mean log losses over all pairs of widths and all rates an octave or more
-    below both optima, in units of the seeds' standard deviation of that difference: up to 1, it is within
-    their spread; below 0, wider is always better.
+    In μP wider is better at every rate up to the optimum. The number is the largest difference between the mean
+    log losses of a wider and of a narrower model, over all pairs of widths and all rates an octave or more
+    below both optima. The unit is the standard deviation of that difference over seeds: up to 1, it is within
+    the seeds' spread; below 0, wider is always better.
 
     Args:
-      widths: {width: Curve}, of the same rates.
+      widths: curves by width, of the same rates.
 
     Returns:
       The number; nan for a single width, a single seed, or no rates that low.
@@ -173,22 +143,27 @@ def setback(widths: Mapping[int, Curve]) -> float:
     -2.0
     """
     pairs = [(narrow, wide) for narrow in widths for wide in widths if narrow < wide]
-    found = [x for narrow, wide in pairs for x in _setbacks(widths[narrow], widths[wide])]
-    return max(found, default=math.nan)
+    return max((difference for narrow, wide in pairs
+                for difference in _differences_below_optimum(widths[narrow], widths[wide])), default=math.nan)
 
 
-def _setbacks(narrow: Curve, wide: Curve) -> list[float]:
-    """The setback at each rate that both curves have, an octave or more below both optima."""
-    below = min(narrow.optimum.log2_lr, wide.optimum.log2_lr) - 1
-    known = dict(zip(narrow.log2_lr, narrow.log_loss))
-    pairs = [(known[lr], losses) for lr, losses in zip(wide.log2_lr, wide.log_loss)
-             if lr <= below and lr in known]
-    there = [(a[~np.isnan(a)], b[~np.isnan(b)]) for a, b in pairs]
-    return [_excess(a, b) for a, b in there if min(len(a), len(b)) > 1]
+def _differences_below_optimum(narrow: Curve, wide: Curve) -> Iterator[float]:
+    """Yields how far `wide` is above `narrow` at each shared rate an octave or more below both optima."""
+    highest = min(narrow.optimum.log2_lr, wide.optimum.log2_lr) - 1
+    narrow_at = dict(zip(narrow.log2_lr, narrow.log_loss))
+    for lr, wide_loss in zip(wide.log2_lr, wide.log_loss):
+        if lr <= highest and lr in narrow_at:
+            a, b = (losses[~np.isnan(losses)] for losses in (narrow_at[lr], wide_loss))
+            if min(len(a), len(b)) > 1:
+                yield _standardized_difference(a, b)
 
 
-def _excess(a: np.ndarray, b: np.ndarray) -> float:
-    """How far b lies above a, in standard deviations of the difference of two seeds."""
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        return math.inf if np.isinf(b).sum() > np.isinf(a).sum() else -math.inf
-    return float((b.mean() - a.mean()) / max(math.hypot(a.std(ddof=1), b.std(ddof=1)), FLOOR))
+def _standardized_difference(narrow: np.ndarray, wide: np.ndarray) -> float:
+    """Returns mean(wide) - mean(narrow), in standard deviations of the difference of two seeds.
+
+    Seeds that diverged have no mean: then the width with more of them is infinitely worse.
+    """
+    if not (np.isfinite(narrow).all() and np.isfinite(wide).all()):
+        return math.inf if np.isinf(wide).sum() > np.isinf(narrow).sum() else -math.inf
+    deviation = math.hypot(narrow.std(ddof=1), wide.std(ddof=1))
+    return float((wide.mean() - narrow.mean()) / max(deviation, FLOOR))

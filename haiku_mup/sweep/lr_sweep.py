@@ -1,4 +1,4 @@
-"""lr_sweep: trains models of every width at every learning rate, from every seed."""
+"""`lr_sweep`: trains models of every width at every learning rate, from every seed."""
 import collections
 import contextlib
 import functools
@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 from haiku_mup.errors import MupError, MupWarning
 from haiku_mup.sweep.result import Sweep
-from haiku_mup.sweep.runner.interrupts import held_back
-from haiku_mup.sweep.trial import Trial, grid_points, seed_list
+from haiku_mup.sweep.search import SearchMethod, adaptive_search, grid_search
+from haiku_mup.sweep.spec import MakeTrial, SweepSpec
 
-MakeTrial = Callable[[int], Callable[..., Any]]
+Advance = Callable[[str, int, int], None]       # of a parametrization and a width, so many trials have ended
 
 
 def lr_sweep(make_trial: MakeTrial | Mapping[str, MakeTrial], widths: Iterable[int],
@@ -27,32 +27,36 @@ def lr_sweep(make_trial: MakeTrial | Mapping[str, MakeTrial], widths: Iterable[i
              grow: bool = False, progress: bool = True) -> Sweep:
     """Trains models of every width at every learning rate, from every seed.
 
-    There is one compiled program a width, and its trials run in cells: some beside one another on each device.
-    A cell that raises, or whose worker dies, is tried three times, while the others go on, and the sweep ends
-    with what it has. Ctrl-C ends it within two seconds.
+    Each parametrization is compiled once for each width. Its trials run in cells, and the trials of a cell run
+    side by side on each device. A cell that raises an error, or whose worker dies, is tried three times while
+    the others go on; the sweep ends with the trials that succeeded. Ctrl-C stops it within two seconds.
 
     Args:
-      make_trial: from a width to ``trial(lr, key, **hyperparameters)``, a pure function that JAX can trace,
-        which trains a model and gives its losses: an array [steps], a scalar, or a dict of such. `training`
-        makes one of a model, data, a loss and an optimizer. To compare parametrizations, ``{name: maker}``.
-      widths: of the models.
-      lrs: learning rates; None where every setting of `hyperparameters` has its own.
-      seeds: how many, or which: a trial's key is ``jax.random.key(seed)``.
-      hyperparameters: others than the learning rate: ``{name: values}``, to try all their combinations, or a
-        list of ``{name: value}``, as `draws` makes at random. The trials get them by name.
-      out: a folder, in which each cell is on disk as soon as it has finished. The same call again, after
-        whatever it was that ended it, continues, and its results are those of a sweep that nothing disturbed.
-        Several processes may share one folder, and the work.
-      executor: what runs the cells: any of concurrent.futures, as ``distributed.Client(...).get_executor()``,
-        an mpi4py.futures.MPIPoolExecutor, or ThreadPoolExecutor(1) for this very process. By default, on a CPU,
-        loky's processes, if it is installed (``pip install 'haiku-mup[sweep]'``): one a core for small models,
-        fewer with more threads each for large ones. With other devices, or several, a thread of this process.
-      search: "grid" for all trials. "adaptive" runs a third of each curve's at most (but three): first with one
-        seed, at the narrowest width a few rates of all, at the next ones those around where the last ended,
-        and others far off; then closer to the lowest; then with all seeds around it. With three seeds or more,
-        and losses that have one valley, its best rates are the grid's to a quarter of an octave, or to what
-        other seeds would move the grid's by (``python -m benchmarks.adaptive``). It keeps fewer workers busy.
-      chunk: how many trials run beside one another on a device; "auto" for what keeps it busy.
+      make_trial: a function from a width to ``trial(lr, key, **hyperparameters)``. A trial is a pure function
+        that JAX can trace. It trains a model and returns its losses: an array [steps], a scalar, or a dict of
+        such. `training` makes such a function of a model, data, a loss and an optimizer. To compare
+        parametrizations, give ``{name: function}``.
+      widths: the widths of the models.
+      lrs: the learning rates; None if every setting of `hyperparameters` has its own.
+      seeds: the number of seeds, or the seeds themselves. A trial's key is ``jax.random.key(seed)``.
+      hyperparameters: hyperparameters other than the learning rate, which the trials get by name:
+        ``{name: values}`` for all combinations of the values, or a list of settings ``{name: value}``, such as
+        `draws` makes at random.
+      out: a folder, to which each cell is saved as soon as it has finished. The same call continues a sweep,
+        whatever ended it, and gives the results of one that was never interrupted. Several processes may share
+        one folder, and the work.
+      executor: runs the cells: any executor of concurrent.futures, such as
+        ``distributed.Client(...).get_executor()``, an mpi4py.futures.MPIPoolExecutor, or ThreadPoolExecutor(1)
+        for this very process. By default, on a CPU, these are loky's processes, if loky is installed
+        (``pip install 'haiku-mup[sweep]'``): one for each core if models are small, fewer with more threads
+        each if they are large. With other devices, or several, it is a thread of this process.
+      search: "grid" runs all trials. "adaptive" runs at most a third of each curve's (but at least three).
+        First it tries a few rates with one seed: at the narrowest width rates spread over all of them, at the
+        next ones rates around the optimum of the width before and some far off. Then it closes in on the lowest
+        loss, and at last runs all seeds around it. With three seeds or more, and losses that have one valley,
+        its best rates are within a quarter of an octave of the grid's, or as near to them as those of a grid
+        with other seeds (``python -m benchmarks.adaptive``). It keeps fewer workers busy.
+      chunk: the number of trials that run side by side on a device; "auto" for as many as keep it busy.
       grow: whether widths, learning rates, seeds, … may be added to those that `out` was made with.
       progress: whether to show a bar, if tqdm is installed.
 
@@ -60,9 +64,9 @@ def lr_sweep(make_trial: MakeTrial | Mapping[str, MakeTrial], widths: Iterable[i
       A `Sweep`. A trial that diverged has a loss of inf.
 
     Raises:
-      MupError: an argument that can't be; an `out` that is the folder of another sweep; every trial failed.
-      OSError: `out` can't be written to; the disk is full.
-      KeyboardInterrupt: Ctrl-C; it says where the results are, and how to continue.
+      MupError: an argument is not allowed, `out` is the folder of another sweep, or every trial failed.
+      OSError: `out` can't be written to, or the disk is full.
+      KeyboardInterrupt: Ctrl-C was pressed. The message says where the results are and how to continue.
 
     Warns:
       MupWarning: trials are missing.
@@ -76,73 +80,60 @@ def lr_sweep(make_trial: MakeTrial | Mapping[str, MakeTrial], widths: Iterable[i
     >>> len(sweep.rows()), f"{sweep.best()['mup'][128].log2_lr:.1f}"
     (24, '-3.0')
     """
+    spec = SweepSpec.from_arguments(make_trial, widths, lrs, seeds, hyperparameters=hyperparameters,
+                                    search=search, chunk=chunk)
+    with _progress_bar(spec.max_trials, progress) as advance:
+        sweep = _run(spec, out=out, grow=grow, executor=executor, advance=advance)
+    if sweep.missing:
+        missing = _describe_missing(sweep)
+        if not sweep.losses:
+            raise MupError(f"lr_sweep: every trial failed: {missing}")
+        total = len(sweep.losses) + len(sweep.missing)
+        warnings.warn(f"lr_sweep: {len(sweep.missing)} of {total} trials are missing, as Sweep.missing tells: "
+                      f"{missing}", MupWarning, stacklevel=2)
+    return sweep
+
+
+# --- the runner ---
+
+def _run(spec: SweepSpec, *, out: str | os.PathLike[str] | None, grow: bool, executor: Executor | None,
+         advance: Advance) -> Sweep:
+    """Runs the trials of a sweep.
+
+    Raises:
+      KeyboardInterrupt: Ctrl-C was pressed; with a message for the user.
+    """
     from haiku_mup.sweep.runner import jobs
     from haiku_mup.sweep.runner.conduct import Conductor
+    from haiku_mup.sweep.runner.interrupts import held_back
     from haiku_mup.sweep.runner.ledger import Ledger, Nothing
 
-    makers = dict(make_trial) if isinstance(make_trial, Mapping) else {
-        getattr(make_trial, "name", "trial"): make_trial}
-    wide, at, each = sorted(set(map(int, widths))), grid_points(lrs, hyperparameters), seed_list(seeds)
-    _check(makers, wide, search, chunk)
-    total = len(makers) * len(wide) * _asked(at, len(each), search)
-    ledger = Nothing() if out is None else Ledger(out, {
-        "parametrizations": list(makers), "widths": wide, "points": at, "seeds": each, "search": search,
-        "chunk": chunk}, grow)
-    courses = _courses(makers, wide, at, each, search)
-    work = jobs.Work(makers, [name for name, _ in at[0]], jobs.settings(), {}, {})
+    ledger = Nothing() if out is None else Ledger(out, spec.as_json(), grow)
+    courses = _courses(spec)
+    work = jobs.Work(spec.makers, spec.hyperparameters, jobs.settings(), {}, {})
     try:
-        with held_back() as pause, _shared(work) as (name, pack), _bar(total, progress) as tell:
-            _conduct(Conductor(name, pack, ledger, None if chunk == "auto" else chunk, tell, pause), courses,
+        with held_back() as pause, _shared(work) as (name, pack):
+            _conduct(Conductor(name, pack, ledger, spec.chunk, lambda c, n: advance(*c.at, n), pause), courses,
                      executor)
     except BaseException as error:
         with contextlib.suppress(OSError):
             ledger.summarise(_swept(courses).rows())
         if isinstance(error, KeyboardInterrupt):
-            raise KeyboardInterrupt(_interrupted(out, _swept(courses), total)) from None
+            raise KeyboardInterrupt(_describe_interruption(_swept(courses), spec.max_trials, out)) from None
         raise
     ledger.summarise(_swept(courses).rows())
-    return _judged(_swept(courses))
+    return _swept(courses)
 
 
-def _check(makers: Mapping[str, Any], widths: Sequence[int], search: str, chunk: Any) -> None:
-    if not makers or not widths or widths[0] < 1:
-        raise MupError(f"lr_sweep: widths {widths} of {list(makers)}: give at least one of each")
-    if not all(map(callable, makers.values())):
-        raise MupError("lr_sweep: make_trial must be a function from a width to a trial, or {name: function}")
-    if search not in ("grid", "adaptive"):
-        raise MupError(f"lr_sweep: search={search!r}: give 'grid' or 'adaptive'")
-    if chunk != "auto" and (not isinstance(chunk, int) or chunk < 1):
-        raise MupError(f"lr_sweep: chunk={chunk!r}: give how many trials run beside one another, or 'auto'")
-
-
-def _asked(at: Sequence[tuple[tuple[str, float], ...]], seeds: int, search: str) -> int:
-    """How many trials there are for a program, or at most.
-
-    Raises:
-      MupError: there is nothing to search.
-    """
-    from haiku_mup.sweep.search import allowed
-
-    if search == "grid":
-        return len(at) * seeds
-    rates = collections.Counter(point[1:] for point in at)      # of each setting of the others
-    if max(rates.values()) < 2:
-        raise MupError("lr_sweep: search='adaptive' looks for the best of several learning rates, and there is "
-                       "one for each setting of the other hyperparameters: give lrs=[...], or search='grid'")
-    return sum(allowed(number * seeds) for number in rates.values())
-
-
-def _courses(names: Iterable[str], widths: Sequence[int], at: Sequence[Any], seeds: Sequence[int],
-             search: str) -> list[Any]:
+def _courses(spec: SweepSpec) -> list[Any]:
     """One for each program; an adaptive search goes from width to width, each begun where the last ended."""
-    from haiku_mup.sweep.runner.courses import Course, grid
-    from haiku_mup.sweep.search import FEW, adaptive
+    from haiku_mup.sweep.runner.courses import Course
 
+    strategy = grid_search if spec.search is SearchMethod.GRID else adaptive_search
     found: list[Course] = []
-    for name, width in itertools.product(names, widths):
-        trials = [Trial(name, width, point, seed) for point in at for seed in seeds]
-        make = functools.partial(grid if search == "grid" else adaptive, trials)
-        after = found[-1] if search != "grid" and len(seeds) >= FEW and width != widths[0] else None
+    for name, width in itertools.product(spec.makers, spec.widths):
+        make = functools.partial(strategy, spec.grid(name, width))
+        after = found[-1] if spec.width_by_width and width != spec.widths[0] else None
         found.append(Course((name, width), make, after))
     return found
 
@@ -181,57 +172,45 @@ def _conduct(conductor: Any, courses: Sequence[Any], executor: Executor | None) 
             conductor.run(found.pool(threads), [course for course in there if wanted[course] == threads])
 
 
-# --- what is said of it ---
-
-@contextlib.contextmanager
-def _bar(total: int, progress: bool) -> Iterator[Callable[[Any, int], None]]:
-    """What is told of trials that have come to an end: it shows a bar, if tqdm is installed."""
-    try:
-        import tqdm  # type: ignore[import-untyped]
-    except ImportError:
-        progress = False
-    if not progress:
-        yield lambda course, trials: None
-        return
-    with tqdm.tqdm(total=total, unit="trial", smoothing=0.1) as bar:
-        def tell(course: Any, trials: int) -> None:
-            bar.set_description(f"{course.at[0]}, width {course.at[1]}", refresh=False)
-            bar.update(trials)
-
-        yield tell
-
-
 def _swept(courses: Sequence[Any]) -> Sweep:
     """What there is, in the order in which it was asked for."""
     return Sweep({trial: losses for course in courses for trial, losses in course.in_order()},
                  [missing for course in courses for missing in course.missing])
 
 
-def _judged(found: Sweep) -> Sweep:
-    """The sweep; says what is missing.
+# --- messages ---
 
-    Raises:
-      MupError: all of it is.
-    """
-    if not found.missing:
-        return found
-    reasons = collections.Counter((m.trial.parametrization, m.trial.width, m.reason) for m in found.missing)
-    text = "; ".join(f"{count} of {name} at width {width}: {why}"
-                     for (name, width, why), count in reasons.items())
-    if not found.losses:
-        raise MupError(f"lr_sweep: every trial failed: {text}")
-    total = len(found.losses) + len(found.missing)
-    warnings.warn(f"lr_sweep: {len(found.missing)} of {total} trials are missing, as Sweep.missing tells: "
-                  f"{text}", MupWarning, stacklevel=3)
-    return found
+@contextlib.contextmanager
+def _progress_bar(total: int, progress: bool) -> Iterator[Advance]:
+    """Shows a bar, if it is wanted and tqdm is installed; yields a function that advances it."""
+    try:
+        import tqdm  # type: ignore[import-untyped]
+    except ImportError:
+        progress = False
+    if not progress:
+        yield lambda parametrization, width, trials: None
+        return
+    with tqdm.tqdm(total=total, unit="trial", smoothing=0.1) as bar:
+        def advance(parametrization: str, width: int, trials: int) -> None:
+            bar.set_description(f"{parametrization}, width {width}", refresh=False)
+            bar.update(trials)
+
+        yield advance
 
 
-def _interrupted(out: Any, found: Sweep, total: int) -> str:
-    """What to say when Ctrl-C has ended a sweep."""
-    done = f"{len(found.losses)} of {total} trials have finished"
+def _describe_missing(sweep: Sweep) -> str:
+    """Returns how many trials of which width are missing, for each reason."""
+    count = collections.Counter((m.trial.parametrization, m.trial.width, m.reason) for m in sweep.missing)
+    return "; ".join(f"{number} of {name} at width {width}: {reason}"
+                     for (name, width, reason), number in count.items())
+
+
+def _describe_interruption(sweep: Sweep, total: int, out: str | os.PathLike[str] | None) -> str:
+    """Returns how far a sweep came that Ctrl-C has ended, and how to continue it."""
+    done = f"{len(sweep.losses)} of {total} trials have finished"
     if out is None:
         return f"{done}, and are lost, as lr_sweep was given no out="
-    if hasattr(sys, "ps1") or "ipykernel" in sys.modules:
+    if hasattr(sys, "ps1") or "ipykernel" in sys.modules:       # no command to repeat
         return f"{done}, and are in {os.fspath(out)}; the same call again continues"
     command = [os.path.basename(sys.orig_argv[0]), *sys.orig_argv[1:]]
     return f"{done}, and are in {os.fspath(out)}; this continues:\n{shlex.join(command)}"

@@ -1,102 +1,196 @@
-"""Where a curve of noisy losses is lowest: arithmetic on arrays, some of whose entries may be missing."""
+"""Estimates the learning rate at which a noisy loss curve is lowest, and a confidence interval for it.
+
+1. At each learning rate, the log losses are averaged over seeds. If seeds are missing, the averages account for
+   which ones: see `marginal_means`.
+2. A least-squares parabola through the averages within 1.5 octaves of the lowest one gives the optimum.
+3. The jackknife gives the interval: each seed is left out in turn, and the parabola is fitted again. The optima
+   that result are as far apart as chance in the seeds makes them.
+"""
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-REACH = 1.5         # octaves to either side of the lowest point that the parabola is put through
-CLOSE = 0.25        # octaves, which is as close as any point need be to the next
+FIT_RADIUS = 1.5        # octaves to either side of the lowest rate that the parabola is fitted to
+MIN_SPACING = 0.25      # octaves; rates closer than this count as this far apart when gaps are filled
 
 
-def lowest(log_loss: np.ndarray) -> int:
-    """The rate at which log losses [lrs, seeds] are lowest; some may be missing (nan).
+class Optimum(NamedTuple):
+    """The learning rate at which a curve is lowest.
 
-    It is one that has half of the seeds that the best-known rate has, or more, and that no rate with more seeds
-    is below at the seeds that both have. Another takes its place if it is lower at those: one that an adaptive
-    search looked at with a single seed is not, where it is `levelled` alone that makes it so.
+    Attributes:
+      log2_lr: log2 of the learning rate at the minimum of a parabola through the mean log losses within 1.5
+        octaves of the lowest rate, at most as far away as the next rate that was tried. It is the lowest rate
+        itself if the parabola has no minimum, and nan if every rate diverged. If some rates are farther apart
+        than others, the fit includes points in between (on monotone cubics), so that all stretches of the curve
+        weigh alike.
+      low: the lower end of its 95% confidence interval over seeds (jackknife, Student's t). It is the next
+        lower rate if the parabola's minimum lies beyond the neighbouring rates, as beside a rate that diverges;
+        nan with a single seed, or without a parabola.
+      high: the upper end, likewise.
+      at_edge: whether the lowest rate is the first or the last that was tried. Then `log2_lr` is that rate, and
+        the optimum may lie beyond.
+    """
 
-    >>> lowest(np.array([[1., 3., 3.], [2., 9., 9.], [1.1, np.nan, np.nan]]))
+    log2_lr: float
+    low: float = math.nan
+    high: float = math.nan
+    at_edge: bool = False
+
+    @property
+    def half(self) -> float:
+        """Returns the distance to the farther end of the interval; nan if there is none.
+
+        >>> Optimum(-8.0, -8.0, -7.0).half
+        1.0
+        """
+        return max(self.log2_lr - self.low, self.high - self.log2_lr)
+
+
+def find_optimum(log2_lr: np.ndarray, log_loss: np.ndarray) -> Optimum:
+    """Estimates the optimum of log losses [lrs, seeds] at ascending rates [lrs], and its interval.
+
+    Args:
+      log2_lr: log2 of the learning rates, [lrs].
+      log_loss: [lrs, seeds]; inf where a seed diverged, nan where it is missing.
+
+    >>> x = np.array([-8.0, -7.0, -6.0])
+    >>> round(find_optimum(x, 0.1 * (x[:, None] + 6.8)**2).log2_lr, 3)
+    -6.8
+    """
+    means = marginal_means(log_loss)
+    if not np.isfinite(means).any():
+        return Optimum(math.nan)
+    index = argmin_rate(log_loss)
+    lowest = float(log2_lr[index])
+    if index in (0, len(log2_lr) - 1):
+        return Optimum(lowest, at_edge=True)
+    # A rate at which one seed diverged must not come back when the jackknife leaves that seed out.
+    log_loss = np.where(np.isinf(log_loss).any(axis=1, keepdims=True), np.inf, log_loss)
+    vertex = parabola_minimum(lowest, log2_lr, log_loss)
+    if math.isnan(vertex):
+        return Optimum(lowest)
+    below, above = float(log2_lr[index - 1]), float(log2_lr[index + 1])
+    low = max(below, lowest - FIT_RADIUS) if np.isfinite(means[index - 1]) else lowest
+    high = min(above, lowest + FIT_RADIUS) if np.isfinite(means[index + 1]) else lowest
+    best = float(np.clip(vertex, low, high))
+    margin = jackknife_margin([parabola_minimum(lowest, log2_lr, np.delete(log_loss, seed, axis=1))
+                               for seed in range(log_loss.shape[1])])
+    if best != vertex and not math.isnan(margin):
+        return Optimum(best, below, above)      # no parabola fits here; the neighbours bracket the optimum
+    return Optimum(best, best - margin, best + margin)
+
+
+def argmin_rate(log_loss: np.ndarray) -> int:
+    """Returns the index of the rate with the lowest log loss [lrs, seeds], where seeds may be missing (nan).
+
+    An adaptive search tries many rates with one seed and few rates with all seeds. The average of one seed is
+    noisy, and the lowest of many noisy averages is likely to be a lucky one. So a rate with few seeds has to be
+    lower where the comparison is fair, on the seeds that it shares with a rate that has more:
+
+    1. The candidates have at least half as many seeds as the rate with the most, and no rate with more seeds is
+       lower on the shared ones. The candidate of the lowest marginal mean wins.
+    2. Any rate with fewer seeds takes its place if it is lower than the winner on the shared ones.
+
+    >>> argmin_rate(np.array([[1., 3., 3.], [2., 9., 9.], [1.1, np.nan, np.nan]]))
     0
-    >>> lowest(np.array([[1., 3., 3.], [2., 9., 9.], [0.9, np.nan, np.nan]]))
+    >>> argmin_rate(np.array([[1., 3., 3.], [2., 9., 9.], [0.9, np.nan, np.nan]]))
     2
     """
-    found, count = levelled(log_loss), (~np.isnan(log_loss)).sum(axis=1)
+    means, count = marginal_means(log_loss), (~np.isnan(log_loss)).sum(axis=1)
     with np.errstate(invalid="ignore"):                         # inf - inf
-        apart = np.nansum(log_loss[:, None] - log_loss, axis=2)         # [lrs, lrs], where both have the seed
-    beaten = ((apart > 0) & (count[:, None] < count)).any(axis=1)       # by one that has more seeds
+        excess = np.nansum(log_loss[:, None] - log_loss, axis=2)        # [lrs, lrs], over the shared seeds
+    beaten = ((excess > 0) & (count[:, None] < count)).any(axis=1)
     enough = 2 * count >= count.max()
-    known = np.where(enough & ~beaten, found, np.inf)
-    best = int((known if np.isfinite(known).any() else found).argmin())
-    lower = ~enough & (apart[:, best] < 0)
-    return int(np.where(lower, found, np.inf).argmin()) if lower.any() else best
+    candidates = np.where(enough & ~beaten, means, np.inf)
+    winner = int((candidates if np.isfinite(candidates).any() else means).argmin())
+    lower = ~enough & (excess[:, winner] < 0)
+    return int(np.where(lower, means, np.inf).argmin()) if lower.any() else winner
 
 
-def levelled(log_loss: np.ndarray) -> np.ndarray:
-    """[lrs], the seeds' means of log losses [lrs, seeds], as if none were missing.
+def marginal_means(log_loss: np.ndarray) -> np.ndarray:
+    """Returns the means over seeds, [lrs], of log losses [lrs, seeds], as if no seed were missing.
 
-    Where some are (nan), each loss is taken for a part of its rate's plus a part of its seed's, by least
-    squares. A rate at which a seed diverged has inf.
+    Some seeds are better than others at every rate. Plain means over different seeds would mistake that for a
+    difference between rates. So each log loss is modelled as a rate's effect plus a seed's effect, fitted by
+    least squares to the entries that exist. The result is the rate's effect plus the average seed's: the
+    estimated marginal means of a two-way layout with missing cells (Searle, Speed & Milliken, The American
+    Statistician 34, 1980). Without missing entries these are the plain means.
 
-    >>> levelled(np.array([[0., 10.], [1., 11.], [2., np.nan]]))
+    A rate at which a seed diverged, or that has no seed at all, gets inf.
+
+    >>> marginal_means(np.array([[0., 10.], [1., 11.], [2., np.nan]]))
     array([5., 6., 7.])
     """
-    bad = np.isinf(log_loss).any(axis=1) | np.isnan(log_loss).all(axis=1)
+    excluded = np.isinf(log_loss).any(axis=1) | np.isnan(log_loss).all(axis=1)
     means = np.full(len(log_loss), np.inf)
-    if not np.isnan(log_loss[~bad]).any():
-        means[~bad] = log_loss[~bad].mean(axis=1)
+    kept = log_loss[~excluded]
+    if not np.isnan(kept).any():
+        means[~excluded] = kept.mean(axis=1)
         return means
-    rates, seeds = log_loss[~bad].shape
-    rows, columns = np.nonzero(~np.isnan(log_loss[~bad]))
+    rates, seeds = kept.shape
+    rows, columns = np.nonzero(~np.isnan(kept))
+    # Subtracting 1 / seeds centres the seeds' effects: a rate's coefficient is its loss for the average seed.
+    # That leaves the design one short of full rank, which lstsq allows.
     design = np.hstack([np.eye(rates)[rows], (np.eye(seeds) - 1 / seeds)[columns]])
-    means[~bad] = np.linalg.lstsq(design, log_loss[~bad][rows, columns])[0][:rates]
+    means[~excluded] = np.linalg.lstsq(design, kept[rows, columns])[0][:rates]
     return means
 
 
-def vertex_near(best: float, x: np.ndarray, y: np.ndarray) -> float:
-    """Where a parabola through the means of y [lrs, seeds] at x, around the best, is lowest; nan if nowhere."""
-    some = ~np.isnan(y).all(axis=1)
-    if (some & (abs(x - best) <= REACH)).sum() < 3:
+def parabola_minimum(center: float, x: np.ndarray, y: np.ndarray) -> float:
+    """Returns the minimum of a parabola through the means of y [lrs, seeds] at x near the center.
+
+    It is nan if fewer than three rates are near, or if the parabola opens downwards.
+    """
+    tried = ~np.isnan(y).all(axis=1)
+    if (tried & (abs(x - center) <= FIT_RADIUS)).sum() < 3:
         return math.nan
-    x, found = x[some] - best, levelled(y[some])
-    near = (abs(x) <= REACH) & np.isfinite(found)
+    x, means = x[tried] - center, marginal_means(y[tried])
+    near = (abs(x) <= FIT_RADIUS) & np.isfinite(means)
     if near.sum() < 3:
         return math.nan
-    parabola = np.polyfit(x[near], found[near], 2)
-    all_x, rest = _filled(x, found - np.polyval(parabola, x))   # so that a parabola's own gaps are filled by it
-    if len(all_x) > len(x):
-        near = (abs(all_x) <= REACH) & np.isfinite(rest)
-        parabola += np.polyfit(all_x[near], rest[near], 2)
+    parabola = np.polyfit(x[near], means[near], 2)
+    # Where rates are dense, the fit has more points, and would lean towards them. Points between the others
+    # even that out. They are interpolated in the residuals, so a curve that is a parabola keeps its minimum.
+    even_x, residuals = _fill_gaps(x, means - np.polyval(parabola, x))
+    if len(even_x) > len(x):
+        near = (abs(even_x) <= FIT_RADIUS) & np.isfinite(residuals)
+        parabola += np.polyfit(even_x[near], residuals[near], 2)
     curvature, slope, _ = parabola
-    return float(best - slope / (2 * curvature)) if curvature > 0 else math.nan
+    return float(center - slope / (2 * curvature)) if curvature > 0 else math.nan
 
 
-def _filled(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """With points in between, where others are closer, so that each stretch of rates weighs alike.
+def _fill_gaps(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Adds interpolated points where neighbours are farther apart than the closest two.
 
-    The steps are those of the closest two, but a quarter of an octave at least; the points are on Fritsch and
-    Carlson's monotone cubics (SIAM J. Numer. Anal. 17, 1980).
+    The spacing of the closest two counts as at least a quarter of an octave. The points lie on Fritsch and
+    Carlson's monotone cubics (SIAM J. Numer. Anal. 17, 1980), which don't overshoot beside a steep rise. No
+    points are added beside a rate that diverged.
 
-    >>> _filled(np.array([0., 1., 3.]), np.array([5., 2., 0.5]))[0]
+    >>> _fill_gaps(np.array([0., 1., 3.]), np.array([5., 2., 0.5]))[0]
     array([0., 1., 2., 3.])
     """
     gaps = np.diff(x)
-    finite = np.isfinite(y) & np.append(True, gaps > 0)         # two rates may be one but for rounding
-    parts = np.maximum(np.rint(gaps / max(gaps.min(), CLOSE)), 1).astype(int)
+    nodes = np.isfinite(y) & np.append(True, gaps > 0)      # two rates may be equal but for rounding
+    parts = np.maximum(np.rint(gaps / max(gaps.min(), MIN_SPACING)), 1).astype(int)
     parts[~np.isfinite(y[:-1] + y[1:])] = 1
     if (parts == 1).all():
         return x, y
     from scipy import interpolate  # type: ignore[import-untyped]  # slow to import; JAX itself depends on it
 
-    between = np.concatenate([a + gap * np.arange(1, n) / n for a, gap, n in zip(x, gaps, parts)])
-    x, y = np.append(x, between), np.append(y, interpolate.PchipInterpolator(x[finite], y[finite])(between))
-    order = np.argsort(x)
-    return x[order], y[order]
+    added = np.concatenate([start + gap * np.arange(1, n) / n for start, gap, n in zip(x, gaps, parts)])
+    all_x = np.append(x, added)
+    all_y = np.append(y, interpolate.PchipInterpolator(x[nodes], y[nodes])(added))
+    order = np.argsort(all_x)
+    return all_x[order], all_y[order]
 
 
-def half_interval(replicates: Sequence[float]) -> float:
-    """Half the 95% interval of a statistic, from its values with one of n seeds left out in turn.
+def jackknife_margin(replicates: Sequence[float]) -> float:
+    """Returns half the width of a statistic's 95% interval, from its values with one of n samples left out.
 
-    The jackknife's variance is (n-1)/n Σ(θ_i - mean θ)² (Efron & Tibshirani 1993, eq. 11.5).
+    The jackknife's variance is (n-1)/n Σ(θ_i - mean θ)² (Efron & Tibshirani 1993, eq. 11.5). The interval is
+    Student's, with n - 1 degrees of freedom. It is nan for fewer than two samples.
     """
     n = len(replicates)
     if n < 2:

@@ -1,25 +1,28 @@
-"""From a sweep's curves to the learning rate for the target, with the reasons, and what speaks against it."""
+"""Recommends the learning rate for the target from a sweep's curves, with reasons and warnings."""
+import dataclasses
+import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from haiku_mup.sweep.loss_curves import Curve, Optimum, drift, setback
-from haiku_mup.sweep.optimum import lowest
+from haiku_mup.sweep.loss_curves import Curve, drift, setback
+from haiku_mup.sweep.optimum import Optimum, argmin_rate
 
-DRIFT = 1.0         # octaves that the optimum may move, and
-NOISE = 0.5         # to either side that its interval may reach, before it is doubted
-STANDARD = ("sp", "standard")
+MAX_DRIFT = 1.0         # octaves that the optimum may move over the widths without a warning
+MAX_HALF_INTERVAL = 0.5     # octaves that an optimum's interval may reach to either side
+MAX_SETBACK = 1.0       # standard deviations by which a wider model may be worse
+STANDARD_NAMES = ("sp", "standard")
 
 
 class Advice(NamedTuple):
-    """The learning rate for the target, and why.
+    """The learning rate for the target, with the reasons for it and against it.
 
     Attributes:
-      lr: the rate: the best one of the widest model; nan where there is none.
-      reasons: in a few sentences.
-      doubts: what the curves say against it; empty where they agree that it transfers.
+      lr: the best rate of the widest model; nan if every rate diverged.
+      reasons: some sentences on where the rate comes from.
+      doubts: warnings, a sentence or two each: reasons why the rate may not transfer. Empty if there are none.
 
     >>> haiku_mup.Advice(0.25, "It is the best at width 64.", ["There is one width alone."]).transfers
     False
@@ -31,7 +34,7 @@ class Advice(NamedTuple):
 
     @property
     def transfers(self) -> bool:
-        """Whether nothing speaks against it.
+        """Returns whether there is a rate, and no doubt that it transfers.
 
         >>> haiku_mup.Advice(0.25, "It is the best at each width.", []).transfers
         True
@@ -39,83 +42,183 @@ class Advice(NamedTuple):
         return not self.doubts and not math.isnan(self.lr)
 
     def __str__(self) -> str:
+        """Returns reasons and doubts as a paragraph."""
         return " ".join([self.reasons, *self.doubts])
 
 
-def advice(name: str, widths: Mapping[int, Curve], lost: int = 0) -> Advice:
-    """What the curves of one parametrization advise.
+def advise(name: str, curves: Mapping[int, Curve], missing: int = 0) -> Advice:
+    """Returns the advice that the curves of one parametrization give.
 
     Args:
-      name: of the parametrization.
-      widths: {width: curve}.
-      lost: how many trials are missing.
+      name: the name of the parametrization.
+      curves: curves by width.
+      missing: the number of trials without losses.
 
     >>> x = np.arange(-6.0, 1.0)
     >>> curves = {width: Curve(x, 0.1 * (x[:, None] + 2.8)**2 - width / 500 + np.array([[0, 0.01]]))
     ...           for width in (64, 128)}
-    >>> print(advice("mup", curves).reasons.partition(".")[2])      # doctest: +ELLIPSIS +NORMALIZE_WHITESPACE
+    >>> print(advise("mup", curves).reasons.partition(".")[2])      # doctest: +ELLIPSIS +NORMALIZE_WHITESPACE
     144 (2^-2.8, 95% interval -2.8 to -2.8): it is the best one at width 128, the widest of 2. Over the widths
     the best rate moves by 0.0 octaves, and at rates an octave or more below it a wider model is never worse.
     """
-    best = {width: curve.optimum for width, curve in sorted(widths.items())}
-    known = {width: found for width, found in best.items() if not math.isnan(found.log2_lr)}
-    if not known:
+    evidence = _Evidence(name=name, curves=dict(sorted(curves.items())), missing=missing)
+    if not evidence.converged:
         return Advice(math.nan, "There is no learning rate to use.", ["Every one diverged: try lower ones."])
-    widest = max(known)
-    found, octaves, worse = known[widest], drift({w: widths[w] for w in known}), setback(widths)
-    reasons = (f"Use a learning rate of {2**found.log2_lr:.3g} (2^{found.log2_lr:.1f}{_interval(found)}): "
-               f"it is the best one at width {widest}, the widest of {len(best)}.")
-    if len(known) > 1:
-        reasons += f" Over the widths the best rate moves by {octaves:.1f} octaves"
-        reasons += ", and at rates an octave or more below it a wider model is never worse." * (worse <= 1)
-        reasons += "." * (not worse <= 1)
-    return Advice(2**found.log2_lr, reasons, list(_doubts(name, widths, best, octaves, worse, lost)))
+    optimum = evidence.optima[evidence.converged[-1]]
+    sentences = [sentence for check in CHECKS if (sentence := check(evidence))]
+    return Advice(2**optimum.log2_lr, _reasons(evidence, optimum), sentences)
 
 
-def _interval(found: Optimum) -> str:
-    return "" if math.isnan(found.low) else f", 95% interval {found.low:.1f} to {found.high:.1f}"
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Evidence:
+    """The curves of one parametrization, and what they have in common.
+
+    Attributes:
+      name: the name of the parametrization.
+      curves: curves by width, ascending.
+      missing: the number of trials without losses.
+    """
+
+    name: str
+    curves: Mapping[int, Curve]
+    missing: int
+
+    @functools.cached_property
+    def optima(self) -> dict[int, Optimum]:
+        """Returns the optimum of each width."""
+        return {width: curve.optimum for width, curve in self.curves.items()}
+
+    @functools.cached_property
+    def converged(self) -> list[int]:
+        """Returns the widths at which some rate didn't diverge."""
+        return [width for width, optimum in self.optima.items() if not math.isnan(optimum.log2_lr)]
+
+    @functools.cached_property
+    def drift(self) -> float:
+        """Returns how far apart the optima of those widths are, in octaves."""
+        return drift({width: self.curves[width] for width in self.converged})
+
+    @functools.cached_property
+    def setback(self) -> float:
+        """Returns by how many standard deviations a wider model is worse; nan if that can't be said."""
+        return setback(self.curves)
 
 
-def _doubts(name: str, widths: Mapping[int, Curve], best: Mapping[int, Optimum], octaves: float,
-            worse: float, lost: int) -> Iterator[str]:
-    if name in STANDARD:
-        yield "But this is the standard parametrization, in which the best rate moves as the width grows."
-    if len(best) < 2:
-        yield "But there is one width alone: whether its rate transfers can't be told. Add a width."
-    gone = [width for width, found in best.items() if math.isnan(found.log2_lr)]
-    if gone:
-        yield f"But at width {_listed(gone)} every rate diverged."
-    edges = {w: found.log2_lr == widths[w].log2_lr[0] for w, found in best.items() if found.at_edge}
-    for low, end, way in ((True, "lowest", "lower"), (False, "highest", "higher")):
-        there = [width for width, at_low in edges.items() if at_low == low]
-        if there:
-            yield f"But at width {_listed(there)} the {end} rate that was tried is the best: try {way} ones."
-    if octaves > DRIFT:
-        yield f"But {octaves:.1f} octaves are too far to call it one rate: it doesn't transfer."
-    if worse > 1:
-        yield ("But a wider model is worse than a narrower one at some rate an octave or more below the best ("
-               f"{worse:.1f} standard deviations of seeds): something is not in μP.")
-    there = [width for width in best if width not in gone]
-    rising = [wide for narrow, wide in zip(there, there[1:]) if _above(widths[narrow], widths[wide])]
-    if rising:
-        yield f"But the best loss at width {_listed(rising)} is above that of the next narrower width."
-    half = {w: found.half for w, found in best.items() if not found.at_edge}
-    if any(curve.log_loss.shape[1] < 2 for curve in widths.values()):
-        yield "But there is one seed alone, so that no interval is known. Add seeds."
-    elif any(x > NOISE for x in half.values()):
-        noisy = [w for w, x in half.items() if x > NOISE]
-        yield f"But at width {_listed(noisy)} the seeds leave it open by more than half an octave. Add seeds."
-    if lost:
-        yield f"But {lost} trials are missing."
+def _reasons(evidence: _Evidence, optimum: Optimum) -> str:
+    """Returns the sentences that explain the rate."""
+    interval = "" if math.isnan(optimum.low) else f", 95% interval {optimum.low:.1f} to {optimum.high:.1f}"
+    reasons = (f"Use a learning rate of {2**optimum.log2_lr:.3g} (2^{optimum.log2_lr:.1f}{interval}): it is "
+               f"the best one at width {evidence.converged[-1]}, the widest of {len(evidence.curves)}.")
+    if len(evidence.converged) == 1:
+        return reasons
+    reasons += f" Over the widths the best rate moves by {evidence.drift:.1f} octaves"
+    if evidence.setback <= MAX_SETBACK:
+        reasons += ", and at rates an octave or more below it a wider model is never worse"
+    return reasons + "."
 
 
-def _above(narrow: Curve, wide: Curve) -> bool:
-    """Whether the wider one's lowest loss is above the narrower one's, by more than the seeds' spread."""
-    a, b = (curve.log_loss[lowest(curve.log_loss)] for curve in (narrow, wide))
+# --- warnings; each check returns a sentence, or None if it has nothing to say ---
+
+def _standard(evidence: _Evidence) -> str | None:
+    """Warns that the parametrization is the standard one, in which no rate transfers."""
+    if evidence.name not in STANDARD_NAMES:
+        return None
+    return "But this is the standard parametrization, in which the best rate moves as the width grows."
+
+
+def _single_width(evidence: _Evidence) -> str | None:
+    """Warns that there is nothing to compare a single width with."""
+    if len(evidence.curves) > 1:
+        return None
+    return "But there is one width alone: whether its rate transfers can't be told. Add a width."
+
+
+def _diverged(evidence: _Evidence) -> str | None:
+    """Warns of widths at which every rate diverged."""
+    diverged = [width for width in evidence.curves if width not in evidence.converged]
+    return f"But at width {_listed(diverged)} every rate diverged." if diverged else None
+
+
+def _lowest_rate(evidence: _Evidence) -> str | None:
+    """Warns of widths at which lower rates may be better than any that was tried."""
+    widths = [width for width in _at_edge(evidence) if _is_lowest(evidence, width)]
+    if not widths:
+        return None
+    return f"But at width {_listed(widths)} the lowest rate that was tried is the best: try lower ones."
+
+
+def _highest_rate(evidence: _Evidence) -> str | None:
+    """Warns of widths at which higher rates may be better than any that was tried."""
+    widths = [width for width in _at_edge(evidence) if not _is_lowest(evidence, width)]
+    if not widths:
+        return None
+    return f"But at width {_listed(widths)} the highest rate that was tried is the best: try higher ones."
+
+
+def _large_drift(evidence: _Evidence) -> str | None:
+    """Warns of a best rate that moves with the width."""
+    if not evidence.drift > MAX_DRIFT:
+        return None
+    return f"But {evidence.drift:.1f} octaves are too far to call it one rate: it doesn't transfer."
+
+
+def _large_setback(evidence: _Evidence) -> str | None:
+    """Warns of a wider model that trains worse than a narrower one at a low rate."""
+    if not evidence.setback > MAX_SETBACK:
+        return None
+    return ("But a wider model is worse than a narrower one at some rate an octave or more below the best ("
+            f"{evidence.setback:.1f} standard deviations of seeds): something is not in μP.")
+
+
+def _rising_loss(evidence: _Evidence) -> str | None:
+    """Warns of widths whose best loss is worse than that of the next narrower one."""
+    rising = [wide for narrow, wide in zip(evidence.converged, evidence.converged[1:])
+              if _is_above(evidence.curves[narrow], evidence.curves[wide])]
+    if not rising:
+        return None
+    return f"But the best loss at width {_listed(rising)} is above that of the next narrower width."
+
+
+def _wide_interval(evidence: _Evidence) -> str | None:
+    """Warns of optima that a single seed, or seeds that disagree, leave uncertain."""
+    if any(curve.log_loss.shape[1] < 2 for curve in evidence.curves.values()):
+        return "But there is one seed alone, so that no interval is known. Add seeds."
+    noisy = [width for width, optimum in evidence.optima.items()
+             if not optimum.at_edge and optimum.half > MAX_HALF_INTERVAL]
+    if not noisy:
+        return None
+    return f"But at width {_listed(noisy)} the seeds leave it open by more than half an octave. Add seeds."
+
+
+def _missing_trials(evidence: _Evidence) -> str | None:
+    """Warns of missing trials."""
+    return f"But {evidence.missing} trials are missing." if evidence.missing else None
+
+
+CHECKS: tuple[Callable[[_Evidence], str | None], ...] = (
+    _standard, _single_width, _diverged, _lowest_rate, _highest_rate, _large_drift, _large_setback,
+    _rising_loss, _wide_interval, _missing_trials)
+
+
+def _at_edge(evidence: _Evidence) -> list[int]:
+    """Returns the widths whose best rate is the lowest or the highest that was tried."""
+    return [width for width, optimum in evidence.optima.items() if optimum.at_edge]
+
+
+def _is_lowest(evidence: _Evidence, width: int) -> bool:
+    """Returns whether the best rate of a width is the lowest that was tried."""
+    return bool(evidence.optima[width].log2_lr == evidence.curves[width].log2_lr[0])
+
+
+def _is_above(narrow: Curve, wide: Curve) -> bool:
+    """Returns whether the wider model's lowest loss is above the narrower one's, beyond the seeds' spread."""
+    at_narrow, at_wide = (argmin_rate(curve.log_loss) for curve in (narrow, wide))
+    a, b = narrow.log_loss[at_narrow], wide.log_loss[at_wide]
     a, b = a[~np.isnan(a)], b[~np.isnan(b)]
     spread = math.hypot(a.std(ddof=1), b.std(ddof=1)) if min(len(a), len(b)) > 1 else 0.0
-    return math.log(wide.lowest / narrow.lowest) > spread
+    return bool(wide.log_mean[at_wide] - narrow.log_mean[at_narrow] > spread)
 
 
-def _listed(widths: list[int]) -> str:
+def _listed(widths: Iterable[int]) -> str:
+    """Returns the widths, separated by commas."""
     return ", ".join(map(str, widths))

@@ -1,4 +1,4 @@
-"""Sweep: the trials that were run, and what they say: the best rate of each width, and whether it is one."""
+"""`Sweep`: the losses of a sweep, and the curves, optima, figures and recommendation that follow from them."""
 import csv
 import dataclasses
 import math
@@ -10,20 +10,21 @@ from typing import Any
 import numpy as np
 
 from haiku_mup.errors import MupError, MupWarning
-from haiku_mup.sweep import loss_curves as sweep
-from haiku_mup.sweep.recommendation import Advice, advice
+from haiku_mup.sweep import loss_curves
+from haiku_mup.sweep.loss_curves import FLOOR, Curve, CurveTable, final_loss
+from haiku_mup.sweep.optimum import Optimum
+from haiku_mup.sweep.program import DEFAULT_LOSS
+from haiku_mup.sweep.recommendation import Advice, advise
 from haiku_mup.sweep.trial import Missing, Trial
-
-TAIL = 10       # the loss of a run is the mean over the last TAIL-th of its steps
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """What `lr_sweep` found.
+    """The result of `lr_sweep`.
 
     Attributes:
-      losses: of each trial, in the order in which they were asked for: by name, arrays [steps] or [].
-      missing: the trials that have none, and why.
+      losses: for each trial, in the order of the sweep, its losses by name: arrays [steps] or [].
+      missing: the trials without losses, each with the reason.
 
     >>> trials = [Trial("mup", 64, (("lr", 2.0**k),), 0) for k in (-3, -2, -1)]
     >>> sweep = haiku_mup.Sweep({t: {"train_loss": np.array((k - 1)**2)} for k, t in enumerate(trials)})
@@ -36,29 +37,31 @@ class Sweep:
 
     @property
     def loss(self) -> str:
-        """Which loss is judged where none is named, the first that the trials returned.
+        """Returns the name of the loss that counts by default: the first that the trials returned.
 
         >>> haiku_mup.Sweep({}).loss
         'train_loss'
         """
-        return next((name for losses in self.losses.values() for name in losses), "train_loss")
+        return next((name for losses in self.losses.values() for name in losses), DEFAULT_LOSS)
+
+    # --- tables ---
 
     def rows(self) -> list[dict[str, Any]]:
-        """A dict for each trial: parametrization, width, lr and other hyperparameters, seed, and its losses.
+        """Returns a dict for each trial: parametrization, width, lr, other hyperparameters, seed, losses.
 
-        A loss that was recorded at each step is the mean over the last tenth of them.
+        A loss that was recorded at each step is the mean over the last tenth of the steps.
 
         >>> haiku_mup.Sweep({Trial("mup", 64, (("lr", 0.5),), 0): {"train_loss": np.array([9., 2.])}}).rows()
         [{'parametrization': 'mup', 'width': 64, 'lr': 0.5, 'seed': 0, 'train_loss': 2.0}]
         """
-        return [trial.row() | {name: final(x) for name, x in losses.items()}
+        return [trial.row() | {name: final_loss(x) for name, x in losses.items()}
                 for trial, losses in self.losses.items()]
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Writes `rows`.
+        """Writes `rows` as a csv file.
 
         Args:
-          path: of the file.
+          path: the file.
 
         >>> haiku_mup.Sweep({}).to_csv(os.devnull)
         """
@@ -71,13 +74,13 @@ class Sweep:
 
     @classmethod
     def load(cls, out: str | os.PathLike[str]) -> "Sweep":
-        """What is in the folder of a sweep, which may still be running.
+        """Reads the folder of a sweep, which may still be running.
 
         Args:
-          out: the folder, as `lr_sweep` was given it.
+          out: the folder, as it was given to `lr_sweep`.
 
         Raises:
-          MupError: it is none.
+          MupError: it is not the folder of a sweep.
 
         >>> from concurrent.futures import ThreadPoolExecutor
         >>> import tempfile
@@ -89,31 +92,34 @@ class Sweep:
         """
         from haiku_mup.sweep.runner import ledger
 
-        losses, left = ledger.read(out)
-        return cls(losses, [Missing(trial, "it has not finished") for trial in left])
+        losses, unfinished = ledger.read(out)
+        return cls(losses, [Missing(trial, "it has not finished") for trial in unfinished])
 
-    def curves(self, loss: str | None = None) -> sweep.Curves:
-        """Loss against learning rate, by parametrization and width: see `sweep.curves`.
+    # --- what the losses say ---
 
-        Of other hyperparameters each rate has the setting that is best at it, on the mean of its seeds.
+    def curves(self, loss: str | None = None) -> CurveTable:
+        """Returns the loss over the learning rate, by parametrization and width: see `sweep.curves`.
+
+        If there are other hyperparameters, each rate has the setting that is best at it, by the mean of its
+        seeds.
 
         Args:
-          loss: its name.
+          loss: the name of a loss.
 
         Raises:
-          MupError: a loss that no trial returned.
+          MupError: no trial returned that loss.
 
         >>> sweep = haiku_mup.Sweep({Trial("mup", 64, (("lr", 0.5),), 0): {"train_loss": np.array(2.)}})
         >>> sweep.curves()["mup"][64].best
         -1.0
         """
-        return sweep.curves(self._profile(loss or self.loss), loss or self.loss)
+        return loss_curves.curves(self._best_setting_rows(loss or self.loss), loss or self.loss)
 
-    def best(self, loss: str | None = None) -> dict[str, dict[int, sweep.Optimum]]:
-        """The best learning rate of each parametrization and width, with its interval over seeds.
+    def best(self, loss: str | None = None) -> dict[str, dict[int, Optimum]]:
+        """Returns the best learning rate of each parametrization and width, with its interval over seeds.
 
         Args:
-          loss: its name.
+          loss: the name of a loss.
 
         >>> haiku_mup.Sweep({}).best()
         {}
@@ -122,110 +128,48 @@ class Sweep:
                 for name, widths in self.curves(loss).items()}
 
     def drift(self, loss: str | None = None) -> dict[str, float]:
-        """How far apart the widths' best rates are, in octaves, by parametrization: see `sweep.drift`.
+        """Returns how far apart the best rates of the widths are, in octaves, by parametrization.
+
+        See `sweep.drift`.
 
         Args:
-          loss: its name.
+          loss: the name of a loss.
 
         >>> haiku_mup.Sweep({}).drift()
         {}
         """
-        return {name: sweep.drift(widths) for name, widths in self.curves(loss).items()}
+        return {name: loss_curves.drift(widths) for name, widths in self.curves(loss).items()}
 
     def setback(self, loss: str | None = None) -> dict[str, float]:
-        """Whether a wider model is ever worse, by parametrization: see `sweep.setback`.
+        """Returns by how much a wider model is ever worse than a narrower one, by parametrization.
+
+        See `sweep.setback`.
 
         Args:
-          loss: its name.
+          loss: the name of a loss.
 
         >>> haiku_mup.Sweep({}).setback()
         {}
         """
-        return {name: sweep.setback(widths) for name, widths in self.curves(loss).items()}
-
-    def plot(self, path: str | os.PathLike[str] | None = None, *, loss: str | None = None, title: str = "",
-             caption: str = "") -> Any:
-        """Draws loss against learning rate; needs matplotlib. See `plot.lr_transfer`.
-
-        Args:
-          path: where to save the figure, if anywhere.
-          loss: its name.
-          title: a line above.
-          caption: a line below.
-
-        Returns:
-          The figure, of matplotlib.
-
-        >>> trials = [Trial("mup", 64, (("lr", 2.0**k),), 0) for k in (-3, -2, -1)]
-        >>> len(haiku_mup.Sweep({trial: {"train_loss": np.array(2.)} for trial in trials}).plot().axes)
-        1
-        """
-        from haiku_mup.sweep import figures
-
-        return figures.lr_transfer(self._profile(loss or self.loss), None if path is None else os.fspath(path),
-                                   loss=loss or self.loss, title=title, caption=caption)
-
-    def plot_curves(self, path: str | os.PathLike[str] | None = None, *, loss: str | None = None,
-                    lr: float | None = None, title: str = "", caption: str = "") -> Any:
-        """Draws the loss over the steps of training, a curve for each width, at one rate; needs matplotlib.
-
-        In μP a wider model is better throughout.
-
-        Args:
-          path: where to save the figure, if anywhere.
-          loss: the name of one that was recorded at each step; by default the first that was.
-          lr: of the rates that were tried, the nearest to this one; by default, to the narrowest model's best.
-          title: a line above.
-          caption: a line below.
-
-        Returns:
-          The figure, of matplotlib.
-
-        Raises:
-          MupError: no such loss.
-
-        >>> trials = [Trial("mup", width, (("lr", 2.0**-k),), 0) for width in (64, 128) for k in (1, 2, 3)]
-        >>> sweep = haiku_mup.Sweep({t: {"train_loss": np.linspace(2, t.point[0][1], 9)} for t in trials})
-        >>> [axes.get_title(loc="right") for axes in sweep.plot_curves(lr=0.3).axes]
-        ['learning rate 0.25']
-        """
-        from haiku_mup.sweep import figures
-
-        stepwise = [name for losses in self.losses.values() for name, x in losses.items() if x.ndim]
-        name = loss or next(iter(stepwise), "")
-        if name not in stepwise:
-            raise MupError(f"plot_curves: loss={loss!r}: none of that name was recorded at each step")
-        panels = {}
-        for parametrization, widths in self.curves(name).items():
-            at = _nearest(widths[min(widths)], lr)
-            panels[parametrization] = 2**at, {
-                width: figures.stacked(found) for width in widths
-                if (found := self._learning(parametrization, width, at, name))}
-        return figures.draw(panels, name, path, title, caption)
-
-    def _learning(self, parametrization: str, width: int, log2_lr: float, loss: str) -> list[np.ndarray]:
-        """The losses of each seed at a rate, at the best setting of what else there is."""
-        rows = [row for row in self._profile(loss)
-                if row["parametrization"] == parametrization and row["width"] == width
-                and math.isclose(math.log2(row["lr"]), log2_lr, abs_tol=1e-9)]
-        return [self.losses[row["trial"]][loss] for row in rows]
+        return {name: loss_curves.setback(widths) for name, widths in self.curves(loss).items()}
 
     def recommend(self, parametrization: str | None = None, *, loss: str | None = None) -> Advice:
-        """The learning rate for the target: the best one of the widest model, and what speaks against it.
+        """Recommends a learning rate for the target: the best rate of the widest model.
 
         Args:
-          parametrization: whose; by default the only one, or "mup".
-          loss: its name.
+          parametrization: the parametrization; by default the only one, or "mup".
+          loss: the name of a loss.
 
         Returns:
-          An `Advice`; printed, it is a paragraph.
+          An `Advice`, which prints as a paragraph.
 
         Raises:
-          MupError: several parametrizations, and none of them is "mup".
+          MupError: there are several parametrizations, and none of them is "mup".
 
         Warns:
-          MupWarning: the curves say that it doesn't transfer: the best rate is at the end of those that were
-            tried, or moves by more than an octave; a wider model is worse; seeds disagree; and such.
+          MupWarning: the curves give a reason to doubt that the rate transfers. For example, the best rate is
+            the highest or the lowest that was tried, it moves by more than an octave between widths, a wider
+            model is worse than a narrower one, or the seeds disagree.
 
         >>> trials = [Trial("mup", width, (("lr", 2.0**-k),), seed)
         ...           for width in (64, 128) for k in range(7) for seed in (0, 1)]
@@ -234,59 +178,133 @@ class Sweep:
         >>> f"{sweep.recommend().lr:.3f}", sweep.recommend().transfers
         ('0.137', True)
         """
-        found = self.curves(loss)
-        name = parametrization or (next(iter(found)) if len(found) == 1 else "mup")
-        if name not in found:
+        curves = self.curves(loss)
+        name = parametrization or (next(iter(curves)) if len(curves) == 1 else "mup")
+        if name not in curves:
             raise MupError(f"recommend: {parametrization or 'several parametrizations'}: there are "
-                           f"{', '.join(map(repr, found)) or 'none'}; name one of them")
-        lost = sum(missing.trial.parametrization == name for missing in self.missing)
-        said = advice(name, found[name], lost)
-        if said.doubts:
-            warnings.warn(str(said), MupWarning, stacklevel=2)
-        return said
+                           f"{', '.join(map(repr, curves)) or 'none'}; name one of them")
+        missing = sum(missing.trial.parametrization == name for missing in self.missing)
+        advice = advise(name, curves[name], missing)
+        if advice.doubts:
+            warnings.warn(str(advice), MupWarning, stacklevel=2)
+        return advice
 
     def __str__(self) -> str:
-        """The best rates as a table, a line for each parametrization."""
+        """Returns the best rates, a line for each parametrization, and the number of missing trials."""
         lines = []
         for name, widths in self.curves().items():
-            cells = ", ".join(f"{width}: {_shown(curve.optimum)}" for width, curve in sorted(widths.items()))
-            drift = f"{sweep.drift(widths):.2f} octaves"
+            cells = ", ".join(f"{width}: {_format(curve.optimum)}" for width, curve in sorted(widths.items()))
+            drift = f"{loss_curves.drift(widths):.2f} octaves"
             lines.append(f"{name}: log2 of the best lr at width {cells}; drift {drift}")
-        return "\n".join([*lines, *[f"{len(self.missing)} trials are missing"] * bool(self.missing)])
+        if self.missing:
+            lines.append(f"{len(self.missing)} trials are missing")
+        return "\n".join(lines)
 
-    def _profile(self, loss: str) -> list[dict[str, Any]]:
-        """The rows; of trials that differ in other hyperparameters than lr, those of the best setting."""
+    # --- figures ---
+
+    def plot(self, path: str | os.PathLike[str] | None = None, *, loss: str | None = None, title: str = "",
+             caption: str = "") -> Any:
+        """Draws the loss over the learning rate; needs matplotlib. See `plot.lr_transfer`.
+
+        Args:
+          path: the file to save the figure to, if any.
+          loss: the name of a loss.
+          title: a line above the panels.
+          caption: a line below them.
+
+        Returns:
+          The matplotlib figure.
+
+        >>> trials = [Trial("mup", 64, (("lr", 2.0**k),), 0) for k in (-3, -2, -1)]
+        >>> len(haiku_mup.Sweep({trial: {"train_loss": np.array(2.)} for trial in trials}).plot().axes)
+        1
+        """
+        from haiku_mup.sweep import figures
+
+        return figures.lr_transfer(self._best_setting_rows(loss or self.loss),
+                                   None if path is None else os.fspath(path), loss=loss or self.loss,
+                                   title=title, caption=caption)
+
+    def plot_curves(self, path: str | os.PathLike[str] | None = None, *, loss: str | None = None,
+                    lr: float | None = None, title: str = "", caption: str = "") -> Any:
+        """Draws the loss over the steps of training at one rate, a curve for each width; needs matplotlib.
+
+        In μP a wider model is better at every step.
+
+        Args:
+          path: the file to save the figure to, if any.
+          loss: the name of a loss that was recorded at each step; by default the first of them.
+          lr: the figure is at the rate nearest to this one that was tried; by default, nearest to the best rate
+            of the narrowest model.
+          title: a line above the panels.
+          caption: a line below them.
+
+        Returns:
+          The matplotlib figure.
+
+        Raises:
+          MupError: no such loss was recorded at each step.
+
+        >>> trials = [Trial("mup", width, (("lr", 2.0**-k),), 0) for width in (64, 128) for k in (1, 2, 3)]
+        >>> sweep = haiku_mup.Sweep({t: {"train_loss": np.linspace(2, t.point[0][1], 9)} for t in trials})
+        >>> [axes.get_title(loc="right") for axes in sweep.plot_curves(lr=0.3).axes]
+        ['learning rate 0.25']
+        """
+        from haiku_mup.sweep import figures
+
+        recorded = [name for losses in self.losses.values() for name, x in losses.items() if x.ndim]
+        name = loss or next(iter(recorded), None)
+        if name not in recorded:
+            raise MupError(f"plot_curves: loss={loss!r}: none of that name was recorded at each step")
+        panels = {}
+        for parametrization, widths in self.curves(name).items():
+            log2_lr = _nearest_rate(widths[min(widths)], lr)
+            by_width = {width: self._losses_by_seed(parametrization, width, log2_lr, name) for width in widths}
+            panels[parametrization] = 2**log2_lr, {
+                width: figures.stacked(losses) for width, losses in by_width.items() if losses}
+        return figures.draw(panels, name, path, title, caption)
+
+    def _losses_by_seed(self, parametrization: str, width: int, log2_lr: float, loss: str) -> list[np.ndarray]:
+        """Returns the losses of each seed at one rate, with the best setting of the other hyperparameters."""
+        return [self.losses[row["trial"]][loss] for row in self._best_setting_rows(loss)
+                if row["parametrization"] == parametrization and row["width"] == width
+                and math.isclose(math.log2(row["lr"]), log2_lr, abs_tol=1e-9)]
+
+    def _best_setting_rows(self, loss: str) -> list[dict[str, Any]]:
+        """Returns the rows of the trials with the best setting of the other hyperparameters at their rate.
+
+        Raises:
+          MupError: no trial returned that loss.
+        """
         if self.losses and not any(loss in losses for losses in self.losses.values()):
-            there = dict.fromkeys(name for losses in self.losses.values() for name in losses)
-            raise MupError(f"loss={loss!r}: no trial returned it; there are {', '.join(map(repr, there))}")
-        groups: dict[Any, dict[Any, list[dict[str, Any]]]] = {}
+            returned = dict.fromkeys(name for losses in self.losses.values() for name in losses)
+            raise MupError(f"loss={loss!r}: no trial returned it; there are {', '.join(map(repr, returned))}")
+        at_rate: dict[Any, dict[Any, list[dict[str, Any]]]] = {}        # by curve and rate, then by setting
         for trial, losses in self.losses.items():
-            at = groups.setdefault((trial.parametrization, trial.width, trial.point[0]), {})
-            at.setdefault(trial.point, []).append(trial.row() | {loss: final(losses[loss]), "trial": trial})
-        return [row for at in groups.values() for row in min(at.values(), key=lambda rows: _mean(rows, loss))]
+            by_setting = at_rate.setdefault((trial.parametrization, trial.width, trial.point[0]), {})
+            row = trial.row() | {loss: final_loss(losses[loss]), "trial": trial}
+            by_setting.setdefault(trial.point, []).append(row)
+        return [row for by_setting in at_rate.values()
+                for row in min(by_setting.values(), key=lambda rows: _mean_log_loss(rows, loss))]
 
 
-def _shown(found: sweep.Optimum) -> str:
-    """-8.38 ±0.19"""
-    half = f" ±{found.half:.2f}" * (not math.isnan(found.half))
-    return f"{found.log2_lr:.2f}{half}{' (edge)' * found.at_edge}"
+def _format(optimum: Optimum) -> str:
+    """Returns log2 of the rate and half its interval, as in -8.38 ±0.19.
+
+    >>> _format(Optimum(-8.0, -8.5, -7.75)), _format(Optimum(-6.0, at_edge=True))
+    ('-8.00 ±0.50', '-6.00 (edge)')
+    """
+    half = "" if math.isnan(optimum.half) else f" ±{optimum.half:.2f}"
+    edge = " (edge)" if optimum.at_edge else ""
+    return f"{optimum.log2_lr:.2f}{half}{edge}"
 
 
-def _nearest(curve: sweep.Curve, lr: float | None) -> float:
-    """log2 of the rate that is nearest to this one, or to the best."""
+def _nearest_rate(curve: Curve, lr: float | None) -> float:
+    """Returns log2 of the curve's rate that is nearest to a rate, or to the optimum if that is None."""
     wanted = math.log2(lr) if lr else curve.optimum.log2_lr
     return float(curve.log2_lr[abs(curve.log2_lr - np.nan_to_num(wanted)).argmin()])
 
 
-def final(x: np.ndarray) -> float:
-    """The loss of a run: the number, or the mean over the last tenth of its steps.
-
-    >>> final(np.array([5.0] * 18 + [1.0, 3.0])), final(np.array(4.0))
-    (2.0, 4.0)
-    """
-    flat = np.asarray(x, np.float64).reshape(-1)
-    return float(flat[-max(1, flat.size // TAIL):].mean())
-
-
-def _mean(rows: Sequence[Mapping[str, Any]], loss: str) -> float:
-    return float(np.mean([math.log(max(row[loss], sweep.FLOOR)) for row in rows]))
+def _mean_log_loss(rows: Sequence[Mapping[str, Any]], loss: str) -> float:
+    """Returns the mean logarithm of a loss over rows."""
+    return float(np.mean([math.log(max(row[loss], FLOOR)) for row in rows]))

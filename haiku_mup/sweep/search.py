@@ -1,178 +1,232 @@
-"""search="adaptive": where a curve is lowest, from a third of the trials that its grid has, or fewer."""
+"""Search strategies of a sweep: every trial of a grid, or an adaptive search for each curve's optimum.
+
+A search is a generator. It yields the trials of a round, is sent the losses of those that succeeded, and
+returns the best rates when it ends.
+
+The adaptive search runs a third of a curve's trials, in three stages:
+
+1. Initial rates, with one seed. Without a starting point these are some four rates spread over all of them.
+   The optimum of the next narrower width is a starting point: then they are that rate, the rates half an octave
+   to each side of it, and one every two octaves elsewhere. The far rates show whether the starting point is at
+   a mere dent in the curve, with the minimum somewhere else.
+2. A bracket, with one seed. While a neighbour of the lowest rate is more than an octave away, the next trial
+   halves that distance. If the lowest rate is the outermost one, the next trial is beyond it. (Press et al.,
+   Numerical Recipes, section 10.1, bracket a minimum likewise.)
+3. Replicates. All seeds run at the lowest rate and an octave to each side, then half an octave to each side,
+   then one and a half. After each round the lowest rate is chosen anew, and the next round is around that one.
+   This goes on until the budget is spent.
+
+With several seeds the third stage takes most of the budget, so losses are known best where the curve is lowest.
+Comparisons allow for rates having different seeds: see `haiku_mup.sweep.optimum`.
+"""
+import enum
 import math
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from haiku_mup.sweep.loss_curves import FLOOR, Curve
-from haiku_mup.sweep.optimum import levelled
-from haiku_mup.sweep.result import final
+from haiku_mup.sweep.loss_curves import FLOOR, Curve, final_loss
+from haiku_mup.sweep.optimum import marginal_means
 from haiku_mup.sweep.trial import Trial
 
-SHARE = 3           # of a curve's trials at most this part,
-LEAST = 3           # but so many at least
-FEW = 3             # seeds that are needed to begin where a narrower width's search ended
-SCOUTS = 4          # rates that are tried first, spread over all of them, where nothing is known
-FAR = 2             # octaves between those that look for another valley, where a place to begin is known
-Found = Mapping[Trial, Mapping[str, np.ndarray]]
-At = tuple[int, int]        # a rate and a seed, by their places
+BUDGET_SHARE = 3        # an adaptive search runs one in so many of a curve's trials,
+MIN_BUDGET = 3          # but at least so many
+WARM_START_SEEDS = 3    # with fewer seeds the budget is too small for a start around a known rate and far off
+INITIAL_RATES = 4       # without a starting point
+FAR_OCTAVES = 2         # between the initial rates away from a starting point
+
+Losses = Mapping[Trial, Mapping[str, np.ndarray]]
+GridIndex = tuple[int, int]                 # of a rate and of a seed
 Setting = tuple[tuple[str, float], ...]     # of the hyperparameters other than the rate
-Best = Mapping[Setting, float]              # log2 of the best rate
-Search = Generator[list[Trial], Found, Best]
+BestRates = Mapping[Setting, float]         # log2 of the best rate
+Search = Generator[list[Trial], Losses, BestRates | None]
 
 
-def adaptive(trials: Sequence[Trial], before: Best | None = None) -> Search:
+class SearchMethod(enum.StrEnum):
+    """The strategies that `lr_sweep` offers."""
+
+    GRID = "grid"
+    ADAPTIVE = "adaptive"
+
+
+def grid_search(trials: Sequence[Trial], warm_start: BestRates | None = None) -> Search:
+    """Runs all trials in one round.
+
+    >>> next(grid_search("ab"))
+    ['a', 'b']
+    """
+    del warm_start
+    yield list(trials)
+    return None
+
+
+def adaptive_search(trials: Sequence[Trial], warm_start: BestRates | None = None) -> Search:
     """Searches each curve of a grid: all rates and seeds at one setting of the other hyperparameters.
 
     Args:
-      trials: the grid, of one parametrization and width.
-      before: where the search of a narrower width ended. It is where this one begins; without it, or with fewer
-        than three seeds, trials that are spread over all rates look for a place.
+      trials: the grid of one parametrization and width.
+      warm_start: the best rates of a narrower width, at which this search starts if there are three seeds or
+        more; else it starts from rates spread over all of them.
 
     Returns:
-      Where it ended: log2 of the best rate, by setting; without those at which all that was tried diverged.
+      log2 of the best rates, by setting, without settings at which every trial diverged.
 
     >>> grid = [Trial("mup", 64, (("lr", 2.0**k),), seed) for k in range(-8, 1) for seed in range(3)]
-    >>> search, asked, found = adaptive(grid), 0, None
+    >>> search, count, losses = adaptive_search(grid), 0, None
     >>> while True:
     ...     try:
-    ...         round = search.send(found)
+    ...         trials = search.send(losses)
     ...     except StopIteration:
     ...         break
-    ...     found = {t: {"train_loss": np.exp((np.log2(t.point[0][1]) + 2.8)**2)} for t in round}
-    ...     asked += len(round)
-    >>> asked, round[-1].point[0][1] in (2**-4, 2**-3, 2**-2)
+    ...     losses = {t: {"train_loss": np.exp((np.log2(t.point[0][1]) + 2.8)**2)} for t in trials}
+    ...     count += len(trials)
+    >>> count, trials[-1].point[0][1] in (2**-4, 2**-3, 2**-2)
     (9, True)
     """
-    groups: dict[Setting, list[Trial]] = {}
+    by_setting: dict[Setting, list[Trial]] = {}
     for trial in trials:
-        groups.setdefault(trial.point[1:], []).append(trial)
-    found = [_Curve(some, (before or {}).get(setting)) for setting, some in groups.items()]
-    yield from _together([curve.search() for curve in found])
-    best = {setting: curve.best for setting, curve in zip(groups, found)}
-    return {setting: x for setting, x in best.items() if not math.isnan(x)}
+        by_setting.setdefault(trial.point[1:], []).append(trial)
+    curves = {setting: _CurveSearch(members, (warm_start or {}).get(setting))
+              for setting, members in by_setting.items()}
+    yield from _merge_rounds([curve.rounds() for curve in curves.values()])
+    best = {setting: curve.best_log2_lr for setting, curve in curves.items()}
+    return {setting: log2_lr for setting, log2_lr in best.items() if not math.isnan(log2_lr)}
 
 
-def allowed(trials: int) -> int:
-    """How many trials may run of a curve that has so many.
+def adaptive_budget(trials: int) -> int:
+    """Returns how many trials an adaptive search may run of a curve that has so many.
 
-    >>> allowed(36), allowed(5)
+    >>> adaptive_budget(36), adaptive_budget(5)
     (12, 3)
     """
-    return max(trials // SHARE, min(LEAST, trials))
+    return max(trials // BUDGET_SHARE, min(MIN_BUDGET, trials))
 
 
-def _together(searches: Iterable[Generator[list[Trial], Found, None]]) -> Generator[list[Trial], Found, None]:
-    """Their rounds, side by side."""
-    open_ = [(search, next(search, [])) for search in searches]
-    while any(trials for _, trials in open_):
-        found = yield [trial for _, trials in open_ for trial in trials]
-        open_ = [(search, _sent(search, {t: found[t] for t in trials if t in found}) if trials else [])
-                 for search, trials in open_]
+Rounds = Generator[list[Trial], Losses, None]
 
 
-def _sent(search: Generator[list[Trial], Found, None], found: Found) -> list[Trial]:
+def _merge_rounds(searches: Iterable[Rounds]) -> Rounds:
+    """Advances several searches at once: a round of the result is the sum of their rounds."""
+    running = [(search, next(search, [])) for search in searches]
+    while any(trials for _, trials in running):
+        losses = yield [trial for _, trials in running for trial in trials]
+        running = [(search, _next_round(search, trials, losses)) for search, trials in running]
+
+
+def _next_round(search: Rounds, trials: Sequence[Trial], losses: Losses) -> list[Trial]:
+    """Sends the losses of a round's trials; returns the trials of the next, none if the search has ended."""
+    if not trials:
+        return []
     try:
-        return search.send(found)
+        return search.send({trial: losses[trial] for trial in trials if trial in losses})
     except StopIteration:
         return []
 
 
-def _log(losses: Mapping[str, np.ndarray] | None) -> float:
-    """The logarithm of the first loss; inf where there is none."""
-    return math.inf if losses is None else math.log(max(final(next(iter(losses.values()))), FLOOR))
+def _log_first_loss(losses: Mapping[str, np.ndarray] | None) -> float:
+    """Returns the logarithm of a trial's first loss; inf for a trial that failed."""
+    return math.inf if losses is None else math.log(max(final_loss(next(iter(losses.values()))), FLOOR))
 
 
-class _Curve:
-    """What is known of a curve. Its rates, ascending, and its seeds go by their places.
+class _CurveSearch:
+    """The adaptive search of one curve. Rates, ascending, and seeds go by their indices.
 
     Args:
-      trials: the curve's.
-      start: log2 of the rate to begin at, if one is known.
+      trials: all trials of the curve.
+      start: log2 of the rate to start at; None for no starting point.
     """
 
     def __init__(self, trials: Sequence[Trial], start: float | None):
-        lrs, seeds = sorted({t.point[0][1] for t in trials}), list(dict.fromkeys(t.seed for t in trials))
+        lrs = sorted({trial.point[0][1] for trial in trials})
+        seeds = list(dict.fromkeys(trial.seed for trial in trials))
         self._trials = {(lrs.index(t.point[0][1]), seeds.index(t.seed)): t for t in trials}
-        self._x, self._seeds = np.log2(lrs), len(seeds)
-        self._budget = allowed(len(trials))
-        self._octave = self._steps(1)
-        self._half = max(1, self._octave // 2)
-        self._start = None if start is None or len(seeds) < FEW else int(abs(self._x - start).argmin())
-        self._known: dict[At, float] = {}
+        self._log2_lrs, self._seeds = np.log2(lrs), len(seeds)
+        self._budget = adaptive_budget(len(trials))
+        self._octave = self._grid_steps(1)
+        self._half_octave = max(1, self._octave // 2)
+        warm = start is not None and len(seeds) >= WARM_START_SEEDS
+        self._start = int(abs(self._log2_lrs - start).argmin()) if warm else None
+        self._log_losses: dict[GridIndex, float] = {}
 
     @property
-    def best(self) -> float:
-        """log2 of the rate of the minimum; nan where all that was tried diverged."""
-        table = self._table()
+    def best_log2_lr(self) -> float:
+        """Returns log2 of the best rate; nan if every trial so far diverged."""
+        table = self._loss_table()
         tried = ~np.isnan(table).all(axis=1)
-        return Curve(self._x[tried].round(10), table[tried]).optimum.log2_lr
+        return Curve(self._log2_lrs[tried].round(10), table[tried]).optimum.log2_lr
 
-    def search(self) -> Generator[list[Trial], Found, None]:
-        """Its rounds."""
-        for wanted in self._rounds():
-            found = yield [self._trials[place] for place in wanted]
-            self._known |= {place: _log(found.get(self._trials[place])) for place in wanted}
+    def rounds(self) -> Rounds:
+        """Yields the trials of each round, and is sent their losses."""
+        for indices in self._stages():
+            losses = yield [self._trials[index] for index in indices]
+            self._log_losses |= {index: _log_first_loss(losses.get(self._trials[index])) for index in indices}
 
-    def _rounds(self) -> Iterator[list[At]]:
-        """First with one seed, until the lowest has neighbours an octave off; then with all seeds around it."""
-        yield self._affordable((rate, 0) for rate in self._scouts())
-        for more in (self._neighbours, self._around):
-            while wanted := self._affordable(more()):
-                yield wanted
+    def _stages(self) -> Iterator[list[GridIndex]]:
+        """Yields the rounds of the three stages, until the budget is spent."""
+        yield self._within_budget((rate, 0) for rate in self._initial_rates())
+        for next_round in (self._bracket, self._replicates):
+            while indices := self._within_budget(next_round()):
+                yield indices
 
-    def _steps(self, octaves: float) -> int:
-        """How many of the rates' steps make so many octaves; one at least."""
-        gaps = np.diff(np.unique(self._x.round(10)))
-        return max(1, round(octaves / float(np.median(gaps)))) if len(gaps) else 1
-
-    def _scouts(self) -> Iterable[int]:
-        """Spread over all rates; half an octave around the place to begin, where there is one, and far off."""
-        rates, start = len(self._x), self._start
+    def _initial_rates(self) -> Iterable[int]:
+        """Returns the first rates to try, the most important ones first."""
+        rates, start = len(self._log2_lrs), self._start
         if start is None:
-            stride = max(1, round(rates / SCOUTS))
+            stride = max(1, round(rates / INITIAL_RATES))
             return range((stride - 1) // 2, rates, stride)
-        half, far = self._half, self._steps(FAR)
-        others = {*range(start % far, rates, far)} - {start}
-        return [start, *(r for r in (start - half, start + half) if 0 <= r < rates),
-                *sorted(others, key=lambda rate: abs(rate - start))]
+        near = [rate for rate in (start - self._half_octave, start + self._half_octave) if 0 <= rate < rates]
+        stride = self._grid_steps(FAR_OCTAVES)
+        far = {*range(start % stride, rates, stride)} - {start}
+        return [start, *near, *sorted(far, key=lambda rate: abs(rate - start))]
 
-    def _neighbours(self) -> list[At]:
-        """Closer to the lowest, where its neighbours are more than an octave off; beyond, where it has none."""
-        lowest, known = self._lowest(), {rate for rate, _ in self._known}
-        below = min((lowest - rate for rate in known if rate < lowest), default=0)
-        above = min((rate - lowest for rate in known if rate > lowest), default=0)
-        steps = (-self._step(below, above), self._step(above, below))
-        return [(min(max(lowest + step, 0), len(self._x) - 1), 0) for step in steps if step]
+    def _bracket(self) -> list[GridIndex]:
+        """Returns the next rates that narrow the bracket around the lowest one, with the first seed."""
+        lowest, tried = self._lowest_rate(), {rate for rate, _ in self._log_losses}
+        below = min((lowest - rate for rate in tried if rate < lowest), default=0)
+        above = min((rate - lowest for rate in tried if rate > lowest), default=0)
+        steps = -self._bracket_step(below, above), self._bracket_step(above, below)
+        last = len(self._log2_lrs) - 1
+        return [(min(max(lowest + step, 0), last), 0) for step in steps if step]
 
-    def _step(self, gap: int, opposite: int) -> int:
-        """To the next rate on a side where the neighbour is a gap away (0: there is none)."""
+    def _bracket_step(self, gap: int, opposite: int) -> int:
+        """Returns how far to go to one side of the lowest rate; 0 for nowhere.
+
+        Args:
+          gap: the distance of the neighbour on that side; 0 if there is none.
+          opposite: the distance of the other neighbour.
+        """
         if not gap:
-            return 2 * max(opposite, self._half)
+            return 2 * max(opposite, self._half_octave)     # ever larger steps until the loss rises
         return max(self._octave, -(-gap // 2)) if gap > self._octave else 0
 
-    def _around(self) -> list[At]:
-        """All seeds at the lowest and an octave to each side; then closer; then farther."""
-        octave, half, lowest = self._octave, self._half, self._lowest()
+    def _replicates(self) -> list[GridIndex]:
+        """Returns the next trials with all seeds around the lowest rate, the nearest rates first."""
+        octave, half, lowest = self._octave, self._half_octave, self._lowest_rate()
         for steps in ((0, octave, -octave), (half, -half), (octave + half, -octave - half)):
-            open_ = [(lowest + step, seed) for seed in range(self._seeds) for step in steps
-                     if 0 <= lowest + step < len(self._x) and (lowest + step, seed) not in self._known]
-            if open_:
-                return open_
+            rates = [lowest + step for step in steps if 0 <= lowest + step < len(self._log2_lrs)]
+            new = [(rate, seed) for seed in range(self._seeds) for rate in rates
+                   if (rate, seed) not in self._log_losses]
+            if new:
+                return new
         return []
 
-    def _affordable(self, wanted: Iterable[At]) -> list[At]:
-        """Those that are new, as far as the budget goes."""
-        new = [place for place in dict.fromkeys(wanted) if place not in self._known]
-        return new[:max(0, self._budget - len(self._known))]
+    def _within_budget(self, indices: Iterable[GridIndex]) -> list[GridIndex]:
+        """Returns those of the trials that are new, as many as the budget allows."""
+        new = [index for index in dict.fromkeys(indices) if index not in self._log_losses]
+        return new[:max(0, self._budget - len(self._log_losses))]
 
-    def _table(self) -> np.ndarray:
-        """[rates, seeds], log losses; nan where one is unknown."""
-        table = np.full((len(self._x), self._seeds), np.nan)
-        for place, loss in self._known.items():
-            table[place] = loss
+    def _grid_steps(self, octaves: float) -> int:
+        """Returns the number of steps between rates that makes so many octaves, at least 1."""
+        gaps = np.diff(np.unique(self._log2_lrs.round(10)))     # rounded: two rates may differ in the last bit
+        return max(1, round(octaves / float(np.median(gaps)))) if len(gaps) else 1
+
+    def _loss_table(self) -> np.ndarray:
+        """Returns the log losses, [rates, seeds], with nan for trials that haven't run."""
+        table = np.full((len(self._log2_lrs), self._seeds), np.nan)
+        for index, log_loss in self._log_losses.items():
+            table[index] = log_loss
         return table
 
-    def _lowest(self) -> int:
-        """The rate of the lowest mean, as if all rates had all seeds."""
-        return int(levelled(self._table()).argmin())            # where all diverged: the lowest rate
+    def _lowest_rate(self) -> int:
+        """Returns the rate of the lowest mean; the lowest rate of all if every trial diverged."""
+        return int(marginal_means(self._loss_table()).argmin())

@@ -9,7 +9,7 @@ import pytest
 from sweep_results import records
 
 from haiku_mup import sweep
-from haiku_mup.sweep import optimum as minimum
+from haiku_mup.sweep.optimum import FIT_RADIUS, argmin_rate, marginal_means
 
 INF = math.inf
 RATES = [k / 2 for k in range(-20, -7)]
@@ -70,8 +70,8 @@ def test_a_rate_with_one_seed_of_three_is_the_lowest_only_beside_that_seed():
     """The first seed fares worse than the others, but not at -7: by the seeds' means, -5 would be lowest."""
     of = {k: [math.exp(0.2 * (k + 7)**2 + (k != -7) * worse) for worse in (1, 0, 0)] for k in RATES}
     lucky = curve(of | {-5: [1.05]})
-    assert lucky.log2_lr[minimum.levelled(lucky.log_loss).argmin()] == -5
-    assert lucky.log2_lr[minimum.lowest(lucky.log_loss)] == -7 and abs(lucky.optimum.log2_lr + 7) <= 0.5
+    assert lucky.log2_lr[marginal_means(lucky.log_loss).argmin()] == -5
+    assert lucky.log2_lr[argmin_rate(lucky.log_loss)] == -7 and abs(lucky.optimum.log2_lr + 7) <= 0.5
     assert curve(of | {-5: [0.5]}).optimum.log2_lr >= -5.5              # it is lower, there
     alone = curve({k: [INF] * 3 for k in of} | {-5: [0.5]}).optimum     # the others diverge
     assert alone.log2_lr == -5 and not alone.at_edge
@@ -82,7 +82,7 @@ def test_a_rate_with_one_seed_of_three_is_the_lowest_only_beside_that_seed():
 def test_a_rate_with_fewer_seeds_is_not_the_lowest_beside_one_that_is_lower_where_both_are():
     """At the wall above, seeds are far apart, which moves what is made of the rates that have one of two."""
     losses = np.array([[0.43, np.nan], [0.2, np.nan], [0.11, 0.03], [0.08, 0.01], [4.5, 3.3], [8.5, np.nan]])
-    assert minimum.levelled(losses).argmin() == 1 and minimum.lowest(losses) == 3
+    assert marginal_means(losses).argmin() == 1 and argmin_rate(losses) == 3
 
 
 def test_rates_that_are_one_but_for_rounding():
@@ -115,7 +115,7 @@ def test_a_stretch_of_rates_weighs_alike_however_many_were_tried():
         whole = curve({x: valley(x) for x in np.arange(-10, -3.9, 0.5)}).optimum.log2_lr
         for rates in (-10, -8.5, -7.5, -7, -6.5, -6, -5.5, -4), (-10, -8.5, -7.5, -7, -6.5, -6, -5):
             some = curve({x: valley(x) for x in rates})
-            near = abs(some.log2_lr + 7) <= minimum.REACH
+            near = abs(some.log2_lr + 7) <= FIT_RADIUS
             a, b, _ = np.polyfit(some.log2_lr[near], some.log_loss[near, 0], 2)     # each rate weighs alike
             ratios.append(abs(some.optimum.log2_lr - whole) / abs(-b / (2 * a) - whole))
     assert np.mean(ratios) < 0.5 and max(ratios) < 1, ratios

@@ -6,7 +6,7 @@ import pytest
 
 import haiku_mup
 from haiku_mup import sweep
-from haiku_mup.sweep.result import final
+from haiku_mup.sweep.loss_curves import final_loss
 from haiku_mup.sweep.trial import Trial
 
 WIDTHS, AT = (64, 128, 256), np.arange(-12.0, -5.9, 0.5)
@@ -39,8 +39,8 @@ def test_each_rate_has_the_best_setting_of_the_others():
 
 
 def test_the_loss_of_a_run_is_the_mean_over_its_last_tenth():
-    assert final(np.arange(100.0)) == np.arange(90, 100).mean() and final(np.array([3.0, 1.0])) == 1
-    assert final(np.array([1.0] * 9 + [np.inf])) == math.inf and final(np.float32(2)) == 2
+    assert final_loss(np.arange(100.0)) == np.arange(90, 100).mean() and final_loss(np.array([3.0, 1.0])) == 1
+    assert final_loss(np.array([1.0] * 9 + [np.inf])) == math.inf and final_loss(np.float32(2)) == 2
 
 
 def test_a_loss_that_is_not_there_is_named():

@@ -9,7 +9,7 @@ import pytest
 
 import haiku_mup
 from haiku_mup.sweep.runner import workers
-from haiku_mup.sweep.search import adaptive
+from haiku_mup.sweep.search import adaptive_search
 from haiku_mup.sweep.trial import Trial
 
 AT = np.arange(-12.0, -5.9, 0.5)
@@ -24,7 +24,7 @@ def swept(loss, at=AT, seeds=3, width=64, name="mup", **others):
 
 def searched(found, before=None):
     """What the search asks for of a sweep that ran in full, and where it ends."""
-    search, seen, answer = adaptive(list(found.losses), before), {}, None
+    search, seen, answer = adaptive_search(list(found.losses), before), {}, None
     while True:
         try:
             trials = search.send(answer)
@@ -74,7 +74,7 @@ def test_it_begins_where_it_is_told_to():
     """With the rates half an octave around, and others far off; else spread over all."""
     def first(before, seeds=3):
         trials = list(swept(lambda x, seed: 1.0, seeds=seeds).losses)
-        return [math.log2(trial.point[0][1]) for trial in next(adaptive(trials, before))]
+        return [math.log2(trial.point[0][1]) for trial in next(adaptive_search(trials, before))]
 
     assert first({(): -8.1}) == [-8, -8.5, -7.5, -10, -6, -12]
     assert first(None) == [-11.5, -10, -8.5, -7]

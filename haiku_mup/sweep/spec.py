@@ -1,0 +1,114 @@
+"""The arguments of `lr_sweep`, checked and in one form."""
+import collections
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from haiku_mup.errors import MupError
+from haiku_mup.sweep.search import WARM_START_SEEDS, SearchMethod, adaptive_budget
+from haiku_mup.sweep.trial import Point, Trial, grid_points, seed_list
+
+MakeTrial = Callable[[int], Callable[..., Any]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepSpec:
+    """The trials of a sweep, and how they are searched.
+
+    Attributes:
+      makers: for each parametrization, the function from a width to a trial.
+      widths: the widths, ascending.
+      points: the hyperparameters of the trials, the learning rate first.
+      seeds: the seeds.
+      search: the search strategy.
+      chunk: the number of trials side by side on a device; None to have the programs choose.
+
+    Raises:
+      MupError: an argument is not allowed.
+    """
+
+    makers: Mapping[str, MakeTrial]
+    widths: Sequence[int]
+    points: Sequence[Point]
+    seeds: Sequence[int]
+    search: SearchMethod
+    chunk: int | None
+
+    def __post_init__(self) -> None:
+        if not self.makers or not self.widths or self.widths[0] < 1:
+            raise MupError(f"lr_sweep: widths {self.widths} of {list(self.makers)}: give at least one of each")
+        if not all(map(callable, self.makers.values())):
+            raise MupError("lr_sweep: make_trial must be a function from a width to a trial, or {name: "
+                           "function}")
+        if self.search is SearchMethod.ADAPTIVE and max(self._rates_by_setting().values()) < 2:
+            raise MupError("lr_sweep: search='adaptive' looks for the best of several learning rates, and "
+                           "there is one for each setting of the other hyperparameters: give lrs=[...], or "
+                           "search='grid'")
+
+    @classmethod
+    def from_arguments(cls, make_trial: MakeTrial | Mapping[str, MakeTrial], widths: Iterable[int],
+                       lrs: Iterable[float] | None, seeds: int | Iterable[int], *,
+                       hyperparameters: Mapping[str, Iterable[float]] | Iterable[Mapping[str, float]] | None,
+                       search: str, chunk: int | Literal["auto"]) -> "SweepSpec":
+        """Converts the arguments of `lr_sweep`.
+
+        A single `make_trial` gets the name that it has, as a `Training` does, or "trial".
+
+        Raises:
+          MupError: an argument is not allowed.
+        """
+        if isinstance(make_trial, Mapping):
+            makers = dict(make_trial)
+        else:
+            makers = {getattr(make_trial, "name", "trial"): make_trial}
+        return cls(makers=makers, widths=sorted(set(map(int, widths))),
+                   points=grid_points(lrs, hyperparameters), seeds=seed_list(seeds),
+                   search=_search_method(search), chunk=_chunk(chunk))
+
+    @property
+    def hyperparameters(self) -> list[str]:
+        """Returns the names of the hyperparameters, "lr" first."""
+        return [name for name, _ in self.points[0]]
+
+    @property
+    def width_by_width(self) -> bool:
+        """Returns whether the search at a width starts from the optimum of the next narrower width."""
+        return self.search is SearchMethod.ADAPTIVE and len(self.seeds) >= WARM_START_SEEDS
+
+    @property
+    def max_trials(self) -> int:
+        """Returns the number of trials, or the most that an adaptive search may run."""
+        curve_sizes = [rates * len(self.seeds) for rates in self._rates_by_setting().values()]
+        if self.search is SearchMethod.ADAPTIVE:
+            curve_sizes = list(map(adaptive_budget, curve_sizes))
+        return len(self.makers) * len(self.widths) * sum(curve_sizes)
+
+    def grid(self, parametrization: str, width: int) -> list[Trial]:
+        """Returns all trials of one parametrization and width."""
+        return [Trial(parametrization, width, point, seed) for point in self.points for seed in self.seeds]
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns what is kept in a sweep's folder, as JSON values."""
+        return {"parametrizations": list(self.makers), "widths": list(self.widths), "points": list(self.points),
+                "seeds": list(self.seeds), "search": self.search.value,
+                "chunk": "auto" if self.chunk is None else self.chunk}
+
+    def _rates_by_setting(self) -> Mapping[Any, int]:
+        """Returns the number of learning rates for each setting of the other hyperparameters."""
+        return collections.Counter(point[1:] for point in self.points)
+
+
+def _search_method(search: str) -> SearchMethod:
+    """Returns the search strategy of that name."""
+    if search not in list(SearchMethod):
+        raise MupError(f"lr_sweep: search={search!r}: give 'grid' or 'adaptive'")
+    return SearchMethod(search)
+
+
+def _chunk(chunk: int | Literal["auto"]) -> int | None:
+    """Returns the number of trials side by side, or None for "auto"."""
+    if chunk == "auto":
+        return None
+    if not isinstance(chunk, int) or chunk < 1:
+        raise MupError(f"lr_sweep: chunk={chunk!r}: give how many trials run beside one another, or 'auto'")
+    return chunk
