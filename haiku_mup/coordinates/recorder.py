@@ -12,7 +12,7 @@ import numpy as np
 from haiku_mup.coordinates.array_stats import Stat, measurer
 from haiku_mup.errors import MupError
 from haiku_mup.layers import SharedReadout
-from haiku_mup.parameters.haiku_layers import TIED
+from haiku_mup.parameters.haiku_layers import TIED, Attention, layer_type
 from haiku_mup.tracing.haiku_internals import leaf_name, stored_names
 
 T = TypeVar("T")
@@ -163,17 +163,17 @@ class Recorder:
         if call.method_name != "__call__" or any(module is outer for outer in self._active) \
                 or type(module).__module__ == "haiku._src.lift":
             return next_method(*args, **kwargs)                 # a superclass's; a lift, which gives parameters
-        attends = isinstance(module, hk.MultiHeadAttention)
-        if attends:
+        attention = layer_type(module).attention
+        if attention:
             self._attention.append((module.module_name, {}))
         self._active.append(module)
         try:
             out = next_method(*args, **kwargs)
-            if attends:
-                self._logits(module, self._attention[-1][1])
+            if attention:
+                self._logits(module, attention, self._attention[-1][1])
         finally:
             self._active.pop()
-            if attends:
+            if attention:
                 self._attention.pop()
         if self._attention:
             name, projected = self._attention[-1]
@@ -184,13 +184,13 @@ class Recorder:
         self.record(ACTIVATION, module, out)
         return out
 
-    def _logits(self, module: Any, projected: Mapping[str, Any]) -> None:
+    def _logits(self, module: Any, attention: Attention, projected: Mapping[str, Any]) -> None:
         """Those of an attention's softmax, before any mask: [..., H, T', T]."""
-        if not {"query", "key"} <= projected.keys():
+        sides, size = (attention.queries, attention.keys), int(attention.key_size(module))
+        if not projected.keys() >= set(sides):
             return
-        query, key = (projected[side].reshape(*projected[side].shape[:-1], module.num_heads, module.key_size)
-                      for side in ("query", "key"))
-        logits = jnp.einsum("...thd,...Thd->...htT", query, key) / np.sqrt(module.key_size).astype(query.dtype)
+        query, key = (projected[side].reshape(*projected[side].shape[:-1], -1, size) for side in sides)
+        logits = jnp.einsum("...thd,...Thd->...htT", query, key) / np.sqrt(size).astype(query.dtype)
         self.record(LOGITS, module, logits)
 
     def record(self, kind: str, owner: Any, value: Any, leaf: str = "") -> None:
