@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from demos.common import texts
-from haiku_mup.models.loss import IGNORED
+from haiku_mup.models.loss import IGNORE_INDEX
 
 PAD, MASK, SPECIAL = 0, 1, 2        # ids that stand before the text's own, where masked places are guessed
 MASKED, SHOWN, WRONG = 0.15, 0.1, 0.1       # of the places; of those, what is left as it is, and any other id
@@ -123,7 +123,7 @@ class Batches(NamedTuple):
 
 
 def hidden(ids: np.ndarray, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Ids [rows, length] with 15% of each row to be guessed, and what these places were (others: IGNORED).
+    """Ids [rows, length] with 15% of each row to be guessed, and what these places were (others: IGNORE_INDEX).
 
     Of the places that are to be guessed 80% show a mask, 10% any id, and 10% what was there. (Devlin et al.,
     arXiv 1810.04805, section 3.1; drawn anew for every step: Liu et al., arXiv 1907.11692, section 4.1.)
@@ -139,4 +139,4 @@ def hidden(ids: np.ndarray, size: int, rng: np.random.Generator) -> tuple[np.nda
     np.put_along_axis(guess, places, True, axis=1)
     fate, any_id = rng.random(ids.shape), rng.integers(SPECIAL, size, ids.shape)
     shown = np.where(fate < SHOWN, ids, np.where(fate < SHOWN + WRONG, any_id, MASK))
-    return np.where(guess, shown, ids).astype(ids.dtype), np.where(guess, ids, IGNORED).astype(ids.dtype)
+    return np.where(guess, shown, ids).astype(ids.dtype), np.where(guess, ids, IGNORE_INDEX).astype(ids.dtype)

@@ -9,30 +9,30 @@ import jax.numpy as jnp
 
 from haiku_mup.errors import MupError
 from haiku_mup.layers import SharedEmbed
-from haiku_mup.models import heads, inputs, layers
 from haiku_mup.models.config import Config
-from haiku_mup.models.heads import Output
-from haiku_mup.models.layers import Attention, dropped, norm, normal
+from haiku_mup.models.heads import ModelWithHead, Output, classifier_dropout, readout_layer, vocabulary_logits
+from haiku_mup.models.inputs import OTHER_TOKENIZER, check_ids, check_length, combine_masks, embed_ids
+from haiku_mup.models.layers import ACTIVATIONS, Attention, apply_blocks, dropout, layer_norm, normal_init
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BertConfig(Config):
-    """The configuration of BERT; its defaults are those of bert-base-uncased.
+    """The configuration of BERT; defaults are those of bert-base-uncased.
 
     Attributes:
-      vocab_size: how many ids there are.
-      hidden_size: the width.
-      num_hidden_layers: how many blocks.
-      num_attention_heads: how many heads of hidden_size / num_attention_heads each.
-      intermediate_size: the feed-forward layer's width.
-      hidden_act: its activation.
-      hidden_dropout_prob: dropout of the embeddings' sum, and of what is added to the residual stream.
-      attention_probs_dropout_prob: dropout of attention.
-      max_position_embeddings: the longest sequence.
-      type_vocab_size: how many token types there are.
-      layer_norm_eps: of the norms.
-      pad_token_id: the id whose embedding starts at zero, and doesn't learn as an input; None for none.
-      classifier_dropout: of a classification; hidden_dropout_prob by default.
+      vocab_size: number of token ids.
+      hidden_size: width.
+      num_hidden_layers: number of blocks.
+      num_attention_heads: number of attention heads; each has hidden_size / num_attention_heads dimensions.
+      intermediate_size: width of the feed-forward layer.
+      hidden_act: activation of the feed-forward layer.
+      hidden_dropout_prob: dropout rate of the sum of embeddings, and of each branch before it is added.
+      attention_probs_dropout_prob: dropout rate of attention weights.
+      max_position_embeddings: length of the longest sequence.
+      type_vocab_size: number of token types.
+      layer_norm_eps: of the layer norms.
+      pad_token_id: id of padding, whose embedding gets no gradient as an input; None for none.
+      classifier_dropout: dropout rate of a classification head; hidden_dropout_prob by default.
 
     For the others see `Config`.
 
@@ -65,25 +65,24 @@ class BertConfig(Config):
 
 
 class Block(hk.Module):
-    """Attention and a feed-forward layer, each added to its input, with a norm behind."""
+    """A post-LN block: attention and a feed-forward layer, each added to its input, and the sum normalised."""
 
     def __init__(self, config: BertConfig, is_training: bool, name: str | None = None):
         super().__init__(name=name)
         self.config, self.is_training = config, is_training
 
-    def __call__(self, x: jax.Array, number: Any, mask: jax.Array | None) -> jax.Array:
-        del number
+    def __call__(self, x: jax.Array, layer_idx: Any, mask: jax.Array | None) -> jax.Array:
+        del layer_idx
         c, rate = self.config, self.config.hidden_dropout_prob * self.is_training
-        init = normal(c.initializer_range)
+        init = normal_init(c.initializer_range)
         attention = Attention(
             c.num_attention_heads, c.hidden_size // c.num_attention_heads, w_init=init, out_init=init,
-            mult=c.attn_mult, zero_query=c.query_zero_init,
-            dropout=c.attention_probs_dropout_prob * self.is_training, name="attention")
-        x = norm("attention_norm", c.layer_norm_eps)(x + dropped(attention(x, x, x, mask), rate))
+            attn_mult=c.attn_mult, zero_query=c.query_zero_init,
+            dropout_rate=c.attention_probs_dropout_prob * self.is_training, name="attention")
+        x = layer_norm("attention_norm", c.layer_norm_eps)(x + dropout(attention(x, x, x, mask), rate))
         y = hk.Linear(c.intermediate_size, w_init=init, name="intermediate")(x)
-        y = layers.ACTIVATIONS[c.hidden_act](y)
-        y = hk.Linear(c.hidden_size, w_init=init, name="output")(y)
-        return norm("output_norm", c.layer_norm_eps)(x + dropped(y, rate))
+        y = hk.Linear(c.hidden_size, w_init=init, name="output")(ACTIVATIONS[c.hidden_act](y))
+        return layer_norm("output_norm", c.layer_norm_eps)(x + dropout(y, rate))
 
 
 class BertModel(hk.Module):
@@ -106,9 +105,9 @@ class BertModel(hk.Module):
 
         Args:
           config: its configuration.
-          name: name of the module, by default that of the class in Haiku's spelling.
+          name: name of the module, by default that of the class in snake case.
           add_pooling_layer: whether to compute `pooler_output`.
-          shared: whether a `SharedReadout` reads its embedding, which then is its attribute `embed`.
+          shared: whether a `SharedReadout` reads the embedding, which the attribute `embed` then holds.
         """
         super().__init__(name=name)
         self.config, self.add_pooling_layer, self.shared = config, add_pooling_layer, shared
@@ -121,67 +120,68 @@ class BertModel(hk.Module):
 
         Args:
           input_ids: tokens.
-          attention_mask: [B, T]: 0 for tokens that nobody may see.
-          token_type_ids: [B, T]: the sentence that a token is of; 0 by default.
-          position_ids: [B, T]: places; counted by default.
-          is_training: whether to drop out, which needs a random key.
-          output_hidden_states: whether to return what each block is given, too.
+          attention_mask: [B, T], 0 for tokens that no position may attend to.
+          token_type_ids: [B, T], which sentence a token belongs to; 0 by default.
+          position_ids: [B, T]; 0, 1, 2, … by default.
+          is_training: whether to apply dropout, which needs a random key.
+          output_hidden_states: whether to return each block's input, too.
 
         Raises:
-          MupError: a sequence longer than there are positions; outside of jit, ids outside of the vocabulary.
+          MupError: a sequence longer than there are positions; outside of jit, an id outside of the vocabulary.
         """
         c = self.config
-        ids = inputs.checked_ids("input_ids", input_ids, c.vocab_size, inputs.TOKENIZER)
-        mask = inputs.attended(attention_mask, ids)
-        x = self._embedded(ids, token_type_ids, position_ids)
-        x = dropped(norm("embeddings_norm", c.layer_norm_eps)(x), c.hidden_dropout_prob * is_training)
-        x, given = layers.blocks(c, c.num_hidden_layers, lambda name: Block(c, is_training, name), x, mask,
-                                "layer", output_hidden_states)
+        ids = check_ids("input_ids", input_ids, c.vocab_size, OTHER_TOKENIZER)
+        mask = combine_masks(attention_mask, ids)
+        x = layer_norm("embeddings_norm", c.layer_norm_eps)(self._embed(ids, token_type_ids, position_ids))
+        x, block_inputs = apply_blocks(
+            lambda name: Block(c, is_training, name), dropout(x, c.hidden_dropout_prob * is_training), mask,
+            count=c.num_hidden_layers, name="layer", layer_stack=c.layer_stack, remat=c.remat,
+            keep_inputs=output_hidden_states)
         pooled = None
         if self.add_pooling_layer:
-            pooler = hk.Linear(c.hidden_size, w_init=normal(c.initializer_range), name="pooler")
+            pooler = hk.Linear(c.hidden_size, w_init=normal_init(c.initializer_range), name="pooler")
             pooled = jnp.tanh(pooler(x[..., 0, :]))
-        return Output(x, pooled, (*given, x) if output_hidden_states else None)
+        return Output(x, pooled, (*block_inputs, x) if output_hidden_states else None)
 
     @hk.transparent
-    def _embedded(self, ids: jax.Array, types: jax.Array | None, positions: jax.Array | None) -> jax.Array:
-        """The sum of three embeddings."""
-        c, init = self.config, normal(self.config.initializer_range)
+    def _embed(self, ids: jax.Array, token_type_ids: jax.Array | None,
+               position_ids: jax.Array | None) -> jax.Array:
+        """Sums the embeddings of tokens, token types and positions."""
+        c, init = self.config, normal_init(self.config.initializer_range)
         self.embed = (SharedEmbed if self.shared else hk.Embed)(
             c.vocab_size, c.hidden_size, w_init=init, name="word_embeddings")
-        x = inputs.looked_up(self.embed, ids, c.pad_token_id)
-        if types is None:
-            types = jnp.zeros_like(ids)
-        types = inputs.checked_ids("token_type_ids", types, c.type_vocab_size, "see config.type_vocab_size")
-        table = hk.Embed(c.type_vocab_size, c.hidden_size, w_init=init, name="token_type_embeddings")
-        x = x + inputs.looked_up(table, types)
-        if positions is None:
-            positions = self._positions(ids)
-        positions = inputs.checked_ids("position_ids", positions, c.max_position_embeddings,
-                                      "see config.max_position_embeddings")
-        table = hk.Embed(c.max_position_embeddings, c.hidden_size, w_init=init, name="position_embeddings")
-        return x + inputs.looked_up(table, positions, self._padded_position())
+        x = embed_ids(self.embed, ids, c.pad_token_id)
+        types = check_ids("token_type_ids", jnp.zeros_like(ids) if token_type_ids is None else token_type_ids,
+                          c.type_vocab_size, "see config.type_vocab_size")
+        type_embed = hk.Embed(c.type_vocab_size, c.hidden_size, w_init=init, name="token_type_embeddings")
+        x = x + embed_ids(type_embed, types)
+        positions = check_ids("position_ids", self._position_ids(ids) if position_ids is None else position_ids,
+                              c.max_position_embeddings, "see config.max_position_embeddings")
+        position_embed = hk.Embed(
+            c.max_position_embeddings, c.hidden_size, w_init=init, name="position_embeddings")
+        return x + embed_ids(position_embed, positions, self._padding_position())
 
-    def _positions(self, ids: jax.Array) -> jax.Array:
-        """0, 1, 2, …"""
-        inputs.check_length(ids.shape[-1], self.config.max_position_embeddings, "max_position_embeddings")
+    def _position_ids(self, ids: jax.Array) -> jax.Array:
+        """Counts positions 0, 1, 2, …"""
+        check_length(ids.shape[-1], self.config.max_position_embeddings, "max_position_embeddings")
         return jnp.broadcast_to(jnp.arange(ids.shape[-1]), ids.shape)
 
-    def _padded_position(self) -> int | None:
-        """The place whose embedding doesn't learn."""
+    def _padding_position(self) -> int | None:
+        """Returns the position whose embedding gets no gradient; None for none."""
         return None
 
 
-def masked_logits(config: BertConfig, embed: Any, x: jax.Array,
-                  activation: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """Logits [B, T, vocab_size] for what stands at each place: a hidden layer and the readout."""
-    x = activation(hk.Linear(config.hidden_size, w_init=normal(config.initializer_range), name="transform")(x))
-    x = norm("transform_norm", config.layer_norm_eps)(x)
-    return heads.vocabulary_logits(config, embed, x, "decoder", with_bias=True)
+def masked_lm_logits(config: BertConfig, embed: Any, x: jax.Array,
+                     activation: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """Maps hidden states [B, T, D] to logits [B, T, vocab_size], by a hidden layer, a norm and the readout."""
+    x = activation(hk.Linear(config.hidden_size, w_init=normal_init(config.initializer_range),
+                             name="transform")(x))
+    x = layer_norm("transform_norm", config.layer_norm_eps)(x)
+    return vocabulary_logits(config, embed, x, "decoder", with_bias=True)
 
 
-class BertForMaskedLM(hk.Module):
-    """BERT that predicts what stands at each place.
+class BertForMaskedLM(ModelWithHead[BertConfig, jax.Array]):
+    """BERT that predicts the token at each position: logits [B, T, vocab_size].
 
     >>> config = models.BertConfig(vocab_size=100, hidden_size=16, num_attention_heads=2, num_hidden_layers=2)
     >>> def fn(ids):
@@ -193,35 +193,22 @@ class BertForMaskedLM(hk.Module):
     (2, 5, 100)
     """
 
-    def __init__(self, config: BertConfig, name: str | None = None):
-        """Makes the model.
+    @hk.transparent
+    def _bare_model(self) -> BertModel:
+        return BertModel(self.config, "bert", add_pooling_layer=False, shared=self.config.tie_word_embeddings)
 
-        Args:
-          config: its configuration.
-          name: name of the module, "bert_for_masked_lm" by default.
-        """
-        super().__init__(name=name)
-        self.config = config
-
-    def __call__(self, input_ids: jax.Array, attention_mask: jax.Array | None = None,
-                 token_type_ids: jax.Array | None = None, position_ids: jax.Array | None = None, *,
-                 is_training: bool = False) -> jax.Array:
-        """Logits [B, T, vocab_size] of ids [B, T].
-
-        For the arguments see `BertModel`.
-        """
-        c = self.config
-        bert = BertModel(c, "bert", add_pooling_layer=False, shared=c.tie_word_embeddings)
-        x = bert(input_ids, attention_mask, token_type_ids, position_ids, is_training=is_training)
-        return masked_logits(c, bert.embed, x.last_hidden_state, layers.ACTIVATIONS[c.hidden_act])
+    @hk.transparent
+    def _head(self, model: BertModel, output: Output, is_training: bool) -> jax.Array:
+        activation = ACTIVATIONS[self.config.hidden_act]
+        return masked_lm_logits(self.config, model.embed, output.last_hidden_state, activation)
 
 
 class PreTrainingOutput(NamedTuple):
-    """What BERT computes in its pre-training.
+    """The output of `BertForPreTraining`.
 
     Attributes:
-      prediction_logits: [B, T, vocab_size], for what stands at each place.
-      seq_relationship_logits: [B, 2]: whether the second sentence follows the first (0) or not (1).
+      prediction_logits: [B, T, vocab_size], for the token at each position.
+      seq_relationship_logits: [B, 2]: class 0, the second sentence follows the first; class 1, it doesn't.
 
     >>> models.PreTrainingOutput(jnp.ones((2, 5, 100)), jnp.ones((2, 2)))._fields
     ('prediction_logits', 'seq_relationship_logits')
@@ -231,8 +218,8 @@ class PreTrainingOutput(NamedTuple):
     seq_relationship_logits: jax.Array
 
 
-class BertForPreTraining(hk.Module):
-    """BERT that predicts what stands at each place, and whether the second sentence follows the first.
+class BertForPreTraining(ModelWithHead[BertConfig, PreTrainingOutput]):
+    """BERT that predicts the token at each position, and if the second sentence follows the first.
 
     >>> config = models.BertConfig(vocab_size=100, hidden_size=16, num_attention_heads=2, num_hidden_layers=2)
     >>> def fn(ids):
@@ -244,33 +231,20 @@ class BertForPreTraining(hk.Module):
     (2, 2)
     """
 
-    def __init__(self, config: BertConfig, name: str | None = None):
-        """Makes the model.
+    @hk.transparent
+    def _bare_model(self) -> BertModel:
+        return BertModel(self.config, "bert", shared=self.config.tie_word_embeddings)
 
-        Args:
-          config: its configuration.
-          name: name of the module, "bert_for_pre_training" by default.
-        """
-        super().__init__(name=name)
-        self.config = config
-
-    def __call__(self, input_ids: jax.Array, attention_mask: jax.Array | None = None,
-                 token_type_ids: jax.Array | None = None, position_ids: jax.Array | None = None, *,
-                 is_training: bool = False) -> PreTrainingOutput:
-        """Both kinds of logits of ids [B, T].
-
-        For the arguments see `BertModel`.
-        """
-        c = self.config
-        bert = BertModel(c, "bert", shared=c.tie_word_embeddings)
-        x = bert(input_ids, attention_mask, token_type_ids, position_ids, is_training=is_training)
-        assert x.pooler_output is not None
-        logits = masked_logits(c, bert.embed, x.last_hidden_state, layers.ACTIVATIONS[c.hidden_act])
-        return PreTrainingOutput(logits, heads.readout(c, 2, "seq_relationship")(x.pooler_output))
+    @hk.transparent
+    def _head(self, model: BertModel, output: Output, is_training: bool) -> PreTrainingOutput:
+        c, activation = self.config, ACTIVATIONS[self.config.hidden_act]
+        assert output.pooler_output is not None
+        predictions = masked_lm_logits(c, model.embed, output.last_hidden_state, activation)
+        return PreTrainingOutput(predictions, readout_layer(c, 2, "seq_relationship")(output.pooler_output))
 
 
-class BertForSequenceClassification(hk.Module):
-    """BERT that puts sequences into classes.
+class BertForSequenceClassification(ModelWithHead[BertConfig, jax.Array]):
+    """BERT that classifies sequences: logits [B, num_labels].
 
     >>> config = models.BertConfig(vocab_size=100, hidden_size=16, num_attention_heads=2, num_hidden_layers=2)
     >>> def fn(ids):
@@ -282,26 +256,12 @@ class BertForSequenceClassification(hk.Module):
     (2, 2)
     """
 
-    def __init__(self, config: BertConfig, name: str | None = None):
-        """Makes the model.
+    @hk.transparent
+    def _bare_model(self) -> BertModel:
+        return BertModel(self.config, "bert")
 
-        Args:
-          config: its configuration.
-          name: name of the module, "bert_for_sequence_classification" by default.
-        """
-        super().__init__(name=name)
-        self.config = config
-
-    def __call__(self, input_ids: jax.Array, attention_mask: jax.Array | None = None,
-                 token_type_ids: jax.Array | None = None, position_ids: jax.Array | None = None, *,
-                 is_training: bool = False) -> jax.Array:
-        """Logits [B, num_labels] of ids [B, T].
-
-        For the arguments see `BertModel`.
-        """
-        c = self.config
-        bert = BertModel(c, "bert")
-        x = bert(input_ids, attention_mask, token_type_ids, position_ids, is_training=is_training)
-        assert x.pooler_output is not None
-        pooled = dropped(x.pooler_output, heads.classifier_rate(c) * is_training)
-        return heads.readout(c, c.num_labels, "classifier")(pooled)
+    @hk.transparent
+    def _head(self, model: BertModel, output: Output, is_training: bool) -> jax.Array:
+        assert output.pooler_output is not None
+        pooled = dropout(output.pooler_output, classifier_dropout(self.config) * is_training)
+        return readout_layer(self.config, self.config.num_labels, "classifier")(pooled)

@@ -1,4 +1,4 @@
-"""What a model is given: ids and masks, checked, and looked up."""
+"""Inputs of language models: checks of ids, embedding lookups, attention masks."""
 from typing import Any
 
 import haiku as hk
@@ -7,61 +7,73 @@ import jax.numpy as jnp
 import numpy as np
 
 from haiku_mup.errors import MupError
-from haiku_mup.layers import sharded_lookup as lookups
+from haiku_mup.layers import sharded_lookup
 
-TOKENIZER = "are they another tokenizer's? See config.vocab_size"
-
-def looked_up(embed: hk.Embed, ids: jax.Array, padding: int | None = None) -> jax.Array:
-    """The rows of ids. A padding id's row gets no gradient from being looked up."""
-    with lookups.told():
-        rows: jax.Array = embed(ids)
-    if padding is None:
-        return rows
-    return jnp.where(jnp.expand_dims(ids == padding, -1), jax.lax.stop_gradient(rows), rows)
+OTHER_TOKENIZER = "are they another tokenizer's? See config.vocab_size"
 
 
-def attended(attention_mask: Any, ids: jax.Array, causal: bool = False) -> jax.Array | None:
-    """Which of [B, 1, T', T] to attend to; None for all.
+def check_ids(name: str, ids: Any, size: int, remedy: str) -> jax.Array:
+    """Returns the ids as an array [batch, tokens], and checks that they are integers from 0 to size - 1.
+
+    Values can be checked only outside of jit: there is nothing to see in a tracer.
 
     Args:
-      attention_mask: of tokens [B, T]: 0 or False for those that nobody may see; None for none.
-      ids: the tokens [B, T].
-      causal: whether nobody may see a later one.
+      name: of the argument, for errors.
+      ids: the argument.
+      size: number of rows of the embedding that the ids index.
+      remedy: end of the error about an id out of range.
 
     Raises:
-      MupError: a mask of another shape.
+      MupError: not an array of integers; fewer than two axes; an id out of range.
+    """
+    if not hasattr(ids, "dtype") or not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise MupError(f"{name}: give an array of whole numbers [batch, tokens]")
+    if ids.ndim < 2:
+        raise MupError(f"{name}: shape {ids.shape}; give [batch, tokens], as in {name}[None]")
+    if ids.size and not isinstance(ids, jax.core.Tracer):
+        values = np.asarray(ids)            # in NumPy, so that min and max are not traced
+        low, high = int(values.min()), int(values.max())
+        if low < 0 or high >= size:
+            raise MupError(f"{name}: {low if low < 0 else high} is outside of 0 to {size - 1}; {remedy}")
+    return jnp.asarray(ids)
+
+
+def check_length(length: int, max_length: int, field: str) -> None:
+    """Raises MupError for a sequence with more tokens than there are position embeddings."""
+    if length > max_length:
+        raise MupError(f"input_ids: {length} tokens, and there are positions for {max_length}; cut the "
+                       f"sequences, or give a larger {field}")
+
+
+def embed_ids(embed: hk.Embed, ids: jax.Array, padding_id: int | None = None) -> jax.Array:
+    """Looks up the embeddings of ids; that of `padding_id` gets no gradient from the lookup."""
+    with sharded_lookup.told():
+        rows: jax.Array = embed(ids)
+    if padding_id is None:
+        return rows
+    return jnp.where(jnp.expand_dims(ids == padding_id, -1), jax.lax.stop_gradient(rows), rows)
+
+
+def combine_masks(attention_mask: Any, ids: jax.Array, causal: bool = False) -> jax.Array | None:
+    """Combines a padding mask and a causal mask into one mask for attention weights [B, H, T', T].
+
+    Args:
+      attention_mask: [B, T], 0 or False for tokens that no position may attend to; None for no padding.
+      ids: the tokens [B, T].
+      causal: whether a position may attend only to itself and earlier ones.
+
+    Returns:
+      A boolean array that broadcasts to [B, H, T', T]; None if every position attends to all.
+
+    Raises:
+      MupError: a mask whose shape is not that of the ids.
     """
     if attention_mask is not None and jnp.shape(attention_mask) != jnp.shape(ids):
         raise MupError(f"attention_mask: shape {jnp.shape(attention_mask)}, and input_ids have {ids.shape}; "
                        "give 1 for each token to be seen, 0 for others")
-    mask = None if attention_mask is None else (jnp.asarray(attention_mask) != 0)[..., None, None, :]
+    padding = None if attention_mask is None else (jnp.asarray(attention_mask) != 0)[..., None, None, :]
     if not causal:
-        return mask
+        return padding
     length = ids.shape[-1]
-    earlier = np.tril(np.ones((1,) * (ids.ndim - 1) + (1, length, length), bool))
-    return jnp.asarray(earlier) if mask is None else mask & earlier
-
-
-def checked_ids(what: str, ids: Any, size: int, remedy: str) -> jax.Array:
-    """The ids [batch, tokens], which are 0 to size - 1.
-
-    Raises:
-      MupError: what are no ids; ids outside, where they can be seen: not under jit.
-    """
-    if not hasattr(ids, "dtype") or not jnp.issubdtype(ids.dtype, jnp.integer):
-        raise MupError(f"{what}: give an array of whole numbers [batch, tokens]")
-    if ids.ndim < 2:
-        raise MupError(f"{what}: shape {ids.shape}; give [batch, tokens], as in {what}[None]")
-    if ids.size and not isinstance(ids, jax.core.Tracer):
-        known = np.asarray(ids)             # NumPy's, so that it is not traced
-        low, high = int(known.min()), int(known.max())
-        if low < 0 or high >= size:
-            raise MupError(f"{what}: {low if low < 0 else high} is outside of 0 to {size - 1}; {remedy}")
-    return jnp.asarray(ids)
-
-
-def check_length(length: int, most: int, field: str) -> None:
-    """Raises for a sequence that is longer than there are positions."""
-    if length > most:
-        raise MupError(f"input_ids: {length} tokens, and there are positions for {most}; cut the sequences, or "
-                       f"give a larger {field}")
+    earlier = np.tril(np.ones((1,) * (ids.ndim - 1) + (1, length, length), bool))   # same rank as `padding`
+    return jnp.asarray(earlier) if padding is None else padding & earlier

@@ -1,7 +1,7 @@
-"""What GPT-2, BERT and RoBERTa share: attention, lookups, dropout, masks, blocks one after the other."""
+"""Layers of transformers: attention with dropout, and blocks applied in a loop or as one `layer_stack`."""
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import haiku as hk
 import jax
@@ -14,101 +14,121 @@ from haiku_mup.parameters.initializers import Initializer
 from haiku_mup.tracing import context
 
 _gelu_tanh = functools.partial(jax.nn.gelu, approximate=True)
-ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
+ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {         # by transformers' names
     "gelu": functools.partial(jax.nn.gelu, approximate=False), "gelu_new": _gelu_tanh,
     "gelu_pytorch_tanh": _gelu_tanh, "relu": jax.nn.relu, "silu": jax.nn.silu, "swish": jax.nn.silu,
     "tanh": jnp.tanh,
 }
 
+Block: TypeAlias = Callable[[jax.Array, Any, jax.Array | None], jax.Array]    # (x, layer index, mask) -> x
+
+
+def normal_init(std: float) -> Initializer:
+    """Returns the initializer of matrices and embeddings."""
+    init: Initializer = hk.initializers.RandomNormal(std)
+    return init
+
+
+def layer_norm(name: str, eps: float) -> hk.LayerNorm:
+    """Returns a layer norm over the last axis."""
+    return hk.LayerNorm(-1, create_scale=True, create_offset=True, eps=eps, name=name)
+
+
+def dropout(x: jax.Array, rate: float) -> jax.Array:
+    """Drops entries of x; needs a random key only if the rate is above 0."""
+    return x if rate == 0 else hk.dropout(hk.next_rng_key(), rate, x)
+
 
 class Query(hk.Linear):
-    """Queries, and so an attention's logits, times what μP and the configuration say."""
+    """Projects to queries; multiplies them, and so the attention logits, by μP's factor and `attn_mult`."""
 
-    def __init__(self, output_size: int, w_init: Initializer | None, mult: Any, name: str | None = None):
+    def __init__(self, output_size: int, w_init: Initializer | None, attn_mult: Any, name: str | None = None):
         super().__init__(output_size, w_init=w_init, name=name)
-        self.mult = mult
+        self.attn_mult = attn_mult
 
     def __call__(self, inputs: jax.Array, *, precision: Any = None) -> jax.Array:
         factor = context.multiplier(f"{self.module_name}/w", weight_shape(self, inputs))
         queries: jax.Array = scaled(super().__call__(inputs, precision=precision), factor)
-        if isinstance(self.mult, (int, float)) and self.mult == 1:
-            return queries
-        return queries * jnp.asarray(self.mult, queries.dtype)
+        if isinstance(self.attn_mult, (int, float)) and self.attn_mult == 1:
+            return queries              # bit for bit those of the plain layer
+        return queries * jnp.asarray(self.attn_mult, queries.dtype)
 
 
 class Attention(MultiHeadAttention):
-    """`MultiHeadAttention` with a tunable constant, dropout, and an initializer of its own for its outputs.
+    """`MultiHeadAttention` with dropout, a tunable multiplier, and an initializer of its output projection.
 
-    Same parameters, same names. Logits are `mult` · q·k / √d at the base's key size d, and go like 1/d beyond.
+    Parameters and their names are the same. Logits are attn_mult · q·k / √d at the base's key size d, and go
+    like 1/d beyond.
     """
 
     def __init__(self, num_heads: int, key_size: int, *, w_init: Initializer, out_init: Initializer,
-                 mult: Any = 1.0, dropout: float = 0.0, zero_query: bool = False, name: str | None = None):
+                 attn_mult: Any = 1.0, dropout_rate: float = 0.0, zero_query: bool = False,
+                 name: str | None = None):
+        """Configures the layer.
+
+        Args:
+          num_heads: number of attention heads.
+          key_size: size of a head.
+          w_init: initializer of the projections to queries, keys and values.
+          out_init: initializer of the output projection.
+          attn_mult: multiplies attention logits; a number, or an array that depends on the layer.
+          dropout_rate: of the attention weights.
+          zero_query: whether queries start at zero, so that attention starts uniform.
+          name: name of the module.
+        """
         super().__init__(num_heads, key_size, w_init=w_init, zero_query=zero_query, name=name)
-        self.out_init, self.mult, self.dropout = out_init, mult, dropout
+        self.out_init, self.attn_mult, self.dropout_rate = out_init, attn_mult, dropout_rate
 
     def __call__(self, query: jax.Array, key: jax.Array, value: jax.Array,
                  mask: jax.Array | None = None) -> jax.Array:
         size = self.num_heads * self.key_size
         query_init = jnp.zeros if self.zero_query else self.w_init
-        q = self._heads(Query(size, query_init, self.mult, name="query")(query))    # [T', H, K]
-        k, v = (self._heads(hk.Linear(size, w_init=self.w_init, name=name)(x))      # [T, H, K]
+        q = self._split_heads(Query(size, query_init, self.attn_mult, name="query")(query))         # [T', H, K]
+        k, v = (self._split_heads(hk.Linear(size, w_init=self.w_init, name=name)(x))                # [T, H, K]
                 for name, x in (("key", key), ("value", value)))
         logits = jnp.einsum("...thd,...Thd->...htT", q * self.key_size**-0.5, k)
-        if mask is not None:
+        if mask is not None:            # as in transformers: a row that masks everything attends to all alike
             logits = logits + jnp.where(mask, 0, jnp.finfo(logits.dtype).min).astype(logits.dtype)
-        weights = dropped(jax.nn.softmax(logits), self.dropout)                     # [H, T', T]
+        weights = dropout(jax.nn.softmax(logits), self.dropout_rate)                                # [H, T', T]
         out = jnp.einsum("...htT,...Thd->...thd", weights, v)
         return hk.Linear(size, w_init=self.out_init, name="linear")(out.reshape(query.shape[:-1] + (size,)))
 
-    def _heads(self, x: jax.Array) -> jax.Array:
+    def _split_heads(self, x: jax.Array) -> jax.Array:
         return x.reshape(*x.shape[:-1], self.num_heads, self.key_size)
 
 
-def normal(std: float) -> Initializer:
-    """The initializer of a matrix."""
-    init: Initializer = hk.initializers.RandomNormal(std)
-    return init
-
-
-def norm(name: str, eps: float) -> hk.LayerNorm:
-    """A layer norm over the last axis."""
-    return hk.LayerNorm(-1, create_scale=True, create_offset=True, eps=eps, name=name)
-
-
-def dropped(x: jax.Array, rate: float) -> jax.Array:
-    """x with dropout; itself at rate 0."""
-    return x if rate == 0 else hk.dropout(hk.next_rng_key(), rate, x)
-
-
-def blocks(config: Any, count: int, make: Callable[[str], Callable[..., jax.Array]], x: jax.Array,
-           mask: jax.Array | None, name: str, keep: bool) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """What `count` blocks make of x, one after the other, and what each is given, if that is to be kept.
+def apply_blocks(make_block: Callable[[str], Block], x: jax.Array, mask: jax.Array | None, *, count: int,
+                 name: str, layer_stack: bool, remat: bool, keep_inputs: bool,
+                 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Applies blocks one after the other.
 
     Args:
-      config: says whether they are stacked, and computed anew in the backward pass.
-      count: how many.
-      make: from a name to a block, which maps (x, its number, mask) to x.
+      make_block: makes the block of a name.
       x: activations [B, T, D].
-      mask: as `attended` gives it.
-      name: of the stack; of block i it is name_i.
-      keep: whether to keep what each is given.
+      mask: as `inputs.combine_masks` returns it.
+      count: number of blocks.
+      name: of the stack; without one, block i is name_i.
+      layer_stack: whether the blocks are one `layer_stack`.
+      remat: whether the backward pass recomputes each block's activations.
+      keep_inputs: whether to return each block's input.
+
+    Returns:
+      The last block's output; and each block's input, or () without `keep_inputs`.
     """
-    def step(x: jax.Array, number: Any, own: str) -> jax.Array:
-        block = make(own)
-        out: jax.Array = (hk.remat(block) if config.remat else block)(x, number, mask)
+    def apply_block(block_name: str, x: jax.Array, layer_idx: Any) -> jax.Array:
+        block = make_block(block_name)
+        out: jax.Array = (hk.remat(block) if remat else block)(x, layer_idx, mask)
         return out
 
-    if not config.layer_stack:
-        given = []
-        for i in range(count):
-            given.append(x)
-            x = step(x, i, f"{name}_{i}")
-        return x, tuple(given) if keep else ()
+    def layer(x: jax.Array, layer_idx: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+        return apply_block("block", x, layer_idx), x if keep_inputs else None
 
-    def layer(x: jax.Array, number: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-        return step(x, number, "block"), x if keep else None
-
-    stack = hk.experimental.layer_stack(count, with_per_layer_inputs=True, name=name)
-    x, stacked = stack(layer)(x, jnp.arange(count))
-    return x, tuple(stacked[i] for i in range(count)) if keep else ()
+    if layer_stack:
+        stack = hk.experimental.layer_stack(count, with_per_layer_inputs=True, name=name)
+        x, stacked = stack(layer)(x, jnp.arange(count))
+        return x, tuple(stacked[i] for i in range(count)) if keep_inputs else ()
+    block_inputs = []
+    for i in range(count):
+        block_inputs.append(x)
+        x = apply_block(f"{name}_{i}", x, i)
+    return x, tuple(block_inputs) if keep_inputs else ()

@@ -1,4 +1,4 @@
-"""RoBERTa (Liu et al., arXiv 1907.11692): BERT's blocks, with other positions and heads."""
+"""RoBERTa (Liu et al., arXiv 1907.11692): BERT's blocks with other positions and heads."""
 import dataclasses
 from typing import ClassVar
 
@@ -7,17 +7,18 @@ import jax
 import jax.numpy as jnp
 
 from haiku_mup.errors import MupError
-from haiku_mup.models import heads, inputs, layers
-from haiku_mup.models.bert import BertConfig, BertModel, masked_logits
-from haiku_mup.models.layers import dropped, normal
+from haiku_mup.models.bert import BertConfig, BertModel, masked_lm_logits
+from haiku_mup.models.heads import ModelWithHead, Output, classifier_dropout, readout_layer
+from haiku_mup.models.inputs import check_length
+from haiku_mup.models.layers import ACTIVATIONS, dropout, normal_init
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RobertaConfig(BertConfig):
-    """The configuration of RoBERTa; its defaults are those of transformers, not of roberta-base.
+    """The configuration of RoBERTa; defaults are those of transformers, not of roberta-base.
 
-    Positions count from pad_token_id + 1 on, so that the longest sequence has max_position_embeddings -
-    pad_token_id - 1 tokens. For the fields see `BertConfig`.
+    Positions count from pad_token_id + 1, so the longest sequence has max_position_embeddings - pad_token_id -
+    1 tokens. For the fields see `BertConfig`.
 
     >>> models.RobertaConfig().pad_token_id
     1
@@ -35,7 +36,7 @@ class RobertaConfig(BertConfig):
 
 
 class RobertaModel(BertModel):
-    """RoBERTa without a head: BERT, whose positions count from pad_token_id + 1 on, and leave padding out.
+    """RoBERTa without a head: BERT with positions that count from pad_token_id + 1 and skip padding.
 
     >>> config = models.RobertaConfig(vocab_size=99, hidden_size=16, num_attention_heads=2, num_hidden_layers=2)
     >>> def fn(ids):
@@ -47,19 +48,20 @@ class RobertaModel(BertModel):
     (2, 5, 16)
     """
 
-    def _positions(self, ids: jax.Array) -> jax.Array:
+    def _position_ids(self, ids: jax.Array) -> jax.Array:
+        """Counts tokens from pad_token_id + 1; padding has the position pad_token_id."""
         padding = self.config.pad_token_id or 0
-        inputs.check_length(ids.shape[-1], self.config.max_position_embeddings - padding - 1,
-                           "max_position_embeddings, which is pad_token_id + 1 more than that")
-        real = jnp.asarray(ids != padding, ids.dtype)
-        return jnp.asarray(jnp.cumsum(real, -1) * real + padding)
+        check_length(ids.shape[-1], self.config.max_position_embeddings - padding - 1,
+                     "max_position_embeddings, which is pad_token_id + 1 more than that")
+        is_token = jnp.asarray(ids != padding, ids.dtype)
+        return jnp.asarray(jnp.cumsum(is_token, -1) * is_token + padding)
 
-    def _padded_position(self) -> int | None:
+    def _padding_position(self) -> int | None:
         return self.config.pad_token_id
 
 
-class RobertaForMaskedLM(hk.Module):
-    """RoBERTa that predicts what stands at each place.
+class RobertaForMaskedLM(ModelWithHead[RobertaConfig, jax.Array]):
+    """RoBERTa that predicts the token at each position: logits [B, T, vocab_size].
 
     >>> config = models.RobertaConfig(vocab_size=99, hidden_size=16, num_attention_heads=2, num_hidden_layers=2)
     >>> def fn(ids):
@@ -71,31 +73,18 @@ class RobertaForMaskedLM(hk.Module):
     (2, 5, 99)
     """
 
-    def __init__(self, config: RobertaConfig, name: str | None = None):
-        """Makes the model.
+    @hk.transparent
+    def _bare_model(self) -> RobertaModel:
+        tied = self.config.tie_word_embeddings
+        return RobertaModel(self.config, "roberta", add_pooling_layer=False, shared=tied)
 
-        Args:
-          config: its configuration.
-          name: name of the module, "roberta_for_masked_lm" by default.
-        """
-        super().__init__(name=name)
-        self.config = config
-
-    def __call__(self, input_ids: jax.Array, attention_mask: jax.Array | None = None,
-                 token_type_ids: jax.Array | None = None, position_ids: jax.Array | None = None, *,
-                 is_training: bool = False) -> jax.Array:
-        """Logits [B, T, vocab_size] of ids [B, T].
-
-        For the arguments see `BertModel`.
-        """
-        c = self.config
-        roberta = RobertaModel(c, "roberta", add_pooling_layer=False, shared=c.tie_word_embeddings)
-        x = roberta(input_ids, attention_mask, token_type_ids, position_ids, is_training=is_training)
-        return masked_logits(c, roberta.embed, x.last_hidden_state, layers.ACTIVATIONS["gelu"])
+    @hk.transparent
+    def _head(self, model: RobertaModel, output: Output, is_training: bool) -> jax.Array:
+        return masked_lm_logits(self.config, model.embed, output.last_hidden_state, ACTIVATIONS["gelu"])
 
 
-class RobertaForSequenceClassification(hk.Module):
-    """RoBERTa that puts sequences into classes.
+class RobertaForSequenceClassification(ModelWithHead[RobertaConfig, jax.Array]):
+    """RoBERTa that classifies sequences: logits [B, num_labels].
 
     >>> config = models.RobertaConfig(vocab_size=99, hidden_size=16, num_attention_heads=2, num_hidden_layers=2)
     >>> def fn(ids):
@@ -107,26 +96,13 @@ class RobertaForSequenceClassification(hk.Module):
     (2, 2)
     """
 
-    def __init__(self, config: RobertaConfig, name: str | None = None):
-        """Makes the model.
+    @hk.transparent
+    def _bare_model(self) -> RobertaModel:
+        return RobertaModel(self.config, "roberta", add_pooling_layer=False)
 
-        Args:
-          config: its configuration.
-          name: name of the module, "roberta_for_sequence_classification" by default.
-        """
-        super().__init__(name=name)
-        self.config = config
-
-    def __call__(self, input_ids: jax.Array, attention_mask: jax.Array | None = None,
-                 token_type_ids: jax.Array | None = None, position_ids: jax.Array | None = None, *,
-                 is_training: bool = False) -> jax.Array:
-        """Logits [B, num_labels] of ids [B, T].
-
-        For the arguments see `BertModel`.
-        """
-        c, rate = self.config, heads.classifier_rate(self.config) * is_training
-        roberta = RobertaModel(c, "roberta", add_pooling_layer=False)
-        x = roberta(input_ids, attention_mask, token_type_ids, position_ids, is_training=is_training)
-        first = dropped(x.last_hidden_state[..., 0, :], rate)
-        dense = hk.Linear(c.hidden_size, w_init=normal(c.initializer_range), name="dense")
-        return heads.readout(c, c.num_labels, "out_proj")(dropped(jnp.tanh(dense(first)), rate))
+    @hk.transparent
+    def _head(self, model: RobertaModel, output: Output, is_training: bool) -> jax.Array:
+        c, rate = self.config, classifier_dropout(self.config) * is_training
+        first = dropout(output.last_hidden_state[..., 0, :], rate)
+        dense = hk.Linear(c.hidden_size, w_init=normal_init(c.initializer_range), name="dense")
+        return readout_layer(c, c.num_labels, "out_proj")(dropout(jnp.tanh(dense(first)), rate))

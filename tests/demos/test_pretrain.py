@@ -16,7 +16,7 @@ import pytest
 import haiku_mup
 from demos import pretrain
 from demos.common import corpus, processes
-from haiku_mup.models.loss import IGNORED
+from haiku_mup.models.loss import IGNORE_INDEX
 
 ROOT = pathlib.Path(__file__).parents[2]
 LINES = "".join(f"In the beginning God created verse {i}.\n" for i in range(2000))
@@ -54,7 +54,7 @@ def test_a_step_reads_what_its_number_says(text):
 def test_of_the_places_to_guess_most_are_masked(text):
     ids = np.full((2000, 100), 50)
     shown, labels = corpus.hidden(ids, 100, np.random.default_rng(0))
-    guess = labels != IGNORED
+    guess = labels != IGNORE_INDEX
     assert (guess.sum(1) == 15).all() and (labels[guess] == 50).all() and (shown[~guess] == 50).all()
     masked = (shown[guess] == corpus.MASK).mean()
     kept = (shown[guess] == 50).mean()          # some of the random ids are the same

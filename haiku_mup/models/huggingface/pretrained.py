@@ -11,8 +11,8 @@ import numpy as np
 
 from haiku_mup import captures
 from haiku_mup.errors import MupError, MupWarning
+from haiku_mup.models import config_json
 from haiku_mup.models.config import Config
-from haiku_mup.models.config_json import read_json, write_json
 from haiku_mup.models.huggingface import names, safetensors_files, tensors
 from haiku_mup.models.huggingface.folding import folded
 from haiku_mup.models.huggingface.names import FAMILIES, Family, Params
@@ -60,13 +60,14 @@ def load_pretrained(path: str | os.PathLike[str], model: type[hk.Module] | None 
         what = "no config.json in it" if folder.is_dir() else "no such directory"
         raise MupError(f"{folder}: {what}; give a directory with config.json and {safetensors_files.FILE}, as "
                        "`hf download NAME --local-dir FOLDER` makes it of a published model's name")
-    values = read_json(folder)
+    values = config_json.read_json(folder)
     family = _family(values, str(folder))
     model = model or _model(family, values, str(folder))
     if model not in family.models.values():
         raise MupError(f"{folder}: model_type is {values['model_type']!r}, and {model.__name__} is none of "
                        f"its models: {', '.join(family.models)}")
-    config = family.config._of({**values, "layer_stack": layer_stack}, str(folder / "config.json"))
+    config = config_json.from_values(family.config, {**values, "layer_stack": layer_stack},
+                                     str(folder / "config.json"))
     wanted = tensors.tensors(family, config, model, name or names.default_name(model))
     found = safetensors_files.read(folder, family, config, wanted, ignore)
     _check(f"{folder}: {model.__name__}", wanted, found, new)
@@ -127,7 +128,7 @@ def save_pretrained(path: str | os.PathLike[str], config: Config, params: Mappin
     folder.mkdir(parents=True, exist_ok=True)
     kept = dataclasses.replace(config, attn_mult=1.0, output_mult=1.0, layer_stack=False, remat=False,
                                readout_zero_init=False, query_zero_init=False)
-    write_json(folder, {**kept._values(), "architectures": [model.__name__]})
+    config_json.write_json(folder, {**config_json.to_values(kept), "architectures": [model.__name__]})
     safetensors_files.write(folder, found)
 
 
