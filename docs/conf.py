@@ -38,7 +38,9 @@ napoleon_use_ivar = True
 nitpicky = True
 nitpick_ignore = [("py:class", "haiku_mup.mup.Model"),      # type variables: what was given
                   ("py:class", "haiku_mup.coordinates.recorder.T"),
-                  ("py:class", "haiku_mup.layers.residual.T")]
+                  ("py:class", "haiku_mup.layers.residual.T"),
+                  ("py:class", "haiku_mup.models.heads.Configuration"),
+                  ("py:class", "haiku_mup.models.heads.Logits")]
 nitpick_ignore_regex = [
     ("py:.*", r"(jax|jaxlib|haiku|optax|numpy|matplotlib|collections|contextlib|os|pathlib|typing)\..*"),
     ("py:.*", r"concurrent\..*"),

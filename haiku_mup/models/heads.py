@@ -9,8 +9,8 @@ from haiku_mup.layers import Readout, SharedReadout
 from haiku_mup.models.config import Config
 from haiku_mup.models.layers import normal_init
 
-ConfigT = TypeVar("ConfigT", bound=Config)
-OutputT = TypeVar("OutputT")
+Configuration = TypeVar("Configuration", bound=Config)
+Logits = TypeVar("Logits")
 
 
 class Output(NamedTuple):
@@ -30,14 +30,14 @@ class Output(NamedTuple):
     hidden_states: tuple[jax.Array, ...] | None = None
 
 
-class ModelWithHead(hk.Module, Generic[ConfigT, OutputT]):
+class ModelWithHead(hk.Module, Generic[Configuration, Logits]):
     """Base class of models with a head: a bare model, and output layers on its hidden states.
 
     Subclasses define both, in `_bare_model` and `_head`. These are transparent, so that the names of their
     modules are those of modules made in `__call__`.
     """
 
-    def __init__(self, config: ConfigT, name: str | None = None):
+    def __init__(self, config: Configuration, name: str | None = None):
         """Makes the model.
 
         Args:
@@ -49,7 +49,7 @@ class ModelWithHead(hk.Module, Generic[ConfigT, OutputT]):
 
     def __call__(self, input_ids: jax.Array, attention_mask: jax.Array | None = None,
                  token_type_ids: jax.Array | None = None, position_ids: jax.Array | None = None, *,
-                 is_training: bool = False) -> OutputT:
+                 is_training: bool = False) -> Logits:
         """Maps ids [B, T] to the head's logits; the class says which.
 
         For the arguments see the model without a head.
@@ -64,7 +64,7 @@ class ModelWithHead(hk.Module, Generic[ConfigT, OutputT]):
         raise NotImplementedError
 
     @hk.transparent
-    def _head(self, model: Any, output: Output, is_training: bool) -> OutputT:
+    def _head(self, model: Any, output: Output, is_training: bool) -> Logits:
         """Maps the bare model's output to logits; `model.embed` is the embedding of a tied readout."""
         raise NotImplementedError
 

@@ -17,10 +17,10 @@ from trees import equal
 
 import haiku_mup
 from haiku_mup import models
-from haiku_mup.models.huggingface.names import FAMILIES
+from haiku_mup.models.huggingface.names import ARCHITECTURES
 
-ALL = [(name, config) for config, family in zip((GPT2, BERT, ROBERTA), FAMILIES.values())
-       for name in family.models]
+ALL = [(name, config) for config, architecture in zip((GPT2, BERT, ROBERTA), ARCHITECTURES.values())
+       for name in architecture.model_classes]
 HEADS = [(name, config) for name, config in ALL if not name.endswith("tModel") and name != "GPT2Model"
          and name != "RobertaModel"]
 

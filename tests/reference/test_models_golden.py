@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 import haiku_mup
 from haiku_mup import models
-from haiku_mup.models.huggingface.names import FAMILIES
+from haiku_mup.models.huggingface.names import ARCHITECTURES
 
 HERE = pathlib.Path(__file__).parent / 'golden'
 
@@ -39,7 +39,7 @@ MUP_RTOL = 1e-8             # carried through 20 steps
 
 
 def configured(case, widths=None, **ours):
-    return FAMILIES[case.kind].config(**cases.config(case, widths), **ours)
+    return ARCHITECTURES[case.kind].config_class(**cases.config(case, widths), **ours)
 
 
 def checkpoint(folder, case, shapes, dtype, config):

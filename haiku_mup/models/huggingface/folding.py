@@ -1,63 +1,87 @@
-"""Multipliers, put into weights: for programs that know nothing of them."""
-from collections.abc import Mapping
+"""Folds μP's multipliers into weights, for programs that know nothing of them."""
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from haiku_mup.errors import MupError
 from haiku_mup.models.config import Config
-from haiku_mup.models.huggingface.names import Family, Params
+from haiku_mup.models.huggingface.names import Architecture
+from haiku_mup.models.huggingface.tensors import Params
 from haiku_mup.mup import Mup
 from haiku_mup.parameters.table import Row
 
 
-def folded(family: Family, config: Config, params: Mapping[str, Mapping[str, Any]], root: str,
-           mup: Mup | None) -> Params:
-    """The parameters of the plain model, with both multipliers 1, that computes the same.
+def fold_multipliers(architecture: Architecture, config: Config, params: Mapping[str, Mapping[str, Any]],
+                     root: str, mup: Mup | None) -> Params:
+    """Returns the parameters with which the plain model, its attn_mult and output_mult 1, computes the same.
 
     Args:
-      family: the model's.
-      config: the configuration, with `attn_mult` and `output_mult`.
-      params: the parameters.
-      root: the model's name in them.
-      mup: of the wrapped model, or None.
+      architecture: the model's.
+      config: its configuration, with `attn_mult` and `output_mult`.
+      params: its parameters.
+      root: its name in the tree of parameters.
+      mup: the wrapped model's Mup, or None.
 
     Raises:
-      MupError: multipliers of other parameters than of queries, readouts, a tied embedding and branches; a Mup
-        of another model.
+      MupError: another model's Mup; multipliers of parameters other than queries, readouts, a tied embedding
+        and the last layers of branches.
     """
     rows = [] if mup is None else mup.table()
-    factors = {row.name: row.multiplier for row in rows}
-    names = {f"{module}/{leaf}" for module, leaves in params.items() for leaf in leaves}
-    if mup is not None and names != factors.keys():
-        raise MupError("save_pretrained: the Mup is of another model: it has not captured "
-                       f"{min(names ^ factors.keys())!r}, or nothing else has; give the one whose wrap_model "
-                       "made the model that these parameters are of")
-    found: Params = {module: dict(leaves) for module, leaves in params.items()}
-    for module in found:
-        if module.endswith("/query"):
-            factor = factors.pop(f"{module}/w", 1.0) * config.attn_mult
-            found[module] = {leaf: x * factor for leaf, x in found[module].items()}
-    for module, factor in _ends(family, rows, mup).items():
-        found[module] = {leaf: x * factor for leaf, x in found[module].items()}
-    for name, norm in family.readouts.items():
-        module = f"{root}/{name}"
-        if "w" in found.get(module, {}):
-            factor = factors.pop(f"{module}/w", 1.0) * config.output_mult
-            found[module]["w"] = found[module]["w"] * factor
-        elif module in found or (norm and f"{root}/{norm}" in found and config.tie_word_embeddings):
-            factor = config.output_mult
-            for key in [key for key in factors if key.endswith("/embeddings") and factors[key] != 1]:
-                factor *= factors.pop(key)
-            found[f"{root}/{norm}"] = {leaf: x * factor for leaf, x in found[f"{root}/{norm}"].items()}
-    for name, factor in factors.items():
+    multipliers = {} if mup is None else _multipliers(rows, params)
+    folded: Params = {module: dict(leaves) for module, leaves in params.items()}
+    for module in folded:
+        if module.endswith("/query"):           # logits are linear in queries
+            _multiply(folded, module, multipliers.pop(f"{module}/w", 1.0) * config.attn_mult)
+    if mup is not None:
+        for module, factor in _branch_multipliers(architecture, mup, rows).items():
+            _multiply(folded, module, factor)
+    for name, norm in architecture.readouts.items():
+        _fold_readout(folded, multipliers, f"{root}/{name}", norm and f"{root}/{norm}", config)
+    for name, factor in multipliers.items():
         if factor != 1:
             raise MupError(f"save_pretrained: {name!r} is multiplied by {factor:g} where it is used, which no "
                            "other program does; save a model in maximal_update(), whose weights take them")
-    return found
+    return folded
 
 
-def _ends(family: Family, rows: list[Row], mup: Mup | None) -> dict[str, float]:
-    """The layers that branches of haiku_mup.residual end with, and what these are multiplied by."""
-    parametrization = mup and mup._declarations.parametrization
-    modules = {row.name.rpartition("/")[0]: row.depth for row in rows if row.depth != 1}
-    return {module: parametrization.branch(depth)       # type: ignore[union-attr]
-            for module, depth in modules.items() if module.endswith(family.branches)}
+def _multipliers(rows: Sequence[Row], params: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the forward multiplier of each parameter, by name.
+
+    Raises:
+      MupError: rows of a Mup that has not captured just these parameters.
+    """
+    multipliers = {row.name: row.multiplier for row in rows}
+    names = {f"{module}/{leaf}" for module, leaves in params.items() for leaf in leaves}
+    if names != multipliers.keys():
+        raise MupError("save_pretrained: the Mup is of another model: it has not captured "
+                       f"{min(names ^ multipliers.keys())!r}, or nothing else has; give the one whose "
+                       "wrap_model made the model that these parameters are of")
+    return multipliers
+
+
+def _branch_multipliers(architecture: Architecture, mup: Mup, rows: Sequence[Row]) -> dict[str, float]:
+    """Returns what each branch of haiku_mup.residual is multiplied by, by the module that ends it."""
+    depths = {row.name.rpartition("/")[0]: row.depth for row in rows if row.depth != 1}
+    return {module: mup._declarations.parametrization.branch(depth) for module, depth in depths.items()
+            if module.endswith(architecture.branch_outputs)}
+
+
+def _fold_readout(folded: Params, multipliers: dict[str, Any], readout: str, norm: str | None,
+                  config: Config) -> None:
+    """Folds the multiplier of a readout into its matrix, or into the norm before it if the matrix is tied.
+
+    A tied matrix is also the embedding, whose use as an input isn't multiplied. A readout's bias isn't, either.
+    """
+    if "w" in folded.get(readout, {}):
+        factor = multipliers.pop(f"{readout}/w", 1.0) * config.output_mult
+        folded[readout]["w"] = folded[readout]["w"] * factor
+    elif readout in folded or (norm in folded and config.tie_word_embeddings):
+        factor = config.output_mult
+        for name in [name for name in multipliers if name.endswith("/embeddings") and multipliers[name] != 1]:
+            factor *= multipliers.pop(name)
+        assert norm is not None
+        _multiply(folded, norm, factor)
+
+
+def _multiply(folded: Params, module: str, factor: Any) -> None:
+    """Multiplies all parameters of a module."""
+    folded[module] = {leaf: x * factor for leaf, x in folded[module].items()}

@@ -1,126 +1,164 @@
-"""How Hugging Face's checkpoints name and lay out what our parameters hold."""
+"""Names of parameters in the state dicts of Hugging Face's transformers: one record for each architecture."""
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import haiku as hk
 
 from haiku_mup.models import bert, gpt2, roberta
-from haiku_mup.models.bert import BertConfig
 from haiku_mup.models.config import Config
-from haiku_mup.models.gpt2 import GPT2Config
-from haiku_mup.models.roberta import RobertaConfig
-
-Params = dict[str, dict[str, Any]]      # module -> name -> array, as Haiku nests them
-_JOINED = ("query", "key", "value")     # the order of those that a checkpoint may have side by side
-_LEAVES = {"w": "weight", "b": "bias", "scale": "weight", "offset": "bias", "embeddings": "weight"}
 
 
-@dataclasses.dataclass(frozen=True)
-class Family:
-    """The models of one architecture.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """The models of one model_type, and how transformers names and lays out their parameters.
+
+    Modules are named relative to the model, keys of a state dict relative to the bare model's prefix.
 
     Attributes:
-      config: the class of its configurations.
-      models: its models, by name; Haiku's name for one is `default_name`.
-      base: the name of the bare model in models with a head: in ours, and in a checkpoint.
-      stack: the name of the blocks, in ours and in a checkpoint.
-      block: {module of a block: its name in a checkpoint}.
-      outside: the same of the bare model's other modules.
-      head: the same of the heads'.
-      transposed: whether blocks keep matrices as (out, in).
-      tied: {tensor of a tied checkpoint that is another's copy: that other}.
-      twin: {tensor of an untied checkpoint that nobody reads: the one that is read in its place}.
-      buffers: what tensors are called that are no parameters.
-      readouts: {module that makes outputs: the norm in front of it, if it may be tied}.
-      branches: how the modules are called that a branch of haiku_mup.residual ends with.
+      config_class: the class of its configurations.
+      model_classes: its models, by name.
+      base_model_prefix: name of the bare model in models with a head, in Haiku and in a state dict.
+      blocks_module: name of the blocks, or of their stack, in Haiku.
+      blocks_key: name of the list of blocks in a state dict.
+      block_keys: {module of a block: its key}.
+      base_keys: {module of the bare model, outside of its blocks: its key}.
+      head_keys: {module of a head: its key}.
+      transposed_blocks: whether matrices of blocks are [out, in] in a state dict, as nn.Linear has them.
+      tied_keys: {tensor that is a copy in a tied checkpoint: the tensor that it copies}.
+      ignored_keys: {tensor that transformers ignores in an untied checkpoint: the tensor it reads instead}.
+      buffers: a regular expression for keys of buffers, which are no parameters.
+      readouts: {output layer: the norm before it if it may be tied, else None}.
+      branch_outputs: suffixes of the modules that end a branch of `haiku_mup.residual`.
     """
 
-    config: type[Config]
-    models: Mapping[str, type[hk.Module]]
-    base: str
-    stack: tuple[str, str]
-    block: Mapping[str, str]
-    outside: Mapping[str, str]
-    head: Mapping[str, str]
-    transposed: bool
-    tied: Mapping[str, str]
-    twin: Mapping[str, str]
+    config_class: type[Config]
+    model_classes: Mapping[str, type[hk.Module]]
+    base_model_prefix: str
+    blocks_module: str
+    blocks_key: str
+    block_keys: Mapping[str, str]
+    base_keys: Mapping[str, str]
+    head_keys: Mapping[str, str]
+    transposed_blocks: bool
+    tied_keys: Mapping[str, str]
+    ignored_keys: Mapping[str, str]
     buffers: str
-    readouts: Mapping[str, str]
-    branches: tuple[str, ...] = ()
+    readouts: Mapping[str, str | None]
+    branch_outputs: tuple[str, ...] = ()
 
 
 def _by_name(*models: type[hk.Module]) -> dict[str, type[hk.Module]]:
     return {model.__name__: model for model in models}
 
 
-_BERT_BLOCK = {
-    "attention/query": "attention.self.query", "attention/key": "attention.self.key",
-    "attention/value": "attention.self.value", "attention/linear": "attention.output.dense",
-    "attention_norm": "attention.output.LayerNorm", "intermediate": "intermediate.dense",
-    "output": "output.dense", "output_norm": "output.LayerNorm",
-}
-_BERT_OUTSIDE = {
-    "word_embeddings": "embeddings.word_embeddings", "position_embeddings": "embeddings.position_embeddings",
-    "token_type_embeddings": "embeddings.token_type_embeddings", "embeddings_norm": "embeddings.LayerNorm",
-    "pooler": "pooler.dense",
-}
-FAMILIES = {family.config.model_type: family for family in (
-    Family(
-        GPT2Config, _by_name(gpt2.GPT2Model, gpt2.GPT2LMHeadModel), "transformer", ("h", "h"),
-        {"ln_1": "ln_1", "ln_2": "ln_2", "attn/query": "attn.c_attn", "attn/key": "attn.c_attn",
-         "attn/value": "attn.c_attn", "attn/linear": "attn.c_proj", "c_fc": "mlp.c_fc", "c_proj": "mlp.c_proj"},
-        {"wte": "wte", "wpe": "wpe", "ln_f": "ln_f"}, {"lm_head": "lm_head"}, False,
-        {"lm_head.weight": "wte.weight"}, {}, r"h\.\d+\.attn\.(bias|masked_bias)",
-        {"lm_head": "transformer/ln_f"}, ("/attn/linear", "/c_proj")),
-    Family(
-        BertConfig, _by_name(bert.BertModel, bert.BertForMaskedLM, bert.BertForPreTraining,
-                             bert.BertForSequenceClassification),
-        "bert", ("layer", "encoder.layer"), _BERT_BLOCK, _BERT_OUTSIDE,
-        {"transform": "cls.predictions.transform.dense", "decoder": "cls.predictions.decoder",
-         "transform_norm": "cls.predictions.transform.LayerNorm", "seq_relationship": "cls.seq_relationship",
-         "classifier": "classifier"}, True,
-        {"cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
-         "cls.predictions.bias": "cls.predictions.decoder.bias"},
-        {"cls.predictions.bias": "cls.predictions.decoder.bias"}, r"embeddings\.(position_ids|token_type_ids)",
-        {"decoder": "transform_norm", "seq_relationship": "", "classifier": ""}),
-    Family(
-        RobertaConfig, _by_name(roberta.RobertaModel, roberta.RobertaForMaskedLM,
-                                roberta.RobertaForSequenceClassification),
-        "roberta", ("layer", "encoder.layer"), _BERT_BLOCK, _BERT_OUTSIDE,
-        {"transform": "lm_head.dense", "decoder": "lm_head.decoder", "transform_norm": "lm_head.layer_norm",
-         "dense": "classifier.dense", "out_proj": "classifier.out_proj"}, True,
-        {"lm_head.decoder.weight": "embeddings.word_embeddings.weight", "lm_head.bias": "lm_head.decoder.bias"},
-        {"lm_head.bias": "lm_head.decoder.bias"}, r"embeddings\.(position_ids|token_type_ids)",
-        {"decoder": "transform_norm", "out_proj": ""}),
-)}
+_GPT2 = Architecture(
+    config_class=gpt2.GPT2Config,
+    model_classes=_by_name(gpt2.GPT2Model, gpt2.GPT2LMHeadModel),
+    base_model_prefix="transformer",
+    blocks_module="h",
+    blocks_key="h",
+    block_keys={
+        "ln_1": "ln_1", "ln_2": "ln_2", "attn/query": "attn.c_attn", "attn/key": "attn.c_attn",
+        "attn/value": "attn.c_attn", "attn/linear": "attn.c_proj", "c_fc": "mlp.c_fc", "c_proj": "mlp.c_proj"},
+    base_keys={"wte": "wte", "wpe": "wpe", "ln_f": "ln_f"},
+    head_keys={"lm_head": "lm_head"},
+    transposed_blocks=False,
+    tied_keys={"lm_head.weight": "wte.weight"},
+    ignored_keys={},
+    buffers=r"h\.\d+\.attn\.(bias|masked_bias)",
+    readouts={"lm_head": "transformer/ln_f"},
+    branch_outputs=("/attn/linear", "/c_proj"),
+)
+_BERT = Architecture(
+    config_class=bert.BertConfig,
+    model_classes=_by_name(bert.BertModel, bert.BertForMaskedLM, bert.BertForPreTraining,
+                           bert.BertForSequenceClassification),
+    base_model_prefix="bert",
+    blocks_module="layer",
+    blocks_key="encoder.layer",
+    block_keys={
+        "attention/query": "attention.self.query", "attention/key": "attention.self.key",
+        "attention/value": "attention.self.value", "attention/linear": "attention.output.dense",
+        "attention_norm": "attention.output.LayerNorm", "intermediate": "intermediate.dense",
+        "output": "output.dense", "output_norm": "output.LayerNorm"},
+    base_keys={
+        "word_embeddings": "embeddings.word_embeddings", "pooler": "pooler.dense",
+        "position_embeddings": "embeddings.position_embeddings",
+        "token_type_embeddings": "embeddings.token_type_embeddings", "embeddings_norm": "embeddings.LayerNorm"},
+    head_keys={
+        "transform": "cls.predictions.transform.dense", "decoder": "cls.predictions.decoder",
+        "transform_norm": "cls.predictions.transform.LayerNorm", "seq_relationship": "cls.seq_relationship",
+        "classifier": "classifier"},
+    transposed_blocks=True,
+    tied_keys={"cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
+               "cls.predictions.bias": "cls.predictions.decoder.bias"},
+    ignored_keys={"cls.predictions.bias": "cls.predictions.decoder.bias"},
+    buffers=r"embeddings\.(position_ids|token_type_ids)",
+    readouts={"decoder": "transform_norm", "seq_relationship": None, "classifier": None},
+)
+_ROBERTA = dataclasses.replace(
+    _BERT,
+    config_class=roberta.RobertaConfig,
+    model_classes=_by_name(roberta.RobertaModel, roberta.RobertaForMaskedLM,
+                           roberta.RobertaForSequenceClassification),
+    base_model_prefix="roberta",
+    head_keys={
+        "transform": "lm_head.dense", "decoder": "lm_head.decoder", "transform_norm": "lm_head.layer_norm",
+        "dense": "classifier.dense", "out_proj": "classifier.out_proj"},
+    tied_keys={"lm_head.decoder.weight": "embeddings.word_embeddings.weight",
+               "lm_head.bias": "lm_head.decoder.bias"},
+    ignored_keys={"lm_head.bias": "lm_head.decoder.bias"},
+    readouts={"decoder": "transform_norm", "out_proj": None},
+)
+ARCHITECTURES = {each.config_class.model_type: each for each in (_GPT2, _BERT, _ROBERTA)}
+
+_LEAF_KEYS = {"w": "weight", "b": "bias", "scale": "weight", "offset": "bias", "embeddings": "weight"}
+
+
+class Key(NamedTuple):
+    """A key of a state dict that holds a parameter, or one layer of a stacked parameter.
+
+    Attributes:
+      name: the key.
+      layer_idx: index of the block; None outside of blocks.
+      transposed: whether matrices are [out, in] there.
+    """
+
+    name: str
+    layer_idx: int | None
+    transposed: bool
+
+
+def state_dict_keys(architecture: Architecture, config: Config, module: str, leaf: str) -> Iterator[Key]:
+    """Yields the keys that hold a parameter: one, or one for each block if the blocks are stacked.
+
+    Args:
+      architecture: the model's.
+      config: its configuration.
+      module: the parameter's module, relative to the model.
+      leaf: the parameter's name in its module.
+    """
+    inner, suffix = module.removeprefix(f"{architecture.base_model_prefix}/"), _LEAF_KEYS[leaf]
+    in_block = re.fullmatch(rf"{architecture.blocks_module}(?:_(\d+)|/block)/(.*)", inner)
+    if in_block is None:
+        key = architecture.base_keys.get(inner) or architecture.head_keys[inner]
+        yield Key(f"{key}.{suffix}", None, True)
+        return
+    number, block_module = in_block.groups()        # no number: a stack of all blocks
+    for i in range(num_blocks(config)) if number is None else [int(number)]:
+        key = f"{architecture.blocks_key}.{i}.{architecture.block_keys[block_module]}.{suffix}"
+        yield Key(key, i, architecture.transposed_blocks)
 
 
 def default_name(model: type[hk.Module]) -> str:
-    """What Haiku calls the module, unless it is given a name."""
+    """Returns the name that Haiku gives a module without a name."""
     name: str = hk.transform(lambda: model(None).name).apply({}, None)
     return name
 
 
-def _names(family: Family, config: Config, own: str, leaf: str) -> Iterator[tuple[str, int | None, bool]]:
-    """(name in a checkpoint, number of the block or None, whether matrices are the other way round)."""
-    inner, (ours, theirs), last = own.removeprefix(f"{family.base}/"), family.stack, _LEAVES[leaf]
-    one = re.fullmatch(rf"{ours}_(\d+)/(.*)", inner)
-    many = re.fullmatch(rf"{ours}/block/(.*)", inner)
-    if one:
-        yield f"{theirs}.{one[1]}.{family.block[one[2]]}.{last}", int(one[1]), family.transposed
-    elif many:
-        for i in range(depth(config)):
-            yield f"{theirs}.{i}.{family.block[many[1]]}.{last}", i, family.transposed
-    elif inner in family.outside:
-        yield f"{family.outside[inner]}.{last}", None, True
-    else:
-        yield f"{family.head[inner]}.{last}", None, True
-
-
-def depth(config: Any) -> int:
-    """How many blocks the model has."""
-    count: int = config.n_layer if isinstance(config, GPT2Config) else config.num_hidden_layers
+def num_blocks(config: Any) -> int:
+    """Returns the number of a model's blocks."""
+    count: int = config.n_layer if isinstance(config, gpt2.GPT2Config) else config.num_hidden_layers
     return count

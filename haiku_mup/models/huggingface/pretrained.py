@@ -1,4 +1,4 @@
-"""Published weights: read from a directory as transformers writes it, and written so that it reads them."""
+"""`load_pretrained` and `save_pretrained`: checkpoints in the layout of Hugging Face's transformers."""
 import dataclasses
 import os
 import pathlib
@@ -13,9 +13,16 @@ from haiku_mup import captures
 from haiku_mup.errors import MupError, MupWarning
 from haiku_mup.models import config_json
 from haiku_mup.models.config import Config
-from haiku_mup.models.huggingface import names, safetensors_files, tensors
-from haiku_mup.models.huggingface.folding import folded
-from haiku_mup.models.huggingface.names import FAMILIES, Family, Params
+from haiku_mup.models.huggingface.folding import fold_multipliers
+from haiku_mup.models.huggingface.names import ARCHITECTURES, Architecture, default_name, num_blocks
+from haiku_mup.models.huggingface.safetensors_files import FILE, read_state_dict, write_state_dict
+from haiku_mup.models.huggingface.tensors import (
+    Layout,
+    Params,
+    params_from_state_dict,
+    state_dict_from_params,
+    state_dict_layout,
+)
 from haiku_mup.mup import Mup
 from haiku_mup.parameters.fans import matching
 
@@ -25,25 +32,25 @@ _SHOWN = 8      # names in an error
 def load_pretrained(path: str | os.PathLike[str], model: type[hk.Module] | None = None, *,
                     layer_stack: bool = False, ignore: Sequence[str] = (), new: Sequence[str] = (),
                     name: str | None = None) -> tuple[Any, Params]:
-    """The configuration and the parameters of a checkpoint in a directory; needs the extra `safetensors`.
+    """Loads a configuration and parameters from a checkpoint's folder; needs the extra `safetensors`.
 
     Pickles are not read.
 
     Args:
-      path: a directory with config.json and model.safetensors, or the parts of it that an index names.
-      model: one of the models here; by default the one that config.json says.
-      layer_stack: whether the model is to have its blocks in a `layer_stack`.
-      ignore: globs over names of tensors that the file may have, and that are left out.
-      new: globs over names of tensors that the file needn't have: the parameters lack them, to be taken from
-        the model's init.
-      name: the model's name in the tree of parameters, where it isn't the default one.
+      path: a folder with config.json and model.safetensors, or with the shards that an index lists.
+      model: the class of a model here; by default the one that config.json names.
+      layer_stack: whether the model has its blocks in a `layer_stack`.
+      ignore: globs over names of tensors to leave out.
+      new: globs over names of tensors that may be missing: the parameters lack them, to be taken from the
+        model's init.
+      name: the model's name in the tree of parameters, if it isn't the default one.
 
     Returns:
       A configuration, and the parameters of `model(configuration)`.
 
     Raises:
-      MupError: no such directory, or one without weights; another architecture; tensors that are missing, left
-        over, or of another shape, all of them.
+      MupError: no such folder, or no weights in it; another architecture; tensors that are missing, left over,
+        or of another shape, all in one error.
 
     >>> import tempfile
     >>> config = models.GPT2Config(vocab_size=50, n_embd=16, n_head=2, n_layer=2, n_positions=8)
@@ -58,46 +65,46 @@ def load_pretrained(path: str | os.PathLike[str], model: type[hk.Module] | None 
     folder = pathlib.Path(path)
     if not (folder / "config.json").is_file():
         what = "no config.json in it" if folder.is_dir() else "no such directory"
-        raise MupError(f"{folder}: {what}; give a directory with config.json and {safetensors_files.FILE}, as "
+        raise MupError(f"{folder}: {what}; give a directory with config.json and {FILE}, as "
                        "`hf download NAME --local-dir FOLDER` makes it of a published model's name")
     values = config_json.read_json(folder)
-    family = _family(values, str(folder))
-    model = model or _model(family, values, str(folder))
-    if model not in family.models.values():
+    architecture = _architecture(values, str(folder))
+    model = model or _named_model(architecture, values, str(folder))
+    if model not in architecture.model_classes.values():
         raise MupError(f"{folder}: model_type is {values['model_type']!r}, and {model.__name__} is none of "
-                       f"its models: {', '.join(family.models)}")
-    config = config_json.from_values(family.config, {**values, "layer_stack": layer_stack},
+                       f"its models: {', '.join(architecture.model_classes)}")
+    config = config_json.from_values(architecture.config_class, {**values, "layer_stack": layer_stack},
                                      str(folder / "config.json"))
-    wanted = tensors.tensors(family, config, model, name or names.default_name(model))
-    found = safetensors_files.read(folder, family, config, wanted, ignore)
-    _check(f"{folder}: {model.__name__}", wanted, found, new)
-    return config, tensors.read(wanted, found)
+    layout = state_dict_layout(architecture, config, model, name or default_name(model))
+    state_dict = read_state_dict(folder, architecture, config, layout, ignore)
+    _check_state_dict(f"{folder}: {model.__name__}", layout, state_dict, new)
+    return config, params_from_state_dict(layout, state_dict)
 
 
 def save_pretrained(path: str | os.PathLike[str], config: Config, params: Mapping[str, Mapping[str, Any]], *,
                     mup: Mup | None = None, model: type[hk.Module] | None = None, name: str | None = None,
                     ) -> None:
-    """Writes a directory that `load_pretrained` reads, and transformers' from_pretrained; needs `safetensors`.
+    """Writes a folder that `load_pretrained` and transformers' from_pretrained read; needs `safetensors`.
 
-    Other programs know nothing of μP's multipliers, nor of attn_mult and output_mult. They go into the weights
-    (of queries, readouts, or the norm in front of a tied readout), so that all compute the same. To go on
-    training in μP, keep the parameters as they are, in a checkpoint of your own.
+    Other programs know nothing of μP's multipliers, attn_mult and output_mult. These go into the weights (of
+    queries, readouts, or the norm before a tied readout), so that all programs compute the same. To continue
+    training in μP, save the parameters themselves, in a checkpoint of your own.
 
     Args:
-      path: the directory, which is made; config.json and model.safetensors in it are replaced.
+      path: the folder, created if needed; config.json and model.safetensors in it are replaced.
       config: the configuration.
       params: the parameters of one of the models here.
-      mup: of the wrapped model, if it was one: without it, its multipliers are lost, which nobody can know
-        who saves in a process of its own.
-      model: whose parameters these are; told by their names, if these are the default ones.
-      name: the model's name in the tree of parameters, where it isn't the default one.
+      mup: the wrapped model's Mup. Without it, its multipliers are lost; if this process didn't capture the
+        model, nothing can warn of that.
+      model: the class of the model; found from the parameters' names if these are the default ones.
+      name: the model's name in the tree of parameters, if it isn't the default one.
 
     Raises:
-      MupError: parameters of no model here, or that don't fit the configuration; multipliers that weights can't
-        take, as those of other forms than `maximal_update()`.
+      MupError: parameters that are of no model here or don't fit the configuration; multipliers that weights
+        can't take, such as those of other forms than `maximal_update()`.
 
     Warns:
-      MupWarning: no Mup, where the latest target in this process with just these parameters has multipliers.
+      MupWarning: no Mup, and the latest target in this process with these parameters has multipliers.
 
     >>> import os, tempfile
     >>> config = models.BertConfig(vocab_size=50, hidden_size=16, num_attention_heads=2, num_hidden_layers=2)
@@ -108,96 +115,106 @@ def save_pretrained(path: str | os.PathLike[str], config: Config, params: Mappin
     >>> sorted(os.listdir(folder))
     ['config.json', 'model.safetensors']
     """
-    family = FAMILIES[config.model_type]
-    model, root = _root(family, params, model, name)
-    wanted = tensors.tensors(family, config, model, root)
-    _check_params(model.__name__, config, wanted, params)
+    architecture = ARCHITECTURES[config.model_type]
+    model, root = _model_of_params(architecture, params, model, name)
+    layout = state_dict_layout(architecture, config, model, root)
+    _check_params(model.__name__, config, layout, params)
     shapes = {f"{module}/{leaf}": np.shape(x) for module in params for leaf, x in params[module].items()}
     if mup is None and captures.multiplied(shapes):
         warnings.warn("save_pretrained: a target with just these parameters has multipliers, which other "
                       "programs know nothing of, and which are not in these weights; if they are that model's, "
                       "give its Mup: save_pretrained(..., mup=mup)", MupWarning, stacklevel=2)
-    found = tensors.write(wanted, folded(family, config, params, root, mup))
-    base = f"{root}/{family.base}/"
-    inside = {key for key, tensor in wanted.items() if tensor.slots[0].module.startswith(base)}
-    for copy, original in family.twin.items():
-        if original in found:               # of two that are tied, transformers writes this one
-            found[copy] = found.pop(original) if config.tie_word_embeddings else found[original]
-    found = {f"{family.base}.{key}" if key in inside else key: x for key, x in found.items()}
+    state_dict = state_dict_from_params(layout, fold_multipliers(architecture, config, params, root, mup))
     folder = pathlib.Path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    kept = dataclasses.replace(config, attn_mult=1.0, output_mult=1.0, layer_stack=False, remat=False,
-                               readout_zero_init=False, query_zero_init=False)
-    config_json.write_json(folder, {**config_json.to_values(kept), "architectures": [model.__name__]})
-    safetensors_files.write(folder, found)
+    plain = dataclasses.replace(config, attn_mult=1.0, output_mult=1.0, layer_stack=False, remat=False,
+                                readout_zero_init=False, query_zero_init=False)
+    config_json.write_json(folder, {**config_json.to_values(plain), "architectures": [model.__name__]})
+    write_state_dict(folder, _with_transformers_keys(state_dict, architecture, config, layout, root))
+
+
+def _with_transformers_keys(state_dict: Mapping[str, np.ndarray], architecture: Architecture, config: Config,
+                            layout: Layout, root: str) -> dict[str, np.ndarray]:
+    """Adds the bare model's prefix and the copies, as transformers writes them."""
+    found = dict(state_dict)
+    for copy, original in architecture.ignored_keys.items():
+        if original in found:               # of two that are tied, transformers writes this one
+            found[copy] = found.pop(original) if config.tie_word_embeddings else found[original]
+    prefix, base = architecture.base_model_prefix, f"{root}/{architecture.base_model_prefix}/"
+    in_base = {key for key, tensor in layout.items() if tensor.slices[0].module.startswith(base)}
+    return {f"{prefix}.{key}" if key in in_base else key: x for key, x in found.items()}
 
 
 # --- which model ---
 
-def _family(values: Mapping[str, Any], source: str) -> Family:
-    kind = values.get("model_type")
-    if kind not in FAMILIES:
-        raise MupError(f"{source}: model_type is {kind!r}; there are models here for {', '.join(FAMILIES)}")
-    return FAMILIES[kind]
+def _architecture(values: Mapping[str, Any], source: str) -> Architecture:
+    """Returns the architecture of a config.json."""
+    model_type = values.get("model_type")
+    if model_type not in ARCHITECTURES:
+        raise MupError(f"{source}: model_type is {model_type!r}; there are models here for "
+                       f"{', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[model_type]
 
 
-def _model(family: Family, values: Mapping[str, Any], source: str) -> type[hk.Module]:
-    """The model that config.json names."""
-    named = values.get("architectures") or [None]
-    if named[0] not in family.models:
-        raise MupError(f"{source}: config.json names the model {named[0]!r}; say which to load: "
-                       + ", ".join(f"models.{name}" for name in family.models))
-    return family.models[named[0]]
+def _named_model(architecture: Architecture, values: Mapping[str, Any], source: str) -> type[hk.Module]:
+    """Returns the model that a config.json names."""
+    name = (values.get("architectures") or [None])[0]
+    if name not in architecture.model_classes:
+        raise MupError(f"{source}: config.json names the model {name!r}; say which to load: "
+                       + ", ".join(f"models.{known}" for known in architecture.model_classes))
+    return architecture.model_classes[name]
 
 
-def _root(family: Family, params: Mapping[str, Any], model: type[hk.Module] | None,
-          name: str | None) -> tuple[type[hk.Module], str]:
-    """The model whose parameters these are, and its name in the tree."""
-    defaults = {names.default_name(known): known for known in family.models.values()}
+def _model_of_params(architecture: Architecture, params: Mapping[str, Any], model: type[hk.Module] | None,
+                     name: str | None) -> tuple[type[hk.Module], str]:
+    """Returns the model that the parameters are of, and its name in their tree."""
     if model is None:
-        heads = {module.partition("/")[0] for module in params}
-        found = heads & defaults.keys() if name is None else set()
-        if len(found) != 1:
-            raise MupError(f"save_pretrained: parameters of {', '.join(sorted(heads)[:_SHOWN])}, where one of "
-                           f"{', '.join(defaults)} is to be; say which model they are of, and its name: "
-                           f"model=models.{next(iter(family.models))}, name='my_model'")
-        model = defaults[found.pop()]
-    return model, name or names.default_name(model)
+        by_name = {default_name(known): known for known in architecture.model_classes.values()}
+        roots = {module.partition("/")[0] for module in params}
+        matches = roots & by_name.keys() if name is None else set()
+        if len(matches) != 1:
+            raise MupError(f"save_pretrained: parameters of {', '.join(sorted(roots)[:_SHOWN])}, where one of "
+                           f"{', '.join(by_name)} is to be; say which model they are of, and its name: "
+                           f"model=models.{next(iter(architecture.model_classes))}, name='my_model'")
+        model = by_name[matches.pop()]
+    return model, name or default_name(model)
 
 
 # --- does it fit? ---
 
-def _check(source: str, wanted: Mapping[str, tensors.Tensor], found: Mapping[str, np.ndarray],
-           new: Sequence[str]) -> None:
-    """Raises with all that is missing, left over or of another shape."""
-    missing = [key for key in wanted if key not in found and not matching(key, new)]
-    extra = [key for key in found if key not in wanted]
-    shapes = [f"{key} {found[key].shape}, where {wanted[key].shape} is wanted" for key in wanted
-              if key in found and found[key].shape != wanted[key].shape]
-    _complain(f"{source} does not fit the tensors", (
-        ("missing", missing), ("left over", extra), ("of another shape", shapes)),
-        "load another model, or allow them: with new=[globs] where they are missing, with ignore=[globs] where "
-        "they are left over, with both where the shape is another")
+def _check_state_dict(source: str, layout: Layout, state_dict: Mapping[str, np.ndarray],
+                      new: Sequence[str]) -> None:
+    """Raises MupError with all tensors that are missing, left over or of another shape."""
+    missing = [key for key in layout if key not in state_dict and not matching(key, new)]
+    left_over = [key for key in state_dict if key not in layout]
+    shapes = [f"{key} {state_dict[key].shape}, where {layout[key].shape} is wanted" for key in layout
+              if key in state_dict and state_dict[key].shape != layout[key].shape]
+    _raise_misfits(f"{source} does not fit the tensors", missing, left_over, shapes,
+                   "load another model, or allow them: with new=[globs] where they are missing, with "
+                   "ignore=[globs] where they are left over, with both where the shape is another")
 
 
-def _check_params(model: str, config: Config, wanted: Mapping[str, tensors.Tensor],
-                  params: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raises with all parameters that are missing, left over or of another shape."""
-    layers = names.depth(config)
-    shapes = {(slot.module, slot.leaf): tensor.part if slot.layer is None else (layers, *tensor.part)
-              for tensor in wanted.values() for slot in tensor.slots}
-    found = {(module, leaf): np.shape(x) for module, leaves in params.items() for leaf, x in leaves.items()}
-    name = "/".join
-    _complain(f"save_pretrained: the parameters are not those of {model} with this configuration", (
-        ("missing", [name(key) for key in shapes if key not in found]),
-        ("left over", [name(key) for key in found if key not in shapes]),
-        ("of another shape", [f"{name(key)} {found[key]}, where {shape} is wanted"
-                              for key, shape in shapes.items() if found.get(key, shape) != shape])),
-        "give those that the model's init made, and its configuration")
+def _check_params(model: str, config: Config, layout: Layout, params: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises MupError with all parameters that are missing, left over or of another shape."""
+    layers = num_blocks(config)
+    wanted = {f"{part.module}/{part.leaf}":
+              tensor.slice_shape if part.layer_idx is None else (layers, *tensor.slice_shape)
+              for tensor in layout.values() for part in tensor.slices}
+    given = {f"{module}/{leaf}": np.shape(x) for module, leaves in params.items() for leaf, x in leaves.items()}
+    shapes = [f"{name} {given[name]}, where {shape} is wanted" for name, shape in wanted.items()
+              if given.get(name, shape) != shape]
+    missing = [name for name in wanted if name not in given]
+    left_over = [name for name in given if name not in wanted]
+    _raise_misfits(f"save_pretrained: the parameters are not those of {model} with this configuration", missing,
+                   left_over, shapes, "give those that the model's init made, and its configuration")
 
 
-def _complain(what: str, lists: Iterable[tuple[str, Sequence[str]]], remedy: str) -> None:
-    said = [f"{kind}: {', '.join(keys[:_SHOWN])}" + f" and {len(keys) - _SHOWN} more" * (len(keys) > _SHOWN)
-            for kind, keys in lists if keys]
-    if said:
-        raise MupError(f"{what}: {'; '.join(said)}; {remedy}")
+def _raise_misfits(what: str, missing: Sequence[str], left_over: Sequence[str], shapes: Sequence[str],
+                   remedy: str) -> None:
+    """Raises MupError with the names, unless there are none."""
+    lists: Iterable[tuple[str, Sequence[str]]] = (
+        ("missing", missing), ("left over", left_over), ("of another shape", shapes))
+    texts = [f"{kind}: {', '.join(names[:_SHOWN])}" + f" and {len(names) - _SHOWN} more" * (len(names) > _SHOWN)
+             for kind, names in lists if names]
+    if texts:
+        raise MupError(f"{what}: {'; '.join(texts)}; {remedy}")

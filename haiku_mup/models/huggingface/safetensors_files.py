@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint's files, by the names that weights.py knows."""
+"""Reads and writes the safetensors files of a checkpoint; needs the extra `safetensors`."""
 import json
 import pathlib
 import re
@@ -9,44 +9,77 @@ import numpy as np
 
 from haiku_mup.errors import MupError
 from haiku_mup.models.config import Config
-from haiku_mup.models.huggingface.names import Family
+from haiku_mup.models.huggingface.names import Architecture
 from haiku_mup.parameters.fans import matching
 
 FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
-def read(folder: pathlib.Path, family: Family, config: Config, wanted: Collection[str],
-         ignore: Sequence[str]) -> dict[str, np.ndarray]:
-    """The tensors of a directory, by name, without those that are ignored, no parameters, or copies of others.
+def read_state_dict(folder: pathlib.Path, architecture: Architecture, config: Config, keys: Collection[str],
+                    ignore: Sequence[str]) -> dict[str, np.ndarray]:
+    """Reads the tensors of a checkpoint; leaves out buffers, copies of others, and those to be ignored.
+
+    Args:
+      folder: the checkpoint's.
+      architecture: the model's.
+      config: its configuration.
+      keys: those that the model's state dict has.
+      ignore: globs over keys.
+
+    Returns:
+      The tensors, by key without the bare model's prefix.
 
     Raises:
-      MupError: no weights; two tensors of one name; a copy that is none.
+      MupError: no weights; two tensors of one key; tied tensors that differ.
     """
-    named: dict[str, np.ndarray] = {}
-    for key, x in _tensors(folder).items():
-        short = _short(family, key)
-        if matching(key, ignore) or matching(short, ignore) or re.fullmatch(family.buffers, short):
+    state_dict: dict[str, np.ndarray] = {}
+    for name, x in _read_shards(folder).items():
+        key = _canonical_key(architecture, name)
+        if matching(name, ignore) or matching(key, ignore) or re.fullmatch(architecture.buffers, key):
             continue
-        if short in named:
-            raise MupError(f"{folder}: two tensors are {short!r}, the other one is {key!r}; name one in "
+        if key in state_dict:
+            raise MupError(f"{folder}: two tensors are {key!r}, the other one is {name!r}; name one in "
                            "ignore=[...]")
-        named[short] = x
-    _settle(family, config, wanted, named, str(folder))
-    return named
+        state_dict[key] = x
+    copies = architecture.tied_keys if config.tie_word_embeddings else architecture.ignored_keys
+    for copy, original in copies.items():
+        if copy in state_dict and original in keys:
+            _drop_copy(state_dict, copy, original, config.tie_word_embeddings, folder)
+    return state_dict
 
 
-def write(folder: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes the tensors, as transformers reads them."""
-    _safetensors().numpy.save_file(dict(tensors), folder / FILE, metadata={"format": "pt"})
+def write_state_dict(folder: pathlib.Path, state_dict: Mapping[str, np.ndarray]) -> None:
+    """Writes one file, as transformers reads it."""
+    _safetensors().numpy.save_file(dict(state_dict), folder / FILE, metadata={"format": "pt"})
 
 
-def _short(family: Family, key: str) -> str:
-    """The name without the bare model's prefix, and with today's names of norms."""
-    short = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", key.removeprefix(f"{family.base}."))
-    return re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", short)
+def _canonical_key(architecture: Architecture, name: str) -> str:
+    """Returns the key without the bare model's prefix, and with today's names of layer norms' parameters."""
+    key = name.removeprefix(f"{architecture.base_model_prefix}.")
+    key = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", key)
+    return re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", key)
+
+
+def _drop_copy(state_dict: dict[str, np.ndarray], copy: str, original: str, tied: bool,
+               folder: pathlib.Path) -> None:
+    """Drops a copy from the state dict; it takes the original's place if that is missing.
+
+    Raises:
+      MupError: two tied tensors that differ.
+    """
+    x = state_dict.pop(copy)
+    if tied and not np.array_equal(state_dict.setdefault(original, x), x):
+        raise MupError(f"{folder}: {copy!r} and {original!r} differ, and tie_word_embeddings is true; set "
+                       "it to false in config.json, or name the wrong one in ignore=[...]")
+    state_dict.setdefault(original, x)
 
 
 def _safetensors() -> Any:
+    """Imports safetensors.
+
+    Raises:
+      ImportError: with the extra to install.
+    """
     try:
         import safetensors.numpy
     except ImportError as error:
@@ -54,33 +87,25 @@ def _safetensors() -> Any:
     return safetensors
 
 
-def _tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
-    """The tensors of a directory, by name."""
-    files = [FILE]
+def _read_shards(folder: pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads all tensors of a folder, from one file or from the shards that the index lists."""
+    shards = [FILE]
     if not (folder / FILE).is_file() and (folder / INDEX).is_file():
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        files = sorted(set(index["weight_map"].values()))
-    for file in files:
-        if not (folder / file).is_file():
-            others = sorted(it.name for it in folder.iterdir() if it.suffix in (".bin", ".h5", ".msgpack"))
-            remedy = f"of {', '.join(others)} make it with transformers" if others else (
-                "download it, too, or make it with transformers")
-            raise MupError(f"{folder}: no {file} in it, so no weights that can be read; {remedy}: "
-                           "AutoModel.from_pretrained(folder).save_pretrained(folder)")
-    found = {}
-    for file in files:
-        found.update(_safetensors().numpy.load_file(folder / file))
-    return found
+        shards = sorted(set(index["weight_map"].values()))
+    for shard in shards:
+        if not (folder / shard).is_file():
+            raise _missing(folder, shard)
+    tensors = {}
+    for shard in shards:
+        tensors.update(_safetensors().numpy.load_file(folder / shard))
+    return tensors
 
 
-def _settle(family: Family, config: Config, wanted: Collection[str], found: dict[str, np.ndarray],
-            source: str) -> None:
-    """Takes those out of `found` that are copies of others, in a tied checkpoint, or that nobody reads."""
-    for copy, original in (family.tied if config.tie_word_embeddings else family.twin).items():
-        if copy not in found or original not in wanted:
-            continue
-        x = found.pop(copy)
-        if config.tie_word_embeddings and not np.array_equal(found.setdefault(original, x), x):
-            raise MupError(f"{source}: {copy!r} and {original!r} differ, and tie_word_embeddings is true; set "
-                           "it to false in config.json, or name the wrong one in ignore=[...]")
-        found.setdefault(original, x)
+def _missing(folder: pathlib.Path, shard: str) -> MupError:
+    """Returns the error for a missing file; it names files of other formats to convert."""
+    others = sorted(it.name for it in folder.iterdir() if it.suffix in (".bin", ".h5", ".msgpack"))
+    remedy = f"of {', '.join(others)} make it with transformers" if others else (
+        "download it, too, or make it with transformers")
+    return MupError(f"{folder}: no {shard} in it, so no weights that can be read; {remedy}: "
+                    "AutoModel.from_pretrained(folder).save_pretrained(folder)")

@@ -1,8 +1,8 @@
-"""How Hugging Face's checkpoints lay out what our parameters hold."""
+"""Converts parameters to tensors of a state dict and back: splits, joins, transposes, stacks."""
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import haiku as hk
 import jax
@@ -10,67 +10,78 @@ import jax.numpy as jnp
 import numpy as np
 
 from haiku_mup.models.config import Config
-from haiku_mup.models.huggingface.names import Family, Params, _names
+from haiku_mup.models.huggingface.names import Architecture, state_dict_keys
 
-_JOINED = ("query", "key", "value")     # the order of those that a checkpoint may have side by side
+Params: TypeAlias = dict[str, dict[str, Any]]       # {module: {name: array}}, as Haiku nests them
+_JOINED = ("query", "key", "value")     # the order in which GPT-2 joins these in one tensor
 
 
-class Slot(NamedTuple):
-    """Where a tensor of a checkpoint, or a part of it, is in the parameters: `layer` of a stack, or None."""
+class ParameterSlice(NamedTuple):
+    """A parameter, or one layer of a stacked parameter.
+
+    Attributes:
+      module: its module.
+      leaf: its name in the module.
+      layer_idx: index in the stack; None for all of the parameter.
+    """
 
     module: str
     leaf: str
-    layer: int | None
+    layer_idx: int | None
 
 
 @dataclasses.dataclass
-class Tensor:
-    """A tensor of a checkpoint.
+class TensorLayout:
+    """The parameters that a tensor of a state dict holds.
 
     Attributes:
-      slots: its place; those of its parts along the last axis, where it has several.
-      part: shape of each part in our parameters.
-      transposed: whether the checkpoint has it the other way round.
+      slices: the parameter; or those that are joined along the tensor's last axis.
+      slice_shape: shape of each in our parameters.
+      transposed: whether the state dict has the tensor transposed.
     """
 
-    slots: list[Slot]
-    part: tuple[int, ...]
+    slices: list[ParameterSlice]
+    slice_shape: tuple[int, ...]
     transposed: bool
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its shape in the checkpoint."""
-        *first, last = self.part
-        shape = (*first, last * len(self.slots))
+        """Returns the tensor's shape in the state dict."""
+        *first, last = self.slice_shape
+        shape = (*first, last * len(self.slices))
         return shape[::-1] if self.transposed else shape
 
 
-def tensors(family: Family, config: Config, model: type[hk.Module], root: str) -> dict[str, Tensor]:
-    """What a checkpoint of this model has, by name without the prefix of the bare model.
+Layout: TypeAlias = Mapping[str, TensorLayout]      # by key, without the bare model's prefix
+
+
+def state_dict_layout(architecture: Architecture, config: Config, model: type[hk.Module], root: str) -> Layout:
+    """Returns the layout of the model's state dict.
 
     Args:
-      family: the model's.
-      config: the configuration.
-      model: the model.
+      architecture: the model's.
+      config: its configuration.
+      model: its class.
       root: the model's name in the tree of parameters.
     """
-    found: dict[str, Tensor] = {}
-    for module, leaves in _shapes(config, model).items():
-        own = module.partition("/")[2]
+    layout: dict[str, TensorLayout] = {}
+    for name, leaves in _parameter_shapes(config, model).items():
+        module = name.partition("/")[2]
         for leaf, x in leaves.items():
-            for name, layer, matrix in _names(family, config, own, leaf):
-                stacked = config.layer_stack and layer is not None
-                shape = tuple(x.shape[1:] if stacked else x.shape)
-                slot = Slot(f"{root}/{own}", leaf, layer if stacked else None)
-                tensor = found.setdefault(name, Tensor([], shape, matrix and leaf == "w"))
-                tensor.slots.append(slot)
-    for tensor in found.values():
-        if len(tensor.slots) > 1:
-            tensor.slots = sorted(tensor.slots, key=lambda slot: _JOINED.index(slot.module.rpartition("/")[2]))
-    return found
+            for key in state_dict_keys(architecture, config, module, leaf):
+                stacked = config.layer_stack and key.layer_idx is not None
+                tensor = layout.setdefault(key.name, TensorLayout(
+                    [], tuple(x.shape[1:] if stacked else x.shape), key.transposed and leaf == "w"))
+                layer_idx = key.layer_idx if stacked else None
+                tensor.slices.append(ParameterSlice(f"{root}/{module}", leaf, layer_idx))
+    for tensor in layout.values():
+        if len(tensor.slices) > 1:
+            tensor.slices.sort(key=lambda part: _JOINED.index(part.module.rpartition("/")[2]))
+    return layout
 
 
-def _shapes(config: Config, model: type[hk.Module]) -> Mapping[str, Mapping[str, Any]]:
+def _parameter_shapes(config: Config, model: type[hk.Module]) -> Mapping[str, Mapping[str, Any]]:
+    """Returns the shapes of the model's parameters; allocates nothing."""
     build: Callable[..., Any] = model
     init = hk.transform(lambda ids: build(config)(ids)).init
     ids = jnp.zeros((1, 1), int)
@@ -78,35 +89,38 @@ def _shapes(config: Config, model: type[hk.Module]) -> Mapping[str, Mapping[str,
     return shapes
 
 
-def read(wanted: Mapping[str, Tensor], found: Mapping[str, Any]) -> Params:
-    """The parameters that tensors of a checkpoint hold; those that aren't there are left out."""
+def params_from_state_dict(layout: Layout, state_dict: Mapping[str, Any]) -> Params:
+    """Returns the parameters in a state dict; leaves out missing ones, and stacks with a missing layer."""
     params: Params = {}
-    layers: dict[tuple[str, str], dict[int, Any]] = {}
-    for name, tensor in wanted.items():
-        if name not in found:
+    stacks: dict[tuple[str, str], dict[int, Any]] = {}
+    for key, tensor in layout.items():
+        if key not in state_dict:
             continue
-        x = found[name].T if tensor.transposed else found[name]
-        for slot, piece in zip(tensor.slots, np.split(x, len(tensor.slots), -1)):
-            if slot.layer is None:
-                params.setdefault(slot.module, {})[slot.leaf] = jnp.asarray(piece)
+        x = state_dict[key].T if tensor.transposed else state_dict[key]
+        for (module, leaf, layer_idx), array in zip(tensor.slices, np.split(x, len(tensor.slices), -1)):
+            if layer_idx is None:
+                params.setdefault(module, {})[leaf] = jnp.asarray(array)
             else:
-                layers.setdefault((slot.module, slot.leaf), {})[slot.layer] = piece
-    for (module, leaf), pieces in layers.items():
-        if len(pieces) == 1 + max(slot.layer for tensor in wanted.values() for slot in tensor.slots
-                                  if slot.layer is not None):
-            params.setdefault(module, {})[leaf] = jnp.stack([pieces[i] for i in sorted(pieces)])
+                stacks.setdefault((module, leaf), {})[layer_idx] = array
+    indices = {part.layer_idx for tensor in layout.values() for part in tensor.slices} - {None}
+    for (module, leaf), layers in stacks.items():
+        if layers.keys() == indices:
+            params.setdefault(module, {})[leaf] = jnp.stack([layers[i] for i in sorted(layers)])
     return params
 
 
-def write(wanted: Mapping[str, Tensor], params: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """The tensors of a checkpoint that has these parameters."""
+def state_dict_from_params(layout: Layout, params: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Returns the state dict that holds the parameters."""
     @functools.cache
-    def array(module: str, leaf: str) -> np.ndarray:
+    def array(module: str, leaf: str) -> np.ndarray:        # one copy to the host for all layers of a stack
         return np.asarray(params[module][leaf])
 
-    found = {}
-    for name, tensor in wanted.items():
-        pieces = [(array(slot.module, slot.leaf), slot.layer) for slot in tensor.slots]
-        x = np.concatenate([x if layer is None else x[layer] for x, layer in pieces], -1)
-        found[name] = np.ascontiguousarray(x.T if tensor.transposed else x)
-    return found
+    def read(part: ParameterSlice) -> np.ndarray:
+        x = array(part.module, part.leaf)
+        return x if part.layer_idx is None else x[part.layer_idx]
+
+    state_dict = {}
+    for key, tensor in layout.items():
+        x = np.concatenate([read(part) for part in tensor.slices], -1)
+        state_dict[key] = np.ascontiguousarray(x.T if tensor.transposed else x)
+    return state_dict
