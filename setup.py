@@ -33,7 +33,7 @@ setup(
         "demos": DEMOS,
         "notebook": [*DEMOS, "jupytext>=1.16", "nbclient>=0.10.1", "ipykernel>=6.29"],
         "test": [*DEMOS, *CLUSTER, *DOCS, *SAFETENSORS, "pandas>=2.2", "hypothesis>=6.115", "jmp>=0.0.4",
-                 "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6", "mypy>=1.18.2"],
+                 "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6", "mypy>=1.18.2", "setuptools>=77.0.3"],
         "dev": ["build>=1.2", "nox>=2025.10.14", "uv>=0.7"],
     },
     classifiers=[
