@@ -7,9 +7,8 @@ from typing import Any, Self
 
 from haiku_mup.errors import MupError
 from haiku_mup.parameters import depth
-from haiku_mup.parameters import fans as axes
-from haiku_mup.parameters import globs as mults
-from haiku_mup.parameters.fans import Axes
+from haiku_mup.parameters.fans import Axes, parse_fans
+from haiku_mup.parameters.globs import parse_multipliers
 from haiku_mup.parameters.place import Site
 from haiku_mup.parameters.record import Record
 from haiku_mup.parameters.scaling import ParameterScaling, compare
@@ -28,8 +27,9 @@ class Captures:
                  readouts: str | Sequence[str] = (), parametrization: Parametrization | None = None,
                  init_mults: Mapping[str, float] | None = None,
                  lr_mults: Mapping[str, float] | None = None) -> None:
-        self._declarations = Declarations(axes.globs(fans), _patterns(readouts), _rule(parametrization),
-                                  mults.parsed("init_mults", init_mults), mults.parsed("lr_mults", lr_mults))
+        self._declarations = Declarations(
+            parse_fans(fans), _patterns(readouts), _rule(parametrization),
+            parse_multipliers("init_mults", init_mults), parse_multipliers("lr_mults", lr_mults))
         parametrization = self._declarations.parametrization
         if parametrization.plain and lr_mults:
             raise MupError(f"lr_mults: in {parametrization.name} a plain optimizer trains the wrapped "

@@ -13,7 +13,7 @@ from haiku_mup.captures import Captures
 from haiku_mup.errors import MupError
 from haiku_mup.optimizers import wrapper as optim
 from haiku_mup.parameters import factors as scale
-from haiku_mup.parameters import globs as mults
+from haiku_mup.parameters.globs import multipliers_by_name, parse_multipliers
 from haiku_mup.parameters.scaling import ParameterScaling, RowBlock
 from haiku_mup.parameters.table import Row, as_text
 from haiku_mup.rules import optimizers as optimizer_rules
@@ -159,9 +159,9 @@ class Mup(Captures):
         self._needs_factors("wrap_optimizer", kind)
         if optim.is_wrapped(optimizer):
             raise MupError("wrap_optimizer: this optimizer is wrapped already; wrap the plain one, once")
-        given = self._declarations.lr_mults if lr_mults is None else mults.parsed("lr_mults", lr_mults)
+        given = self._declarations.lr_mults if lr_mults is None else parse_multipliers("lr_mults", lr_mults)
         around = OptimizerScaling(optimizer, entries, table, kind, scale_eps=scale_eps, scale_decay=scale_decay,
-                         mults=mults.by_name("lr_mults", given, entries))
+                         mults=multipliers_by_name(entries, given, "lr_mults"))
         self._declarations = self._declarations._replace(lr_mults=given)
         call = f"wrap_optimizer({f'adam={adam}' if rule is None else f'rule={rule!r}'})"
         fits = "any" if scale_eps and kind in ("adam", "sgd") else kind
@@ -328,7 +328,7 @@ class Mup(Captures):
         return [row for name, entry in entries.items() for row in Row.of(entry, lr_mults[name])]
 
     def _lr_mults(self, entries: Mapping[str, ParameterScaling]) -> dict[str, float]:
-        return mults.by_name("lr_mults", self._declarations.lr_mults, entries)
+        return multipliers_by_name(entries, self._declarations.lr_mults, "lr_mults")
 
     def _rates(self, entries: Mapping[str, ParameterScaling], adam: bool) -> dict[str, scale.Factor]:
         """The factor of each parameter's learning rate."""

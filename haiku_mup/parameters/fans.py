@@ -1,14 +1,14 @@
-"""Fan-in and fan-out axes of a parameter, and how a user declares them."""
+"""Fan-in and fan-out axes of a parameter, and the ways in which a user declares them."""
 import contextlib
 import contextvars
-import fnmatch
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import haiku as hk
 
 from haiku_mup.errors import MupError, MupWarning
+from haiku_mup.parameters.globs import matching
 
 Axes: TypeAlias = int | Sequence[int]
 
@@ -16,13 +16,13 @@ Axes: TypeAlias = int | Sequence[int]
 class Fans(NamedTuple):
     """Axes of one layer's parameter, without any stack axis in front.
 
-    Axes in neither are no widths: a convolution's kernel, the rows of a lookup table.
+    Axes in none of them are no widths, such as those of a convolution's kernel.
 
     Attributes:
       fan_in: axes that a product with activations sums over.
       fan_out: axes of the activations that come out.
-      known: False where the layer is not one of Haiku's and nobody declared them: the axes are a guess.
-      lookup: axes that may grow and count for nothing: rows of a table, experts.
+      known: False for a guess, where nobody declared the axes and the table of layer types does not have them.
+      lookup: axes that may grow and count for nothing, such as the rows of a lookup table, or experts.
     """
 
     fan_in: tuple[int, ...]
@@ -31,31 +31,38 @@ class Fans(NamedTuple):
     lookup: tuple[int, ...] = ()
 
 
-# --- declared by the user ---
+class _OpenBlock:
+    """A `with fans(...)` that is open.
 
-class _Spot:
-    """A `fans` block that is open: whose parameters it is for, and whether those it met were."""
+    Attributes:
+      module: the module in which it was opened; it holds for this one's parameters alone.
+      fans: what it declares.
+      met: for each parameter made inside, whether that module made it.
+    """
 
-    def __init__(self, owner: str, fans: Fans):
-        self.owner, self.fans = owner, fans
+    def __init__(self, module: str, fans: Fans):
+        self.module, self.fans = module, fans
         self.met: set[bool] = set()
 
 
-_spot: contextvars.ContextVar[_Spot | None] = contextvars.ContextVar("fans", default=None)
+_open_block: contextvars.ContextVar[_OpenBlock | None] = contextvars.ContextVar("fans", default=None)
 
 
 @contextlib.contextmanager
 def fans(fan_in: Axes, fan_out: Axes, lookup: Axes = ()) -> Iterator[None]:
-    """Says which axes are fan-in and fan-out, around the `hk.get_parameter` of a parameter of one's own.
+    """Declares which axes are fan-in and fan-out, around the `hk.get_parameter` of a parameter of your own.
 
-    It holds for parameters that the present module makes itself, not for those of layers inside.
-    `Mup(fans=...)` does the same from outside, and has the last word.
+    It holds for parameters that the current module makes itself, not for those of layers inside.
+    `Mup(fans=...)` does the same from outside, and takes precedence.
 
     Args:
       fan_in: axes that the product with activations sums over: a number or several, of one layer (without
-        stack axes), negative ones counted from the end.
+        stack axes); negative ones count from the end.
       fan_out: axes of the activations that come out.
       lookup: axes that may grow and count for nothing, such as the rows of a table.
+
+    Warns:
+      MupWarning: as it ends, if layers inside made parameters, and the current module made none.
 
     >>> def heads(x):                               # [..., d] -> [..., heads, key_size]
     ...     with haiku_mup.fans(fan_in=0, fan_out=(1, 2)):
@@ -63,28 +70,28 @@ def fans(fan_in: Axes, fan_out: Axes, lookup: Axes = ()) -> Iterator[None]:
     ...         w = hk.get_parameter("w", (x.shape[-1], 4, 8), init=init)
     ...     return jnp.einsum("...d,dhk->...hk", x, w)
     """
-    spot = _Spot(hk.experimental.current_name(), as_fans((fan_in, fan_out, lookup)))
-    token = _spot.set(spot)
+    block = _OpenBlock(hk.experimental.current_name(), as_fans((fan_in, fan_out, lookup)))
+    token = _open_block.set(block)
     try:
         yield
     finally:
-        _spot.reset(token)
-    if spot.met == {False}:
-        warnings.warn(f"{spot.owner!r}: haiku_mup.fans(...) is around layers, and holds only for parameters "
+        _open_block.reset(token)
+    if block.met == {False}:
+        warnings.warn(f"{block.module!r}: haiku_mup.fans(...) is around layers, and holds only for parameters "
                       "that the present module makes itself; put it around hk.get_parameter, or use "
                       "Mup(fans=...)", MupWarning, stacklevel=3)
 
 
-def globs(declared: Mapping[str, Sequence[Axes]] | None) -> dict[str, Fans]:
-    """`Mup(fans=...)`, checked: {glob: Fans}.
+def parse_fans(given: Mapping[str, Sequence[Axes]] | None) -> dict[str, Fans]:
+    """Returns the value of `Mup(fans=...)`, checked, as {glob: Fans}.
 
     Raises:
-      MupError: a value that is not (fan_in_axes, fan_out_axes), with a third for lookups.
+      MupError: a value that is not (fan_in_axes, fan_out_axes), with a third item for lookups.
     """
-    if not isinstance(declared or {}, Mapping):
-        raise MupError(f"fans: {declared!r}: give {{glob over 'module/name': (fan_in_axes, fan_out_axes)}}")
+    if not isinstance(given or {}, Mapping):
+        raise MupError(f"fans: {given!r}: give {{glob over 'module/name': (fan_in_axes, fan_out_axes)}}")
     found = {}
-    for glob, value in (declared or {}).items():
+    for glob, value in (given or {}).items():
         if not isinstance(glob, str) or not isinstance(value, (tuple, list)) or len(value) not in (2, 3):
             raise MupError(f"fans: {glob!r}: {value!r}: give (fan_in_axes, fan_out_axes)")
         found[glob] = as_fans(value)
@@ -95,30 +102,24 @@ def as_fans(axes: Sequence[Axes]) -> Fans:
     """Returns (fan_in_axes, fan_out_axes), or these and lookup_axes, as `Fans`.
 
     Raises:
-      MupError: another number of them; axes that are no whole numbers.
+      MupError: another number of items; axes that are no whole numbers.
 
     >>> as_fans((0, (1, 2)))
     Fans(fan_in=(0,), fan_out=(1, 2), known=True, lookup=())
     """
     if not isinstance(axes, (tuple, list)) or len(axes) not in (2, 3):
         raise MupError(f"fans: {axes!r}: give (fan_in_axes, fan_out_axes)")
-    parts = [(x,) if isinstance(x, int) else x for x in (*axes, ())[:3]]
-    if not all(isinstance(part, (tuple, list)) and all(type(axis) is int for axis in part) for part in parts):
-        raise MupError(f"fans: {tuple((*axes, ())[:3])}: axes are whole numbers, or tuples of such")
-    return Fans(tuple(parts[0]), tuple(parts[1]), lookup=tuple(parts[2]))
+    items = (*axes, ())[:3]
+    groups = [(x,) if isinstance(x, int) else x for x in items]
+    if not all(isinstance(group, (tuple, list)) and all(type(axis) is int for axis in group)
+               for group in groups):
+        raise MupError(f"fans: {items}: axes are whole numbers, or tuples of such")
+    fan_in, fan_out, lookup = map(tuple, groups)
+    return Fans(fan_in, fan_out, lookup=lookup)
 
 
-def matching(name: str, patterns: Iterable[str]) -> list[str]:
-    """The globs that match a name: `*` is any text, slashes too.
-
-    >>> matching("net/~/logits", ["*/logits", "other/*"])
-    ['*/logits']
-    """
-    return [pattern for pattern in patterns if fnmatch.fnmatchcase(name, pattern)]
-
-
-def declared(globs: Mapping[str, Fans], name: str, shape: tuple[int, ...]) -> Fans | None:
-    """Returns the fans that the user declares of a parameter: by a glob, else by an open `fans` block.
+def declared_fans(globs: Mapping[str, Fans], name: str, shape: tuple[int, ...]) -> Fans | None:
+    """Returns the fans that the user declares for a parameter: by a glob, else by an open `fans` block.
 
     Args:
       globs: {glob: Fans}.
@@ -126,7 +127,7 @@ def declared(globs: Mapping[str, Fans], name: str, shape: tuple[int, ...]) -> Fa
       shape: its shape in one layer.
 
     Returns:
-      Its fans, with axes counted from 0; None where nobody declares them.
+      Its fans, with axes counted from 0; None if nobody declares them.
 
     Raises:
       MupError: two globs that differ; axes that the shape doesn't have, or that appear twice.
@@ -135,11 +136,12 @@ def declared(globs: Mapping[str, Fans], name: str, shape: tuple[int, ...]) -> Fa
     if len(found) > 1:
         raise MupError(f"{name!r}: several globs of Mup(fans=...) match it, and differ: "
                        f"{', '.join(map(repr, matching(name, globs)))}; let one match")
-    spot = _spot.get()
-    if spot:
-        spot.met.add(spot.owner == hk.experimental.current_name())
-        if not found and spot.owner == hk.experimental.current_name():
-            found = {spot.fans}
+    block = _open_block.get()
+    if block:
+        own = block.module == hk.experimental.current_name()
+        block.met.add(own)
+        if own and not found:
+            found = {block.fans}
     return normalized(found.pop(), name, shape) if found else None
 
 
@@ -149,11 +151,11 @@ def normalized(fans: Fans, name: str, shape: tuple[int, ...]) -> Fans:
     Raises:
       MupError: axes that the shape doesn't have, or that appear twice.
     """
-    rank, every = len(shape), [*fans.fan_in, *fans.fan_out, *fans.lookup]
-    if any(not -rank <= axis < rank for axis in every) or len({a % rank for a in every}) < len(every):
+    rank, axes = len(shape), [*fans.fan_in, *fans.fan_out, *fans.lookup]
+    if any(not -rank <= axis < rank for axis in axes) or len({a % rank for a in axes}) < len(axes):
         raise MupError(f"{name!r}: shape {shape}: declared fan-in {fans.fan_in} and fan-out {fans.fan_out} "
                        "name an axis that it doesn't have, or one twice; axes are those of one layer, "
                        "without stack axes")
-    fan_in, fan_out, lookup = (tuple(a % rank for a in part) for part in (
-        fans.fan_in, fans.fan_out, fans.lookup))
+    fan_in, fan_out, lookup = (tuple(axis % rank for axis in group)
+                               for group in (fans.fan_in, fans.fan_out, fans.lookup))
     return Fans(fan_in, fan_out, lookup=lookup)

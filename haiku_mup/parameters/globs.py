@@ -1,5 +1,6 @@
-"""Multipliers of one's own for chosen parameters, by globs over their names."""
+"""Globs over the names of parameters, and the multipliers that a user gives by them."""
 import difflib
+import fnmatch
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -7,23 +8,35 @@ from typing import Any
 import numpy as np
 
 from haiku_mup.errors import MupError
-from haiku_mup.parameters.fans import matching
 
 
-def parsed(what: str, given: Mapping[str, float] | None) -> dict[str, float]:
-    """{glob: multiplier}, checked.
+def matching(name: str, patterns: Iterable[str]) -> list[str]:
+    """Returns the globs that match a name. `*` matches any text, slashes included.
+
+    >>> matching("net/~/logits", ["*/logits", "other/*"])
+    ['*/logits']
+    """
+    return [pattern for pattern in patterns if fnmatch.fnmatchcase(name, pattern)]
+
+
+def parse_multipliers(argument: str, given: Mapping[str, float] | None) -> dict[str, float]:
+    """Returns a user's {glob: multiplier}, checked.
+
+    Args:
+      argument: the name of the argument, for errors.
+      given: its value.
 
     Raises:
       MupError: anything but positive numbers by globs.
 
-    >>> parsed("lr_mults", {"embed/*": 2})
+    >>> parse_multipliers("lr_mults", {"embed/*": 2})
     {'embed/*': 2.0}
     """
     if not isinstance(given or {}, Mapping) or not all(isinstance(glob, str) for glob in given or {}):
-        raise MupError(f"{what}: {given!r}: give {{glob over 'module/name': multiplier}}")
+        raise MupError(f"{argument}: {given!r}: give {{glob over 'module/name': multiplier}}")
     for glob, x in (given or {}).items():
         if not _is_number(x) or not 0 < x < math.inf:
-            raise MupError(f"{what}: {glob!r}: {x!r}: give a number above 0")
+            raise MupError(f"{argument}: {glob!r}: {x!r}: give a number above 0")
     return {glob: float(x) for glob, x in (given or {}).items()}
 
 
@@ -31,40 +44,58 @@ def _is_number(x: Any) -> bool:
     return isinstance(x, (int, float, np.integer, np.floating)) and not isinstance(x, bool)
 
 
-def of(what: str, mults: Mapping[str, float], name: str) -> float:
-    """The multiplier of a parameter; 1 where no glob matches.
+def multiplier_of(name: str, multipliers: Mapping[str, float], argument: str) -> float:
+    """Returns the multiplier of a parameter; 1 if no glob matches its name.
+
+    Args:
+      name: "module/name".
+      multipliers: {glob: multiplier}.
+      argument: where they were given, for errors.
 
     Raises:
       MupError: two globs match it.
 
-    >>> of("lr_mults", {"embed/*": 2.0}, "embed/embeddings"), of("lr_mults", {"embed/*": 2.0}, "linear/w")
+    >>> mults = {"embed/*": 2.0}
+    >>> multiplier_of("embed/embeddings", mults, "lr_mults"), multiplier_of("linear/w", mults, "lr_mults")
     (2.0, 1.0)
     """
-    found = matching(name, mults)
+    found = matching(name, multipliers)
     if len(found) > 1:
-        raise MupError(f"{what}: {name!r}: several globs match it: {', '.join(map(repr, found))}; let one "
+        raise MupError(f"{argument}: {name!r}: several globs match it: {', '.join(map(repr, found))}; let one "
                        "match")
-    return mults[found[0]] if found else 1.0
+    return multipliers[found[0]] if found else 1.0
 
 
-def by_name(what: str, mults: Mapping[str, float], names: Iterable[str]) -> dict[str, float]:
-    """The multiplier of each parameter.
+def multipliers_by_name(names: Iterable[str], multipliers: Mapping[str, float],
+                        argument: str) -> dict[str, float]:
+    """Returns the multiplier of each parameter.
 
     Raises:
       MupError: a glob that matches none, or two that match one.
     """
     names = list(names)
-    check_globs(what, mults, names, names, "parameter")
-    return {name: of(what, mults, name) for name in names}
+    check_globs(argument, multipliers, names, names, "parameter")
+    return {name: multiplier_of(name, multipliers, argument) for name in names}
 
 
-def check_globs(what: str, patterns: Iterable[str], good: Iterable[str], known: Iterable[str],
+def check_globs(argument: str, patterns: Iterable[str], valid: Iterable[str], suggested: Iterable[str],
                 kind: str) -> None:
-    """Raises for a glob that matches no good name; it shows the names that are most like it."""
-    good = list(good)
+    """Raises for a glob that matches no valid name.
+
+    Args:
+      argument: where the globs were given.
+      patterns: the globs.
+      valid: the names of which each glob must match one.
+      suggested: the names that the error shows, those most like the glob first.
+      kind: what the names are names of.
+
+    Raises:
+      MupError: a glob that matches none.
+    """
+    valid = list(valid)
     for glob in patterns:
-        if not any(matching(name, [glob]) for name in good):
-            like = difflib.get_close_matches(glob.replace("*", ""), known, n=3, cutoff=0.3)
-            names = list(dict.fromkeys([*like, *known]))
-            raise MupError(f"{what}: {glob!r} matches the name of no {kind}; there are "
+        if not any(matching(name, [glob]) for name in valid):
+            like = difflib.get_close_matches(glob.replace("*", ""), suggested, n=3, cutoff=0.3)
+            names = list(dict.fromkeys([*like, *suggested]))
+            raise MupError(f"{argument}: {glob!r} matches the name of no {kind}; there are "
                            + ", ".join(names[:12]) + ", …" * (len(names) > 12))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from haiku_mup.errors import MupError
-from haiku_mup.parameters import globs as mults
+from haiku_mup.parameters.globs import multiplier_of
 from haiku_mup.parameters.record import Record
 from haiku_mup.parameters.scaling import ParameterScaling, compare
 from haiku_mup.parameters.table import Row, as_text
@@ -60,7 +60,7 @@ def _pair(record: Record, entry: ParameterScaling, theirs: Declarations,
           ours: Declarations) -> tuple[list[Row], list[Row]] | None:
     """The rows of both sides, where they differ."""
     name = record.name
-    draw, *rates = (mults.of(what, given, name) for what, given in (
+    draw, *rates = (multiplier_of(name, given, argument) for argument, given in (
         ("init_mults", theirs.init_mults), ("lr_mults", theirs.lr_mults), ("lr_mults", ours.lr_mults)))
     try:
         depth = entry.depth * math.prod(entry.base.stacks) / math.prod(record.stacks)

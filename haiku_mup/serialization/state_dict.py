@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from haiku_mup.errors import MupError
-from haiku_mup.parameters import globs as mults
 from haiku_mup.parameters.fans import Fans
+from haiku_mup.parameters.globs import parse_multipliers
 from haiku_mup.parameters.haiku_layers import LayerKind
 from haiku_mup.parameters.initializers import Moments
 from haiku_mup.parameters.record import Record
@@ -195,7 +195,7 @@ def _rule(x: Any, wrong: Callable[[str, str], MupError]) -> Parametrization:
 
 def _mults(key: str, x: Any, wrong: Callable[[str, str], MupError]) -> dict[str, float]:
     try:
-        return mults.parsed(key, _dict(x, key, wrong))
+        return parse_multipliers(key, _dict(x, key, wrong))
     except MupError as error:
         raise wrong(key, str(error)[:200]) from None
 

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 
 from haiku_mup.errors import MupError
 from haiku_mup.parameters import depth
-from haiku_mup.parameters import fans as axes
-from haiku_mup.parameters import globs as mults
-from haiku_mup.parameters.globs import check_globs
+from haiku_mup.parameters.fans import Fans, declared_fans
+from haiku_mup.parameters.globs import check_globs, matching, multiplier_of, multipliers_by_name
 from haiku_mup.parameters.haiku_layers import (
     NAMED,
     READOUT,
@@ -51,13 +50,13 @@ class Declarations(NamedTuple):
     """What a user says of a model from outside.
 
     Attributes:
-      fans: {glob over "module/name": axes.Fans}.
+      fans: {glob over "module/name": Fans}.
       readouts: globs over module names, and over names of parameters of one's own.
       parametrization: of what is captured.
       init_mults, lr_mults: {glob over "module/name": multiplier}.
     """
 
-    fans: Mapping[str, axes.Fans]
+    fans: Mapping[str, Fans]
     readouts: tuple[str, ...]
     parametrization: Parametrization
     init_mults: Mapping[str, float] = types.MappingProxyType({})
@@ -109,8 +108,8 @@ class Capture:
         check_globs("Mup(fans=...)", self.declared.fans, self.records, self.records, "parameter")
         check_globs("Mup(readouts=...)", self.declared.readouts, readouts, weights,
                     "hk.Linear or convolution, or parameter of your own")
-        mults.by_name("Mup(lr_mults=...)", self.declared.lr_mults, self.records)
-        found = mults.by_name("Mup(init_mults=...)", self.declared.init_mults, self.records)
+        multipliers_by_name(self.records, self.declared.lr_mults, "Mup(lr_mults=...)")
+        found = multipliers_by_name(self.records, self.declared.init_mults, "Mup(init_mults=...)")
         drawn = [name for name, record in self.records.items() if record.moments.drawn]
         check_globs("Mup(init_mults=...)", self.declared.init_mults, drawn, found, "parameter that is drawn")
 
@@ -167,7 +166,7 @@ class Capture:
         if earlier and self.declared.parametrization.depth_alpha is None and pair.base is earlier.base:
             return earlier
         entry = compare(pair.base, pair.target, self.declared.parametrization, pair.depth, whole)
-        mult = mults.of("Mup(init_mults=...)", self.declared.init_mults, pair.target.name)
+        mult = multiplier_of(pair.target.name, self.declared.init_mults, "Mup(init_mults=...)")
         return entry.drawn(mult)
 
     def _keep(self, name: str, record: Record, value: ParameterScaling | Record) -> None:
@@ -272,11 +271,11 @@ def _record(declared: Declarations, names: tuple[str, ...], dtype, init, context
     kind, key_size = layer.kinds.get(leaf), _key_size(context_.full_name, call)
     product = layer.scaled_inputs is not None and layer.scaled_inputs.leaf == leaf
     named = product or not is_haikus(module)
-    if named and not kind and axes.matching(name[:-len(leaf) - 1] if product else name, declared.readouts):
+    if named and not kind and matching(name[:-len(leaf) - 1] if product else name, declared.readouts):
         kind = NAMED
     return Record(
         name=name, leaf=leaf, local=context_.full_name, shape=shape, moments=moments(init, shape, dtype),
-        fans=axes.declared(declared.fans, name, shape) or fans_of(module, leaf, shape), layer=kind,
+        fans=declared_fans(declared.fans, name, shape) or fans_of(module, leaf, shape), layer=kind,
         inexact=bool(jnp.issubdtype(dtype, jnp.inexact)), lifted_by_user=lifted_by_user, place=spot,
         stacks=tuple(stack.layers for stack in spot.stacks if not stack.transparent),
         row_sizes=_row_sizes(context_.full_name, call), key_size=key_size,
