@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 import haiku_mup
-from demos import pretrain
-from demos.common import corpus, processes
+from demos.pretrain import arguments, corpus, model, processes, program, report
 from haiku_mup.models.loss import IGNORE_INDEX
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -79,7 +78,7 @@ def test_text_comes_back_from_its_ids(text, level, size):
 def finished(text, tmp_path_factory):
     """A run of GPT-2 that is its own base: its exit code and its folder."""
     folder = tmp_path_factory.mktemp("pretrain")
-    code = pretrain.main(flags(text, "--save-base", str(folder / "base.json"), "--out", str(folder / "out")))
+    code = program.main(flags(text, "--save-base", str(folder / "base.json"), "--out", str(folder / "out")))
     return code, folder
 
 
@@ -94,7 +93,7 @@ def test_run_from_end_to_end(finished, capsys):
     assert code == 0 and [row["step"] for row in rows] == [str(i) for i in range(7)]
     assert [i for i, row in enumerate(rows) if row["valid_loss"]] == [0, 2, 4, 6]
     assert abs(float(rows[0]["train_loss"]) - np.log(256)) < 0.1        # knows nothing yet
-    assert (folder / "out" / pretrain.FIGURE).read_bytes().startswith(b"\x89PNG")
+    assert (folder / "out" / report.FIGURE).read_bytes().startswith(b"\x89PNG")
     assert summary["found"]["valid_loss"] == float(rows[6]["valid_loss"])
     assert sorted(path.name for path in (folder / "out" / "checkpoints").iterdir()) == ["3", "6"]
 
@@ -104,7 +103,7 @@ def test_from_an_earlier_checkpoint_the_losses_are_the_same(finished, text, tmp_
     shutil.rmtree(tmp_path / "out" / "checkpoints" / "6")
     with open(tmp_path / "out" / "learning_curve.csv", "a", encoding="utf-8") as file:
         file.write("7,0.00")                                # killed as it wrote
-    assert pretrain.main(flags(text, "--out", str(tmp_path / "out"))) == 0
+    assert program.main(flags(text, "--out", str(tmp_path / "out"))) == 0
     said = capsys.readouterr().out
     assert "step 3 of 6 is where a checkpoint goes on" in said and f"\n{LINES[:4]}" in said       # and a sample
     assert table(tmp_path / "out") == table(finished[1] / "out")
@@ -117,11 +116,11 @@ def test_from_an_earlier_checkpoint_the_losses_are_the_same(finished, text, tmp_
 def test_a_checkpoint_of_another_run_is_refused(finished, text, given, says, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     pathlib.Path("other.txt").write_text(LINES.replace("God", "Gad"))
-    args = pretrain.parse(flags(text))
+    args = arguments.parse(flags(text))
     args.width = 8
-    pretrain.captured(args, 256).save("half.json")
+    model.captured(args, 256).save("half.json")
     with pytest.raises(SystemExit) as stop:
-        pretrain.main(flags(text, "--out", str(finished[1] / "out"), *given))
+        program.main(flags(text, "--out", str(finished[1] / "out"), *given))
     said = capsys.readouterr().err
     assert stop.value.code == 2 and says in said
     if given[0] == "--base":            # the rows that differ
@@ -131,13 +130,13 @@ def test_a_checkpoint_of_another_run_is_refused(finished, text, given, says, cap
 
 
 def test_a_base_in_a_file_puts_a_wider_model_in_mup(finished, text):
-    args = pretrain.parse(flags(text, "--base", str(finished[1] / "base.json"), "--width", "64"))
+    args = arguments.parse(flags(text, "--base", str(finished[1] / "base.json"), "--width", "64"))
     rows = {row.name.rpartition("/")[0].rpartition("/")[2] + "/" + row.name.rpartition("/")[2]: row
-            for row in pretrain.captured(args, 256).table()}
+            for row in model.captured(args, 256).table()}
     assert rows["c_fc/w"].adam_lr == 0.25 and rows["wte/embeddings"].multiplier == 0.25
     assert {row.role for row in rows.values()} == {"input", "hidden"}
     args.base = None
-    assert {row.adam_lr for row in pretrain.captured(args, 256).table()} == {1.0}
+    assert {row.adam_lr for row in model.captured(args, 256).table()} == {1.0}
 
 
 @pytest.mark.parametrize("given, says", [
@@ -149,7 +148,7 @@ def test_a_base_in_a_file_puts_a_wider_model_in_mup(finished, text):
     (["--dropout", "1"], "from 0 to less than 1"), (["--lr", "0"], "above 0"), (["--out", __file__], "exists")])
 def test_what_is_wrong_is_said_in_one_line(given, says, text, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
-        pretrain.main(flags(text, "--out", str(tmp_path), *given))
+        program.main(flags(text, "--out", str(tmp_path), *given))
     said = capsys.readouterr().err
     assert stop.value.code == 2 and says in said and said.count("\n") == 1
 
@@ -157,7 +156,7 @@ def test_what_is_wrong_is_said_in_one_line(given, says, text, tmp_path, capsys):
 def test_without_orbax_it_says_what_to_install(text, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
     with pytest.raises(SystemExit):
-        pretrain.main(flags(text, "--out", str(tmp_path)))
+        program.main(flags(text, "--out", str(tmp_path)))
     assert "pip install" in capsys.readouterr().err
 
 
@@ -190,7 +189,7 @@ def wait_for(process, path, lines):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", pretrain.MODELS)
+@pytest.mark.parametrize("model", model.MODELS)
 def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_been(model, text, tmp_path):
     more = ["--model", model, "--steps", "30", "--dropout", "0.1"]
     ended(start(text, tmp_path / "whole", *more))
@@ -365,12 +364,12 @@ def test_half_of_the_variables_are_no_run_of_its_own(env, says, text, tmp_path, 
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as stop:
-        pretrain.main(flags(text, "--out", str(tmp_path / "out")))
+        program.main(flags(text, "--out", str(tmp_path / "out")))
     assert stop.value.code == 2 and says in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", pretrain.MODELS)
+@pytest.mark.parametrize("model", model.MODELS)
 def test_every_model_learns(model, text, tmp_path):
     """Also in words, and in μP at four times the base's width."""
     base = str(tmp_path / "base.json")

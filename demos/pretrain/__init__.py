@@ -1,0 +1,1 @@
+"""Trains GPT-2, BERT or RoBERTa on text, in μP relative to a base; goes on where it was interrupted."""
