@@ -22,7 +22,7 @@ TrialLosses = dict[str, np.ndarray]     # by name, arrays [steps] or []
 
 
 class ProgramInfo(NamedTuple):
-    """What is known of a program before it runs.
+    """The properties of a program that are known before it runs.
 
     Attributes:
       fingerprint: a digest of the computation, of its constants and of the compiler's version. Programs with
@@ -50,7 +50,7 @@ class Program:
         host's and the devices' array. This program adds its own.
 
     Attributes:
-      info: what is known of the program before it runs.
+      info: its `ProgramInfo`.
 
     >>> program = Program(lambda lr, key: lr * jax.random.normal(key, (3,)), ["lr"])
     >>> trials = [Trial("mup", 64, (("lr", lr),), 0) for lr in (1.0, 2.0)]

@@ -120,27 +120,27 @@ def _reasons(evidence: _Evidence, optimum: Optimum) -> str:
 # --- warnings; each check returns a sentence, or None if it has nothing to say ---
 
 def _standard(evidence: _Evidence) -> str | None:
-    """Warns that the parametrization is the standard one, in which no rate transfers."""
+    """Warns if the parametrization is the standard one, in which no rate transfers."""
     if evidence.name not in STANDARD_NAMES:
         return None
     return "But this is the standard parametrization, in which the best rate moves as the width grows."
 
 
 def _single_width(evidence: _Evidence) -> str | None:
-    """Warns that there is nothing to compare a single width with."""
+    """Warns if there is one width only, and so nothing to compare it with."""
     if len(evidence.curves) > 1:
         return None
     return "But there is one width alone: whether its rate transfers can't be told. Add a width."
 
 
 def _diverged(evidence: _Evidence) -> str | None:
-    """Warns of widths at which every rate diverged."""
+    """Warns if every rate diverged at some width."""
     diverged = [width for width in evidence.curves if width not in evidence.converged]
     return f"But at width {_listed(diverged)} every rate diverged." if diverged else None
 
 
 def _lowest_rate(evidence: _Evidence) -> str | None:
-    """Warns of widths at which lower rates may be better than any that was tried."""
+    """Warns if lower rates than those that were tried may be better at some width."""
     widths = [width for width in _at_edge(evidence) if _is_lowest(evidence, width)]
     if not widths:
         return None
@@ -148,7 +148,7 @@ def _lowest_rate(evidence: _Evidence) -> str | None:
 
 
 def _highest_rate(evidence: _Evidence) -> str | None:
-    """Warns of widths at which higher rates may be better than any that was tried."""
+    """Warns if higher rates than those that were tried may be better at some width."""
     widths = [width for width in _at_edge(evidence) if not _is_lowest(evidence, width)]
     if not widths:
         return None
@@ -156,14 +156,14 @@ def _highest_rate(evidence: _Evidence) -> str | None:
 
 
 def _large_drift(evidence: _Evidence) -> str | None:
-    """Warns of a best rate that moves with the width."""
+    """Warns if the best rate moves with the width."""
     if not evidence.drift > MAX_DRIFT:
         return None
     return f"But {evidence.drift:.1f} octaves are too far to call it one rate: it doesn't transfer."
 
 
 def _large_setback(evidence: _Evidence) -> str | None:
-    """Warns of a wider model that trains worse than a narrower one at a low rate."""
+    """Warns if a wider model trains worse than a narrower one at a low rate."""
     if not evidence.setback > MAX_SETBACK:
         return None
     return ("But a wider model is worse than a narrower one at some rate an octave or more below the best ("
@@ -171,7 +171,7 @@ def _large_setback(evidence: _Evidence) -> str | None:
 
 
 def _rising_loss(evidence: _Evidence) -> str | None:
-    """Warns of widths whose best loss is worse than that of the next narrower one."""
+    """Warns if the best loss of a width is worse than that of the next narrower one."""
     rising = [wide for narrow, wide in zip(evidence.converged, evidence.converged[1:])
               if _is_above(evidence.curves[narrow], evidence.curves[wide])]
     if not rising:
@@ -180,7 +180,7 @@ def _rising_loss(evidence: _Evidence) -> str | None:
 
 
 def _wide_interval(evidence: _Evidence) -> str | None:
-    """Warns of optima that a single seed, or seeds that disagree, leave uncertain."""
+    """Warns if a single seed, or seeds that disagree, leave an optimum uncertain."""
     if any(curve.log_loss.shape[1] < 2 for curve in evidence.curves.values()):
         return "But there is one seed alone, so that no interval is known. Add seeds."
     noisy = [width for width, optimum in evidence.optima.items()
@@ -191,7 +191,7 @@ def _wide_interval(evidence: _Evidence) -> str | None:
 
 
 def _missing_trials(evidence: _Evidence) -> str | None:
-    """Warns of missing trials."""
+    """Warns if trials are missing."""
     return f"But {evidence.missing} trials are missing." if evidence.missing else None
 
 

@@ -1,24 +1,28 @@
-"""From a model, data, a loss and an optimizer to trials: training runs that a sweep makes by the hundred."""
+"""`training`: turns a model, data, a loss and an optimizer into the trials of a sweep."""
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
-from jax.custom_batching import sequential_vmap
 
+from haiku_mup.coordinates.model_inputs import Inputs
+from haiku_mup.coordinates.model_inputs import inputs as model_inputs
 from haiku_mup.errors import MupError
 from haiku_mup.mup import Mup, _tree
-from haiku_mup.optimizers import wrapper as optim
+from haiku_mup.optimizers.factors import OptimizerScaling
+from haiku_mup.optimizers.mismatch import rule_of
+from haiku_mup.optimizers.wrapper import check_params, scale_optimizer
 from haiku_mup.parameters.fans import Axes
-from haiku_mup.rules import optimizers as optimizer_rules
+from haiku_mup.rules.optimizers import ENTRYWISE, checked
 from haiku_mup.rules.parametrization import Parametrization
 from haiku_mup.rules.tables import maximal_update, standard
-from haiku_mup.sweep.training_loop import Rows, scan_while_finite
+from haiku_mup.sweep.training_loop import DrawnBatches, ShuffledBatches, scan_while_finite
+from haiku_mup.sweep.training_step import TrainingStep
 
-SHORT: dict[str, Callable[[], Parametrization]] = {"sp": standard, "mup": maximal_update}
+PARAMETRIZATIONS: dict[str, Callable[[], Parametrization]] = {"sp": standard, "mup": maximal_update}
 
 
 def training(make_model: Callable[..., Any], data: Any, loss_fn: Callable[..., jax.Array],
@@ -27,39 +31,41 @@ def training(make_model: Callable[..., Any], data: Any, loss_fn: Callable[..., j
              adam: bool | None = None, rule: str | None = None, evaluate: Mapping[str, Any] | None = None,
              fans: Mapping[str, Sequence[Axes]] | None = None,
              readouts: str | Sequence[str] = ()) -> "Training":
-    """What makes the trials of a sweep: training runs, from a learning rate and a key.
+    """Makes the trials of a sweep: training runs, from a learning rate and a key.
 
-    The key draws the parameters, the order of the data, and what the loss draws. A run whose loss is no longer
-    finite ends soon after; its further losses are inf.
+    The key draws the parameters, the order of the data, and what the loss draws. A run ends soon after a loss
+    that is not finite, and its further losses are inf.
 
     Args:
-      make_model: from a width to a transformed model, its layers inside `apply_mup`, not wrapped.
-      data: arrays with one row an example, in any tree, as ``(x, y)``; each epoch shuffles them anew, and
-        leaves out the rows that fill no batch. Or ``data(key, step)``, a function that JAX can trace, which
-        gives a batch.
-      loss_fn: ``loss_fn(apply, params, rng, batch)`` gives a scalar, as in `coord_check`.
-      optimizer: from a learning rate to a plain optax optimizer, not wrapped: optax.adam, or
+      make_model: a function from a width to a transformed model, not wrapped, whose layers are inside
+        `apply_mup`.
+      data: a tree of arrays with one row for each example, such as ``(x, y)``. Each epoch shuffles the rows,
+        and leaves out those that fill no batch. Or a function ``data(key, step)`` that JAX can trace, which
+        returns a batch.
+      loss_fn: ``loss_fn(apply, params, rng, batch)`` returns a scalar, as in `coord_check`.
+      optimizer: a function from a learning rate to a plain optax optimizer, not wrapped: optax.adam, or
         ``lambda lr: optax.adamw(optax.cosine_decay_schedule(lr, steps))``. The rate is a traced value.
-      steps: of training.
-      base_width: the width of the base; in the standard parametrization it doesn't matter.
-      batch_size: rows in a batch; all of them, by default.
+      steps: the number of training steps.
+      base_width: the width of the base; irrelevant in the standard parametrization.
+      batch_size: the number of rows in a batch; by default all of them.
       parametrization: "mup", "sp", or a `Parametrization`.
-      adam: whether the optimizer is of Adam's kind, or SGD's: see `Mup.wrap_optimizer`. By default it is tried.
-      rule: what other kind it is of: see there, too.
-      evaluate: what else to record at the end: by name, a batch whose loss to take; or a function
-        ``(apply, params, rng)`` that gives a scalar.
+      adam: whether the optimizer is like Adam, or like SGD: see `Mup.wrap_optimizer`. By default that is found
+        out by trying it.
+      rule: the optimizer's rule, if it is like neither: see there, too.
+      evaluate: further losses of the trained model, by name: a batch, or a function ``(apply, params, rng)``
+        that returns a scalar.
       fans: see `Mup`.
       readouts: see `Mup`.
 
     Returns:
-      A `Training`: called with a width, it gives ``trial(lr, key, **hyperparameters)``, which gives a dict of
-      losses: "train_loss", [steps], of each batch before its update, and those of `evaluate`. (Where
-      `evaluate` has a "train_loss", that of batches is called "batch_loss".) A hyperparameter that the
-      optimizer's function takes by name goes to it, one that make_model takes goes there, and ``init_scale``
-      multiplies every parameter that is drawn.
+      A `Training`: a function from a width to ``trial(lr, key, **hyperparameters)``. A trial returns a dict of
+      losses: "train_loss", [steps], the loss of each batch before its update, and those of `evaluate`. (If
+      `evaluate` has a "train_loss", that of the batches is called "batch_loss".) A hyperparameter goes to the
+      optimizer's function if that takes it by name, else to make_model if that does. ``init_scale``, if neither
+      takes it, multiplies every parameter that is drawn.
 
     Raises:
-      MupError: an argument that can't be; later, what `Mup` raises.
+      MupError: an argument is not allowed; as `Mup` does, when the result is called.
 
     >>> def make_model(width):
     ...     def fn(x):
@@ -76,15 +82,28 @@ def training(make_model: Callable[..., Any], data: Any, loss_fn: Callable[..., j
     >>> losses.shape, bool(losses[-1] < losses[0])
     ((20,), True)
     """
-    return Training(make_model, data, loss_fn, optimizer, steps, base_width, batch_size, parametrization,
-                    adam, rule, dict(evaluate or {}), dict(fans or {}), readouts)
+    name = parametrization if isinstance(parametrization, str) else parametrization.name
+    if isinstance(parametrization, str):
+        if parametrization not in PARAMETRIZATIONS:
+            raise MupError(f"training: parametrization={parametrization!r}: give 'mup', 'sp', or a "
+                           "Parametrization")
+        parametrization = PARAMETRIZATIONS[parametrization]()
+    if steps < 1:
+        raise MupError(f"training: steps={steps}: give at least 1")
+    return Training(
+        name=name, parametrization=parametrization, make_model=make_model, loss_fn=loss_fn, optimizer=optimizer,
+        batches=DrawnBatches(data) if callable(data) else ShuffledBatches(data, batch_size, int(steps)),
+        steps=int(steps), base_width=base_width,
+        optimizer_rule=None if adam is None and rule is None else checked(rule, adam is not False),
+        evaluate=dict(evaluate or {}), fans=dict(fans) if fans else None, readouts=readouts)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Training:
-    """What `training` gives: from a width to a trial.
+    """The result of `training`: a function from a width to a trial.
 
     Attributes:
-      name: of the parametrization, in the records of a sweep.
+      name: the name of the parametrization in the records of a sweep.
 
     >>> def loss_fn(apply, params, rng, batch):
     ...     return apply(params, rng, batch).mean()
@@ -94,139 +113,133 @@ class Training:
     'sp'
     """
 
-    def __init__(self, make_model, data, loss_fn, optimizer, steps, base_width, batch_size, parametrization,
-                 adam, rule, evaluate, fans, readouts):
-        named = isinstance(parametrization, str)
-        if named and parametrization not in SHORT:
-            raise MupError(f"training: parametrization={parametrization!r}: give 'mup', 'sp', or a "
-                           "Parametrization")
-        if steps < 1:
-            raise MupError(f"training: steps={steps}: give at least 1")
-        self.name: str = parametrization if named else parametrization.name
-        self._rule = SHORT[parametrization]() if named else parametrization
-        self._make_model, self._loss_fn, self._optimizer = make_model, loss_fn, optimizer
-        self._steps, self._base_width, self._evaluate = int(steps), base_width, evaluate
-        self._kind = None if adam is None and rule is None else optimizer_rules.checked(rule, adam is not False)
-        self._options = {"fans": fans or None, "readouts": readouts}
-        self._rows = None if callable(data) else Rows(data, batch_size, self._steps)
-        self._drawn: Any = data if callable(data) else None
+    name: str
+    parametrization: Parametrization
+    make_model: Callable[..., Any]
+    loss_fn: Callable[..., jax.Array]
+    optimizer: Callable[..., optax.GradientTransformation]
+    batches: ShuffledBatches | DrawnBatches
+    steps: int
+    base_width: int
+    optimizer_rule: str | None
+    evaluate: Mapping[str, Any]
+    fans: Mapping[str, Sequence[Axes]] | None
+    readouts: str | Sequence[str]
 
     def __call__(self, width: int) -> Callable[..., dict[str, jax.Array]]:
-        """The trial of this width: captures the base and it, by their shapes."""
-        from haiku_mup.coordinates.model_inputs import inputs as model_inputs
-
-        key, inputs = jax.random.key(0), model_inputs(self._loss_fn, jax.random.key(0), self._example())
-        make = functools.partial(self._make_model, **_required(self._make_model, 1.0))
-        mup = Mup(parametrization=self._rule, **self._options)
+        """Returns the trial of this width; captures the shapes of base and target."""
+        key = jax.random.key(0)
+        inputs = model_inputs(self.loss_fn, key, self.batches.example())
+        make_model = functools.partial(self.make_model, **_placeholders(self.make_model, 1.0))
+        mup = Mup(parametrization=self.parametrization, fans=self.fans, readouts=self.readouts)
+        # A parametrization that leaves draws alone has no base: the target serves as its own.
         with mup.init_base():
-            inputs.shapes(make(self._base_width if self._rule.draws else width), key)
+            inputs.shapes(make_model(self.base_width if self.parametrization.draws else width), key)
         with mup.init_target():
-            inputs.shapes(make(width), key)
-        return functools.partial(self._trial, width, mup, inputs, self._around(mup))
+            inputs.shapes(make_model(width), key)
+        target = _Target(width=width, mup=mup, inputs=inputs, scaling=self._optimizer_scaling(mup))
+        return functools.partial(self._train, target)
 
-    def _example(self) -> Any:
-        if self._rows is not None:
-            return self._rows.example()
-        shapes = jax.eval_shape(self._drawn, jax.random.key(0), 0)
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    def _optimizer_scaling(self, mup: Mup) -> OptimizerScaling | None:
+        """Returns the factors around the optimizer, or None if all of them are 1.
 
-    def _around(self, mup: Mup) -> Any:
-        """The factors around the optimizer, which is tried at a rate that isn't traced; None for none."""
-        from haiku_mup.optimizers.factors import OptimizerScaling
-        from haiku_mup.optimizers.mismatch import rule_of
-
-        tried = self._optimizer(1e-3, **_required(self._optimizer, 0.5))
-        entries, kind = mup._captured("training"), self._kind
-        if kind is None:
-            kind = rule_of(tried, _tree(entries, lambda e: jax.ShapeDtypeStruct(e.target.shape, "float32")))
-        if not kind and self._rule.draws and not self._rule.plain:
+        Raises:
+          MupError: the optimizer's rule was not given, and does not show.
+        """
+        parametrization, rule = self.parametrization, self.optimizer_rule
+        optimizer = self.optimizer(1e-3, **_placeholders(self.optimizer, 0.5))
+        scalings = mup._captured("training")
+        if rule is None:
+            shapes = _tree(scalings, lambda scaling: jax.ShapeDtypeStruct(scaling.target.shape, "float32"))
+            rule = rule_of(optimizer, shapes)
+        if not rule and parametrization.draws and not parametrization.plain:
             raise MupError("training: what kind this optimizer is of doesn't show when it is tried; say it: "
                            "adam=True, adam=False, or rule=...")
-        kind = kind or "adam"
-        if self._rule.plain and kind in optimizer_rules.ENTRYWISE:
+        rule = rule or "adam"
+        if parametrization.plain and rule in ENTRYWISE:
             return None
-        mup.wrap_optimizer(tried, rule=kind)            # warns of what doesn't fit
-        return OptimizerScaling(tried, entries, self._rule, kind)
+        mup.wrap_optimizer(optimizer, rule=rule)        # warns of a rule that doesn't fit
+        return OptimizerScaling(optimizer, scalings, parametrization, rule)
 
-    def _trial(self, width, mup, inputs, around, lr, key, **hyperparameters):
-        to_optimizer, to_model, init_scale = self._sorted(hyperparameters)
-        plain = self._make_model(width, **to_model)
-        optimizer = self._optimizer(lr, **to_optimizer)
-        if around is not None:          # wrapped, without trying an optimizer whose rate is traced
-            check = functools.partial(optim.check_params, mup._captured("training"))
-            optimizer = optim.scale_optimizer(optimizer, around, check)
-        run = _Run(mup.wrap_model(plain), optimizer, self._loss_fn)
+    def _train(self, target: "_Target", lr: Any, key: Any, **hyperparameters: Any) -> dict[str, jax.Array]:
+        """Trains a model of one width; returns its losses."""
+        for_optimizer, for_model, init_scale = self._route(hyperparameters)
+        model = target.mup.wrap_model(self.make_model(target.width, **for_model))
+        optimizer = target.scaled(self.optimizer(lr, **for_optimizer))
+        training_step = TrainingStep(model, optimizer, self.loss_fn)
         init_key, data_key, rng = jax.random.split(key, 3)
-        params, state = run.init(inputs, init_key)
-        params = params if init_scale is None else _rescaled(params, mup, init_scale)
-        batch = self._rows.order(data_key) if self._rows is not None else (
-            lambda number: self._drawn(jax.random.fold_in(data_key, number), number))
+        params, state = training_step.init(target.inputs, init_key)
+        if init_scale is not None:
+            params = _scale_drawn(params, target.mup, init_scale)
+        batch = self.batches.by_step(data_key)
 
         def step(carry, number):
-            return run.step(carry, jax.random.fold_in(rng, number), batch(number))
+            return training_step.update(carry, jax.random.fold_in(rng, number), batch(number))
 
         (params, state, _), losses = scan_while_finite(
-            step, (params, state, optimizer.init(params)), self._steps)
-        rng = jax.random.fold_in(rng, self._steps)
-        ends = {name: run.loss(params, state, rng, what)[0] for name, what in self._evaluate.items()}
-        return ends | {"batch_loss" if "train_loss" in ends else "train_loss": losses}
+            step, (params, state, optimizer.init(params)), self.steps)
+        rng = jax.random.fold_in(rng, self.steps)
+        evaluated = {name: training_step.loss(params, state, rng, what)[0]
+                     for name, what in self.evaluate.items()}
+        return evaluated | {"batch_loss" if "train_loss" in evaluated else "train_loss": losses}
 
-    def _sorted(self, hyperparameters):
-        """Those of the optimizer, those of the model, and the scale of the init, if it is nobody's."""
+    def _route(self, hyperparameters: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Any]:
+        """Returns the hyperparameters of the optimizer, those of the model, and the init's scale or None.
+
+        Raises:
+          MupError: one that nothing takes.
+        """
         optimizer, model = (list(inspect.signature(function).parameters)[1:]
-                            for function in (self._optimizer, self._make_model))
+                            for function in (self.optimizer, self.make_model))
         unknown = set(hyperparameters) - {*optimizer, *model, "init_scale"}
         if unknown:
             raise MupError(f"training: nothing takes {', '.join(map(repr, sorted(unknown)))}: the optimizer's "
                            f"function takes {optimizer}, make_model takes {model}, and there is 'init_scale'")
-        taken = {name: x for name, x in hyperparameters.items() if name in optimizer}
-        given = {name: x for name, x in hyperparameters.items() if name in model and name not in taken}
-        rest = {name: x for name, x in hyperparameters.items() if name not in taken and name not in given}
-        return taken, given, rest.get("init_scale")
+        for_optimizer = {name: x for name, x in hyperparameters.items() if name in optimizer}
+        for_model = {name: x for name, x in hyperparameters.items() if name in model and name not in optimizer}
+        rest = {name: x for name, x in hyperparameters.items() if name not in (*optimizer, *model)}
+        return for_optimizer, for_model, rest.get("init_scale")
 
 
-class _Run:
-    """A model, with state or without, and its optimizer."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Target:
+    """One width of a `Training`.
 
-    def __init__(self, model, optimizer, loss_fn):
-        self._model, self._optimizer, self._loss_fn = model, optimizer, loss_fn
-        self._stateful = type(model).__name__.endswith("WithState")
+    Attributes:
+      width: the width of the model.
+      mup: has captured base and target.
+      inputs: the inputs of the model.
+      scaling: the factors around the optimizer; None if all of them are 1.
+    """
 
-    def init(self, inputs, key):
-        """Parameters and state. Each trial's by itself: that compiles twice as fast as under vmap."""
-        found = sequential_vmap(functools.partial(inputs.init, self._model))(key, inputs.arrays)
-        return found if self._stateful else (found, {})
+    width: int
+    mup: Mup
+    inputs: Inputs
+    scaling: OptimizerScaling | None
 
-    def step(self, carry, rng, batch):
-        """(params, state, optimizer's state) after an update, and the loss before it."""
-        params, state, opt_state = carry
-        (value, state), gradients = jax.value_and_grad(self.loss, has_aux=True)(params, state, rng, batch)
-        updates, opt_state = self._optimizer.update(gradients, opt_state, params)
-        return (optax.apply_updates(params, updates), state, opt_state), value
+    def scaled(self, optimizer: optax.GradientTransformation) -> Any:
+        """Returns the optimizer in the parametrization.
 
-    def loss(self, params, state, rng, what):
-        """The loss of a batch, or what a function says that stands in its place; and the state behind it."""
-        kept = [state]
-
-        def apply(params, rng, *args, **kwargs):
-            if not self._stateful:
-                return self._model.apply(params, rng, *args, **kwargs)
-            out, kept[0] = self._model.apply(params, kept[0], rng, *args, **kwargs)
-            return out
-
-        found = what(apply, params, rng) if callable(what) else self._loss_fn(apply, params, rng, what)
-        return found, kept[0]
+        `Mup.wrap_optimizer` would try the optimizer on numbers, which it can't if the learning rate is traced.
+        """
+        if self.scaling is None:
+            return optimizer
+        check = functools.partial(check_params, self.mup._captured("training"))
+        return scale_optimizer(optimizer, self.scaling, check)
 
 
-def _rescaled(params, mup, scale):
-    """Every parameter that is drawn, times a scale."""
-    drawn = _tree(mup._captured("training"), lambda e: e.target.moments.drawn)
+def _scale_drawn(params: Any, mup: Mup, scale: Any) -> Any:
+    """Multiplies the parameters that are drawn; leaves constants, such as biases of zero and gains of one."""
+    drawn = _tree(mup._captured("training"), lambda scaling: scaling.target.moments.drawn)
     return {module: {name: x * scale.astype(x.dtype) if drawn[module][name] else x
                      for name, x in leaves.items()} for module, leaves in params.items()}
 
 
-def _required(function: Callable[..., Any], value: float) -> dict[str, float]:
-    """A value for each argument behind the first that has no default."""
-    found = list(inspect.signature(function).parameters.values())[1:]
-    return {p.name: value for p in found if p.default is p.empty and p.kind in (
+def _placeholders(function: Callable[..., Any], value: float) -> dict[str, float]:
+    """Returns a value for each parameter of a function after the first that has no default.
+
+    The function can so be called before the hyperparameters of a trial are known.
+    """
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    return {p.name: value for p in parameters if p.default is p.empty and p.kind in (
         p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}

@@ -1,4 +1,4 @@
-"""What training goes over: batches of rows, and steps, as long as the loss is finite."""
+"""The batches of a training run, and a scan over its steps that ends when the loss is no longer finite."""
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,22 +10,23 @@ from jax.custom_batching import sequential_vmap
 
 from haiku_mup.errors import MupError
 
-SEGMENTS = 16           # times in a training at which it may end early
+SEGMENTS = 16           # a run may end early after each of about so many segments
+
+BatchByStep = Callable[[Any], Any]      # from the number of a step to its batch
 
 
-class Rows:
-    """Batches of rows of arrays.
+class ShuffledBatches:
+    """Batches of rows of arrays, shuffled in each epoch.
 
     Args:
-      data: arrays with one row an example, in any tree.
-      size: of a batch; None for all rows.
-      steps: how many batches are needed.
+      data: a tree of arrays with one row for each example.
+      size: the number of rows in a batch; None for all rows.
+      steps: the number of batches that a run needs.
 
     Raises:
-      MupError: arrays of different lengths, or with fewer rows than a batch.
+      MupError: the arrays differ in length, or have fewer rows than a batch.
 
-    >>> rows = Rows(np.arange(5), 2, steps=3)
-    >>> batch = rows.order(jax.random.key(0))
+    >>> batch = ShuffledBatches(np.arange(5), 2, steps=3).by_step(jax.random.key(0))
     >>> len({int(x) for step in range(2) for x in batch(step)})     # two batches are an epoch
     4
     """
@@ -40,71 +41,96 @@ class Rows:
         self._data, self._rows, self._size, self._steps = data, rows, size, steps
 
     def example(self) -> Any:
-        """A batch."""
+        """Returns a batch."""
         return jax.tree.map(lambda x: x[:self._size], self._data)
 
-    def order(self, key: Any) -> Callable[[Any], Any]:
-        """From the number of a step to its batch."""
+    def by_step(self, key: Any) -> BatchByStep:
+        """Returns the batches of a run, in an order that the key draws. A batch of all rows stays in order."""
         if self._size == self._rows:
             return lambda number: self._data
-        in_epoch = self._rows // self._size
+        in_epoch = self._rows // self._size     # rows that fill no batch are left out of this epoch
 
-        @sequential_vmap            # it compiles faster than under vmap, and runs once
+        @sequential_vmap            # compiles faster than under vmap, and runs only once in a run
         def shuffled(key):
             keys = jax.random.split(key, -(-self._steps // in_epoch))
             return jax.vmap(lambda key: jax.random.permutation(key, self._rows)[:in_epoch * self._size])(keys)
 
-        order = shuffled(key).reshape(-1, self._size)
-        return lambda number: jax.tree.map(lambda x: jnp.asarray(x)[order[number]], self._data)
+        rows = shuffled(key).reshape(-1, self._size)        # [steps or more, size]
+        return lambda number: jax.tree.map(lambda x: jnp.asarray(x)[rows[number]], self._data)
+
+
+class DrawnBatches:
+    """Batches that a function draws.
+
+    Args:
+      draw: from a key and the number of a step to a batch.
+
+    >>> batches = DrawnBatches(lambda key, step: jax.random.normal(key, (2,)))
+    >>> batches.example().shape, batches.by_step(jax.random.key(0))(7).shape
+    ((2,), (2,))
+    """
+
+    def __init__(self, draw: Callable[[Any, Any], Any]):
+        self._draw = draw
+
+    def example(self) -> Any:
+        """Returns a batch of zeros."""
+        shapes = jax.eval_shape(self._draw, jax.random.key(0), 0)
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    def by_step(self, key: Any) -> BatchByStep:
+        """Returns the batches of a run; each step has a key of its own."""
+        return lambda number: self._draw(jax.random.fold_in(key, number), number)
 
 
 def scan_while_finite(step: Callable[[Any, Any], tuple[Any, jax.Array]], carry: Any,
                       steps: int) -> tuple[Any, jax.Array]:
-    """jax.lax.scan of `step` over numbers of steps; soon after a loss that isn't finite it ends.
+    """Scans `step` over the numbers of the steps, and ends soon after a loss that is not finite.
 
-    Whether it goes on is asked a few times only: where trials are mapped, each time costs a copy of the carry.
+    It is a while loop over segments, each of which is a scan. The loop checks the loss only between segments:
+    under vmap, where one trial may be over and others not, each check costs a copy of the carry.
 
     Args:
       step: (carry, number) -> (carry, loss).
-      carry: to begin with.
-      steps: how many.
+      carry: the first carry.
+      steps: the number of steps.
 
     Returns:
-      The last carry, and losses [steps]; those of steps that were left out are inf.
+      The last carry, and the losses, [steps], with inf for the steps that were left out.
 
     >>> scan_while_finite(lambda x, i: (x * 1e10, x), 1.0, 40)[1][jnp.array([0, 3, 4, 39])]
     Array([1.e+00, 1.e+30,    inf,    inf], dtype=float32)
     """
-    size = segment(steps)
-    first, count = steps % size, steps // size
-    losses = jnp.zeros(0)
-    if first:
-        carry, losses = jax.lax.scan(step, carry, jnp.arange(first))
-    kind = jax.eval_shape(step, carry, 0)[1]
-    rest = jnp.full((count, size), jnp.inf, kind.dtype)
+    size = segment_length(steps)
+    remainder, segments = steps % size, steps // size
+    first = jnp.zeros(0)
+    if remainder:
+        carry, first = jax.lax.scan(step, carry, jnp.arange(remainder))
+    dtype = jax.eval_shape(step, carry, 0)[1].dtype
+    rest = jnp.full((segments, size), jnp.inf, dtype)
 
     def goes_on(state):
-        number, finite, _, _ = state
-        return (number < count) & finite
+        segment, finite, _, _ = state
+        return (segment < segments) & finite
 
-    def some(state):
-        number, _, carry, rest = state
-        carry, found = jax.lax.scan(step, carry, first + number * size + jnp.arange(size))
-        return number + 1, jnp.isfinite(found[-1]), carry, rest.at[number].set(found)
+    def run_segment(state):
+        segment, _, carry, rest = state
+        carry, losses = jax.lax.scan(step, carry, remainder + segment * size + jnp.arange(size))
+        return segment + 1, jnp.isfinite(losses[-1]), carry, rest.at[segment].set(losses)
 
-    finite = jnp.isfinite(losses[-1]) if first else jnp.array(True)
-    _, _, carry, rest = jax.lax.while_loop(goes_on, some, (0, finite, carry, rest))
-    return carry, jnp.concatenate([losses.astype(kind.dtype), rest.reshape(-1)])
+    finite = jnp.isfinite(first[-1]) if remainder else jnp.array(True)
+    _, _, carry, rest = jax.lax.while_loop(goes_on, run_segment, (0, finite, carry, rest))
+    return carry, jnp.concatenate([first.astype(dtype), rest.reshape(-1)])
 
 
-def segment(steps: int) -> int:
-    """How many steps between one question and the next: a divisor of all, if there is one near.
+def segment_length(steps: int) -> int:
+    """Returns the number of steps between two checks, if possible a divisor of the number of all steps.
 
-    What is left over is compiled a second time.
+    A remainder would be a scan of its own, and compile a second time.
 
-    >>> segment(200), segment(7), segment(101)
+    >>> segment_length(200), segment_length(7), segment_length(101)
     (10, 1, 6)
     """
     wanted = max(1, steps // SEGMENTS)
-    near = [size for size in range(max(1, wanted // 2), 2 * wanted + 1) if steps % size == 0]
-    return min(near, key=lambda size: abs(math.log(size / wanted)), default=wanted)
+    divisors = [size for size in range(max(1, wanted // 2), 2 * wanted + 1) if steps % size == 0]
+    return min(divisors, key=lambda size: abs(math.log(size / wanted)), default=wanted)

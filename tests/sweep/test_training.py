@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import haiku_mup
-from haiku_mup.sweep import training_loop as batches
+from haiku_mup.sweep.training_loop import ShuffledBatches, scan_while_finite
 
 ROWS, STEPS, BATCH, BASE, WIDTH = 20, 12, 8, 4, 12
 RNG = np.random.default_rng(0)
@@ -74,7 +74,7 @@ def test_a_trial_is_a_plain_loop(x64, name, rule, optimizer, adam):
     """The optimizer's kind is found; the losses are those of a loop by hand, with the same draws."""
     found = jax.jit(training(optimizer, parametrization=name or rule)(WIDTH))(LR, KEY)
     init_key, data_key, _ = jax.random.split(KEY, 3)
-    order = batches.Rows(DATA, BATCH, STEPS).order(data_key)
+    order = ShuffledBatches(DATA, BATCH, STEPS).by_step(data_key)
     if rule is None:
         model, inner = make_model(WIDTH), optimizer(LR)
     else:
@@ -169,8 +169,8 @@ def test_a_run_that_diverges_ends_and_the_others_go_on(steps):
     def step(x, number):
         return x * 1e9, x + number * 0
 
-    alone = [batches.scan_while_finite(step, x, steps)[1] for x in (1.0, 0.0)]
-    both = jax.vmap(lambda x: batches.scan_while_finite(step, x, steps)[1])(jnp.array([1.0, 0.0]))
+    alone = [scan_while_finite(step, x, steps)[1] for x in (1.0, 0.0)]
+    both = jax.vmap(lambda x: scan_while_finite(step, x, steps)[1])(jnp.array([1.0, 0.0]))
     np.testing.assert_array_equal(both, alone)
     wanted = np.where(np.arange(steps) < 5, 10.0**(9 * np.minimum(np.arange(steps), 4)), np.inf)
     np.testing.assert_allclose(both[0], wanted, rtol=1e-5)
@@ -185,13 +185,13 @@ def test_it_costs_no_time_after_it_diverged():
 
     count = []
     with jax.disable_jit():
-        batches.scan_while_finite(step, jnp.float32(1.0), 200)
+        scan_while_finite(step, jnp.float32(1.0), 200)
     assert len(count) < 25
 
 
 def test_each_epoch_has_each_row_once():
-    rows = batches.Rows(np.arange(7), 2, 6)
-    batch = rows.order(KEY)
+    rows = ShuffledBatches(np.arange(7), 2, 6)
+    batch = rows.by_step(KEY)
     epochs = [[int(x) for step in range(first, first + 3) for x in batch(step)] for first in (0, 3)]
     assert all(len(set(epoch)) == 6 for epoch in epochs) and epochs[0] != epochs[1]
 
