@@ -5,7 +5,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from haiku_mup.errors import MupError
-from haiku_mup.sweep.search import WARM_START_SEEDS, SearchMethod, adaptive_budget
+from haiku_mup.sweep.search import (
+    WARM_START_SEEDS,
+    Search,
+    SearchMethod,
+    adaptive_budget,
+    adaptive_search,
+    adaptive_search_by_width,
+    grid_search,
+)
 from haiku_mup.sweep.trial import Point, Trial, grid_points, seed_list
 
 MakeTrial = Callable[[int], Callable[..., Any]]
@@ -86,6 +94,14 @@ class SweepSpec:
     def grid(self, parametrization: str, width: int) -> list[Trial]:
         """Returns all trials of one parametrization and width."""
         return [Trial(parametrization, width, point, seed) for point in self.points for seed in self.seeds]
+
+    def searches(self) -> list[Search]:
+        """Returns the searches of the sweep, which may run side by side."""
+        grids = {name: [self.grid(name, width) for width in self.widths] for name in self.makers}
+        if self.width_by_width:
+            return [adaptive_search_by_width(by_width) for by_width in grids.values()]
+        search = grid_search if self.search is SearchMethod.GRID else adaptive_search
+        return [search(trials) for by_width in grids.values() for trials in by_width]
 
     def as_json(self) -> dict[str, Any]:
         """Returns what is kept in a sweep's folder, as JSON values."""
