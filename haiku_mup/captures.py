@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from haiku_mup.errors import MupError
-from haiku_mup.parameters import depth
+from haiku_mup.parameters.branches import check_branches
+from haiku_mup.parameters.depth import Pairs
 from haiku_mup.parameters.fans import Axes, parse_fans
 from haiku_mup.parameters.globs import parse_multipliers
 from haiku_mup.parameters.place import Site
@@ -305,7 +306,10 @@ def _with_delta(base: Mapping[str, Record], delta: Mapping[str, Record],
                 parametrization: Parametrization) -> Mapping[str, Record]:
     """The base's records, with the shapes that the delta has."""
     plain = {name: dataclasses.replace(record, delta=None, delta_row_sizes=()) for name, record in base.items()}
-    for pair in depth.Pairs(plain, parametrization).whole(delta, "delta").values():
+    pairs = Pairs(plain, parametrization)
+    found = pairs.find_all(delta, "delta")
+    check_branches(pairs, found)
+    for pair in found.values():
         compare(pair.base, pair.target, parametrization, pair.depth)
     return {name: dataclasses.replace(record, delta=delta[name].shape, delta_row_sizes=delta[name].row_sizes)
             for name, record in plain.items()}

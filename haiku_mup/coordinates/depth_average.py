@@ -2,7 +2,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from haiku_mup.parameters.numbered_modules import Tree, joined, numbered
+from haiku_mup.parameters.numbered_modules import ModuleTree, joined, split_number
 
 Layers = tuple[int, ...]
 
@@ -24,7 +24,7 @@ class Pooled:
 
     def __init__(self, models: Iterable[Mapping[str, Mapping[str, Layers]]]):
         models = list(models)
-        self._trees = [Tree(model) for model in models]
+        self._trees = [ModuleTree(model) for model in models]
         self._layers: dict[tuple[str, str], list[Layers]] = {}
         for model in models:
             for module, leaves in model.items():
@@ -35,10 +35,10 @@ class Pooled:
         """What to call a module, and the one of its kind that every model has."""
         at, shown = "", []
         for part in module.split("/"):
-            families = [tree.family(at, numbered(part)[0]) for tree in self._trees]
+            families = [tree.members(at, split_number(part)[0]) for tree in self._trees]
             differ = all(families) and any(family.keys() != families[0].keys() for family in families)
             differ = differ and any(part in family.values() for family in families)
-            shown.append(f"{numbered(part)[0]}_*" if differ else part)
+            shown.append(f"{split_number(part)[0]}_*" if differ else part)
             at = joined(at, families[0][min(families[0])] if differ else part)
         return "/".join(shown), at
 

@@ -1,8 +1,9 @@
 """Numbered modules: "block_0", "block_1", …, or "block", "block_1", … as Haiku numbers them itself.
 
-They are a family where base and target have other numbers of one name, on the way to some parameter. Which of
-them is compared with which makes no difference, as all of a family must be alike: depth.py sees to that.
+Modules with one name and numbers are a family if base and target have different numbers of them. It makes no
+difference which member at the base is compared with a member at the target: depth.py checks that all are alike.
 """
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -11,100 +12,106 @@ _NUMBERED = re.compile(r"(.+)_(0|[1-9]\d*)")
 
 
 class Family(NamedTuple):
-    """Numbered modules that base and target have in different numbers, on the way to some module.
+    """Numbered modules that base and target have in different numbers, on the path to some module.
 
     Attributes:
-      part: which part of the module's name, between slashes, is numbered.
+      index: which part of the module's path, between slashes, is numbered.
       stem: that part without its number.
-      base, target: the name of what they are in, at the base and at the target.
-      theirs: number -> that part, at the base.
-      ours: the same at the target.
+      base_parent, target_parent: the path of the module that holds them, at the base and at the target.
+      base_members, target_members: {number: that part} at the base and at the target.
     """
 
-    part: int
+    index: int
     stem: str
-    base: str
-    target: str
-    theirs: Mapping[int, str]
-    ours: Mapping[int, str]
+    base_parent: str
+    target_parent: str
+    base_members: Mapping[int, str]
+    target_members: Mapping[int, str]
 
     @property
     def ratio(self) -> float:
-        """By how many times there are more at the target; 1 while it hasn't made as many yet."""
-        return max(1.0, len(self.ours) / len(self.theirs))
+        """Returns the ratio of their numbers, target / base; 1 while the target has not made as many yet."""
+        return max(1.0, len(self.target_members) / len(self.base_members))
 
     @property
     def swapped(self) -> "Family":
-        """The same as the other side sees it."""
-        return Family(self.part, self.stem, self.target, self.base, self.ours, self.theirs)
+        """Returns the family with base and target swapped."""
+        return Family(self.index, self.stem, self.target_parent, self.base_parent,
+                      self.target_members, self.base_members)
 
     @property
     def name(self) -> str:
-        """What they are called."""
-        return joined(self.target, self.stem)
+        """Returns the path that the members at the target have in common, without a number."""
+        return joined(self.target_parent, self.stem)
 
 
-class Tree:
-    """The names of a model's modules, and which of them are numbered.
+class ModuleTree:
+    """The paths of a model's modules, with those that are numbered grouped by their name.
 
-    >>> tree = Tree(["net/block/linear", "net/block_1/linear"])
-    >>> tree.family("net", "block")
+    >>> tree = ModuleTree(["net/block/linear", "net/block_1/linear"])
+    >>> tree.members("net", "block")
     {0: 'block', 1: 'block_1'}
     """
 
     def __init__(self, modules: Iterable[str] = ()):
-        self._parts: dict[tuple[str, str], dict[int | None, str]] = {}
+        self._parts: dict[tuple[str, str], dict[int | None, str]] = {}     # of (parent, stem), by number
         self._modules: set[str] = set()
-        self._families: dict[tuple[str, str], dict[int, str]] = {}     # as `family` gave them
+        self._members: dict[tuple[str, str], dict[int, str]] = {}          # what `members` returned
         for module in modules:
             self.add(module)
 
     def add(self, module: str) -> None:
-        """Takes one more name in."""
+        """Adds a module and those that hold it."""
         if module in self._modules:
             return
         self._modules.add(module)
         parent, _, part = module.rpartition("/")
         if parent:
             self.add(parent)
-        stem, number = numbered(part)
+        stem, number = split_number(part)
         self._parts.setdefault((parent, stem), {})[number] = part
-        self._families.pop((parent, stem), None)
+        self._members.pop((parent, stem), None)
 
-    def family(self, parent: str, stem: str) -> dict[int, str]:
-        """{number: name} of what is below `parent` and called `stem`, which is 0, or that and a number."""
-        if (parent, stem) not in self._families:
+    def members(self, parent: str, stem: str) -> dict[int, str]:
+        """Returns {number: name} of the modules in `parent` called `stem` (number 0) or `stem_number`."""
+        if (parent, stem) not in self._members:
             parts = self._parts.get((parent, stem), {})
             first = {0: parts[None]} if None in parts and 0 not in parts else {}
-            self._families[parent, stem] = first | {
-                number: parts[number] for number in sorted(parts.keys() - {None})}     # type: ignore
-        return self._families[parent, stem]
+            numbers = sorted(number for number in parts if number is not None)
+            self._members[parent, stem] = first | {number: parts[number] for number in numbers}
+        return self._members[parent, stem]
 
-    def twin(self, module: str, base: "Tree") -> tuple[str, list[Family]]:
-        """The name at the base of what has this name here, and the families on the way that differ in number.
+    def counterpart(self, module: str, base: "ModuleTree") -> tuple[str, list[Family]]:
+        """Returns the module of another tree that a module is compared with, and the families on its path.
 
-        A module that the base has as well is its own twin; another has the first of its family.
+        It is the module of the same path where the other tree has one, else the first of the family.
 
-        >>> twin = Tree(["a/block_0", "a/block_1"]).twin("a/block_1", Tree(["a/block_0"]))
-        >>> twin[0], [family.ratio for family in twin[1]]
+        Args:
+          module: a path in this tree, the target's.
+          base: the other tree.
+
+        >>> target = ModuleTree(["a/block_0", "a/block_1"])
+        >>> name, families = target.counterpart("a/block_1", ModuleTree(["a/block_0"]))
+        >>> name, [family.ratio for family in families]
         ('a/block_0', [2.0])
         """
-        here, there, families = "", "", []
+        here, there, families = "", "", []          # the paths so far in this tree and in the other
         for i, part in enumerate(module.split("/")):
-            stem, number = numbered(part)
-            ours, theirs = self.family(here, stem), base.family(there, stem)
-            member = ours.get(number or 0) == part and bool(theirs)
-            if member and ours.keys() != theirs.keys():
+            stem, number = split_number(part)
+            ours, theirs = self.members(here, stem), base.members(there, stem)
+            is_member = ours.get(number or 0) == part and bool(theirs)
+            if is_member and ours.keys() != theirs.keys():
                 families.append(Family(i, stem, there, here, theirs, ours))
-            known = joined(there, part) in base._modules or not member
-            here, there = joined(here, part), joined(there, part if known else theirs[min(theirs)])
+            same = joined(there, part) in base._modules or not is_member
+            here, there = joined(here, part), joined(there, part if same else theirs[min(theirs)])
         return there, families
 
 
-def numbered(part: str) -> tuple[str, int | None]:
-    """A module's name without its number, and that number.
+@functools.lru_cache(maxsize=2**12)
+def split_number(part: str) -> tuple[str, int | None]:
+    """Returns a module's name without its number, and that number.
 
-    >>> numbered("block_12"), numbered("block"), numbered("conv2_d")
+    >>> split_number("block_12"), split_number("block"), split_number("conv2_d")
     (('block', 12), ('block', None), ('conv2_d', None))
     """
     found = _NUMBERED.fullmatch(part)
@@ -112,7 +119,7 @@ def numbered(part: str) -> tuple[str, int | None]:
 
 
 def joined(parent: str, part: str) -> str:
-    """The name of what is called `part` in `parent`.
+    """Returns the path of what is called `part` in `parent`.
 
     >>> joined("net", "block"), joined("", "block")
     ('net/block', 'block')

@@ -220,7 +220,7 @@ def _or_none(good: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda x: x is None or good(x)
 
 
-_EARLIER = {"depth_alpha": None, "block": RoleExponents()}        # of files from before there was a depth
+_EARLIER = {"depth_alpha": None, "block": [[0.0, 0.0]] * len(_EXPONENTS)}     # from before there was a depth
 _SHAPE = _whole_list(0, 2**62)
 _GOOD: dict[str, Callable[[Any], bool]] = {
     "leaf": _is(str), "local": _is(str), "shape": _SHAPE, "std": _or_none(_size), "mean": _or_none(_size),

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from haiku_mup.errors import MupError
-from haiku_mup.parameters import depth
+from haiku_mup.parameters.branches import branch_multipliers, check_branches
+from haiku_mup.parameters.depth import Pair, Pairs
 from haiku_mup.parameters.fans import Fans, declared_fans
 from haiku_mup.parameters.globs import check_globs, matching, multiplier_of, multipliers_by_name
 from haiku_mup.parameters.haiku_layers import (
@@ -88,7 +89,7 @@ class Capture:
         self._tied: set[float] = set()
         self._ties_used = False
         self._local: dict[str, list[Record]] = {}       # of the base, by the names that layers know
-        self._pairs = None if base is None else depth.Pairs(base, declared.parametrization)
+        self._pairs = None if base is None else Pairs(base, declared.parametrization)
         self._within: dict[Site, Record] = {}           # some parameter that each branch makes
 
     def close(self) -> None:
@@ -120,7 +121,7 @@ class Capture:
             record = _record(self.declared, names, dtype, init, context_, enclosing,
                              is_lifted_by_user(self.transform_depth))
             if self._pairs:
-                self._pairs.meet(name[:-len(record.leaf) - 1] for name in names)
+                self._pairs.add_modules(name[:-len(record.leaf) - 1] for name in names)
             if record.layer == TIED:
                 check_home(record.name, context_.module)
             value = record if self.base is None else self._compared(record)
@@ -156,11 +157,11 @@ class Capture:
     def _compared(self, record: Record) -> ParameterScaling:
         assert self._pairs is not None
         pair = self._pairs.find(record)
-        if self.declared.parametrization.block.init != ONE and pair.later:
-            raise pair.wrong(BY_DEPTH)
+        if self.declared.parametrization.block.init != ONE and pair.may_gain_blocks:
+            raise pair.error(BY_DEPTH)
         return self._entry(pair, whole=self.declared.parametrization.depth_alpha is None)
 
-    def _entry(self, pair: depth.Pair, earlier: ParameterScaling | None = None,
+    def _entry(self, pair: Pair, earlier: ParameterScaling | None = None,
                whole: bool = True) -> ParameterScaling:
         """A pair with what follows, and the user's multiplier; the earlier one, where nothing is new."""
         if earlier and self.declared.parametrization.depth_alpha is None and pair.base is earlier.base:
@@ -213,15 +214,16 @@ class Capture:
           MupWarning: of what is probably not meant, once for each kind.
         """
         parametrization = self.declared.parametrization
-        pairs = depth.Pairs(self.base or {}, parametrization)
-        found = pairs.whole(self.records, "target")
+        pairs = Pairs(self.base or {}, parametrization)
+        found = pairs.find_all(self.records, "target")
+        check_branches(pairs, found)
         entries = {name: self._entry(pair, self.entries[name]) for name, pair in found.items()}
         for name, entry in entries.items():
             if entry.draw != self.entries[name].draw:
-                raise found[name].wrong(BY_DEPTH)
+                raise found[name].error(BY_DEPTH)
         for kind, text in doubts(entries, self._ties_used) if parametrization.draws else ():
             context.warn_once(self.warned, kind, text)
-        return entries, depth.branches(pairs, found, self.branches.values())
+        return entries, branch_multipliers(pairs, found, self.branches.values())
 
     def multiplier(self, name: str, shape: tuple[int, ...]) -> float:
         self._ties_used |= name.endswith("/embeddings")
@@ -243,7 +245,9 @@ class Capture:
             for record in self.base.values():
                 self._local.setdefault(record.local, []).append(record)
         module, _, leaf = name.rpartition("/")
-        known = (self.base or {}).get(f"{self._pairs.twin(in_tree(module))}/{leaf}") if self._pairs else None
+        known = None
+        if self._pairs:
+            known = (self.base or {}).get(f"{self._pairs.base_module(in_tree(module))}/{leaf}")
         for record in [known] if known else self._local.get(name, []):
             with contextlib.suppress(MupError):     # told in full as the parameter is made
                 values.add(self._compared(_resized(record, name, shape)).forward_factors)

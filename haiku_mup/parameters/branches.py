@@ -1,0 +1,112 @@
+"""Multipliers of the branches of haiku_mup.residual, and the check that blocks that repeat are in branches."""
+import math
+from collections.abc import Iterable, Mapping
+
+from haiku_mup.errors import MupError
+from haiku_mup.parameters.depth import Pair, Pairs
+from haiku_mup.parameters.place import Branch, Site, Stack
+
+
+def check_branches(pairs: Pairs, found: Mapping[str, Pair]) -> None:
+    """Checks that each parameter in a block that repeats is made in a branch that is called in that block.
+
+    Args:
+      pairs: the pairs of a model that is complete.
+      found: all of them, by name.
+
+    Raises:
+      MupError: a parameter that is not, where α is not 0.
+    """
+    for pair in found.values() if pairs.parametrization.depth_alpha else ():
+        differences, place = pair.differences, pair.target.place
+        if differences is None:
+            continue
+        if place is None or place.branch is None:
+            raise pair.error(f"{differences}, and no branch of haiku_mup.residual makes it; add what each "
+                             "block computes by x = haiku_mup.residual(x, branch), with a branch that makes "
+                             "all its parameters")
+        if not _is_in_each_block(pair, place.branch):
+            raise pair.error(f"{differences}, within a branch of haiku_mup.residual, which is called in "
+                             f"{place.branch.path!r}; call it in the stack or the module that repeats, or in "
+                             "hk.name_scope(f'block_{i}')")
+
+
+def _is_in_each_block(pair: Pair, branch: Branch) -> bool:
+    """Returns whether a branch is called inside of every stack and numbered module that repeats."""
+    place = pair.target.place
+    assert place is not None
+    inside = [stack.transparent for stack in branch.site.stacks]
+    # Transparent stacks have no entry in a record's stacks: their layers are a family of numbered modules.
+    stacked = all(b == t or i < inside.count(False)
+                  for i, (b, t) in enumerate(zip(pair.base.stacks, pair.target.stacks)))
+    return stacked and all(
+        inside.count(True) == [stack.transparent for stack in place.stacks].count(True)
+        if family.index in place.varied else _same_up_to(place.module, branch.path, family.index)
+        for family in pair.families)
+
+
+def _same_up_to(module: str, path: str, index: int) -> bool:
+    """Returns whether a path leads through the same module, up to this part."""
+    return path.split("/")[:index + 1] == module.split("/")[:index + 1]
+
+
+def branch_multipliers(pairs: Pairs, found: Mapping[str, Pair],
+                       branches: Iterable[Branch]) -> dict[Site, float]:
+    """Returns a multiplier for each place that calls haiku_mup.residual, as if it were in no other's branch.
+
+    Args:
+      pairs: the pairs of a model that is complete.
+      found: all of them, by name.
+      branches: the branches that were computed, with parameters or without.
+
+    Raises:
+      MupError: a branch whose parameters are in other blocks than it is.
+    """
+    if not pairs.parametrization.depth_alpha:
+        return {}
+    ratios, makes = _ratios_of_stacks(found.values()), dict[Site, Pair]()
+    for pair in found.values():
+        if pair.target.place and pair.target.place.branch:
+            other = makes.setdefault(pair.target.place.branch.site, pair)
+            if not math.isclose(other.depth, pair.depth):
+                raise pair.error(f"one branch of haiku_mup.residual makes it and {other.target.name!r}, which "
+                                 "are not in the same blocks; make both in the block")
+    return {branch.site: pairs.parametrization.branch(_depth(branch, ratios, makes.get(branch.site), pairs))
+            for branch in branches}
+
+
+def _ratios_of_stacks(pairs: Iterable[Pair]) -> dict[tuple[Stack, ...], float]:
+    """Returns {stacks around: the ratio of their numbers of layers} of all stacks that have a parameter."""
+    ratios: dict[tuple[Stack, ...], float] = {(): 1.0}
+    for pair in pairs:
+        stacks = pair.target.place.stacks if pair.target.place else ()
+        counts, ratio = iter(zip(pair.base.stacks, pair.target.stacks)), 1.0
+        for i, stack in enumerate(stacks, 1):
+            base, target = (1, 1) if stack.transparent else next(counts, (1, 1))
+            ratio *= target / base if base else 1.0
+            ratios[stacks[:i]] = ratio
+    return ratios
+
+
+def _depth(branch: Branch, ratios: Mapping[tuple[Stack, ...], float], pair: Pair | None,
+           pairs: Pairs) -> float:
+    """Returns the ratio of the numbers of blocks that a branch is in.
+
+    Args:
+      branch: the branch.
+      ratios: those of the stacks.
+      pair: some parameter that the branch makes, if it makes any.
+      pairs: all of the model.
+    """
+    transparent = any(stack.transparent for stack in branch.site.stacks)
+    if pair and transparent:
+        return pair.depth
+    if transparent or branch.site.stacks not in ratios:
+        raise MupError(f"{branch.path!r}: a branch of haiku_mup.residual without parameters, in a stack whose "
+                       "depth at the base nothing tells; call it where a branch with parameters is called")
+    ratio = math.prod((family.ratio for family in pairs.families(branch.path)),
+                      start=ratios[branch.site.stacks])
+    if pair and not math.isclose(pair.depth, ratio):
+        raise pair.error(f"a branch of haiku_mup.residual makes it that is called in {branch.path!r}, which is "
+                         "in other blocks; make it in the block")
+    return ratio
