@@ -11,6 +11,7 @@ import optax
 
 from haiku_mup.captures import Captures
 from haiku_mup.errors import MupError
+from haiku_mup.optimizers import trees
 from haiku_mup.optimizers import wrapper as optim
 from haiku_mup.parameters import factors as scale
 from haiku_mup.parameters.globs import multipliers_by_name, parse_multipliers
@@ -170,7 +171,7 @@ class Mup(Captures):
         tried(_tree(entries, lambda e: jax.ShapeDtypeStruct(e.target.shape, "float32")))
 
         def check(params):
-            optim.check_params(entries, params)
+            trees.check_params(entries, params)
             tried(params)
 
         return optim.scale_optimizer(optimizer, around, check)
@@ -225,8 +226,8 @@ class Mup(Captures):
         """
         entries = self._captured("scale_updates")
         self._needs_factors("scale_updates")
-        return optim.scale_by_name(optim.by_name(self._rates(entries, adam)), functools.partial(
-            optim.check_params, entries))
+        return optim.scale_by_name(trees.by_name(self._rates(entries, adam)), functools.partial(
+            trees.check_params, entries))
 
     def lr_scales(self, adam: bool = True) -> dict[str, dict[str, float | np.ndarray]]:
         """The factors of the learning rate.

@@ -5,7 +5,8 @@ from typing import Any
 
 from haiku_mup.errors import MupError
 from haiku_mup.optimizers import muon
-from haiku_mup.optimizers.wrapper import ByName, FactorsByName, by_name
+from haiku_mup.optimizers.trees import ByName, by_name
+from haiku_mup.optimizers.wrapper import FactorsByName
 from haiku_mup.parameters import factors as scale
 from haiku_mup.parameters.scaling import ParameterScaling, RowBlock
 from haiku_mup.rules import optimizers as optimizer_rules

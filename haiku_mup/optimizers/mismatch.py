@@ -3,6 +3,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from haiku_mup.optimizers import detect as behaviour
+from haiku_mup.optimizers import states as optimizer_states
 from haiku_mup.optimizers.detect import (
     ADAM_LIKE,
     BETWEEN,
@@ -15,7 +16,7 @@ from haiku_mup.optimizers.detect import (
     UNKNOWN,
     Traits,
 )
-from haiku_mup.optimizers.wrapper import named_leaves
+from haiku_mup.optimizers.trees import named_leaves
 from haiku_mup.rules.optimizers import NORMED, SUMMED
 from haiku_mup.tracing import context
 
@@ -61,13 +62,13 @@ class Check:
 
     def __call__(self, tree: Any) -> None:
         """Tries the optimizer on one parameter of each group that it treats apart."""
-        tree = behaviour.shapes(tree)
-        some = behaviour.samples(self.optimizer, tree, self._judged)
+        tree = optimizer_states.shapes(tree)
+        some = optimizer_states.samples(self.optimizer, tree, self._judged)
         names = {(f"{module}/{name}", len(x.shape)) for module, bundle in some.items()
                  for name, x in bundle.items()}
         if names <= self._tried:
             return
-        states, found = behaviour.states(self.optimizer, tree), behaviour.traits(self.optimizer, (some, tree))
+        states, found = optimizer_states.states(self.optimizer, tree), behaviour.traits(self.optimizer, (some, tree))
         if found:
             self._tried |= names
         self._judge(states, {name: traits for name, traits in found.items() if name in self._judged})
@@ -82,13 +83,13 @@ class Check:
                                          + self._pass(SUMMING[state]))
         wrong = {}
         for name, traits in found.items():
-            kind = _refined(traits.kind, behaviour.names(states, name))
+            kind = _refined(traits.kind, optimizer_states.names(states, name))
             if kind not in (UNKNOWN, *FITS[self.rule]):
                 wrong[kind] = name
             self._judge_decay("" if one else name, traits.decay)
         for kind in (NOT_ENTRYWISE, BY_NORM, BETWEEN, SGD_LIKE, ADAM_LIKE):
             if kind in wrong:                           # what is furthest from the rule
-                text = self._misfit(kind, behaviour.names(states, wrong[kind]))
+                text = self._misfit(kind, optimizer_states.names(states, wrong[kind]))
                 return self._warn(f"{self.call} {kind}", "" if one else wrong[kind], text)
 
     def _judge_decay(self, name: str, decay: str) -> None:
@@ -144,10 +145,12 @@ def rule_of(optimizer: Any, tree: Any) -> str:
     >>> [rule_of(opt, shapes) for opt in (optax.adamw(1e-3), optax.sgd(0.1), optax.yogi(0.1), optax.lamb(0.1))]
     ['adam', 'sgd', 'any', 'lamb']
     """
-    some = behaviour.samples(optimizer, tree, {name for name, _ in named_leaves(tree)})
-    states, found = behaviour.states(optimizer, tree), behaviour.traits(optimizer, (some, tree))
+    some = optimizer_states.samples(optimizer, tree, {name for name, _ in named_leaves(tree)})
+    states = optimizer_states.states(optimizer, tree)
+    found = behaviour.traits(optimizer, (some, tree))
     every = {type(state).__name__ for state in states}
-    kinds = {_refined(traits.kind, behaviour.names(states, name)) for name, traits in found.items()} - {UNKNOWN}
+    kinds = {_refined(traits.kind, optimizer_states.names(states, name))
+             for name, traits in found.items()} - {UNKNOWN}
     known = [SUMMING[state] for state in every & set(SUMMING)]
     known += [MIXING[state][0] for state in every & set(MIXING)]
     if known or not kinds:

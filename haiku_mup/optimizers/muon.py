@@ -9,7 +9,8 @@ import numpy as np
 import optax
 
 from haiku_mup.errors import MupError
-from haiku_mup.optimizers.wrapper import extra_args, inside, is_masked, named_leaves
+from haiku_mup.optimizers.trees import is_masked, named_leaves
+from haiku_mup.optimizers.wrapper import extra_args, inside
 from haiku_mup.parameters.scaling import ParameterScaling
 from haiku_mup.rules.optimizers import SHAPE_SCALINGS, Matrix
 from haiku_mup.rules.parametrization import HIDDEN

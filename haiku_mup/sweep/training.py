@@ -14,7 +14,8 @@ from haiku_mup.errors import MupError
 from haiku_mup.mup import Mup, _tree
 from haiku_mup.optimizers.factors import OptimizerScaling
 from haiku_mup.optimizers.mismatch import rule_of
-from haiku_mup.optimizers.wrapper import check_params, scale_optimizer
+from haiku_mup.optimizers.trees import check_params
+from haiku_mup.optimizers.wrapper import scale_optimizer
 from haiku_mup.parameters.fans import Axes
 from haiku_mup.rules.optimizers import ENTRYWISE, checked
 from haiku_mup.rules.parametrization import Parametrization

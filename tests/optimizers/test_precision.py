@@ -15,7 +15,7 @@ from trees import equal
 
 import haiku_mup
 from haiku_mup import models
-from haiku_mup.optimizers import wrapper
+from haiku_mup.optimizers import trees
 
 BASE, WIDTH = 16, 64            # so that factors are powers of two, and exact in any dtype
 X = jnp.linspace(-1, 1, 8 * 6).reshape(8, 6)
@@ -204,7 +204,7 @@ def test_dtypes_where_weights_are_multiplied(policy, form):
 
 
 def test_a_factor_that_promotes_would_show(monkeypatch):
-    monkeypatch.setattr(wrapper, "scaled", lambda x, s: x if s == 1 else x * np.float32(s))
+    monkeypatch.setattr(trees, "scaled", lambda x, s: x if s == 1 else x * np.float32(s))
     with pytest.raises(AssertionError):
         same_dtypes("bf16")
 
@@ -337,7 +337,7 @@ def test_an_update_has_no_array_of_its_own(around):
 
 def test_an_array_of_its_own_would_show(monkeypatch):
     """A product in a loop of its own, which XLA can't put into the update's."""
-    monkeypatch.setattr(wrapper, "scaled",
+    monkeypatch.setattr(trees, "scaled",
                         lambda x, s: x if s == 1 else jax.lax.map(lambda y: y * s, x))
     mine, params = update_alone(True, "masters")
     assert mine > params / 2
