@@ -1,38 +1,19 @@
-"""Whether a rule fits what an optimizer does: warnings, each with the remedy."""
-from collections.abc import Callable, Collection, Mapping
+"""Warns of an optimizer rule that doesn't fit what an optimizer does, with the remedy."""
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from haiku_mup.optimizers import detect as behaviour
-from haiku_mup.optimizers import states as optimizer_states
-from haiku_mup.optimizers.detect import (
-    ADAM_LIKE,
-    BETWEEN,
-    BY_NORM,
-    COUPLED,
-    NO_DECAY,
-    NOT_ENTRYWISE,
-    SGD_LIKE,
-    SMALL,
-    UNKNOWN,
-    Traits,
-)
-from haiku_mup.optimizers.trees import named_leaves
-from haiku_mup.rules.optimizers import NORMED, SUMMED
+from haiku_mup.optimizers.detect import SMALL_GRADIENT, Decay, Traits, find_traits
+from haiku_mup.optimizers.factors import refusal
+from haiku_mup.optimizers.states import class_names, find_states, representative_parameters
+from haiku_mup.optimizers.trees import named_leaves, unmasked_shapes
+from haiku_mup.parameters.scaling import ParameterScaling
+from haiku_mup.rules import FIXED
+from haiku_mup.rules.optimizers import RULES, Behaviour, Coupling, OptimizerRule, rule_of, rule_of_states
+from haiku_mup.rules.parametrization import Parametrization
+from haiku_mup.rules.tables import standard
 from haiku_mup.tracing import context
 
-FITS = {            # the kinds that a rule is right for
-    "adam": {ADAM_LIKE}, "sgd": {SGD_LIKE}, "any": {ADAM_LIKE, SGD_LIKE, BETWEEN},
-    "adafactor": {BY_NORM, ADAM_LIKE}, "lamb": {BY_NORM, ADAM_LIKE}, "lars": {BY_NORM, ADAM_LIKE, SGD_LIKE},
-    "muon": {ADAM_LIKE, NOT_ENTRYWISE}, "novograd": {NOT_ENTRYWISE},
-    "momo": {SGD_LIKE, NOT_ENTRYWISE}, "momo_adam": {ADAM_LIKE, NOT_ENTRYWISE},
-}
-# What the names of optax's states say. With small gradients some optimizers are like SGD that aren't with large
-# ones, and some are like neither; some take sums over all parameters.
-NORMALISING = {"ScaleByAdamState", "ScaleByRssState", "ScaleByBeliefState"}
-NEITHER = {"ScaleByAdaDeltaState", "MadgradState"}
-SUMMING = {"MomoState": "momo", "DoGState": "momo", "DoWGState": "momo", "MomoAdamState": "momo_adam"}
-MIXING = {"MuonState": ("muon", "a whole matrix"), "ScaleByNovogradState": ("novograd", "the gradient's norm")}
-AROUND = {
+OUTERMOST = {       # optimizers of optax that must be around the wrapped one, by the names of their states
     "MechanicState": "has optax.contrib.mechanize inside, which takes sums over all parameters; put it around: "
                      "optax.contrib.mechanize(mup.wrap_optimizer(…))",
     "ScheduleFreeState": "has optax.contrib.schedule_free inside, so that schedule_free_eval_params would mix "
@@ -41,100 +22,98 @@ AROUND = {
 }
 
 
-class Check:
-    """Warns of a rule that doesn't fit what an optimizer does, as soon as that shows.
+class MismatchCheck:
+    """Checks a rule against what an optimizer does, and warns once of each kind of mismatch.
 
     Args:
-      warned: the kinds of warning that were given already.
       optimizer: the plain optimizer.
-      rule: the rule that it is given.
-      judged: the names of parameters whose factors may be other than 1.
-      call: how the user asked for it.
-      refused: from a rule to what the parametrization says instead of having it; "" where it has it.
+      optimizer_rule: the rule that its factors come from.
+      scalings: the model's parameters, by name. Those that grow are judged; none in the standard parametrization.
+      parametrization: the parametrization.
+      call: how the user asked for the rule, for the messages.
+      warned: the kinds of warnings that were given already.
     """
 
-    def __init__(self, warned: set[str], optimizer: Any, rule: str, judged: Collection[str], call: str,
-                 refused: Callable[[str], str] = lambda rule: ""):
-        self.warned, self.optimizer, self.rule, self.call = warned, optimizer, rule, call
-        self._refused = refused
-        self._judged = judged
+    def __init__(self, optimizer: Any, optimizer_rule: OptimizerRule, scalings: Mapping[str, ParameterScaling],
+                 parametrization: Parametrization, call: str, warned: set[str]):
+        self._optimizer, self._rule, self._call, self._warned = optimizer, optimizer_rule, call, warned
+        self._scalings, self._parametrization = scalings, parametrization
+        self._judged: Collection[str] = () if parametrization == standard() else {
+            name for name, scaling in scalings.items() if any(b.role != FIXED for b in scaling.row_blocks)}
         self._tried: set[tuple[str, int]] = set()      # names and ranks
 
     def __call__(self, tree: Any) -> None:
-        """Tries the optimizer on one parameter of each group that it treats apart."""
-        tree = optimizer_states.shapes(tree)
-        some = optimizer_states.samples(self.optimizer, tree, self._judged)
+        """Tries the optimizer on one parameter of each group that it treats differently."""
+        tree = unmasked_shapes(tree)
+        some = representative_parameters(self._optimizer, tree, self._judged)
         names = {(f"{module}/{name}", len(x.shape)) for module, bundle in some.items()
                  for name, x in bundle.items()}
         if names <= self._tried:
             return
-        states, found = optimizer_states.states(self.optimizer, tree), behaviour.traits(self.optimizer, (some, tree))
+        states, found = find_states(self._optimizer, tree), find_traits(self._optimizer, (some, tree))
         if found:
             self._tried |= names
         self._judge(states, {name: traits for name, traits in found.items() if name in self._judged})
 
     def _judge(self, states: list[Any], found: Mapping[str, Traits]) -> None:
-        one = len(set(found.values())) == 1             # no need, then, to say for which
-        every = {type(state).__name__ for state in states}
-        for state in sorted(every & set(AROUND)):
-            self._warn(state, "", AROUND[state])
-        for state in sorted(every & set(SUMMING)) if self.rule not in SUMMED else ():
-            return self._warn(state, "", "has a step that depends on sums over all parameters; "
-                                         + self._pass(SUMMING[state]))
-        wrong = {}
+        """Warns of the worst mismatch of all parameters, and of their decay."""
+        names = class_names(states)
+        for name in sorted(names & set(OUTERMOST)):
+            self._warn(name, None, OUTERMOST[name])
+        meant = rule_of_states(names)
+        if meant and meant.coupling is Coupling.MODEL is not self._rule.coupling:
+            return self._warn(meant.name, None, self._remedy(meant))
+        alike = len(set(found.values())) == 1           # no need, then, to say for which parameter
+        misfits: dict[Behaviour | None, str] = {}
         for name, traits in found.items():
-            kind = _refined(traits.kind, optimizer_states.names(states, name))
-            if kind not in (UNKNOWN, *FITS[self.rule]):
-                wrong[kind] = name
-            self._judge_decay("" if one else name, traits.decay)
-        for kind in (NOT_ENTRYWISE, BY_NORM, BETWEEN, SGD_LIKE, ADAM_LIKE):
-            if kind in wrong:                           # what is furthest from the rule
-                text = self._misfit(kind, optimizer_states.names(states, wrong[kind]))
-                return self._warn(f"{self.call} {kind}", "" if one else wrong[kind], text)
+            behaviour = _refined(traits.behaviour, class_names(states, name))
+            if not self._rule.fits(behaviour, class_names(states, name)):
+                misfits[behaviour] = name
+            self._judge_decay(None if alike else name, traits.decay)
+        for behaviour in (None, *Behaviour):            # the worst first
+            if behaviour in misfits:
+                name = misfits[behaviour]
+                text = self._misfit(behaviour, class_names(states, name))
+                return self._warn(f"{self._call} {behaviour}", None if alike else name, text)
 
-    def _judge_decay(self, name: str, decay: str) -> None:
-        if self.rule in NORMED and decay != NO_DECAY:
+    def _judge_decay(self, name: str | None, decay: Decay | None) -> None:
+        """Warns of a decay that depends on the width."""
+        if decay and self._rule.coupling is Coupling.PARAMETER:
             self._warn("decay by norm", name, (
                 "decays weights, by an amount that depends on the width, and its rule can't mend that; "
                 "take the decay out, and apply it behind: optax.chain(mup.wrap_optimizer(…), "
                 "optax.add_decayed_weights(-lr * decay))"))
-        elif decay == COUPLED:
+        elif decay is Decay.COUPLED:
             self._warn("coupled decay", name, (
                 "has a decay in front of what normalises gradients (an L2 term), which can't be made "
                 "independent of the width; decay behind it, as optax.adamw does"))
 
-    def _warn(self, kind: str, name: str, what: str) -> None:
+    def _warn(self, kind: str, name: str | None, text: str) -> None:
+        """Warns of an optimizer, or of what it does with one parameter, unless it did of this kind."""
         who = f"this optimizer, for {name!r}," if name else "this optimizer"
-        context.warn_once(self.warned, kind, f"{self.call}: {who} {what}")
+        context.warn_once(self._warned, kind, f"{self._call}: {who} {text}")
 
-    def _misfit(self, kind: str, states: set[str]) -> str:
-        """What the optimizer does that the rule isn't for, and the rule that is."""
-        if kind in (ADAM_LIKE, SGD_LIKE):
-            tried = f"behaves like {kind} (tried with gradients of {SMALL} and twice that); "
-            return tried + self._pass("adam" if kind == ADAM_LIKE else "sgd", ", or rule='any', which is right "
-                                      "for both and for those between (adagrad, yogi, radam)")
-        if kind == BETWEEN:
-            return "is between SGD and Adam; " + self._pass("any", ", which is right for both and between")
-        text = "makes an entry's update from other entries, too"
-        if kind == BY_NORM:
-            return f"{text} (the parameter's norm, as adafactor, lamb, lars do); {self._pass(_normed(states))}"
-        for state, (rule, what) in MIXING.items():
-            if state in states:
-                return f"{text} ({what}, as {rule} does); {self._pass(rule)}"
-        return (f"{text}, and there is no rule for how it does; use one that works entry by entry, or put the "
-                "part that doesn't outside of wrap_optimizer")
+    def _misfit(self, behaviour: Behaviour | None, states: Collection[str]) -> str:
+        """Says what the optimizer does that the rule isn't for, and which rule is right."""
+        meant = rule_of(behaviour, states)
+        if meant is None:
+            return ("makes an entry's update from other entries, too, and there is no rule for how it does; use "
+                    "one that works entry by entry, or put the part that doesn't outside of wrap_optimizer")
+        tried = behaviour in (Behaviour.ADAM_LIKE, Behaviour.SGD_LIKE)
+        return self._remedy(meant, f" (tried with gradients of {SMALL_GRADIENT} and twice that)" * tried)
 
-    def _pass(self, rule: str, more: str = "") -> str:
-        """The remedy of another rule, in the words of the call; or why there is none."""
-        refused = self._refused(rule)
+    def _remedy(self, meant: OptimizerRule, how: str = "") -> str:
+        """Describes an optimizer by its rule, and says how to pass it, in the words of the call, or why not."""
+        refused = refusal(self._scalings, self._parametrization, meant)
         if refused:
-            return refused
-        short = "adam=" in self.call and rule in ("adam", "sgd")
-        return f"pass adam={rule == 'adam'}{more}" if short else f"pass rule={rule!r}{more}"
+            return f"{meant.description}{how}; {refused}"
+        short = "adam=" in self._call and meant.adam is not None
+        option = f"adam={meant.adam}" if short else f"rule={meant.name!r}"
+        return f"{meant.description}{how}; pass {option}{meant.advice}"
 
 
-def rule_of(optimizer: Any, tree: Any) -> str:
-    """The rule for what an optimizer does, as far as that shows; "" where it doesn't, at all.
+def find_rule(optimizer: Any, tree: Any) -> OptimizerRule | None:
+    """Finds the rule for what an optimizer does, as far as that shows; None if nothing shows.
 
     Args:
       optimizer: an optax optimizer.
@@ -142,28 +121,24 @@ def rule_of(optimizer: Any, tree: Any) -> str:
 
     >>> import optax
     >>> shapes = {"linear": {"w": jax.ShapeDtypeStruct((8, 8), "float32")}}
-    >>> [rule_of(opt, shapes) for opt in (optax.adamw(1e-3), optax.sgd(0.1), optax.yogi(0.1), optax.lamb(0.1))]
+    >>> optimizers = optax.adamw(1e-3), optax.sgd(0.1), optax.yogi(0.1), optax.lamb(0.1)
+    >>> [find_rule(optimizer, shapes).name for optimizer in optimizers]
     ['adam', 'sgd', 'any', 'lamb']
     """
-    some = optimizer_states.samples(optimizer, tree, {name for name, _ in named_leaves(tree)})
-    states = optimizer_states.states(optimizer, tree)
-    found = behaviour.traits(optimizer, (some, tree))
-    every = {type(state).__name__ for state in states}
-    kinds = {_refined(traits.kind, optimizer_states.names(states, name))
-             for name, traits in found.items()} - {UNKNOWN}
-    known = [SUMMING[state] for state in every & set(SUMMING)]
-    known += [MIXING[state][0] for state in every & set(MIXING)]
-    if known or not kinds:
-        return known[0] if known else ""
-    if BY_NORM in kinds:
-        return _normed(every)
-    return {SGD_LIKE: "sgd", BETWEEN: "any"}.get(min(kinds), "adam") if len(kinds) == 1 else "any"
+    some = representative_parameters(optimizer, tree, {name for name, _ in named_leaves(tree)})
+    states, found = find_states(optimizer, tree), find_traits(optimizer, (some, tree))
+    behaviours = {name: _refined(traits.behaviour, class_names(states, name)) for name, traits in found.items()}
+    rules = {rule_of(behaviour, class_names(states, name)) for name, behaviour in behaviours.items()}
+    rules = (rules | {rule_of_states(class_names(states))}) - {None}
+    coupled = [rule for rule in reversed(RULES.values()) if rule in rules and not rule.entrywise]
+    if coupled:
+        return coupled[0]       # which has Adam's factors or SGD's for the others, where they differ
+    if rules:
+        return rules.pop() if len(rules) == 1 else RULES["any"]
+    return RULES["adam"] if any(behaviours.values()) else None      # wrap_optimizer warns of what it does
 
 
-def _refined(kind: str, states: set[str]) -> str:
-    between = states & NORMALISING if kind == SGD_LIKE else states & NEITHER if kind == UNKNOWN else ()
-    return BETWEEN if between else kind
-
-
-def _normed(states: set[str]) -> str:
-    return "adafactor" if "FactoredState" in states else "lamb" if "ScaleByAdamState" in states else "lars"
+def _refined(behaviour: Behaviour | None, states: Collection[str]) -> Behaviour | None:
+    """Corrects what a trial shows by what states say: a few optimizers seem to be SGD with small gradients."""
+    meant = rule_of_states(states, behaviour)
+    return meant.default_for if meant and meant.default_for else behaviour

@@ -1,4 +1,4 @@
-"""Muon: which parameters it takes, as which matrices, and how large it makes their updates."""
+"""Muon: which parameters it takes, as which matrices, and how it scales their updates by shape."""
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,131 +12,144 @@ from haiku_mup.errors import MupError
 from haiku_mup.optimizers.trees import is_masked, named_leaves
 from haiku_mup.optimizers.wrapper import extra_args, inside
 from haiku_mup.parameters.scaling import ParameterScaling
+from haiku_mup.rules import HIDDEN
 from haiku_mup.rules.optimizers import SHAPE_SCALINGS, Matrix
-from haiku_mup.rules.parametrization import HIDDEN
 
 STATE = "MuonState"     # of optax.contrib.scale_by_muon
-SIZES = Matrix(2, 2), Matrix(2, 8), Matrix(8, 2)        # that are tried
-STEPS = 64              # that warm-up may last
+TRIED_SHAPES = Matrix(2, 2), Matrix(2, 8), Matrix(8, 2)
+STEPS = 64              # of a trial, which a warm-up may begin
 
 
-def taken(state: Any) -> set[str] | None:
-    """The parameters that Muon takes, by the optimizer's state; None where there is no Muon in it."""
-    found = [x for x in jax.tree.leaves(state, is_leaf=_is_muon) if _is_muon(x)]
-    if not found:
+def parameters_of_muon(state: Any) -> set[str] | None:
+    """Returns the names of the parameters that Muon takes, by the optimizer's state; None without a Muon in it."""
+    muons = [x for x in jax.tree.leaves(state, is_leaf=_is_muon) if _is_muon(x)]
+    if not muons:
         return None
-    return {name for one in found for name, x in named_leaves(one.mu) if not is_masked(x)}
+    return {name for muon in muons for name, x in named_leaves(muon.mu) if not is_masked(x)}
 
 
 def _is_muon(x: Any) -> bool:
     return type(x).__name__ == STATE
 
 
-def axes(entry: ParameterScaling, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The axes of a parameter that Muon sums over, and those that come out.
+def matrix_axes(scaling: ParameterScaling, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Returns the axes that Muon sums over, and the axes of outputs.
 
-    All that don't come out are summed over, a convolution's kernel, too; not so stacks in front, and experts.
+    It sums over all axes that aren't outputs, a convolution's kernel, too; but not over stacks in front, and not
+    over experts.
 
     Args:
-      entry: the parameter.
+      scaling: of the parameter.
       rank: of the stored array, with stacks of layers in front.
     """
-    fans, layer = entry.row_blocks[0].fans, len(entry.target.shape)
-    aside = fans.lookup if layer > 2 else ()
-    sums = [a for a in range(layer) if a not in (*fans.fan_out, *aside)]
-    return tuple(a + rank - layer for a in sums), tuple(a + rank - layer for a in fans.fan_out)
+    fans, layer_rank = scaling.row_blocks[0].fans, len(scaling.target.shape)
+    experts = fans.lookup if layer_rank > 2 else ()
+    sums = [a for a in range(layer_rank) if a not in (*fans.fan_out, *experts)]
+    stacks = rank - layer_rank
+    return tuple(a + stacks for a in sums), tuple(a + stacks for a in fans.fan_out)
 
 
-def matrices(entry: ParameterScaling) -> tuple[Matrix, Matrix]:
-    """The shapes of a parameter at the base and at the target, as Muon takes them."""
-    sums, out = axes(entry, len(entry.target.shape))
-    base, target = (Matrix(*(math.prod(shape[a] for a in part) for part in (sums, out)))
-                    for shape in (entry.base.shape, entry.target.shape))
+def matrices(scaling: ParameterScaling) -> tuple[Matrix, Matrix]:
+    """Returns a parameter's shapes at the base and at the target, as Muon sees them."""
+    sums, outputs = matrix_axes(scaling, len(scaling.target.shape))
+    base, target = (Matrix(math.prod(shape[a] for a in sums), math.prod(shape[a] for a in outputs))
+                    for shape in (scaling.base.shape, scaling.target.shape))
     return base, target
 
 
-def check(name: str, entry: ParameterScaling) -> None:
-    """Raises for a parameter that is no matrix to Muon, and that it takes."""
+def check_matrix(name: str, scaling: ParameterScaling) -> None:
+    """Checks that a parameter which Muon takes is a matrix.
+
+    Raises:
+      MupError: its rows differ in their roles, or it is a vector in each layer of a stack.
+    """
     remedy = ("leave it to Muon's Adam part: optax.contrib.muon(…, "
               "muon_weight_dimension_numbers=mup.muon_dimensions)")
-    if len(entry.row_blocks) > 1:
-        raise MupError.about(name, entry.base.shape, entry.target.shape, "its blocks of rows have roles of "
+    if len(scaling.row_blocks) > 1:
+        raise MupError.about(name, scaling.base.shape, scaling.target.shape, "its blocks of rows have roles of "
                              f"their own, and Muon takes them as one matrix; {remedy}")
-    if not all(axes(entry, len(entry.target.shape))):
-        raise MupError.about(name, entry.base.shape, entry.target.shape, "it is no matrix in one layer, and "
+    if not all(matrix_axes(scaling, len(scaling.target.shape))):
+        raise MupError.about(name, scaling.base.shape, scaling.target.shape, "it is no matrix in one layer, and "
                              f"Muon takes it, as it does a stack of vectors; {remedy}")
 
 
-def dimensions(entries: Mapping[str, ParameterScaling], params: Any) -> Any:
-    """A tree like the parameters, for optax.contrib.muon: hidden weights' axes; None for Adam's part."""
-    def one(name: str, x: Any) -> Any:
-        entry = entries.get(name)
-        if entry is None or is_masked(x) or [part.role for part in entry.row_blocks] != [HIDDEN]:
+def dimension_numbers(scalings: Mapping[str, ParameterScaling], params: Any) -> Any:
+    """Returns a tree for optax.contrib.muon: the axes of hidden weights; None for the parameters of its Adam."""
+    def of_leaf(name: str, x: Any) -> Any:
+        scaling = scalings.get(name)
+        if scaling is None or is_masked(x) or [block.role for block in scaling.row_blocks] != [HIDDEN]:
             return None
-        return optax.contrib.MuonDimensionNumbers(*axes(entry, len(x.shape)))
+        return optax.contrib.MuonDimensionNumbers(*matrix_axes(scaling, len(x.shape)))
 
-    leaves = [one(name, x) for name, x in named_leaves(params)]
+    leaves = [of_leaf(name, x) for name, x in named_leaves(params)]
     return jax.tree.unflatten(jax.tree.structure(params, is_leaf=is_masked), leaves)
 
 
 # --- how large its updates are ---
 
 def find_shape_scaling(optimizer: Any, tree: Any, names: Iterable[str],
-                       entries: Mapping[str, ParameterScaling]) -> str:
-    """How an optimizer scales Muon's updates by their shape: a key of `SHAPE_SCALINGS`, found by trying it.
+                       scalings: Mapping[str, ParameterScaling]) -> str:
+    """Finds how an optimizer scales Muon's updates by their shape, by trying it: a key of `SHAPE_SCALINGS`.
 
     Args:
       optimizer: with Muon in it.
-      tree: of parameters, or of what has their names and ranks.
-      names: of those that Muon takes.
-      entries: base beside target, by name.
+      tree: of parameters, or of arrays with their names and ranks.
+      names: of the parameters that Muon takes.
+      scalings: the parameters, by name.
 
     Raises:
       MupError: an optimizer that scales them in another way, or that can't be tried.
     """
     inner, name = extra_args(optimizer), min(names)
-    for part in (_only(tree, name), tree):
+    for tried in (_only(tree, name), tree):         # one parameter is quick, but a mask may need them all
         try:
             with inside(), jax.ensure_compile_time_eval():
-                found = np.array([_size(inner, part, name, entries, shape) for shape in SIZES])
-        except Exception:       # it wants other parameters than these, or has a traced learning rate
+                found = np.array([_update_norm(inner, tried, name, scalings, shape) for shape in TRIED_SHAPES])
+        except Exception:       # it needs other parameters than these, or has a traced learning rate
             continue
-        for key, size in SHAPE_SCALINGS.items():
-            wanted = np.array(list(map(size, SIZES)))
-            if np.allclose(found / found[0], wanted / wanted[0], rtol=0.02):
-                return key
-        raise MupError(f"{name!r}: Muon's updates grow like {np.round(found / found[0], 3)} from a matrix of "
-                       f"2 × 2 to 2 × 8 and 8 × 2, for which there is no rule; give it "
-                       "muon_weight_dimension_numbers=mup.muon_dimensions")
+        return _matching_scaling(name, found / found[0])
     raise MupError("wrap_optimizer(rule='muon'): the optimizer can't be tried here, and how it scales its "
                    "updates has to be known: give it a learning rate that is no traced value, or "
                    "optax.inject_hyperparams, and its init the parameters")
 
 
+def _matching_scaling(name: str, growth: np.ndarray) -> str:
+    """Returns the key of the shape scaling by which norms grow from the first tried shape on."""
+    for key, spectral_norm in SHAPE_SCALINGS.items():
+        norms = np.array(list(map(spectral_norm, TRIED_SHAPES)))
+        if np.allclose(growth, norms / norms[0], rtol=0.02):
+            return key
+    raise MupError(f"{name!r}: Muon's updates grow like {np.round(growth, 3)} from a matrix of "
+                   f"2 × 2 to 2 × 8 and 8 × 2, for which there is no rule; give it "
+                   "muon_weight_dimension_numbers=mup.muon_dimensions")
+
+
 def _only(tree: Any, name: str) -> dict[str, dict[str, Any]]:
+    """Returns the tree with one parameter alone."""
     return {module: {leaf: x} for module, bundle in tree.items() if isinstance(bundle, Mapping)
             for leaf, x in bundle.items() if f"{module}/{leaf}" == name}
 
 
-def _size(optimizer: Any, tree: Any, name: str, entries: Mapping[str, ParameterScaling],
-          shape: Matrix) -> float:
-    """The norm of an update whose gradient has one singular value, of a parameter of this shape."""
-    leaves = [x if is_masked(x) else jnp.ones(_shape(entries[name], len(x.shape), shape))
+def _update_norm(optimizer: Any, tree: Any, name: str, scalings: Mapping[str, ParameterScaling],
+                 shape: Matrix) -> float:
+    """Computes the norm of a parameter's first update, at a gradient of ones, which has one singular value."""
+    leaves = [x if is_masked(x) else jnp.ones(_array_shape(scalings[name], len(x.shape), shape))
               for name, x in named_leaves(tree)]
     ones = jax.tree.unflatten(jax.tree.structure(tree, is_leaf=is_masked), leaves)
     state, zeros, update = optimizer.init(ones), jax.tree.map(jnp.zeros_like, ones), jax.jit(optimizer.update)
     for _ in range(STEPS):
         updates, state = update(ones, state, zeros)
-        found = float(jnp.linalg.norm(dict(named_leaves(updates))[name].ravel()))
-        if found:
+        norm = float(jnp.linalg.norm(dict(named_leaves(updates))[name].ravel()))
+        if norm:
             break
-    return found
+    return norm
 
 
-def _shape(entry: ParameterScaling, rank: int, shape: Matrix) -> list[int]:
-    """The shape of a small array that is this matrix, by its first axes of each kind."""
+def _array_shape(scaling: ParameterScaling, rank: int, shape: Matrix) -> list[int]:
+    """Returns the shape of a small array that is this matrix, in its first axis of each kind."""
+    sums, outputs = matrix_axes(scaling, rank)
     sizes = [1] * rank
-    for part, n in zip(axes(entry, rank), shape):
-        for a in part[:1]:
-            sizes[a] = int(n)
+    for axes, size in ((sums, shape.n_in), (outputs, shape.n_out)):
+        for axis in axes[:1]:
+            sizes[axis] = int(size)
     return sizes

@@ -1,4 +1,4 @@
-"""Parameter trees as optimizers see them: leaves by name, and factors for each."""
+"""Trees of parameters as optimizers see them: leaves by name, and a factor for each name."""
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,41 +10,16 @@ from haiku_mup.errors import MupError
 from haiku_mup.parameters.factors import Factor, scaled
 from haiku_mup.parameters.scaling import ParameterScaling
 
-ByName = Callable[[str], Factor]        # a parameter's name, "module/name" -> what multiplies it
+ByName = Callable[[str], Factor]        # from a parameter's name, "module/name", to its factor
 
 
-def by_name(values: Mapping[str, Factor]) -> ByName:
-    """A function from a parameter's name to its factor; it raises for names that nobody captured."""
-    def factor(name: str) -> Factor:
-        if name not in values:
-            raise _foreign(name, values)
-        return values[name]
-
-    return factor
-
-
-def _foreign(name: str, known: Mapping[str, Any]) -> MupError:
-    return MupError(f"{name!r}: not among the target's parameters ({', '.join(list(known)[:3])}, …); give "
-                    "the optimizer the parameters of the model that init_target captured, and make them "
-                    "all inside apply_mup()")
-
-
-def check_params(entries: Mapping[str, ParameterScaling], params: Any) -> None:
-    """Raises for parameters that are not the target's: other names, or other widths."""
-    for name, leaf in named_leaves(params):
-        if is_masked(leaf):
-            continue
-        if name not in entries:
-            raise _foreign(name, entries)
-        shape, target = tuple(leaf.shape), entries[name].target.shape
-        axes = iter(shape)
-        if not all(n in axes for n in target):          # a stack may put axes before, behind, between
-            raise MupError.about(name, entries[name].base.shape, target, f"the optimizer was given {shape}; "
-                                 "give it the target's parameters, or make a new Mup() for this width")
+def is_masked(x: Any) -> bool:
+    """Returns whether optax put a placeholder here; to be used as `is_leaf`."""
+    return isinstance(x, optax.MaskedNode)
 
 
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:
-    """(name, leaf) of a parameter tree, in the order of its leaves. An optax.MaskedNode is a leaf.
+    """Returns (name, leaf) of a parameter tree, in the order of its leaves. An optax.MaskedNode is a leaf.
 
     Raises:
       MupError: the tree is no mapping from modules to mappings from names.
@@ -56,7 +31,8 @@ def named_leaves(tree: Any) -> list[tuple[str, Any]]:
 
 
 def _name(path: tuple[Any, ...], leaf: Any) -> str:
-    if isinstance(leaf, optax.MaskedNode) and len(path) < 2:    # a whole module, or tree, is masked
+    """Returns "module/name" of a leaf; "" of a masked module or of a masked tree."""
+    if isinstance(leaf, optax.MaskedNode) and len(path) < 2:
         return ""
     if len(path) != 2 or not all(isinstance(k, jax.tree_util.DictKey) for k in path):
         raise MupError(f"{jax.tree_util.keystr(path)!r}: a parameter's place in the tree must be "
@@ -65,13 +41,49 @@ def _name(path: tuple[Any, ...], leaf: Any) -> str:
     return f"{path[0].key}/{path[1].key}"
 
 
-def is_masked(x: Any) -> bool:
-    """Whether optax put a placeholder here; to be used as `is_leaf`."""
-    return isinstance(x, optax.MaskedNode)
+def unmasked_shapes(tree: Any) -> dict[str, dict[str, Any]]:
+    """Returns the shapes of a tree of parameters, as a dict of dicts, without masked ones."""
+    return {module: {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in bundle.items()
+                     if not is_masked(x)} for module, bundle in tree.items() if not is_masked(bundle)}
+
+
+def by_name(factors: Mapping[str, Factor]) -> ByName:
+    """Returns a function from a parameter's name to its factor; it raises for names that nobody captured."""
+    def factor(name: str) -> Factor:
+        if name not in factors:
+            raise _foreign(name, factors)
+        return factors[name]
+
+    return factor
 
 
 def scale_by_names(factor: ByName, tree: Any) -> Any:
-    """Each leaf times its name's factor; masked ones and those with factor 1 as they are."""
+    """Multiplies each leaf by its name's factor. Masked leaves and those with factor 1 stay as they are."""
     leaves = [x if isinstance(x, (optax.MaskedNode, jax.ShapeDtypeStruct)) else scaled(x, factor(name))
               for name, x in named_leaves(tree)]
     return jax.tree.unflatten(jax.tree.structure(tree, is_leaf=is_masked), leaves)
+
+
+def check_params(scalings: Mapping[str, ParameterScaling], params: Any) -> None:
+    """Checks that parameters are the target's.
+
+    Raises:
+      MupError: other names, or other widths.
+    """
+    for name, leaf in named_leaves(params):
+        if is_masked(leaf):
+            continue
+        if name not in scalings:
+            raise _foreign(name, scalings)
+        shape, target = tuple(leaf.shape), scalings[name].target.shape
+        axes = iter(shape)      # `in` moves it on: the target's axes must be found in their order
+        if not all(n in axes for n in target):          # a stack may put axes before, behind, between
+            raise MupError.about(name, scalings[name].base.shape, target, f"the optimizer was given {shape}; "
+                                 "give it the target's parameters, or make a new Mup() for this width")
+
+
+def _foreign(name: str, known: Mapping[str, Any]) -> MupError:
+    """Returns the error for a name that was not captured."""
+    return MupError(f"{name!r}: not among the target's parameters ({', '.join(list(known)[:3])}, …); give "
+                    "the optimizer the parameters of the model that init_target captured, and make them "
+                    "all inside apply_mup()")

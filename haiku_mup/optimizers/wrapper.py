@@ -1,7 +1,7 @@
-"""Per-parameter scaling of an optax optimizer, a black box."""
+"""Wraps an optax optimizer, a black box, in factors for each parameter."""
 import contextlib
 import contextvars
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -11,17 +11,31 @@ from haiku_mup.errors import MupError
 from haiku_mup.optimizers.trees import ByName, is_masked, named_leaves, scale_by_names
 from haiku_mup.parameters.factors import mapped
 
-_MARK = "_haiku_mup"
-_inside = contextvars.ContextVar("inside a wrapped optimizer", default=False)
+_MARK = "_haiku_mup"            # an attribute of a wrapped optimizer's update function
+_is_inside = contextvars.ContextVar("inside a wrapped optimizer", default=False)
+
+
+class FactorsByName(NamedTuple):
+    """Factors around an optimizer, each a function of a parameter's name.
+
+    Attributes:
+      gradient: multiplier of the gradients that it sees.
+      update: multiplier of its updates.
+      parameter: divisor of the parameters that it sees.
+    """
+
+    gradient: ByName
+    update: ByName
+    parameter: ByName
 
 
 def scale_by_name(factor: ByName, check: Callable[[Any], None] = lambda params: None,
                   ) -> optax.GradientTransformationExtraArgs:
-    """Multiplies each parameter's update by a number that its name gives; no state.
+    """Returns a transformation that multiplies each parameter's update by its name's factor. It has no state.
 
     Args:
-      factor: from "module/name" to a Python float, or to `scale.Rows`.
-      check: called with the parameters as the state is made.
+      factor: from "module/name" to a Python float, or to one for each block of rows.
+      check: called with the parameters when the state is made.
 
     >>> t = scale_by_name(lambda name: 0.5 if name == "linear/w" else 1.0)
     >>> updates = {"linear": {"w": jnp.ones(2), "b": jnp.ones(2)}}
@@ -41,84 +55,82 @@ def scale_by_name(factor: ByName, check: Callable[[Any], None] = lambda params: 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-class FactorsByName(NamedTuple):
-    """What is done around an optimizer, by a parameter's name.
-
-    Attributes:
-      gradient: what multiplies the gradients that it sees.
-      update: what multiplies its updates.
-      parameter: what divides the parameters that it sees.
-    """
-
-    gradient: ByName
-    update: ByName
-    parameter: ByName
-
-
-def scale_optimizer(optimizer: Any, around: Callable[[Any, Callable[[], Any]], FactorsByName],
+def scale_optimizer(optimizer: Any, find_factors: Callable[[Any, Callable[[], Any]], FactorsByName],
                     check: Callable[[Any], None]) -> optax.GradientTransformationExtraArgs:
-    """An optimizer, a black box, with factors for each parameter's gradient, its update and itself.
+    """Returns an optimizer with factors of each parameter's gradient, of its update, and of the parameter.
 
-    Where the optimizer works on p' = p / s and its update is multiplied by s, that is p's update. What it
-    takes from gradients is so multiplied by s, and what it takes from p itself, its decay, is not. Its
-    state is the inner optimizer's own.
+    The optimizer works on p' = p / s, and its update, × s, is that of p. So the part of the update that it makes
+    of gradients is multiplied by s, and the part that it makes of p itself, its decay, is not. The state is the
+    inner optimizer's own.
 
     Args:
       optimizer: any optax optimizer.
-      around: from a tree and a function that gives the optimizer's state, to the factors.
-      check: called with the parameters as the state is made.
+      find_factors: from a tree and a function that returns the optimizer's state, to the factors.
+      check: called with the parameters when the state is made.
     """
     inner = extra_args(optimizer)
 
-    def shrunk(params, factor):
-        return scale_by_names(lambda name: mapped(lambda x: 1 / x, factor(name)), params)
-
     def init(params):
         _check_outermost()
-        if jax.tree.leaves(params):     # optax.tree_map_params asks what becomes of a tree that has none
+        if jax.tree.leaves(params):     # optax.tree_map_params makes a state of a tree without leaves
             check(params)
         with inside():
-            return inner.init(shrunk(params, around(
-                params, lambda: jax.eval_shape(inner.init, params)).parameter))
+            factors = find_factors(params, lambda: jax.eval_shape(inner.init, params))
+            return inner.init(_divide(params, factors.parameter))
 
     def update(updates, state, params=None, **extra):
-        gradient, factor, parameter = around(updates, lambda: state)
-        if any(map(callable, extra.values())) and any(
-                parameter(name) != 1 for name, x in named_leaves(updates) if not is_masked(x)):
-            raise MupError(f"the wrapped optimizer was given a function ({', '.join(extra)}) of parameters, "
-                           "and works on rescaled ones; put what needs it, such as a line search, outside: "
-                           "chain(wrap_optimizer(…), …)")
-        params = None if params is None else shrunk(params, parameter)
-        updates, state = inner.update(scale_by_names(gradient, updates), state, params, **extra)
-        return scale_by_names(factor, updates), state
+        factors = find_factors(updates, lambda: state)
+        _check_extra(extra, updates, factors.parameter)
+        params = None if params is None else _divide(params, factors.parameter)
+        updates, state = inner.update(scale_by_names(factors.gradient, updates), state, params, **extra)
+        return scale_by_names(factors.update, updates), state
 
     setattr(update, _MARK, True)
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def _divide(params: Any, divisor: ByName) -> Any:
+    """Divides each parameter by its name's factor."""
+    return scale_by_names(lambda name: mapped(lambda x: 1 / x, divisor(name)), params)
+
+
+def _check_extra(extra: dict[str, Any], updates: Any, parameter: ByName) -> None:
+    """Raises for an argument that is a function of parameters, which the inner optimizer sees divided."""
+    if any(map(callable, extra.values())) and any(
+            parameter(name) != 1 for name, x in named_leaves(updates) if not is_masked(x)):
+        raise MupError(f"the wrapped optimizer was given a function ({', '.join(extra)}) of parameters, "
+                       "and works on rescaled ones; put what needs it, such as a line search, outside: "
+                       "chain(wrap_optimizer(…), …)")
+
+
 @contextlib.contextmanager
-def inside():
-    """Marks that an optimizer with μP's factors calls the one inside it."""
-    token = _inside.set(True)
+def inside() -> Iterator[None]:
+    """Marks calls of the optimizer inside a wrapped one, where no other may be wrapped."""
+    token = _is_inside.set(True)
     try:
         yield
     finally:
-        _inside.reset(token)
+        _is_inside.reset(token)
 
 
 def _check_outermost() -> None:
-    if _inside.get():
+    """Raises inside another wrapped optimizer."""
+    if _is_inside.get():
         raise MupError("an optimizer with μP's factors is inside another that has them, so they would act "
                        "twice; wrap once: wrap_optimizer(optax.chain(…)), or chain(…, wrap_optimizer(…))")
 
 
 def is_wrapped(optimizer: Any) -> bool:
-    """Whether `scale_optimizer` made it."""
+    """Returns whether `scale_optimizer` made an optimizer."""
     return hasattr(getattr(optimizer, "update", None), _MARK)
 
 
 def extra_args(optimizer: Any) -> optax.GradientTransformationExtraArgs:
-    """Any optax optimizer, as one that takes extra arguments."""
+    """Converts any optax optimizer to one that takes extra arguments.
+
+    Raises:
+      MupError: it is no optax optimizer.
+    """
     if hasattr(optimizer, "gradient_transformation"):       # optax.MultiSteps
         optimizer = optimizer.gradient_transformation()
     if not isinstance(optimizer, optax.GradientTransformation):

@@ -1,5 +1,5 @@
-"""The rules of parametrizations and of optimizers: arithmetic alone, without JAX."""
-from haiku_mup.rules.parametrization import (
+"""The rules of parametrizations and of optimizers: arithmetic, without JAX."""
+from haiku_mup.rules.exponents import (
     FIXED,
     HIDDEN,
     INPUT,
@@ -7,15 +7,12 @@ from haiku_mup.rules.parametrization import (
     ONE,
     OUTPUT,
     ROLES,
-    Factors,
-    Parametrization,
     Power,
     Role,
     RoleExponents,
     Row,
-    rescale,
-    role,
 )
+from haiku_mup.rules.parametrization import Factors, Parametrization, rescale, role
 
 __all__ = ["FIXED", "HIDDEN", "INPUT", "LIMIT", "ONE", "OUTPUT", "ROLES", "Factors", "Parametrization", "Power",
            "Role", "RoleExponents", "Row", "rescale", "role"]

@@ -1,12 +1,13 @@
-"""The tables: standard, neural tangent, and μP in its forms. Exponents; the arithmetic is in rules.py."""
+"""Tables of exponents: the standard and the neural tangent parametrization, and μP in its forms."""
 import dataclasses
 
 from haiku_mup.errors import MupError
-from haiku_mup.rules.parametrization import Parametrization, Power, RoleExponents
+from haiku_mup.rules.exponents import Power, RoleExponents
+from haiku_mup.rules.parametrization import Parametrization
 
-# Tensor Programs V (arXiv 2203.03466), Table 8, and for ε its Appendix B.3: a gradient's entry shrinks like
-# 1 / fan_out where the fan-out grows, and like the multiplier 1 / fan_in in a readout. SGD's learning rate is
-# Adam's over that of ε, in every role: an update of SGD is one of Adam's times the gradient's size.
+# Tensor Programs V (arXiv 2203.03466), Table 8, and Appendix B.3 for ε. A gradient's entry shrinks like
+# 1 / fan_out if the fan-out grows, and in a readout like the multiplier 1 / fan_in. In every role SGD's factor
+# is Adam's divided by that of ε, since an update of SGD is an update of Adam times the gradient's size.
 _TABLE_8 = Parametrization(
     "μP",
     input=RoleExponents(sgd=Power(0, 1), eps=Power(0, -1)),
@@ -15,7 +16,7 @@ _TABLE_8 = Parametrization(
     tied=Power(-1, 0),
     attention=-0.5,
 )
-# What leads from Table 8 to the other forms: θ of input, hidden and output weights.
+# θ of input, hidden and output weights, which leads from Table 8 to each other form.
 _ROOT_OUT = Power(0, 0.5)
 _TABLE_9 = {"input": _ROOT_OUT, "hidden": Power(-0.5, 0.5), "output": Power(0.5, 0)}
 _FORMS: dict[tuple[str, str | None], dict[str, Power]] = {
@@ -32,11 +33,12 @@ _REASONS = {
 }
 _STANDARD = Parametrization(
     "standard",
-    # Of initializers whose variance is 1 / fan_in; draws are left as they are.
+    # The std of initializers whose variance is 1 / fan_in; draws are left as they are.
     hidden=RoleExponents(init=Power(-0.5, 0)), output=RoleExponents(init=Power(-0.5, 0)),
     draws=False, depth_alpha=0.0,
 )
-# A gradient's entry shrinks like what it is multiplied by in the forward pass, and like what reads the output.
+# A gradient's entry shrinks like the weight's own multiplier, m_in^-½, and like that of the layer which reads
+# its output, m_out^-½.
 _ROOT = RoleExponents(forward=Power(-0.5, 0), stored=Power(-0.5, 0), adam=None, eps=Power(-0.5, -0.5))
 _NEURAL_TANGENT = Parametrization(
     "neural tangent", input=RoleExponents(adam=None, eps=Power(0, -0.5)), hidden=_ROOT, output=_ROOT,
@@ -48,25 +50,27 @@ _NEURAL_TANGENT = Parametrization(
 
 
 def standard() -> Parametrization:
-    """The standard parametrization: every draw, product and learning rate as it is. The null object.
+    """Returns the standard parametrization: each draw, product and learning rate as it is. The null object.
 
-    Its table has the init of fan-in initializers (LeCun, Glorot, He), to be compared with others'; a `Mup`
+    Its table has the init of fan-in initializers (LeCun, Glorot, He), for comparison with other tables. A `Mup`
     with it leaves draws untouched.
 
-    >>> haiku_mup.standard().factors("hidden", 4.0, 4.0)[:4]
+    >>> hidden = haiku_mup.standard().factors("hidden", 4.0, 4.0)
+    >>> hidden.init, hidden.forward, hidden.adam, hidden.sgd
     (0.5, 1.0, 1.0, 1.0)
     """
     return _STANDARD
 
 
 def neural_tangent() -> Parametrization:
-    """The neural tangent parametrization: every std as at the base, products with weights × m_in^-½.
+    """Returns the neural tangent parametrization: each std as at the base, products with weights × m_in^-½.
 
-    SGD's learning rate is as it is. In the limit features stand still, and the network is linear in its
-    parameters (Jacot et al., arXiv 1806.07572; in terms of widths Tensor Programs IV, arXiv 2011.14522,
-    Table 1). It has no learning rates for Adam: what asks for them raises.
+    SGD's learning rate is as it is. In the limit of large widths features stop moving, and the network is
+    linear in its parameters (Jacot et al., arXiv 1806.07572; in terms of widths Tensor Programs IV, arXiv
+    2011.14522, Table 1). There are no learning rates for Adam: functions that need them raise.
 
-    >>> haiku_mup.neural_tangent().factors("hidden", 4.0, 4.0)[:2]
+    >>> hidden = haiku_mup.neural_tangent().factors("hidden", 4.0, 4.0)
+    >>> hidden.init, hidden.forward
     (1.0, 0.5)
     """
     return _NEURAL_TANGENT
@@ -74,30 +78,31 @@ def neural_tangent() -> Parametrization:
 
 def maximal_update(form: str = "table8", *, optimizer: str | None = None, spectral: bool = False,
                    depth_alpha: float | None = None) -> Parametrization:
-    """The maximal update parametrization, in one of its equivalent forms: all train alike.
+    """Returns the maximal update parametrization, in one of its equivalent forms. All train alike.
 
     Args:
       form: where the factors are. "table8", "table3" and "table9" are those of Tensor Programs V
-        (arXiv 2203.03466): with a multiplier in readouts alone; with none; and with learning rates of SGD that
-        need no factor. "mean_field" draws every weight with the base's std (Everett et al., arXiv 2407.05872).
-        "abcd" has all of it in the forward pass and in the gradient, so that an optimizer as it is trains the
-        wrapped model, and `Mup.wrap_optimizer` is not needed. For Adam, what `jax.grad` gives then are no
-        derivatives, but these times a factor that grows with the width: a clip by their norm depends on it, and
-        line searches and second derivatives go wrong.
-      optimizer: for "abcd", "adam" (right for SGD and for all between, too) or "sgd", which leaves gradients as
-        they are.
+        (arXiv 2203.03466): with a multiplier in readouts alone; with no multiplier; and with no factor in SGD's
+        learning rates. "mean_field" draws every weight with the base's std (Everett et al., arXiv 2407.05872).
+        "abcd" has all factors in the forward pass and in the gradient, so that a plain optimizer trains the
+        wrapped model, without `Mup.wrap_optimizer`. In the form for Adam `jax.grad` then gives derivatives
+        times a factor that grows with the width: a clip by their norm depends on the width, and line searches
+        and second derivatives are wrong.
+      optimizer: for "abcd": "adam", which is right for SGD and for optimizers between the two as well; or
+        "sgd", which leaves gradients as they are.
       spectral: whether to draw a hidden weight smaller by √(m_out / m_in) where its fan-out grows less than
-        its fan-in, so that its spectral norm has the size that it should (Yang et al., arXiv 2310.17813).
-      depth_alpha: α of a model that may have r times as many residual blocks as its base: each branch of
-        `haiku_mup.residual` is multiplied by r^-α, and what is in the blocks has factors of its own. 1.0 is
+        its fan-in, so that its spectral norm has the right size (Yang et al., arXiv 2310.17813).
+      depth_alpha: α of a model that may have r times as many residual blocks as its base. Each branch of
+        `haiku_mup.residual` is multiplied by r^-α, and parameters in the blocks have factors of r. 1.0 is
         CompleteP (Dey et al., arXiv 2505.01618), 0.5 Depth-μP (Yang et al., arXiv 2310.02244). With 0.0 depths
-        may differ, and nothing depends on them; with None they may not.
+        may differ, and nothing depends on them; with None they may not differ.
 
     Raises:
       MupError: no such form; "abcd" without its optimizer, or another form with one; an α that is neither 0 nor
-        from 0.5 to 1, for which features or their updates would grow with the depth, or vanish.
+        from 0.5 to 1, with which features or their updates would grow with the depth, or vanish.
 
-    >>> haiku_mup.maximal_update("table9").factors("hidden", 4.0, 4.0)[:4]
+    >>> hidden = haiku_mup.maximal_update("table9").factors("hidden", 4.0, 4.0)
+    >>> hidden.init, hidden.forward, hidden.adam, hidden.sgd
     (0.5, 1.0, 0.25, 1.0)
     >>> haiku_mup.maximal_update(depth_alpha=1.0).factors("hidden", 4.0, 4.0, depth=2.0).sgd
     2.0
@@ -109,7 +114,7 @@ def maximal_update(form: str = "table8", *, optimizer: str | None = None, spectr
     name = "μP" if form == "table8" else f"μP, {form}" + f" {optimizer}" * bool(optimizer)
     moved = _TABLE_8.moved(name, **_FORMS[form, optimizer])
     if form == "table3":
-        moved = dataclasses.replace(moved, tied=None)   # its readouts have no multiplier, and are drawn small
+        moved = dataclasses.replace(moved, tied=None)   # readouts have no multiplier, and are drawn smaller
     if optimizer == "adam":
         moved = dataclasses.replace(moved, **{role: getattr(moved, role).scale_eps()
                                               for role in ("input", "hidden", "output")})
@@ -119,14 +124,18 @@ def maximal_update(form: str = "table8", *, optimizer: str | None = None, spectr
 
 
 def _block(alpha: float | None, plain: str | None) -> RoleExponents:
-    """What comes on top for parameters in residual blocks, r times as many as the base's, as powers of r.
+    """Returns the additional exponents, of r, for parameters in r times as many blocks as the base has.
 
-    A branch multiplied by r^-α gives gradients of its size, and ε's factor. All r branches together should move
-    the residual stream as far as at the base, each by 1 / r: so its parameters, of which the branch is r^-α
-    times a function, by r^(α-1). That is Adam's factor; SGD's is Adam's over ε's, r^(2α-1). (Dey et al., arXiv
-    2505.01618, Table 1, which names Adam's and ε's; Yang et al., arXiv 2310.02244, for SGD at α = ½.)
+    A branch is multiplied by r^-α. So are its gradients, and that is ε's factor. All r branches together should
+    move the residual stream as far as at the base, so each should move it by 1 / r as much. The branch is r^-α
+    times a function of its parameters, which so should move by r^(α-1). That is Adam's factor. SGD's is Adam's
+    divided by ε's: r^(2α-1). (Dey et al., arXiv 2505.01618, Table 1, for Adam's and ε's; Yang et al., arXiv
+    2310.02244, for SGD's at α = ½.)
 
-    Where an optimizer is to be plain, θ takes its factor: r^(α-1) for Adam, r^(α-½) for SGD.
+    If an optimizer is to be plain, its factor is moved into θ: r^(α-1) for Adam, r^(α-½) for SGD.
+
+    Raises:
+      MupError: an α that is neither None, nor 0, nor from ½ to 1.
     """
     number = isinstance(alpha, (int, float)) and not isinstance(alpha, bool)
     if alpha is not None and not (number and (alpha == 0 or 0.5 <= alpha <= 1)):
@@ -139,4 +148,3 @@ def _block(alpha: float | None, plain: str | None) -> RoleExponents:
     if plain == "adam":
         return block.moved(Power(alpha - 1)).scale_eps()
     return block.moved(Power(alpha - 0.5)) if plain == "sgd" else block
-
