@@ -1,6 +1,5 @@
 """Mup: puts a captured model and its optimizer in μP, and says what it made of each parameter."""
 import functools
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -18,8 +17,6 @@ from haiku_mup.parameters.globs import multipliers_by_name, parse_multipliers
 from haiku_mup.parameters.scaling import ParameterScaling, RowBlock
 from haiku_mup.parameters.table import Row, as_text
 from haiku_mup.rules import optimizers as optimizer_rules
-from haiku_mup.rules.parametrization import FIXED
-from haiku_mup.rules.tables import standard
 from haiku_mup.tracing import context
 from haiku_mup.tracing.wrapped import WrappedModel
 
@@ -152,29 +149,28 @@ class Mup(Captures):
         >>> optimizer = mup.wrap_optimizer(optax.lamb(0.01), rule="lamb", lr_mults={"readout/*": 2.0})
         """
         from haiku_mup.optimizers.factors import OptimizerScaling
-        from haiku_mup.optimizers.mismatch import Check
+        from haiku_mup.optimizers.mismatch import MismatchCheck
 
         self._lr(adam)                      # raises for what is no bool
-        entries, kind = self._captured("wrap_optimizer"), optimizer_rules.checked(rule, adam, scale_eps)
-        table = self._declarations.parametrization
-        self._needs_factors("wrap_optimizer", kind)
+        scalings, parametrization = self._captured("wrap_optimizer"), self._declarations.parametrization
+        optimizer_rule = optimizer_rules.choose(rule, adam, scale_eps)
+        self._needs_factors("wrap_optimizer", optimizer_rule)
         if optim.is_wrapped(optimizer):
             raise MupError("wrap_optimizer: this optimizer is wrapped already; wrap the plain one, once")
         given = self._declarations.lr_mults if lr_mults is None else parse_multipliers("lr_mults", lr_mults)
-        around = OptimizerScaling(optimizer, entries, table, kind, scale_eps=scale_eps, scale_decay=scale_decay,
-                         mults=multipliers_by_name(entries, given, "lr_mults"))
+        scaling = OptimizerScaling(
+            optimizer, scalings, parametrization, optimizer_rule, scale_decay=scale_decay,
+            lr_mults=multipliers_by_name(scalings, given, "lr_mults"))
         self._declarations = self._declarations._replace(lr_mults=given)
         call = f"wrap_optimizer({f'adam={adam}' if rule is None else f'rule={rule!r}'})"
-        fits = "any" if scale_eps and kind in ("adam", "sgd") else kind
-        grow = {name for name, entry in entries.items() if any(part.role != FIXED for part in entry.row_blocks)}
-        tried = Check(self._warned, optimizer, fits, grow if table != standard() else (), call, self._refused)
-        tried(_tree(entries, lambda e: jax.ShapeDtypeStruct(e.target.shape, "float32")))
+        check_rule = MismatchCheck(optimizer, optimizer_rule, scalings, parametrization, call, self._warned)
+        check_rule(_tree(scalings, lambda scaling: jax.ShapeDtypeStruct(scaling.target.shape, "float32")))
 
         def check(params):
-            trees.check_params(entries, params)
-            tried(params)
+            trees.check_params(scalings, params)
+            check_rule(params)
 
-        return optim.scale_optimizer(optimizer, around, check)
+        return optim.scale_optimizer(optimizer, scaling, check)
 
     def muon_dimensions(self, params: Any) -> Any:
         """What `optax.contrib.muon` asks for: that it take hidden weights, and Adam all else.
@@ -201,7 +197,7 @@ class Mup(Captures):
         """
         from haiku_mup.optimizers import muon
 
-        return muon.dimensions(self._captured("muon_dimensions"), params)
+        return muon.dimension_numbers(self._captured("muon_dimensions"), params)
 
     def scale_updates(self, adam: bool = True) -> optax.GradientTransformationExtraArgs:
         """The bare factors as an optax transform, to place in a chain of one's own.
@@ -341,30 +337,14 @@ class Mup(Captures):
         if not isinstance(adam, (bool, np.bool_)):
             raise MupError(f"adam={adam!r}: give True for Adam's factors, or False for SGD's")
         parametrization = self._declarations.parametrization
+        return lambda block: parametrization.learning_rate(block.factors, "adam" if adam else "sgd")
 
-        def factor(part: RowBlock) -> float:
-            found = part.factors.adam if adam else part.factors.sgd
-            if math.isnan(found):
-                raise MupError(f"{parametrization.name}: no learning rates for {'Adam' if adam else 'SGD'}: "
-                               f"{parametrization.reason or 'it has none'}")
-            return found
-
-        return factor
-
-    def _refused(self, rule: str) -> str:
-        """What the parametrization says instead of having factors for a rule; "" where it has them."""
-        from haiku_mup.optimizers.factors import OptimizerScaling
-
-        try:
-            OptimizerScaling(None, self._captured("wrap_optimizer"), self._declarations.parametrization, rule)
-        except MupError as error:
-            return str(error)
-        return ""
-
-    def _needs_factors(self, what: str, rule: str = "adam") -> None:
-        table = self._declarations.parametrization
-        if table.plain and rule in optimizer_rules.ENTRYWISE:
-            raise MupError(f"{what}: in {table.name} {table.reason}")
+    def _needs_factors(self, what: str, optimizer_rule: optimizer_rules.OptimizerRule = optimizer_rules.ADAM,
+                       ) -> None:
+        """Raises if a plain optimizer of this rule trains the wrapped model."""
+        parametrization = self._declarations.parametrization
+        if parametrization.plain and optimizer_rule.entrywise:
+            raise MupError(f"{what}: in {parametrization.name} {parametrization.reason}")
 
 
 def _tree(entries: Mapping[str, ParameterScaling], value) -> dict[str, dict[str, Any]]:

@@ -101,7 +101,7 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
     each = list(range(seeds) if isinstance(seeds, int) else seeds)
     batches = [batch] * steps if fix_batch else list(batch)
     _check(ordered, each, steps, batches, stats)
-    kind = optimizer_rules.checked(rule, adam)
+    optimizer_rule = optimizer_rules.choose(rule, adam)
     wrap = _wrap(parametrization, adam, rule)
     bases = _bases(make_model, base_model, ordered[0] if base_width is None else base_width)
     name = parametrization if isinstance(parametrization, str) else getattr(
@@ -122,7 +122,7 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
     trials = jax.device_get({(width, seed): trials[width, seed] for width in ordered for seed in each})
     _check_moves(trials)
     _check_grows(programs)
-    return CoordCheck(as_points(name, programs, trials, stats, rule=kind,
+    return CoordCheck(as_points(name, programs, trials, stats, rule=optimizer_rule,
                                 moves=fix_batch, decaying=decaying))
 
 
@@ -183,7 +183,7 @@ def _wrap(parametrization: str | Parametrization | Parametrize, adam: bool, rule
         return parametrization
     if parametrization == "sp":
         return lambda mup, model, optimizer: (model, optimizer)
-    as_it_is = rule in (None, *optimizer_rules.ENTRYWISE)
+    as_it_is = optimizer_rules.choose(rule, adam).entrywise
     if isinstance(parametrization, Parametrization) and parametrization.plain == "sgd" and adam and as_it_is:
         raise MupError(f"{parametrization.name}: it is for a plain optax.sgd, or another with adam=False")
     if isinstance(parametrization, Parametrization) and parametrization.plain and as_it_is:

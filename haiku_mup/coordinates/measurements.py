@@ -13,6 +13,7 @@ from haiku_mup.coordinates.model_expectations import Expected
 from haiku_mup.coordinates.recorder import OUTPUT
 from haiku_mup.coordinates.slope_range import FLAT, Range, Sizes
 from haiku_mup.coordinates.trainer import CHANGE, DECAY, GRADIENT, PARAM, UPDATE, Program, Step
+from haiku_mup.rules.optimizers import OptimizerRule
 
 NOISE = 16      # rounding errors of one operation; a gradient below that many is noise
 
@@ -35,7 +36,7 @@ class Value(NamedTuple):
 
 
 def as_points(name: str, programs: Mapping[int, Program], trials: Mapping[tuple[int, int], list[Step]],
-              stats: Sequence[Stat], *, rule: str, moves: bool, decaying: bool) -> list[Point]:
+              stats: Sequence[Stat], *, rule: OptimizerRule, moves: bool, decaying: bool) -> list[Point]:
     """The points of all trials.
 
     Args:
@@ -43,7 +44,7 @@ def as_points(name: str, programs: Mapping[int, Program], trials: Mapping[tuple[
       programs: by width.
       trials: the steps by width and seed.
       stats: the statistics.
-      rule: of the optimizer, one of `optimizer_rules.RULES`.
+      rule: of the optimizer.
       moves: whether to tell how far activations move.
       decaying: whether the optimizer decays weights.
     """

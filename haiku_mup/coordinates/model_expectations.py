@@ -7,10 +7,10 @@ from haiku_mup.coordinates.recorder import LOGITS, Seen
 from haiku_mup.coordinates.slope_range import FLAT, Range, Sizes
 from haiku_mup.coordinates.trainer import Program
 from haiku_mup.parameters.haiku_layers import NAMED, READOUT, TIED
+from haiku_mup.rules.optimizers import Coupling, OptimizerRule
 from haiku_mup.rules.parametrization import FIXED, HIDDEN
 
 HALF = Range(-0.5, 0.0)
-GRADIENT_LIKE = ("sgd", "any", "lars", "momo")
 
 
 class Expected:
@@ -23,7 +23,7 @@ class Expected:
       decaying: whether an update is part of the parameter.
     """
 
-    def __init__(self, programs: Mapping[int, Program], rule: str, decaying: bool):
+    def __init__(self, programs: Mapping[int, Program], rule: OptimizerRule, decaying: bool):
         self._entries = {width: program.entries for width, program in programs.items()}
         some = next(iter(self._entries.values()))
         self._readouts = {entry.target.module: self._product(name)
@@ -43,10 +43,10 @@ class Expected:
         lows = [sizes.start.low for sizes in self._readouts.values()]
         # Of outputs: their start is in it. In a gradient it has come back through the branches.
         self._error = Range(min(lows, default=0.0), 0.0).plus(self._thin)
-        self._gradient = self._error if rule in GRADIENT_LIKE else FLAT
-        self._muon = rule == "muon"
+        self._gradient = self._error if rule.like_gradients else FLAT
+        self._muon = rule.coupling is Coupling.MATRIX
         # A table without factors, which the standard one is, doesn't tell how gradients shrink.
-        self._untold = rule in GRADIENT_LIKE and all(
+        self._untold = rule.like_gradients and all(
             set(part.factors._replace(init=1.0, stored=1.0)) == {1.0}
             for entry in widest.values() for part in entry.row_blocks)
         self._decaying = decaying

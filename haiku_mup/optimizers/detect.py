@@ -54,8 +54,8 @@ def find_traits(optimizer: Any, trees: Iterable[Any]) -> dict[str, Traits]:
 
     Args:
       optimizer: an optax optimizer.
-      trees: trees of parameters' shapes, to be tried one after another until one works. The optimizer gets small
-        arrays of these names and ranks.
+      trees: trees of parameters' shapes, to be tried one after another until one works. The optimizer gets
+        small arrays of these names and ranks.
 
     >>> shapes = {"linear": {"w": jax.ShapeDtypeStruct((8, 8), "float32")}}
     >>> import optax
@@ -83,7 +83,8 @@ def _try_on(optimizer: Any, tree: Any) -> dict[str, Traits]:
     run = functools.partial(_run, optimizer, jax.jit(optimizer.update), tree)
     names = [name for name, x in named_leaves(tree) if not is_masked(x)]
     # By the size of parameters: 0, 1 and 2.
-    none, small = ([run(params, gradients) for params in (0.0, 1.0, 2.0)] for gradients in (0.0, SMALL_GRADIENT))
+    none = [run(params, 0.0) for params in (0.0, 1.0, 2.0)]
+    small = [run(params, SMALL_GRADIENT) for params in (0.0, 1.0, 2.0)]
     large = [run(params, 2 * SMALL_GRADIENT) for params in (0.0, 1.0)]
     other = run(1.0, SMALL_GRADIENT, first_entry=(4.0, 2.0))
 
@@ -150,8 +151,8 @@ def _run(optimizer: Any, update: Any, tree: Any, params: float, gradients: float
       update: its update function, jitted.
       tree: of shapes.
       params, gradients: the sizes.
-      first_entry: multipliers of the first entry of each parameter and of each gradient. They differ, so that the
-        ratio of norms changes.
+      first_entry: multipliers of the first entry of each parameter and of each gradient. They differ, so that
+        the ratio of norms changes.
     """
     def full(value: float, first: float) -> Any:
         def leaf(x):

@@ -71,7 +71,8 @@ class OptimizerScaling:
                 return by_name({name: scaling.factor(lambda block, name=name: value(name, scales[name, block]))
                                 for name, scaling in self._scalings.items()})
 
-            # An optimizer that sees parameters undivided makes a decay that the factor of its update multiplies.
+            # An optimizer that sees parameters undivided makes a decay that the factor of its update
+            # multiplies.
             undivided = self._scale_decay and rule.coupling is not Coupling.PARAMETER
             self._factors[rule] = FactorsByName(
                 gradient=numbers(lambda name, s: s.gradient),
@@ -86,8 +87,8 @@ class OptimizerScaling:
         if parametrization == standard():
             return Scales()
         if not parametrization.draws and rule.coupling is Coupling.PARAMETER:
-            raise MupError(f"{parametrization.name}: rule={rule.name!r} needs to know how large parameters are, "
-                           "and this parametrization leaves draws as they are")
+            raise MupError(f"{parametrization.name}: rule={rule.name!r} needs to know how large parameters "
+                           "are, and this parametrization leaves draws as they are")
         if rule.needs_paired_rates:
             _check_paired_rates(scaling.target.name, parametrization, block.factors)
         return rule.scales(_growth(scaling, block, self._shape_scaling))
@@ -96,12 +97,12 @@ class OptimizerScaling:
 def _growth(scaling: ParameterScaling, block: RowBlock, shape_scaling: str | None) -> ParameterGrowth:
     """Returns how a parameter grows, or a block of its rows."""
     base, target = muon.matrices(scaling)
-    moments, layers = scaling.target.moments, math.prod(scaling.base.stacks)
+    moments, layers = scaling.target.moments, math.prod(scaling.base.stacks)    # 0 at both, or at neither
     size = entry_size(block.factors, drawn=moments.drawn, zero=moments.std == moments.mean == 0)
     return ParameterGrowth(
         factors=block.factors, size=size, m_in=block.m_in, m_out=block.m_out, base=base, target=target,
         shape_scaling=shape_scaling or "plain",
-        layers=math.prod(scaling.target.stacks) / layers if layers else 1.0)    # no layers at the target, either
+        layers=math.prod(scaling.target.stacks) / layers if layers else 1.0)
 
 
 def _check_paired_rates(name: str, parametrization: Parametrization, factors: Factors) -> None:

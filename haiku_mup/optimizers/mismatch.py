@@ -28,7 +28,8 @@ class MismatchCheck:
     Args:
       optimizer: the plain optimizer.
       optimizer_rule: the rule that its factors come from.
-      scalings: the model's parameters, by name. Those that grow are judged; none in the standard parametrization.
+      scalings: the model's parameters, by name. Those that grow are judged; none in the standard
+        parametrization.
       parametrization: the parametrization.
       call: how the user asked for the rule, for the messages.
       warned: the kinds of warnings that were given already.
@@ -61,7 +62,7 @@ class MismatchCheck:
         for name in sorted(names & set(OUTERMOST)):
             self._warn(name, None, OUTERMOST[name])
         meant = rule_of_states(names)
-        if meant and meant.coupling is Coupling.MODEL is not self._rule.coupling:
+        if meant and meant.coupling is Coupling.MODEL and self._rule.coupling is not Coupling.MODEL:
             return self._warn(meant.name, None, self._remedy(meant))
         alike = len(set(found.values())) == 1           # no need, then, to say for which parameter
         misfits: dict[Behaviour | None, str] = {}
@@ -97,8 +98,9 @@ class MismatchCheck:
         """Says what the optimizer does that the rule isn't for, and which rule is right."""
         meant = rule_of(behaviour, states)
         if meant is None:
-            return ("makes an entry's update from other entries, too, and there is no rule for how it does; use "
-                    "one that works entry by entry, or put the part that doesn't outside of wrap_optimizer")
+            return ("makes an entry's update from other entries, too, and there is no rule for how it does; "
+                    "use one that works entry by entry, or put the part that doesn't outside of "
+                    "wrap_optimizer")
         tried = behaviour in (Behaviour.ADAM_LIKE, Behaviour.SGD_LIKE)
         return self._remedy(meant, f" (tried with gradients of {SMALL_GRADIENT} and twice that)" * tried)
 

@@ -21,7 +21,7 @@ STEPS = 64              # of a trial, which a warm-up may begin
 
 
 def parameters_of_muon(state: Any) -> set[str] | None:
-    """Returns the names of the parameters that Muon takes, by the optimizer's state; None without a Muon in it."""
+    """Returns the names of the parameters that Muon takes, by an optimizer's state; None without Muon."""
     muons = [x for x in jax.tree.leaves(state, is_leaf=_is_muon) if _is_muon(x)]
     if not muons:
         return None
@@ -35,8 +35,8 @@ def _is_muon(x: Any) -> bool:
 def matrix_axes(scaling: ParameterScaling, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Returns the axes that Muon sums over, and the axes of outputs.
 
-    It sums over all axes that aren't outputs, a convolution's kernel, too; but not over stacks in front, and not
-    over experts.
+    It sums over all axes that aren't outputs, a convolution's kernel, too; but not over stacks in front, and
+    not over experts.
 
     Args:
       scaling: of the parameter.
@@ -69,12 +69,12 @@ def check_matrix(name: str, scaling: ParameterScaling) -> None:
         raise MupError.about(name, scaling.base.shape, scaling.target.shape, "its blocks of rows have roles of "
                              f"their own, and Muon takes them as one matrix; {remedy}")
     if not all(matrix_axes(scaling, len(scaling.target.shape))):
-        raise MupError.about(name, scaling.base.shape, scaling.target.shape, "it is no matrix in one layer, and "
-                             f"Muon takes it, as it does a stack of vectors; {remedy}")
+        raise MupError.about(name, scaling.base.shape, scaling.target.shape, "it is no matrix in one layer, "
+                             f"and Muon takes it, as it does a stack of vectors; {remedy}")
 
 
 def dimension_numbers(scalings: Mapping[str, ParameterScaling], params: Any) -> Any:
-    """Returns a tree for optax.contrib.muon: the axes of hidden weights; None for the parameters of its Adam."""
+    """Returns a tree for optax.contrib.muon: the axes of hidden weights, and None for its Adam's parameters."""
     def of_leaf(name: str, x: Any) -> Any:
         scaling = scalings.get(name)
         if scaling is None or is_masked(x) or [block.role for block in scaling.row_blocks] != [HIDDEN]:

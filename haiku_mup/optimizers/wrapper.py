@@ -59,9 +59,9 @@ def scale_optimizer(optimizer: Any, find_factors: Callable[[Any, Callable[[], An
                     check: Callable[[Any], None]) -> optax.GradientTransformationExtraArgs:
     """Returns an optimizer with factors of each parameter's gradient, of its update, and of the parameter.
 
-    The optimizer works on p' = p / s, and its update, × s, is that of p. So the part of the update that it makes
-    of gradients is multiplied by s, and the part that it makes of p itself, its decay, is not. The state is the
-    inner optimizer's own.
+    The optimizer works on p' = p / s, and its update, × s, is that of p. So the part of the update that it
+    makes of gradients is multiplied by s, and the part that it makes of p itself, its decay, is not. The state
+    is the inner optimizer's own.
 
     Args:
       optimizer: any optax optimizer.

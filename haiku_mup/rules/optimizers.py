@@ -111,8 +111,8 @@ def any_entrywise(growth: ParameterGrowth) -> Scales:
     return Scales(gradient=1 / growth.factors.eps, update=s, parameter=s)
 
 
-# With gradients that are small beside ε, or beside an accumulator's start, optimizers that normalise behave like
-# SGD: their states tell.
+# With gradients that are small beside ε, or beside an accumulator's start, optimizers that normalise behave
+# like SGD: their states tell.
 register(OptimizerRule(
     name="any", scales=any_entrywise, needs_paired_rates=True, like_gradients=True,
     behaviours=frozenset({Behaviour.ADAM_LIKE, Behaviour.SGD_LIKE, Behaviour.BETWEEN}),

@@ -13,11 +13,11 @@ from haiku_mup.coordinates.model_inputs import inputs as model_inputs
 from haiku_mup.errors import MupError
 from haiku_mup.mup import Mup, _tree
 from haiku_mup.optimizers.factors import OptimizerScaling
-from haiku_mup.optimizers.mismatch import rule_of
+from haiku_mup.optimizers.mismatch import find_rule
 from haiku_mup.optimizers.trees import check_params
 from haiku_mup.optimizers.wrapper import scale_optimizer
 from haiku_mup.parameters.fans import Axes
-from haiku_mup.rules.optimizers import ENTRYWISE, checked
+from haiku_mup.rules.optimizers import ADAM, OptimizerRule, choose
 from haiku_mup.rules.parametrization import Parametrization
 from haiku_mup.rules.tables import maximal_update, standard
 from haiku_mup.sweep.training_loop import DrawnBatches, ShuffledBatches, scan_while_finite
@@ -95,7 +95,7 @@ def training(make_model: Callable[..., Any], data: Any, loss_fn: Callable[..., j
         name=name, parametrization=parametrization, make_model=make_model, loss_fn=loss_fn, optimizer=optimizer,
         batches=DrawnBatches(data) if callable(data) else ShuffledBatches(data, batch_size, int(steps)),
         steps=int(steps), base_width=base_width,
-        optimizer_rule=None if adam is None and rule is None else checked(rule, adam is not False),
+        optimizer_rule=None if adam is None and rule is None else choose(rule, adam is not False),
         evaluate=dict(evaluate or {}), fans=dict(fans) if fans else None, readouts=readouts)
 
 
@@ -122,7 +122,7 @@ class Training:
     batches: ShuffledBatches | DrawnBatches
     steps: int
     base_width: int
-    optimizer_rule: str | None
+    optimizer_rule: OptimizerRule | None
     evaluate: Mapping[str, Any]
     fans: Mapping[str, Sequence[Axes]] | None
     readouts: str | Sequence[str]
@@ -152,14 +152,14 @@ class Training:
         scalings = mup._captured("training")
         if rule is None:
             shapes = _tree(scalings, lambda scaling: jax.ShapeDtypeStruct(scaling.target.shape, "float32"))
-            rule = rule_of(optimizer, shapes)
-        if not rule and parametrization.draws and not parametrization.plain:
+            rule = find_rule(optimizer, shapes)
+        if rule is None and parametrization.draws and not parametrization.plain:
             raise MupError("training: what kind this optimizer is of doesn't show when it is tried; say it: "
                            "adam=True, adam=False, or rule=...")
-        rule = rule or "adam"
-        if parametrization.plain and rule in ENTRYWISE:
+        rule = rule or ADAM
+        if parametrization.plain and rule.entrywise:
             return None
-        mup.wrap_optimizer(optimizer, rule=rule)        # warns of a rule that doesn't fit
+        mup.wrap_optimizer(optimizer, rule=rule.name)        # warns of a rule that doesn't fit
         return OptimizerScaling(optimizer, scalings, parametrization, rule)
 
     def _train(self, target: "_Target", lr: Any, key: Any, **hyperparameters: Any) -> dict[str, jax.Array]:
