@@ -25,7 +25,8 @@ class Known(ParameterGrowth):
         return Known(**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | changes)
 
 
-def scales(rule: str, growth: ParameterGrowth, *, scale_eps: bool = False, level: bool = False) -> Scales:
+def scales(rule: str, growth: ParameterGrowth, *,       # type: ignore[no-redef]
+           scale_eps: bool = False, level: bool = False) -> Scales:
     """Calls `haiku_mup.rules.optimizers.scales`; 0.2.0 called `scale_eps` `level`."""
     return optimizers.scales(rule, growth, scale_eps=scale_eps or level)
 

@@ -8,10 +8,10 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from haiku_mup import rules
 from haiku_mup.coordinates.slope_range import FLAT, Range, Sizes
 from haiku_mup.parameters.haiku_layers import READOUT, TIED
 from haiku_mup.parameters.scaling import ParameterScaling
-from haiku_mup.rules import parametrization as rules
 from haiku_mup.rules.tables import maximal_update
 
 

@@ -7,8 +7,8 @@ from haiku_mup.coordinates.recorder import LOGITS, Seen
 from haiku_mup.coordinates.slope_range import FLAT, Range, Sizes
 from haiku_mup.coordinates.trainer import Program
 from haiku_mup.parameters.haiku_layers import NAMED, READOUT, TIED
+from haiku_mup.rules import FIXED, HIDDEN
 from haiku_mup.rules.optimizers import Coupling, OptimizerRule
-from haiku_mup.rules.parametrization import FIXED, HIDDEN
 
 HALF = Range(-0.5, 0.0)
 

@@ -7,6 +7,7 @@ from haiku_mup.errors import MupError
 from haiku_mup.optimizers import muon
 from haiku_mup.optimizers.trees import ByName, by_name
 from haiku_mup.optimizers.wrapper import FactorsByName
+from haiku_mup.parameters.factors import Factor
 from haiku_mup.parameters.scaling import ParameterScaling, RowBlock
 from haiku_mup.rules.optimizers import ADAM, Coupling, OptimizerRule, ParameterGrowth, Scales, entry_size
 from haiku_mup.rules.parametrization import Factors, Parametrization
@@ -68,8 +69,10 @@ class OptimizerScaling:
                       for name, scaling in self._scalings.items() for block in scaling.row_blocks}
 
             def numbers(value: Callable[[str, Scales], float]) -> ByName:
-                return by_name({name: scaling.factor(lambda block, name=name: value(name, scales[name, block]))
-                                for name, scaling in self._scalings.items()})
+                def factor(name: str) -> Factor:
+                    return self._scalings[name].factor(lambda block: value(name, scales[name, block]))
+
+                return by_name({name: factor(name) for name in self._scalings})
 
             # An optimizer that sees parameters undivided makes a decay that the factor of its update
             # multiplies.

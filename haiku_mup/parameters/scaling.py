@@ -5,13 +5,13 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+from haiku_mup import rules
 from haiku_mup.errors import MupError
 from haiku_mup.parameters import factors as scale
 from haiku_mup.parameters.fans import Fans
 from haiku_mup.parameters.haiku_layers import NAMED, READOUT, TIED
 from haiku_mup.parameters.initializers import same_std
 from haiku_mup.parameters.record import Record
-from haiku_mup.rules import parametrization as rules
 
 
 class RowBlock(NamedTuple):

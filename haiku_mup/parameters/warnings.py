@@ -3,11 +3,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from itertools import product
 
+from haiku_mup import rules
 from haiku_mup.errors import MupError
 from haiku_mup.parameters.haiku_layers import TIED
 from haiku_mup.parameters.record import Record
 from haiku_mup.parameters.scaling import ParameterScaling
-from haiku_mup.rules import parametrization as rules
 
 
 def doubts(entries: Mapping[str, ParameterScaling], ties_used: bool) -> Iterator[tuple[str, str]]:

@@ -13,7 +13,7 @@ from haiku_mup.parameters.globs import parse_multipliers
 from haiku_mup.parameters.haiku_layers import LayerKind
 from haiku_mup.parameters.initializers import Moments
 from haiku_mup.parameters.record import Record
-from haiku_mup.rules.parametrization import ROLES, Parametrization, Power, RoleExponents
+from haiku_mup.rules import ROLES, Parametrization, Power, RoleExponents
 from haiku_mup.serialization import atomic_files
 from haiku_mup.tracing.capture import Declarations
 

@@ -27,7 +27,7 @@ from haiku_mup.parameters.place import Branch, Site
 from haiku_mup.parameters.record import Record
 from haiku_mup.parameters.scaling import ForwardFactors, ParameterScaling, compare
 from haiku_mup.parameters.warnings import doubts
-from haiku_mup.rules.parametrization import ONE, Parametrization
+from haiku_mup.rules import ONE, Parametrization
 from haiku_mup.tracing import context
 from haiku_mup.tracing.context import CreatedParameter
 from haiku_mup.tracing.getters import Call, enclosing
