@@ -76,6 +76,15 @@ def final_loss(losses: np.ndarray) -> float:
     return float(flat[-max(1, flat.size // TAIL):].mean())
 
 
+def log_with_floor(loss: float) -> float:
+    """Returns the natural logarithm of a loss; one of zero counts as `FLOOR`.
+
+    >>> log_with_floor(1.0), round(log_with_floor(0.0), 1)
+    (0.0, -27.6)
+    """
+    return math.log(max(loss, FLOOR))
+
+
 def curves(rows: Iterable[Mapping[str, Any]], loss: str = "train_loss") -> CurveTable:
     """Groups records by parametrization and width, in order of appearance.
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from haiku_mup.errors import MupError, MupWarning
 from haiku_mup.sweep import loss_curves
-from haiku_mup.sweep.loss_curves import FLOOR, Curve, CurveTable, final_loss
+from haiku_mup.sweep.loss_curves import Curve, CurveTable, final_loss, log_with_floor
 from haiku_mup.sweep.optimum import Optimum
 from haiku_mup.sweep.program import DEFAULT_LOSS
 from haiku_mup.sweep.recommendation import Advice, advise
@@ -37,7 +37,7 @@ class Sweep:
 
     @property
     def loss(self) -> str:
-        """Returns the name of the loss that counts by default: the first that the trials returned.
+        """Returns the name of the default loss, the first that the trials returned.
 
         >>> haiku_mup.Sweep({}).loss
         'train_loss'
@@ -307,4 +307,4 @@ def _nearest_rate(curve: Curve, lr: float | None) -> float:
 
 def _mean_log_loss(rows: Sequence[Mapping[str, Any]], loss: str) -> float:
     """Returns the mean logarithm of a loss over rows."""
-    return float(np.mean([math.log(max(row[loss], FLOOR)) for row in rows]))
+    return float(np.mean([log_with_floor(row[loss]) for row in rows]))

@@ -25,7 +25,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from haiku_mup.sweep.loss_curves import FLOOR, Curve, final_loss
+from haiku_mup.sweep.loss_curves import Curve, final_loss, log_with_floor
 from haiku_mup.sweep.optimum import marginal_means
 from haiku_mup.sweep.trial import Trial
 
@@ -145,7 +145,7 @@ def _next_round(search: Rounds, trials: Sequence[Trial], losses: Losses) -> list
 
 def _log_first_loss(losses: Mapping[str, np.ndarray] | None) -> float:
     """Returns the logarithm of a trial's first loss; inf for a trial that failed."""
-    return math.inf if losses is None else math.log(max(final_loss(next(iter(losses.values()))), FLOOR))
+    return math.inf if losses is None else log_with_floor(final_loss(next(iter(losses.values()))))
 
 
 class _CurveSearch:
