@@ -93,7 +93,7 @@ def adaptive_search(trials: Sequence[Trial], warm_start: BestRates | None = None
     return {setting: log2_lr for setting, log2_lr in best.items() if not math.isnan(log2_lr)}
 
 
-def adaptive_search_by_width(grids: Iterable[Sequence[Trial]]) -> Search:
+def search_width_by_width(grids: Iterable[Sequence[Trial]]) -> Search:
     """Searches one width after another; each search starts at the best rates of the one before.
 
     Args:
@@ -104,7 +104,7 @@ def adaptive_search_by_width(grids: Iterable[Sequence[Trial]]) -> Search:
 
     >>> grids = [[Trial("mup", width, (("lr", 2.0**k),), seed) for k in range(-8, 1) for seed in range(3)]
     ...          for width in (64, 128)]
-    >>> {trial.width for trial in next(adaptive_search_by_width(grids))}
+    >>> {trial.width for trial in next(search_width_by_width(grids))}
     {64}
     """
     best: BestRates | None = None

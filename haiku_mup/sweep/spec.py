@@ -11,8 +11,8 @@ from haiku_mup.sweep.search import (
     SearchMethod,
     adaptive_budget,
     adaptive_search,
-    adaptive_search_by_width,
     grid_search,
+    search_width_by_width,
 )
 from haiku_mup.sweep.trial import Point, Trial, grid_points, seed_list
 
@@ -99,7 +99,7 @@ class SweepSpec:
         """Returns the searches of the sweep, which may run side by side."""
         grids = {name: [self.grid(name, width) for width in self.widths] for name in self.makers}
         if self.width_by_width:
-            return [adaptive_search_by_width(by_width) for by_width in grids.values()]
+            return [search_width_by_width(by_width) for by_width in grids.values()]
         search = grid_search if self.search is SearchMethod.GRID else adaptive_search
         return [search(trials) for by_width in grids.values() for trials in by_width]
 

@@ -1,4 +1,4 @@
-"""sweep: what the curves are, where their optimum is, how far it drifts, and whether wider is worse."""
+"""Loss curves: their means, their optimum and its interval, drift and setback."""
 import csv
 import io
 import math
@@ -20,7 +20,7 @@ def curve(losses):
 
 
 def bowl(best, depth=1.0, seeds=(0.0,)):
-    """exp of a parabola per seed, whose minimum is at best + the seed's offset."""
+    """Returns a curve: for each seed exp of a parabola whose minimum is at best + the seed's offset."""
     return curve({k: [math.exp(depth + 0.2 * (k - best - off)**2) for off in seeds] for k in RATES})
 
 
@@ -67,7 +67,7 @@ def test_interval_is_that_of_the_jackknife():
 
 
 def test_a_rate_with_one_seed_of_three_is_the_lowest_only_beside_that_seed():
-    """The first seed fares worse than the others, but not at -7: by the seeds' means, -5 would be lowest."""
+    """The first seed is worse than the others, except at -7; the marginal means alone would choose -5."""
     of = {k: [math.exp(0.2 * (k + 7)**2 + (k != -7) * worse) for worse in (1, 0, 0)] for k in RATES}
     lucky = curve(of | {-5: [1.05]})
     assert lucky.log2_lr[marginal_means(lucky.log_loss).argmin()] == -5
@@ -80,7 +80,7 @@ def test_a_rate_with_one_seed_of_three_is_the_lowest_only_beside_that_seed():
 
 
 def test_a_rate_with_fewer_seeds_is_not_the_lowest_beside_one_that_is_lower_where_both_are():
-    """At the wall above, seeds are far apart, which moves what is made of the rates that have one of two."""
+    """Seeds far apart at the highest rates move the marginal means of rates that have one seed of two."""
     losses = np.array([[0.43, np.nan], [0.2, np.nan], [0.11, 0.03], [0.08, 0.01], [4.5, 3.3], [8.5, np.nan]])
     assert marginal_means(losses).argmin() == 1 and argmin_rate(losses) == 3
 
@@ -91,7 +91,7 @@ def test_rates_that_are_one_but_for_rounding():
     assert found.optimum.log2_lr == pytest.approx(-7, abs=1e-6)
 
 
-def test_optimum_asks_only_the_points_around_the_lowest():
+def test_the_optimum_depends_only_on_rates_around_the_lowest():
     losses = {k: [math.exp(0.2 * (k + 7)**2)] for k in RATES}
     far = {k: [7.0 + k % 2] if abs(k + 7) > 1.5 else of for k, of in losses.items()}
     assert curve(far).optimum.log2_lr == pytest.approx(-7, abs=1e-9)
@@ -106,7 +106,7 @@ def test_uneven_rates_have_the_optimum_of_a_parabola(rates, best):
 
 
 def test_a_stretch_of_rates_weighs_alike_however_many_were_tried():
-    """A valley's steep side has more of the rates, and doesn't draw the parabola to it: not by half as much."""
+    """If a valley's steep side has more rates, it draws the parabola less than half as far as unweighted."""
     ratios = []
     for steep in (2, 3, 5):
         def valley(x, steep=steep):
@@ -116,13 +116,13 @@ def test_a_stretch_of_rates_weighs_alike_however_many_were_tried():
         for rates in (-10, -8.5, -7.5, -7, -6.5, -6, -5.5, -4), (-10, -8.5, -7.5, -7, -6.5, -6, -5):
             some = curve({x: valley(x) for x in rates})
             near = abs(some.log2_lr + 7) <= FIT_RADIUS
-            a, b, _ = np.polyfit(some.log2_lr[near], some.log_loss[near, 0], 2)     # each rate weighs alike
+            a, b, _ = np.polyfit(some.log2_lr[near], some.log_loss[near, 0], 2)     # every rate weighs alike
             ratios.append(abs(some.optimum.log2_lr - whole) / abs(-b / (2 * a) - whole))
     assert np.mean(ratios) < 0.5 and max(ratios) < 1, ratios
 
 
 def test_rates_at_random_are_fast_and_exact():
-    """However close two of them are."""
+    """Two rates may be as close as they like."""
     at = np.sort(np.random.default_rng(0).uniform(-10, -4, 30))
     at = np.append(at, at[10:13] + 1e-9)
     found = curve({x: [math.exp(0.2 * (x + 7.1)**2)] for x in np.sort(at)})
@@ -132,7 +132,7 @@ def test_rates_at_random_are_fast_and_exact():
 
 
 def test_nothing_is_filled_beside_a_rate_that_diverged():
-    """The curve goes from -8 to -7 and on; what is beyond the gap in it, at -5, is another."""
+    """No points are interpolated between the valley around -7 and a rate beyond one that diverged."""
     of = {x: [math.exp(0.2 * (x + 7)**2)] for x in (-8.5, -8, -7.5, -7, -6.5)}
     assert curve(of | {-6: [INF], -4: [0.1 + 40]}).optimum.log2_lr == pytest.approx(-7, abs=1e-9)
 
@@ -150,7 +150,7 @@ def test_optimum_at_the_edge_and_without_a_parabola(losses, wanted):
     assert math.isnan(got.low)
 
 
-def test_a_seed_in_part_is_left_out_of_the_parabola():
+def test_a_seed_with_one_rate_is_left_out_of_the_parabola():
     rows = records({k: [math.exp((k + 7.2)**2)] for k in RATES})
     rows.append({**rows[5], "seed": 1, "train_loss": 1e-9})     # an interrupted run
     got = sweep.curves(rows)["sp"][64]
@@ -164,7 +164,7 @@ def test_drift_is_the_range_of_the_optima():
 
 
 def test_setback_is_in_standard_deviations_of_seeds():
-    """Of two seeds, ±s around the mean: their std is s√2, that of a difference 2s."""
+    """Two seeds at ±s around their mean have a std of s√2; their difference has 2s."""
     def noisy(shift, s=0.1):
         return curve({k: [math.exp(0.2 * (k + 7)**2 + shift + sign * s) for sign in (1, -1)] for k in RATES})
 
@@ -174,7 +174,7 @@ def test_setback_is_in_standard_deviations_of_seeds():
     assert sweep.setback({64: noisy(0), 128: noisy(-0.3), 256: noisy(-0.1)}) == pytest.approx(1)
 
 
-def test_setback_asks_only_rates_below_both_optima():
+def test_setback_depends_only_on_rates_below_both_optima():
     flat = {k: [math.exp(0.2 * (k + 7)**2 + shift) for shift in (0, 0.1)] for k in RATES}
     above = {k: [1.2 * a for a in of] if k > -7.5 else of for k, of in flat.items()}
     assert sweep.setback({64: curve(flat), 128: curve(above)}) == pytest.approx(0)

@@ -1,4 +1,4 @@
-"""What a sweep says: curves over rates, advice with its doubts, figures."""
+"""`Sweep`: curves over rates, recommendations with their warnings, figures."""
 import math
 
 import numpy as np
@@ -12,8 +12,8 @@ from haiku_mup.sweep.trial import Trial
 WIDTHS, AT = (64, 128, 256), np.arange(-12.0, -5.9, 0.5)
 
 
-def swept(loss, widths=WIDTHS, at=AT, seeds=3, name="mup", missing=(), **others):
-    """A sweep whose losses are loss(width, log2 lr, seed)."""
+def make_sweep(loss, widths=WIDTHS, at=AT, seeds=3, name="mup", missing=(), **others):
+    """Returns a sweep with losses loss(width, log2 lr, seed)."""
     return haiku_mup.Sweep({
         Trial(name, width, (("lr", 2.0**x), *others.items()), seed): {
             "train_loss": np.array(loss(width, x, seed))}
@@ -21,7 +21,7 @@ def swept(loss, widths=WIDTHS, at=AT, seeds=3, name="mup", missing=(), **others)
 
 
 def bowl(best=lambda width: -8.2, depth=lambda width: -0.001 * width, seeds=(0.0, 0.004, -0.004), move=0.02):
-    """exp of parabolas, seeds' own a little higher or lower, and their minima a little off."""
+    """Returns a loss: exp of a parabola; each seed's is a little higher or lower, its minimum a little off."""
     return lambda width, x, seed: math.exp(
         depth(width) + 0.2 * (x - best(width) - move * (seed - 1))**2 + seeds[seed])
 
@@ -29,8 +29,8 @@ def bowl(best=lambda width: -8.2, depth=lambda width: -0.001 * width, seeds=(0.0
 # --- curves ---
 
 def test_each_rate_has_the_best_setting_of_the_others():
-    """At low rates momentum helps, on the mean of its seeds, and at high ones it hurts."""
-    one, other = (swept(lambda w, x, s, m=m: 1 + abs(x + 9 - m) + 0.1 * s, [64], momentum=m)
+    """Momentum helps at low rates, by the mean of its seeds, and hurts at high ones."""
+    one, other = (make_sweep(lambda w, x, s, m=m: 1 + abs(x + 9 - m) + 0.1 * s, [64], momentum=m)
                   for m in (0.0, -1.0))
     both = haiku_mup.Sweep({**one.losses, **other.losses})
     curve = both.curves()["mup"][64]
@@ -45,14 +45,14 @@ def test_the_loss_of_a_run_is_the_mean_over_its_last_tenth():
 
 def test_a_loss_that_is_not_there_is_named():
     with pytest.raises(haiku_mup.MupError, match="loss='valid': no trial returned it; there are 'train_loss'"):
-        swept(bowl()).curves("valid")
+        make_sweep(bowl()).curves("valid")
     with pytest.raises(haiku_mup.MupError, match="recorded at each step"):
-        swept(bowl()).plot_curves()
+        make_sweep(bowl()).plot_curves()
 
 
-def test_missing_seeds_are_levelled():
-    """Seeds 1 and 2 lie far above seed 0, and only some rates have them: they shift no optimum."""
-    whole = swept(bowl(seeds=(0.0, 3.0, 5.0), move=0), [64])
+def test_missing_seeds_shift_no_optimum():
+    """Seeds 1 and 2 lie far above seed 0, and only some rates have them."""
+    whole = make_sweep(bowl(seeds=(0.0, 3.0, 5.0), move=0), [64])
     part = haiku_mup.Sweep({t: x for t, x in whole.losses.items()
                             if t.seed == 0 or math.log2(t.point[0][1]) in (-9, -8, -7)})
     a, b = (it.curves()["mup"][64].optimum for it in (whole, part))
@@ -60,57 +60,61 @@ def test_missing_seeds_are_levelled():
     assert b.high - b.low == pytest.approx(0, abs=1e-9)
 
 
-def test_beside_a_rate_that_diverges_the_optimum_is_known_to_a_step():
+def test_beside_a_rate_that_diverges_the_interval_reaches_to_the_neighbours():
     """A loss that falls up to a cliff: its parabola's minimum lies beyond."""
     at = np.arange(-12.0, -7.5, 0.5)
-    cliff = swept(lambda w, x, s: math.inf if x > -9 else math.exp(0.1 * (x + 7.0 + 0.1 * s)**2), [64], at)
+    cliff = make_sweep(lambda w, x, s: math.inf if x > -9 else math.exp(0.1 * (x + 7.0 + 0.1 * s)**2), [64], at)
     assert cliff.best()["mup"][64] == (-9, -9.5, -8.5, False)
-    steep = swept(lambda w, x, s: math.exp((x + 10)**2 if x <= -10 else 0.01 * (x + 10)**2 + s / 100), [64], at)
+    steep = make_sweep(
+        lambda w, x, s: math.exp((x + 10)**2 if x <= -10 else 0.01 * (x + 10)**2 + s / 100), [64], at)
     found = steep.best()["mup"][64]
     assert found.low == -10.5 and found.high == -9.5 and abs(found.log2_lr + 10) <= 0.5
 
 
-# --- advice ---
+# --- recommendations ---
 
 def wall(side):
-    """From -9 it rises gently to one side, a hundredfold to the other: it is known to a step of the rates."""
+    """Returns a loss that rises gently on one side of -9 and a hundredfold on the other."""
     def loss(width, x, seed):
         return math.exp(0.1 * (x + 9) * side if (x + 9) * side >= 0 else 5 - (x + 9) * side) + 0.001 * seed
     return loss
 
 
-def test_where_the_curves_agree_the_rate_of_the_widest_is_advised_without_a_doubt(recwarn):
-    said = swept(bowl(lambda width: -8.2 + 0.1 * (width == 256))).recommend()
-    assert said.transfers and not recwarn and said.doubts == []
-    assert math.log2(said.lr) == pytest.approx(-8.1, abs=1e-6)
-    assert "2^-8.1, 95% interval" in str(said) and "at width 256, the widest of 3" in str(said)
-    assert "moves by 0.1 octaves" in str(said) and "a wider model is never worse" in str(said)
+def test_where_the_curves_agree_the_rate_of_the_widest_is_recommended_without_a_warning(recwarn):
+    advice = make_sweep(bowl(lambda width: -8.2 + 0.1 * (width == 256))).recommend()
+    assert advice.transfers and not recwarn and advice.doubts == []
+    assert math.log2(advice.lr) == pytest.approx(-8.1, abs=1e-6)
+    assert "2^-8.1, 95% interval" in str(advice) and "at width 256, the widest of 3" in str(advice)
+    assert "moves by 0.1 octaves" in str(advice) and "a wider model is never worse" in str(advice)
 
 
 @pytest.mark.parametrize("found, said", [
-    (swept(bowl(lambda w: -13.0)), "at width 64, 128, 256 the lowest rate that was tried is the best: try low"),
-    (swept(bowl(lambda w: -8.2 if w < 256 else -5)), "at width 256 the highest rate that was tried is the b"),
-    (swept(bowl(lambda w: -6.7 - math.log2(w / 64))), "2.0 octaves are too far to call it one rate"),
-    (swept(bowl(depth=lambda w: 0.001 * w)), "a wider model is worse than a narrower one at some rate"),
-    (swept(bowl(depth=lambda w: 0.001 * w)), "the best loss at width 128, 256 is above that of the next"),
-    (swept(bowl(move=0.5)), "the seeds leave it open by more than half an octave"),
-    (swept(wall(1)), "the seeds leave it open by more than half an octave"),
-    (swept(wall(-1)), "the seeds leave it open by more than half an octave"),
-    (swept(bowl(), seeds=1), "there is one seed alone"), (swept(bowl(), [64]), "there is one width alone"),
-    (swept(bowl(), name="sp"), "this is the standard parametrization"),
-    (swept(lambda w, x, s: math.inf), "Every one diverged"),
-    (swept(lambda w, x, s: math.inf if w == 128 else bowl()(w, x, s)), "at width 128 every rate diverged"),
-    (swept(bowl(), missing=[haiku_mup.Missing(Trial("mup", 64, (("lr", 1.0),), 0), "gone")]),
+    (make_sweep(bowl(lambda w: -13.0)),
+     "at width 64, 128, 256 the lowest rate that was tried is the best: try low"),
+    (make_sweep(bowl(lambda w: -8.2 if w < 256 else -5)),
+     "at width 256 the highest rate that was tried is the b"),
+    (make_sweep(bowl(lambda w: -6.7 - math.log2(w / 64))), "2.0 octaves are too far to call it one rate"),
+    (make_sweep(bowl(depth=lambda w: 0.001 * w)), "a wider model is worse than a narrower one at some rate"),
+    (make_sweep(bowl(depth=lambda w: 0.001 * w)), "the best loss at width 128, 256 is above that of the next"),
+    (make_sweep(bowl(move=0.5)), "the seeds leave it open by more than half an octave"),
+    (make_sweep(wall(1)), "the seeds leave it open by more than half an octave"),
+    (make_sweep(wall(-1)), "the seeds leave it open by more than half an octave"),
+    (make_sweep(bowl(), seeds=1), "there is one seed alone"),
+    (make_sweep(bowl(), [64]), "there is one width alone"),
+    (make_sweep(bowl(), name="sp"), "this is the standard parametrization"),
+    (make_sweep(lambda w, x, s: math.inf), "Every one diverged"),
+    (make_sweep(lambda w, x, s: math.inf if w == 128 else bowl()(w, x, s)), "at width 128 every rate diverged"),
+    (make_sweep(bowl(), missing=[haiku_mup.Missing(Trial("mup", 64, (("lr", 1.0),), 0), "gone")]),
      "1 trials are missing"),
 ])
-def test_what_speaks_against_it_is_said_aloud(found, said):
+def test_reasons_against_the_rate_are_warned_of(found, said):
     with pytest.warns(haiku_mup.MupWarning, match=said):
         advice = found.recommend()
     assert not advice.transfers and any(said in doubt for doubt in advice.doubts)
 
 
-def test_whose_rate_is_advised():
-    both = haiku_mup.Sweep({**swept(bowl(), name="sp").losses, **swept(bowl(lambda w: -9.2)).losses})
+def test_which_parametrization_is_recommended():
+    both = haiku_mup.Sweep({**make_sweep(bowl(), name="sp").losses, **make_sweep(bowl(lambda w: -9.2)).losses})
     assert math.log2(both.recommend().lr) == pytest.approx(-9.2, abs=1e-6)
     with pytest.raises(haiku_mup.MupError, match="there are 'sp', 'mup'; name one"):
         both.recommend("ntp")
@@ -119,13 +123,13 @@ def test_whose_rate_is_advised():
 # --- figures ---
 
 def test_learning_curves_are_at_one_rate_a_panel():
-    """That nearest to the narrowest's best; a seed that diverged leaves a gap."""
+    """The rate is the nearest to the narrowest width's best; a seed that diverged leaves a gap."""
     def losses(width, x, seed):
         steps = np.arange(1.0, 401.0)
         gone = np.where((steps > 200) & (width == 128), np.inf, 0)
         return (x + 8.2)**2 + 64 / width + 1 / steps + gone
 
-    figure = swept(losses).plot_curves(title="t", caption="c")
+    figure = make_sweep(losses).plot_curves(title="t", caption="c")
     axes, = figure.axes
     assert axes.get_title(loc="right") == f"learning rate {2.0**-8:.3g}"
     drawn = [line.get_ydata() for line in axes.get_lines()]
@@ -136,8 +140,8 @@ def test_learning_curves_are_at_one_rate_a_panel():
 
 
 def test_a_lucky_seed_alone_is_no_better_width():
-    """Of width 128, the best rate has seed 1 alone, which fares worse at all of them: wider is still better."""
-    whole = swept(bowl(seeds=(0.0, 1.0), move=0, depth=lambda width: -0.002 * width), (64, 128), seeds=2)
+    """At width 128 the best rate has only seed 1, which is worse at every rate: wider is still better."""
+    whole = make_sweep(bowl(seeds=(0.0, 1.0), move=0, depth=lambda width: -0.002 * width), (64, 128), seeds=2)
     part = haiku_mup.Sweep({t: x for t, x in whole.losses.items() if (t.width, t.seed, t.point[0][1]) not in [
         (128, 0, 2.0**x) for x in AT if x >= -8.5]})
     a, b = (it.curves()["mup"][128] for it in (whole, part))
@@ -146,6 +150,6 @@ def test_a_lucky_seed_alone_is_no_better_width():
 
 
 def test_curves_of_sweeps_are_those_of_records():
-    found = swept(bowl())
+    found = make_sweep(bowl())
     a, b = found.curves()["mup"], sweep.curves(found.rows())["mup"]
     assert all((a[w].log_loss == b[w].log_loss).all() for w in WIDTHS)

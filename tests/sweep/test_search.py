@@ -1,4 +1,4 @@
-"""search="adaptive": a third of the trials, from width to width, with the optima of the whole grid."""
+"""Adaptive search: with a third of the trials, width by width, it finds the optima of the whole grid."""
 import concurrent.futures
 import math
 
@@ -15,23 +15,23 @@ from haiku_mup.sweep.trial import Trial
 AT = np.arange(-12.0, -5.9, 0.5)
 
 
-def swept(loss, at=AT, seeds=3, width=64, name="mup", **others):
-    """A sweep whose losses are loss(log2 lr, seed)."""
+def make_sweep(loss, at=AT, seeds=3, width=64, name="mup", **others):
+    """Returns a sweep with losses loss(log2 lr, seed)."""
     return haiku_mup.Sweep({
         Trial(name, width, (("lr", 2.0**x), *others.items()), seed): {"train_loss": np.array(loss(x, seed))}
         for x in at for seed in range(seeds)})
 
 
-def searched(found, before=None):
-    """What the search asks for of a sweep that ran in full, and where it ends."""
-    search, seen, answer = adaptive_search(list(found.losses), before), {}, None
+def run_search(whole, warm_start=None):
+    """Returns the part of a whole sweep that the search runs, and the best rates that it returns."""
+    search, seen, answer = adaptive_search(list(whole.losses), warm_start), {}, None
     while True:
         try:
             trials = search.send(answer)
         except StopIteration as end:
             return haiku_mup.Sweep(seen), end.value
         assert trials and not seen.keys() & set(trials)             # nothing twice
-        answer = {trial: found.losses[trial] for trial in trials}
+        answer = {trial: whole.losses[trial] for trial in trials}
         seen |= answer
 
 
@@ -40,7 +40,7 @@ def best(found):
 
 
 def valley(best):
-    """A parabola, steeper above than below, with a cliff, and a little noise."""
+    """Returns a loss: a noisy parabola, steeper above than below, with a cliff."""
     def loss(x, seed):
         noise = 0.01 * math.sin(977 * seed + 31 * x)
         return math.inf if x > best + 3.2 else math.exp(0.1 * (x - best)**2 * (1 + (x > best)) + noise)
@@ -53,9 +53,9 @@ def valley(best):
 @pytest.mark.parametrize("at_best", np.arange(-11.0, -6.9, 0.37))
 @pytest.mark.parametrize("at, seeds", [(AT, 3), (np.arange(-14.0, -3.9, 0.5), 5), (np.arange(-12.0, -5.0), 3)])
 def test_a_third_of_the_trials_find_the_optimum_of_a_bowl(at_best, at, seeds, start):
-    """Wherever the search of the width before has ended."""
-    full = swept(valley(at_best), at, seeds)
-    some, end = searched(full, None if start is None else {(): start})
+    """It does so wherever the search of the narrower width has ended."""
+    full = make_sweep(valley(at_best), at, seeds)
+    some, end = run_search(full, None if start is None else {(): start})
     assert len(some.losses) <= len(full.losses) / 3
     a, b = best(full), best(some)
     assert abs(a.log2_lr - b.log2_lr) <= 0.25, (a, b)
@@ -65,15 +65,15 @@ def test_a_third_of_the_trials_find_the_optimum_of_a_bowl(at_best, at, seeds, st
 @pytest.mark.parametrize("start", [None, -20.0, -9.0, 0.0])
 @pytest.mark.parametrize("at_best", [-20.0, -12.2, -5.5, 0.0])
 def test_at_an_end_it_says_edge_as_the_grid_does(at_best, start):
-    full = swept(lambda x, seed: math.exp(0.1 * (x - at_best)**2))
-    a, b = (best(it) for it in (full, searched(full, start and {(): start})[0]))
+    full = make_sweep(lambda x, seed: math.exp(0.1 * (x - at_best)**2))
+    a, b = (best(it) for it in (full, run_search(full, start and {(): start})[0]))
     assert (a.log2_lr, a.at_edge) == (b.log2_lr, b.at_edge) and a.at_edge
 
 
-def test_it_begins_where_it_is_told_to():
-    """With the rates half an octave around, and others far off; else spread over all."""
+def test_it_starts_at_the_best_rate_of_the_narrower_width():
+    """The next rates are half an octave around it, then far off; without it they are spread over all."""
     def first(before, seeds=3):
-        trials = list(swept(lambda x, seed: 1.0, seeds=seeds).losses)
+        trials = list(make_sweep(lambda x, seed: 1.0, seeds=seeds).losses)
         return [math.log2(trial.point[0][1]) for trial in next(adaptive_search(trials, before))]
 
     assert first({(): -8.1}) == [-8, -8.5, -7.5, -10, -6, -12]
@@ -82,25 +82,25 @@ def test_it_begins_where_it_is_told_to():
     assert first({(): -8.1}, seeds=2) == first(None)                # too few trials for both
 
 
-def test_a_dent_where_it_begins_is_no_optimum():
-    """As in the standard parametrization, at the rate that was best for a much narrower width."""
-    full = swept(lambda x, seed: 3 + 0.1 * seed - 0.1 * (x == -7) - 2 * max(0, 1 - 0.4 * abs(x + 10.1)))
-    some, _ = searched(full, {(): -7.0})
+def test_a_dent_where_it_starts_is_no_optimum():
+    """So it is in the standard parametrization, at the rate that was best for a much narrower width."""
+    full = make_sweep(lambda x, seed: 3 + 0.1 * seed - 0.1 * (x == -7) - 2 * max(0, 1 - 0.4 * abs(x + 10.1)))
+    some, _ = run_search(full, {(): -7.0})
     assert abs(best(some).log2_lr - best(full).log2_lr) <= 0.25 and best(full).log2_lr < -9.5
 
 
 @pytest.mark.parametrize("at, seeds", [([-3.0], 1), ([-3.0, -2.0], 2), (np.arange(-4.0, 0), 1), (AT, 1)])
 @pytest.mark.parametrize("start", [None, -2.6])
 def test_small_grids_end_too(at, seeds, start):
-    full = swept(lambda x, seed: math.inf, at, seeds)
-    some, end = searched(full, start and {(): start})
+    full = make_sweep(lambda x, seed: math.inf, at, seeds)
+    some, end = run_search(full, start and {(): start})
     assert 0 < len(some.losses) <= max(3, len(full.losses) / 3) and end == {}
 
 
 def test_each_setting_of_the_others_is_searched():
-    both = haiku_mup.Sweep({t: x for m in (0.0, 0.9) for t, x in swept(
+    both = haiku_mup.Sweep({t: x for m in (0.0, 0.9) for t, x in make_sweep(
         lambda x, s, m=m: math.exp(0.2 * (x + 8 + m)**2), momentum=m).losses.items()})
-    some, end = searched(both)
+    some, end = run_search(both)
     for m in (0.0, 0.9):
         only = haiku_mup.Sweep({t: x for t, x in some.losses.items() if t.point[1][1] == m})
         assert best(only).log2_lr == pytest.approx(-8 - m, abs=0.01) == end[("momentum", m),]
@@ -113,7 +113,7 @@ WIDTHS = (2, 4, 8)
 
 
 def make_trial(width):
-    """The best rate moves by an octave with each doubling; and wider models have more to carry."""
+    """Returns a trial whose best rate moves by an octave with each doubling of the width."""
     def trial(lr, key):
         at = jnp.log2(lr) + jnp.log2(width) + 1 + 0.05 * jax.random.normal(key)
         total, _ = jax.lax.scan(lambda w, _: (w + at / 4, None), jnp.zeros(width), length=4)
@@ -140,7 +140,7 @@ def equal(a, b):
 
 
 def test_a_sweep_searches_from_width_to_width(sweep):
-    """The trials are those that the search asks for, begun where that of the narrower width has ended."""
+    """The trials are those of the search, started at the optimum of the narrower width."""
     both = {"one": make_trial, "other": make_other}
     full, some = sweep(both, "grid"), sweep(both)
     wanted = {}
@@ -148,7 +148,7 @@ def test_a_sweep_searches_from_width_to_width(sweep):
         end = None
         for width in WIDTHS:
             part = haiku_mup.Sweep({t: x for t, x in full.losses.items() if t[:2] == (name, width)})
-            found, end = searched(part, end)
+            found, end = run_search(part, end)
             wanted |= found.losses
     assert [*some.losses] == [*wanted] and len(wanted) <= len(full.losses) / 3
     for name in both:
@@ -158,7 +158,7 @@ def test_a_sweep_searches_from_width_to_width(sweep):
 
 
 def test_a_folder_has_all_of_it(sweep, tmp_path):
-    """What has finished, wholly or in part, does not run again, and the records are the same."""
+    """Finished cells don't run again, whether all are there or some, and the records are the same."""
     some = sweep({"mup": make_trial}, out=tmp_path / "out")
     files = sorted((tmp_path / "out" / "cells").glob("*.jsonl"))
     before = {path: path.read_bytes() for path in files}
@@ -200,6 +200,6 @@ def test_after_a_width_that_fails_the_next_looks_everywhere(sweep):
     with pytest.warns(haiku_mup.MupWarning, match="of mup at width 4: ValueError: odd"):
         found = sweep({"mup": make})
     alone = sweep({"mup": make_trial}, "grid")
-    wanted, _ = searched(haiku_mup.Sweep({t: x for t, x in alone.losses.items() if t.width == 8}))
+    wanted, _ = run_search(haiku_mup.Sweep({t: x for t, x in alone.losses.items() if t.width == 8}))
     assert {t.width for t in found.losses} == {2, 8}
     assert [t for t in found.losses if t.width == 8] == [*wanted.losses]

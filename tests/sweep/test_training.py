@@ -1,4 +1,4 @@
-"""training: the trials that it makes are plain training loops, in any parametrization."""
+"""`training`: its trials are plain training loops, in any parametrization."""
 import functools
 import warnings
 
@@ -39,7 +39,7 @@ def training(optimizer=optax.adam, model=make_model, data=DATA, **options):
 
 
 def by_hand(model, optimizer, params, order):
-    """Losses of a plain loop over batches."""
+    """Returns the losses of a plain loop over batches."""
     @jax.jit
     def step(params, state, number):
         loss, gradients = jax.value_and_grad(lambda p: loss_fn(model.apply, p, None, order(number)))(params)
@@ -71,7 +71,7 @@ def captured(rule):
     pytest.param("sp", None, optax.adam, None, marks=slow),
 ])
 def test_a_trial_is_a_plain_loop(x64, name, rule, optimizer, adam):
-    """The optimizer's kind is found; the losses are those of a loop by hand, with the same draws."""
+    """It finds the optimizer's rule; its losses are those of a loop by hand with the same draws."""
     found = jax.jit(training(optimizer, parametrization=name or rule)(WIDTH))(LR, KEY)
     init_key, data_key, _ = jax.random.split(KEY, 3)
     order = ShuffledBatches(DATA, BATCH, STEPS).by_step(data_key)
@@ -86,7 +86,7 @@ def test_a_trial_is_a_plain_loop(x64, name, rule, optimizer, adam):
 
 
 @slow
-def test_hyperparameters_go_where_they_are_known():
+def test_hyperparameters_go_to_the_function_that_takes_them():
     def optimizer(lr, momentum):
         return optax.sgd(lr, momentum=momentum)
 
@@ -104,7 +104,7 @@ def test_hyperparameters_go_where_they_are_known():
 
 @slow
 def test_init_scale_multiplies_what_is_drawn_and_nothing_else():
-    """Three layers; a gain of the norm that was multiplied would show at the start."""
+    """A gain of the norm that was multiplied would show in the first loss."""
     def scaled(width):
         def fn(x):
             with haiku_mup.apply_mup():
@@ -128,7 +128,7 @@ def test_init_scale_multiplies_what_is_drawn_and_nothing_else():
 
 
 @slow
-def test_state_stays_behind_apply_and_evaluations_see_it():
+def test_state_is_kept_for_loss_functions_and_evaluations():
     def model(width):
         def fn(x):
             with haiku_mup.apply_mup():
@@ -165,7 +165,7 @@ def test_data_may_be_a_function_of_a_key_and_a_step():
 
 @pytest.mark.parametrize("steps", [1, 7, 40, 101])
 def test_a_run_that_diverges_ends_and_the_others_go_on(steps):
-    """Beside one another, as alone."""
+    """Runs side by side end as each alone does."""
     def step(x, number):
         return x * 1e9, x + number * 0
 
@@ -178,7 +178,7 @@ def test_a_run_that_diverges_ends_and_the_others_go_on(steps):
 
 
 def test_it_costs_no_time_after_it_diverged():
-    """The work is counted: of 200 steps, those of a segment."""
+    """Counts the steps: of 200, only those of a segment run."""
     def step(x, number):
         count.append(1)
         return jnp.inf * x, x
