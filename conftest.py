@@ -1,4 +1,4 @@
-"""Names that the examples in docstrings use, and the settings of every test."""
+"""Names that the examples in docstrings use, and settings of all tests."""
 import copy
 import doctest
 import functools
@@ -29,7 +29,7 @@ collect_ignore = [
 
 
 def pytest_configure(config):
-    """The suite compiles thousands of small programs and runs each a few times; the slow tests' are larger."""
+    """Keeps XLA from optimizing, for the suite's programs are small and run a few times; the slow are not."""
     if config.option.markexpr != "slow":
         flags = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true",
                  "--xla_cpu_parallel_codegen_split_count=1"]
@@ -40,7 +40,7 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True, scope="session")
 def _compiled_once(tmp_path_factory):
-    """Every context of a Mup traces anew, as it must; XLA need not compile the same program anew.
+    """Keeps compiled programs on disk: each context of a Mup traces anew, and then compiles the same program.
 
     JAX_COMPILATION_CACHE_DIR=FOLDER keeps what is compiled from one run to the next.
     """

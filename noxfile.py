@@ -1,4 +1,4 @@
-"""`python -m nox`: the suite on the package as installed, for each Python found and the oldest versions."""
+"""Runs the suite on the installed package: for each Python found, and with the oldest versions."""
 import pathlib
 import shutil
 import sys
@@ -14,13 +14,13 @@ nox.options.error_on_missing_interpreters = False
 
 @nox.session(python=["3.11", "3.12", "3.13"])
 def newest(session: nox.Session) -> None:
-    """The newest releases that this Python resolves to."""
+    """Tests the newest releases that this Python resolves to."""
     suite(session)
 
 
 @nox.session(python="3.11")
 def oldest(session: nox.Session) -> None:
-    """The lower bounds in setup.py, with those of the extra `test`; what these need is the newest that fits."""
+    """Tests the lower bounds in setup.py; what these need in turn is the newest that fits."""
     suite(session, "--resolution=lowest-direct")
 
 

@@ -1,4 +1,4 @@
-"""How Sphinx makes the reference: `python -m sphinx -W -E docs docs/_build`, in a clone of the repository.
+"""Settings of Sphinx, for `python -m sphinx -W -E docs docs/_build` in a clone of the repository.
 
 -W makes warnings errors; -E reads every page anew, else a second build doesn't repeat the warnings.
 """

@@ -12,7 +12,7 @@ BASE_SIZE = 16          # of a head at the base
 
 
 def rms_norm(x):
-    """x with a root mean square of 1 over its last axis, times a gain (arXiv 1910.07467)."""
+    """Divides x by its root mean square over the last axis; multiplies it by a gain (arXiv 1910.07467)."""
     gain = hk.get_parameter("gain", x.shape[-1:], init=jnp.ones)
     size = jnp.sqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-6)
     return x / size * jnp.broadcast_to(gain, x.shape)
@@ -27,18 +27,18 @@ def rotary(x):
 
 
 def keys_and_values(x, size):
-    """Of groups that grow with the width: hidden layers."""
+    """Makes keys and values of groups that grow with the width: by hidden layers."""
     return [hk.Linear(size, False, INIT, name=name)(x) for name in ("key", "value")]
 
 
 def few_keys_and_values(x, size):
-    """Of groups that stay: from a growing to a fixed width, so outputs. Values start at zero."""
+    """Makes those of groups that stay: from a growing to a fixed width, so by outputs. Values start at zero."""
     keys = haiku_mup.Readout(size, False, INIT, name="key")(x)
     return keys, haiku_mup.Readout(size, False, zero_init=True, name="value")(x)
 
 
 def attention(x, heads, groups, size, shared=keys_and_values):
-    """Attention whose heads of that size share keys and values in groups (arXiv 2305.13245)."""
+    """Attends with heads of that size, which share keys and values in groups (arXiv 2305.13245)."""
     def split(x, *shape):
         return x.reshape(*x.shape[:2], *shape, size)
 
@@ -54,13 +54,13 @@ def attention(x, heads, groups, size, shared=keys_and_values):
 
 
 def swiglu(x, hidden):
-    """A feed-forward layer with a gate (arXiv 2002.05202)."""
+    """Applies a feed-forward layer with a gate (arXiv 2002.05202)."""
     gate, up = (hk.Linear(hidden, False, INIT, name=name)(x) for name in ("gate", "up"))
     return hk.Linear(x.shape[-1], False, INIT, name="down")(jax.nn.silu(gate) * up)
 
 
 def mixture(x, hidden, experts=4, chosen=2):
-    """Feed-forward layers of which a router chooses some for each place (arXiv 1701.06538)."""
+    """Applies the feed-forward layers that a router chooses for each place (arXiv 1701.06538)."""
     logits = haiku_mup.Readout(experts, False, INIT, name="router")(x)
     best, which = jax.lax.top_k(logits, chosen)
     gates = jnp.einsum("btk,btke->bte", jax.nn.softmax(best), jax.nn.one_hot(which, experts))
@@ -74,7 +74,7 @@ def mixture(x, hidden, experts=4, chosen=2):
 
 @haiku_mup.apply_mup()
 def decoder(ids, width, attend, feed, blocks=2, vocab=64):
-    """Logits [batch, T, vocab] of ids [batch, T], with attend(x, width) and feed(x, width) in each block."""
+    """Returns logits [batch, T, vocab] of ids [batch, T]; a block has attend(x, width) and feed(x, width)."""
     x = hk.Embed(vocab, width, w_init=hk.initializers.RandomNormal())(ids)
     for i in range(blocks):
         for name, part in (("attend", attend), ("feed", feed)):

@@ -12,7 +12,7 @@ norm = functools.partial(hk.LayerNorm, axis=-1, create_scale=True, create_offset
 
 
 def attention(x, heads, init, last):
-    """What each place of x [batch, T, width] gathers from those up to it."""
+    """Gathers, for each place of x [batch, T, width], from those up to it."""
     size = x.shape[-1] // heads
     q, k, v = (hk.Linear(x.shape[-1], w_init=init, name=name)(x).reshape(*x.shape[:-1], heads, size)
                for name in ("query", "key", "value"))
@@ -24,14 +24,14 @@ def attention(x, heads, init, last):
 
 
 def feed_forward(x, init, last):
-    """What each place makes of itself."""
+    """Transforms each place by itself."""
     y = jax.nn.gelu(hk.Linear(4 * x.shape[-1], w_init=init, name="c_fc")(x))
     return hk.Linear(x.shape[-1], w_init=last, name="c_proj")(y)
 
 
 @haiku_mup.apply_mup()
 def gpt2(ids, width, heads=4, blocks=2, vocab=64, places=32, std=0.02):
-    """Logits [batch, T, vocab] of the id that follows each of ids [batch, T]."""
+    """Returns logits [batch, T, vocab] of the id that follows each of ids [batch, T]."""
     init = hk.initializers.RandomNormal(std)
     last = hk.initializers.RandomNormal(std / math.sqrt(2 * blocks))
     embed = haiku_mup.SharedEmbed(vocab, width, w_init=init, name="wte")

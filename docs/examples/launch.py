@@ -24,7 +24,7 @@ def fn(ids):
 
 
 def placed(module, name, x):
-    """Fully sharded over "data", and over "model" as in Megatron-LM; the axis of layers is in front."""
+    """Shards fully over "data", and over "model" as Megatron-LM does; the axis of layers is in front."""
     if name == "embeddings":
         return P("model", "data")
     if name != "w":

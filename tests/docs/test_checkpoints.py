@@ -1,4 +1,4 @@
-"""docs/examples/checkpoint.py: the Mup is in the checkpoint; it goes on on other devices, and after a kill."""
+"""docs/examples/checkpoint.py keeps the Mup in the checkpoint; goes on on other devices, and after a kill."""
 import os
 import pathlib
 import signal
@@ -37,14 +37,14 @@ def changed(*changes):
 
 
 def here(monkeypatch, capsys, folder, steps, *changes):
-    """{step: loss} of the example in this process."""
+    """Returns {step: loss} of the example, run in this process."""
     monkeypatch.setattr(sys, "argv", ["checkpoint.py", str(folder), str(steps)])
     exec(compile(changed(*changes), "checkpoint.py", "exec"), {"__name__": "__main__"})
     return losses(capsys.readouterr().out)
 
 
 def start(folder, steps, devices, *changes):
-    """The example in a process of its own, on so many devices of this machine."""
+    """Starts the example in a process of its own, on so many devices of this machine."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     return subprocess.Popen([sys.executable, "-c", changed(*changes), str(folder), str(steps)], cwd=ROOT,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -63,7 +63,7 @@ def losses(said):
 
 
 def states(said):
-    """{"start": (digest, shape of a part of the hidden weight), "end": …}"""
+    """Returns {"start": (digest, shape of a shard of the hidden weight), "end": …}."""
     return {when: (digest, "".join(part)) for when, digest, *part in map(str.split, said.splitlines())
             if when in ("start", "end")}
 

@@ -23,7 +23,7 @@ def python(*arguments):
 
 
 def public(package):
-    """{name: object} of what a package's __all__ names, and of the methods and properties of its classes."""
+    """Returns {name: object} of a package's __all__, and of the methods and properties of its classes."""
     found = {}
     for name in package.__all__:
         found[name] = value = getattr(package, name)
@@ -36,7 +36,7 @@ def public(package):
 
 
 def without_example(objects, collected):
-    """Those whose own docstring has no example among the doctests that were collected."""
+    """Returns the names whose docstring has no example among the doctests that were collected."""
     objects = {name: getattr(value, "fget", value) for name, value in objects.items()}     # of a property
     return {name for name, value in objects.items()
             if f"{value.__module__}.{value.__qualname__}" not in collected
@@ -45,7 +45,7 @@ def without_example(objects, collected):
 
 @pytest.fixture(scope="module")
 def collected():
-    """The names of the doctests that pytest runs, with this repository's settings."""
+    """Returns the names of the doctests that pytest collects, with this repository's settings."""
     if not (ROOT / "haiku_mup").is_dir():
         pytest.skip("the library's sources are not here, but installed: a checkout runs their examples")
     done = python("-m", "pytest", "--collect-only", "-q", "-n", "0", "haiku_mup")
@@ -55,14 +55,14 @@ def collected():
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """The pages, as the documented command makes them, in another place."""
+    """Makes the pages by the documented command, in another place."""
     place = tmp_path_factory.mktemp("pages")
     return python("-m", "sphinx", "-q", "-W", "-E", "docs", str(place)), place
 
 
 @pytest.fixture(scope="module")
 def inventory(built):
-    """{name: kind} of all that has a place in the pages."""
+    """Returns {name: kind} of all that has a place in the pages."""
     _, _, _, _, packed = (built[1] / "objects.inv").read_bytes().split(b"\n", 4)
     lines = zlib.decompress(packed).decode().splitlines()
     return dict(line.split()[:2] for line in lines if " py:" in line)

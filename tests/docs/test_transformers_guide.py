@@ -27,7 +27,7 @@ OWN_LOGITS = ", q, k) / math.sqrt(size)", ", q, k) * math.sqrt(16) / size       
 
 
 def example(name, *changes):
-    """What an example defines, after these replacements in its source."""
+    """Returns what an example defines, after these replacements in its source."""
     source = (DOCS / "examples" / name).read_text(encoding="utf-8")
     for old, new in changes:
         assert source.count(old) == 1, old
@@ -38,7 +38,7 @@ def example(name, *changes):
 
 
 def gpt2(*changes, name="gpt2_mup.py", **settings):
-    """make(width) of the GPT-2 of an example."""
+    """Returns make(width) of an example's GPT-2."""
     fn = example(name, *changes)["gpt2"]
     return lambda width: hk.transform(functools.partial(fn, width=width, **settings))
 
@@ -46,7 +46,7 @@ def gpt2(*changes, name="gpt2_mup.py", **settings):
 # --- GPT-2 and the diff ---
 
 def patched(text, diff):
-    """The text with a unified diff applied, which has to fit."""
+    """Applies a unified diff to a text; fails where it doesn't fit."""
     old, new, place = text.splitlines(keepends=True), [], 0
     for line in diff.splitlines(keepends=True)[2:]:
         head = re.match(r"@@ -(\d+)", line)
@@ -77,7 +77,7 @@ def config(width):
 
 
 def library(width):
-    """The library's GPT-2."""
+    """Returns make(width) of the library's GPT-2."""
     def fn(ids):
         with haiku_mup.apply_mup():
             return models.GPT2LMHeadModel(config(width))(ids)
@@ -85,7 +85,7 @@ def library(width):
 
 
 def renamed(module):
-    """The name in the example of a module of the library's."""
+    """Returns the example's name for a module of the library."""
     return module.removeprefix("gpt2_lm_head_model/transformer/").replace("/attn/", "/")
 
 
@@ -145,7 +145,7 @@ def test_the_program_around_it_runs():
 # --- the parts ---
 
 def decoder(attend, feed, names=None, **settings):
-    """make(width) of the decoder of blocks.py with these parts, each from its names, x and the width."""
+    """Returns make(width) of a decoder of these parts, each a function of blocks.py's names, x and width."""
     names = names or example("blocks.py")
     return lambda width: hk.transform(functools.partial(
         names["decoder"], width=width, attend=functools.partial(attend, names),
@@ -169,7 +169,7 @@ def mixture(names, x, width):
 
 
 def roles(make):
-    """{parameter: role}, from width 64 to 128."""
+    """Returns {parameter: role} from width 64 to 128."""
     return {row.name: row.role for row in captured(make, INPUTS, base=64, target=128).table()}
 
 
@@ -231,7 +231,7 @@ def test_rotary_turns_and_depends_on_the_distance_alone():
 # --- coordinate checks ---
 
 def check(make, **more):
-    """As the guide describes it: the same batch for each step, so that how far probes move is not judged."""
+    """Checks coordinates as the guide says: with one batch for all steps, which judges no move of a probe."""
     batch = (INPUTS, IDS[:, 1:])
     return haiku_mup.coord_check(make, [64, 256], [batch] * 2, losses.cross_entropy, optax.adam(2.0**-7),
                                  steps=2, seeds=4, fix_batch=False, progress=False, **more)

@@ -19,7 +19,7 @@ ABSOLUTE = re.compile(r"(?:^|[\s'\"(=])(?:~|/|[A-Z]:\\)[\w.-]+[/\\]", re.MULTILI
 
 
 def cells(script):
-    """[(kind, source)] of a script in percent format."""
+    """Returns [(kind, source)] of a script in percent format."""
     _, *parts = MARK.split(script)
     return [_cell(kind or "code", body.strip("\n")) for kind, body in zip(parts[::2], parts[1::2])]
 
@@ -45,7 +45,7 @@ def images(notebook):
 
 
 def dirty(notebook):
-    """What a reader should not see, and what would differ from run to run."""
+    """Returns what a reader should not see, and what would differ from run to run."""
     found = [out for out in outputs(notebook)
              if out["output_type"] == "error" or out.get("name") == "stderr"]
     found += [cell["metadata"] for cell in notebook["cells"] if cell["metadata"]]
@@ -59,7 +59,7 @@ def drifts(notebook):
 
 
 def holds(notebook):
-    """The optimum moves less in μP, the base is equal, the mistake is refused, and there is one figure."""
+    """Checks that the optimum moves less in μP, the bases are equal, the mistake is refused; one figure."""
     moved, text = drifts(notebook), printed(notebook)
     return (moved["mup"] < moved["sp"] and "and equal parameters\n" in text
             and "MupError: 'linear_3/w': base (64, 10), target (512, 10)" in text

@@ -22,13 +22,15 @@ DOCUMENTED = ("haiku_mup",)         # folders whose public functions and classes
 # A verb in the third person has this form. Other words that have it are listed, or stand before "of".
 VERB = re.compile(r"[A-Z][a-z-]*[a-hj-rtv-z]s")         # not "Loss", "Bias", "Axis", "Plus"
 NO_VERBS = frozenset("""
-    Across Always As Besides Has Its Perhaps Towards Was Yes Arguments Arrays Axes Biases Bytes Classes
-    Columns Constants Contexts Coordinates Curves Dimensions Embeddings Entries Errors Exponents Files
-    Functions Gradients Hyperparameters Indices Initializers Inputs Items Jobs Kinds Lines Losses Messages
-    Models Modules Multipliers Numbers Octaves Optimizers Options Parameters Paths Pieces Programs
-    Properties Rates Ratios Readouts Results Roles Rows Rules Scalars Seconds Settings Slopes Statistics
-    Stds Strings Tables Tensors Things Tokens Trees Trials Tuples Types Values Vectors Warnings Widths
-    Words Workers
+    Across Always As Besides Has Its Perhaps Towards Was Yes
+    Activations Arguments Arrays Axes Biases Bytes Cells Channels Classes Columns Constants Contexts
+    Coordinates Curves Dicts Digits Dimensions Embeddings Entries Errors Exponents Fans Features Figures
+    Files Functions Globs Gradients Heads Hyperparameters Images Indices Initializers Inputs Items Jobs
+    Keys Kinds Layers Lines Logits Losses Messages Models Modules Multipliers Numbers Octaves Optima
+    Optimizers Options Outputs Pages Parameters Paths Pieces Predictions Probabilities Programs Properties
+    Queries Rates Ratios Readouts Results Roles Rooms Rows Rules Scalars Seconds Settings Slopes
+    Statistics Stds Strings Tables Tensors Texts Things Tokens Trees Trials Tuples Types Values Vectors
+    Warnings Widths Words Workers
     """.split())
 AFTER_A_NOUN = frozenset("are of were whose".split())
 # No noun phrase starts with one of these.

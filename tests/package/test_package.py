@@ -1,4 +1,4 @@
-"""The distribution: what it holds, what importing it costs, and that nothing hides a deprecation."""
+"""The distribution: its files, the cost of importing it, and warnings that are errors."""
 import importlib.metadata
 import pathlib
 import subprocess
@@ -14,7 +14,7 @@ LIMIT = 0.05        # s, of this process's time
 
 
 def python(code):
-    """What a fresh Python prints, in which haiku and optax are imported already."""
+    """Returns what a new Python prints, in which haiku and optax are imported already."""
     done = subprocess.run([sys.executable, "-W", "error", "-c", "import haiku, optax, sys, time\n" + code],
                           cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -60,7 +60,7 @@ def test_the_sdist_has(name):
 
 
 def installed():
-    """The distribution that a wheel left, with its files; not the checkout's own metadata, or a link to it."""
+    """Returns the distribution that a wheel installed, and its files; skips a checkout, or a link to it."""
     for found in importlib.metadata.distributions(name="haiku-mup"):
         files = {file.as_posix() for file in found.files or ()}
         if found.read_text("RECORD") and "haiku_mup/__init__.py" in files:

@@ -13,7 +13,7 @@ LIBRARY = pathlib.Path(haiku_mup.__file__).parent
 
 
 def checked():
-    """What mypy says, and its errors as (file, line, code)."""
+    """Returns what mypy says, and its errors as (file, line, code)."""
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", "--cache-dir", os.devnull,
          "-p", "haiku_mup", "-m", "program", "-m", "mistakes"],
@@ -23,7 +23,7 @@ def checked():
 
 
 def marked():
-    """The lines that mistakes.py says are wrong, and why."""
+    """Returns the lines that mistakes.py marks as wrong, as (file, line, code)."""
     lines = (TYPED / "mistakes.py").read_text(encoding="utf-8").splitlines()
     return [("mistakes.py", n, line.rpartition("# error: ")[2])
             for n, line in enumerate(lines, 1) if "# error: " in line]

@@ -59,7 +59,7 @@ def failures(folder, modules):
 
 @pytest.fixture
 def sources(tmp_path_factory):
-    """A copy of what a wheel is built from: setuptools leaves files there that go into the next."""
+    """Copies what a wheel is built from, for setuptools leaves files there that go into the next."""
     if not (ROOT / "haiku_mup").is_dir():
         pytest.skip("the library's sources are not here, but installed")
     folder = tmp_path_factory.mktemp("sources")

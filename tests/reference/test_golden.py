@@ -20,7 +20,7 @@ HERE = pathlib.Path(__file__).parent / 'golden'
 
 
 def load(path):
-    """The module in a file, whatever pytest's import mode."""
+    """Loads the module in a file, whatever pytest's import mode."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -127,7 +127,7 @@ def tree(weights):
 
 @functools.cache
 def prepare(name, named=False, delta=True):
-    """(Mup, loss and grad of the plain apply, of the wrapped one, copied parameters).
+    """Returns (Mup, loss and gradient of the plain apply, of the wrapped one, copied parameters).
 
     With `named`, the readout is an hk.Linear that Mup(readouts=...) names.
     """
@@ -164,7 +164,7 @@ def make_optimizer(spec):
 
 
 def train(grad, optimizer, params):
-    """The loss before each step, and after the last."""
+    """Returns the loss before each step, and after the last."""
     @functools.partial(jax.jit, compiler_options=FAST)
     def step(grads, state, params):
         updates, state = optimizer.update(grads, state, params)
@@ -184,7 +184,7 @@ def errors(name, opt, losses):
 
 
 def run(name, opt, *, named=False, plain_model=False, plain_optimizer=False, **wrong):
-    """The relative errors of a run, which keyword arguments (but `named`) make wrong on purpose."""
+    """Returns the relative errors of a run, which keyword arguments (but `named`) make wrong on purpose."""
     mup, plain, wrapped, params = prepare(name, named)
     spec = cases.OPTIMIZERS[opt]
     optimizer = make_optimizer(spec)

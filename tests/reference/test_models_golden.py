@@ -23,7 +23,7 @@ HERE = pathlib.Path(__file__).parent / 'golden'
 
 
 def load(path):
-    """The module in a file, whatever pytest's import mode."""
+    """Loads the module in a file, whatever pytest's import mode."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -43,7 +43,7 @@ def configured(case, widths=None, **ours):
 
 
 def checkpoint(folder, case, shapes, dtype, config):
-    """A directory as transformers would have written it."""
+    """Writes a directory as transformers would have written it."""
     tensors = {name: x.astype(dtype) for name, x in cases.weights(shapes).items()}
     save_file(tensors, folder / 'model.safetensors')
     config.to_json(folder)
@@ -52,7 +52,7 @@ def checkpoint(folder, case, shapes, dtype, config):
 
 
 def made(case, config):
-    """The case's model, transformed."""
+    """Transforms the case's model."""
     def fn(**inputs):
         with haiku_mup.apply_mup():
             return getattr(models, case.model)(config)(**inputs)
@@ -61,7 +61,7 @@ def made(case, config):
 
 
 def loss_of(case, apply, params, inputs, labels):
-    """The loss, and what else is to be compared."""
+    """Returns the loss, and what else is to be compared."""
     bare = case.model in ('GPT2Model', 'BertModel', 'RobertaModel')
     out = apply(params, **inputs, **({'output_hidden_states': True} if bare else {}))
     if bare:
@@ -79,7 +79,7 @@ def loss_of(case, apply, params, inputs, labels):
 
 
 def computed(folder, name, masked, dtype, **ours):
-    """{what: array} of one case: loss, outputs, and the gradient of each tensor."""
+    """Computes {what: array} of one case: loss, outputs, and the gradient of each tensor."""
     case, shapes = cases.CASES[name], GOLDEN['shapes'][name]
     checkpoint(folder, case, shapes, dtype, configured(case))
     config, params = models.load_pretrained(folder, layer_stack=ours.get('layer_stack', False))
@@ -97,7 +97,7 @@ def computed(folder, name, masked, dtype, **ours):
 
 
 def flat(folder, name):
-    """What a checkpoint has, one tensor after the other in the order of their names."""
+    """Returns the tensors of a checkpoint, one after the other in the order of their names."""
     found = load_file(folder / 'model.safetensors')
     if name.endswith('mlm_untied'):     # one of the biases is nobody's, and saved as the other
         found[next(key for key in found if key in ('cls.predictions.bias', 'lm_head.bias'))][:] = 0
@@ -106,7 +106,7 @@ def flat(folder, name):
 
 
 def errors(found, name, masked):
-    """{what: the largest difference, relative to the largest entry}"""
+    """Returns {what: the largest difference, relative to the largest entry}."""
     key = f'{name} {"masked" if masked else "plain"} '
     golden = {what.removeprefix(key): x for what, x in ARRAYS.items() if what.startswith(key)}
     assert found.keys() == golden.keys() and {'loss', 'gradient'} < golden.keys()
@@ -115,7 +115,7 @@ def errors(found, name, masked):
 
 
 def rows(default):
-    """Every case, with and without a mask; those that are not named are slow."""
+    """Returns every case, with and without a mask; those that are not named are slow."""
     return [pytest.param(name, masked, marks=() if (name, masked) in default else pytest.mark.slow)
             for name in cases.CASES for masked in (False, True)]
 
@@ -148,7 +148,7 @@ def test_differs_when_wrong(name, ours, x64, tmp_path):
 # --- in μP ---
 
 def trajectory(folder, name, *, adam=True, scale_decay=False, wrapped=True, **ours):
-    """The loss before each step, and after the last; keyword arguments make it wrong on purpose."""
+    """Returns the loss before each step, and after the last; keyword arguments make it wrong on purpose."""
     case = cases.MUP[name]
     ours = {'attn_mult': cases.ATTN_MULT, 'output_mult': cases.OUTPUT_MULT, 'layer_stack': True} | ours
     base, between, config = (configured(case, widths, **ours)

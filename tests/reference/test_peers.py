@@ -1,4 +1,4 @@
-"""What `python -m benchmarks.peers` measures of haiku_mup is what the README's table says."""
+"""The README's table says what `python -m benchmarks.peers` measures of haiku_mup."""
 import importlib.util
 
 import pytest

@@ -21,19 +21,19 @@ STEPS, DECAY, EPS, MOMENTUM, SGD_LR, ADAM_LR = 4, 0.3, 1e-3, 0.9, 0.02, 0.01
 
 @pytest.fixture(autouse=True)
 def _no_rank_promotion():
-    """Instead of the suite's: Haiku's Orthogonal multiplies a matrix by a vector."""
+    """Allows what the suite forbids, for Haiku's Orthogonal multiplies a matrix by a vector."""
     yield
 
 
 def examples(count):
-    """The same few models at every run, for seconds; 300 new ones, and the smallest that fails, if thorough."""
+    """Tries the same few models at every run; if thorough, 300 new ones, and finds the smallest that fails."""
     return settings(max_examples=300 if THOROUGH else count, derandomize=not THOROUGH, deadline=None,
                     database=None, suppress_health_check=list(HealthCheck),
                     phases=[Phase.generate, Phase.shrink] if THOROUGH else [Phase.generate])
 
 
 def loss_and_grads(model, dtype="float32"):
-    """params -> (outputs, gradients) as numpy's, compiled once."""
+    """Returns a compiled function of parameters to (outputs, gradients), as numpy's."""
     arguments = inputs(dtype)
 
     def loss(params):
@@ -53,7 +53,7 @@ def named(tree):
 
 
 def rows_of(mup):
-    """{name: the table's rows of this parameter}."""
+    """Returns {name: the table's rows of this parameter}."""
     rows = {}
     for row in mup.table():
         rows.setdefault(row.name.partition("[")[0], []).append(row)
@@ -127,7 +127,7 @@ def test_table_3_without_multipliers_has_the_same_trajectory(spec):
 
 
 def library_steps(grads, params, optimizer):
-    """The outputs along the way."""
+    """Trains with an optimizer; returns the outputs before each step."""
     @jax.jit
     def update(gradient, state, params):
         updates, state = optimizer.update(gradient, state, params)
@@ -153,7 +153,7 @@ def sgd_by_hand(grads, params, wanted):
 
 
 def adam_by_hand(grads, params, wanted):
-    """Kingma and Ba's Adam, and a decay per step that no factor touches."""
+    """Trains with Kingma and Ba's Adam, and a decay per step that no factor touches."""
     lr, eps = tree(wanted, lambda e: ADAM_LR * e.table_3()[2]), tree(wanted, lambda e: EPS * e.table_3()[3])
     mean = square = jax.tree.map(np.zeros_like, params)
     outputs = []

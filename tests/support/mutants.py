@@ -1,4 +1,4 @@
-"""Models that are right in μP, and twelve ways to get them wrong, for the coordinate check to tell apart."""
+"""Models that are right in μP, and twelve mistakes in them, for the coordinate check to tell apart."""
 import functools
 
 import haiku as hk
@@ -49,7 +49,7 @@ def ffn(x, width, d_ffn=None):
 
 
 def transposed(x, width):
-    """Its channels grow unevenly: the first like the width's root, the second like the width."""
+    """Returns logits; its first channels grow as the square root of the width, the second as the width."""
     few = round(8 * (width / 64)**0.5)
     x = jax.nn.relu(hk.Conv2D(few, 3)(x[..., None]))
     x = jax.nn.relu(hk.Conv2DTranspose(width, 3)(x))
@@ -66,7 +66,7 @@ def stack(x, width):
 
 
 def make(function, **kwargs):
-    """make_model of a function of inputs and width; what `kwargs` has may depend on the width."""
+    """Returns make_model(width) of a function of inputs and width; an `output_mult` is a function of width."""
     def make_model(width):
         def fn(x):
             with haiku_mup.apply_mup():
@@ -77,7 +77,7 @@ def make(function, **kwargs):
 
 
 def checked(function, *, optimizer=None, widths=WIDTHS, **kwargs):
-    """The check of a function, or of a make_model, at the default settings."""
+    """Runs the coordinate check of a function, or of a make_model, at the default settings."""
     make_model = kwargs.pop("make_model", None) or make(function)
     x = IDS if function is tied else IMAGES
     return haiku_mup.coord_check(make_model, widths, (x, LABELS), loss_fn, optimizer or optax.adam(LR),
@@ -91,7 +91,7 @@ def in_mup(mup, model, optimizer):
 
 
 def scaled(factor):
-    """A parametrization: μP's, its updates of each parameter multiplied by factor(row of the table)."""
+    """Returns μP with each parameter's updates multiplied by factor(row of the table)."""
     def parametrize(mup, model, optimizer):
         model, optimizer = in_mup(mup, model, optimizer)
         rows = {row.name: row for row in mup.table()}
@@ -105,12 +105,12 @@ def scaled(factor):
 
 
 def root(row):
-    """√m of a parameter, as its fan-out grows."""
+    """Returns √m, where m is the ratio of the parameter's last axis."""
     return (row.target_shape[-1] / row.base_shape[-1])**0.5
 
 
 def constant_init(mup, model, optimizer):
-    """Hidden weights drawn with the std of the base."""
+    """Draws hidden weights with the std that they have at the base."""
     wrapped, optimizer = in_mup(mup, model, optimizer)
     rows = {row.name: row for row in mup.table()}
 
@@ -131,7 +131,7 @@ def scaled_decay(mup, model, optimizer):
 
 
 def plain_model(mup, model, optimizer):
-    """No multipliers: what a readout made by hk.Linear computes."""
+    """Applies the model without multipliers, as where a readout is an hk.Linear."""
     return mup.wrap_model(model)._replace(apply=model.apply), mup.wrap_optimizer(optimizer)
 
 

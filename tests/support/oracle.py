@@ -1,4 +1,4 @@
-"""What μP must make of a random model's parameters, from their shapes alone: nothing of the library's."""
+"""Roles and factors that μP must give a random model's parameters, computed without the library."""
 import math
 import re
 from typing import NamedTuple
@@ -12,7 +12,7 @@ TRUNCATED = 0.87962566103423978         # std of a standard normal cut to [-2, 2
 
 
 class Expected(NamedTuple):
-    """One parameter, or one block of `rows` of an LSTM's matrix."""
+    """One parameter, or one block of rows of an LSTM's matrix."""
 
     rows: int
     role: str
@@ -22,7 +22,7 @@ class Expected(NamedTuple):
     std_plain: float                    # of the plain initializer, at the target
 
     def table_3(self):
-        """(init, SGD's lr, Adam's lr, Adam's ε): Tensor Programs V, Table 3, relative to the base."""
+        """Returns (init, SGD's lr, Adam's lr, Adam's ε) of Tensor Programs V, Table 3, relative to the base."""
         m_in, m_out = self.m_in, self.m_out
         return {"fixed": (1.0, 1.0, 1.0, 1.0),
                 "input": (1.0, m_out, 1.0, 1 / m_out),
@@ -30,25 +30,25 @@ class Expected(NamedTuple):
                 "output": (1 / m_in, 1 / m_in, 1 / m_in, 1.0)}[self.role]
 
     def table_8(self):
-        """(std at the target, SGD's lr, Adam's lr) of the form with multipliers."""
+        """Returns (std at the target, SGD's lr, Adam's lr) of Table 8, the form with multipliers."""
         m_in, m_out = self.m_in, self.m_out
         init, sgd, adam = {"fixed": (1.0, 1.0, 1.0), "input": (1.0, m_out, 1.0), "output": (1.0, m_in, 1.0),
                            "hidden": (m_in**-0.5, m_out / m_in, 1 / m_in)}[self.role]
         return self.std_base * init, sgd, adam
 
     def redraw(self):
-        """What a plain draw at the target is multiplied by, for Table 3."""
+        """Returns the factor that takes a plain draw at the target to that of Table 3."""
         return self.std_base / self.std_plain * self.table_3()[0] if self.std_plain else 1.0
 
 
 def expected(spec):
-    """{"module/name": its blocks of rows}."""
+    """Returns {"module/name": its blocks of rows}."""
     base, delta, target = (shapes(spec, widths) for widths in (spec.base, spec.delta or spec.base, spec.target))
     return {name: _blocks(spec, name, base[name], delta[name], target[name]) for name in target}
 
 
 def shapes(spec, widths):
-    """{"module/name": shape of one layer} of the plain model."""
+    """Returns {"module/name": shape of one layer} of the plain model."""
     tree = jax.eval_shape(model(spec, widths, plain=True).init, KEY, *inputs())
     return {f"{module}/{leaf}": x.shape[1:] if module.startswith("stack") else x.shape
             for module, leaves in tree.items() for leaf, x in leaves.items()}
@@ -71,7 +71,7 @@ def _expected(axes, stds, base, delta, target):
 
 
 def _axes(name):
-    """(fan-in axes, fan-out axes), from the end."""
+    """Returns (fan-in axes, fan-out axes), counted from the end."""
     leaf = name.rpartition("/")[2]
     if leaf in ("b", "scale", "offset", "embeddings"):
         return (), (-1,)
@@ -81,7 +81,7 @@ def _axes(name):
 
 
 def _std(spec, name, shape):
-    """Std of an entry that the initializer draws for this shape, by the textbook."""
+    """Returns the std with which the initializer draws this shape, by the textbook."""
     module, _, leaf = name.rpartition("/")
     if leaf in ("scale", "offset", "gain") or (leaf == "b" and module.startswith(("lstm", "gru"))):
         return 0.0
@@ -105,7 +105,7 @@ def _std(spec, name, shape):
 
 
 def multiplier(spec, name, block):
-    """What the layer of this parameter multiplies by: a readout, tied logits, and queries of growing keys."""
+    """Returns the forward multiplier of a parameter: of readouts, tied logits, and queries of growing keys."""
     piece = spec.pieces[int(re.search(r"\d+", name)[0])]
     if spec.tied and name == "embed0/embeddings":
         return 1 / block.m_out
@@ -115,7 +115,7 @@ def multiplier(spec, name, block):
 
 
 def tree(expectations, value):
-    """{"module": {"name": …}} of value(expected): a number, or [rows, 1] where blocks of rows differ."""
+    """Returns {"module": {"name": value(expected)}}: numbers, or [rows, 1] where blocks of rows differ."""
     out = {}
     for name, blocks in expectations.items():
         module, _, leaf = name.rpartition("/")

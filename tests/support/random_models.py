@@ -61,7 +61,7 @@ def _pieces(kinds):
 
 @st.composite
 def specs(draw, most=3):
-    """Stem, one to `most` blocks and a head; targets of any ratios, those below 1 included."""
+    """Draws a stem, one to `most` blocks and a head; targets have any ratios, those below 1 included."""
     base = draw(st.tuples(*[st.integers(2, 4)] * 3))
     delta = draw(st.sampled_from([None, tuple(n + 1 for n in base)]))
     target = tuple(draw(st.integers(2, 9).filter(lambda n, b=b: delta or n != b)) for b in base)
@@ -71,7 +71,7 @@ def specs(draw, most=3):
 
 
 def captured(spec, dtype="float32"):
-    """A Mup that has seen the model's base, delta and target, by their shapes."""
+    """Returns a Mup that has captured the shapes of the model's base, delta and target."""
     index = range(len(spec.pieces))
     einsums = [i for i in index if spec.pieces[i].kind == "einsum"] if spec.glob else []
     mup = haiku_mup.Mup(
@@ -86,18 +86,18 @@ def captured(spec, dtype="float32"):
 
 
 def inputs(dtype="float32"):
-    """Vectors [batch, time, features] and ids [batch, time]."""
+    """Returns vectors [batch, time, features] and ids [batch, time]."""
     x = np.sin(np.arange(2 * 4 * FEATURES)).reshape(2, 4, FEATURES).astype(dtype)
     return jnp.asarray(x), jnp.asarray(np.arange(8).reshape(2, 4) % VOCAB)
 
 
 def model(spec, widths, plain=False, every=False):
-    """The model as hk.transform gives it.
+    """Transforms the model of a spec.
 
     Args:
-      plain: no layer of the library's, and no multipliers but those that Table 3 can't do without.
-      every: the outputs of all layers but those inside an LSTM or GRU, {name: array}, with the model's own
-        as "last"; not for a model with a stack.
+      plain: build it of Haiku's layers, with no multipliers but those that Table 3 can't do without.
+      every: return the outputs of all layers outside of LSTMs and GRUs, {name: array}, and the model's own as
+        "last"; not for a model with a stack.
     """
     def creator(next_creator, shape, dtype, init, context):
         return next_creator(shape, jnp.asarray(0.0).dtype, init)    # hk.Embed knows no dtype of its own
@@ -121,7 +121,7 @@ def _record(outputs, next_method, args, kwargs, context):
 
 
 def _build(spec, widths, plain, x, ids):
-    """Yields what each part gives."""
+    """Yields the output of each piece, in order."""
     stem, *blocks, head = spec.pieces
     embed = None
     if spec.tied or stem.kind == "embed":
@@ -145,7 +145,7 @@ def _build(spec, widths, plain, x, ids):
 
 
 def _head(piece, plain, i):
-    """The last layer, which is a readout in the library's model."""
+    """Returns the last layer, which is a readout in the library's model."""
     name = f"transpose_logits{i}" if piece.kind == "glob_transpose" else f"logits{i}"
     settings = {"w_init": W_INITS[piece.w_init], "b_init": B_INITS[piece.b_init], "name": name}
     linear, conv, transpose = hk.Linear, hk.ConvND, hk.ConvNDTranspose
@@ -162,7 +162,7 @@ def _dense(piece, name, size, layer=hk.Linear):
 
 
 def _block(piece, i, spec, widths, plain, x):
-    """[batch, time, channels] to the same, with channels from one growing width to another."""
+    """Maps [batch, time, channels] to the same, with channels from one growing width to another."""
     kind, out, inner = piece.kind, widths[piece.out], widths[piece.inner]
     settings = {"w_init": W_INITS[piece.w_init], "b_init": B_INITS[piece.b_init]}
     if kind == "linear":
@@ -203,7 +203,7 @@ def _residual(piece, i, inner, x):
 
 
 def _attention(piece, i, spec, widths, plain, x):
-    """Two heads of growing keys, or growing heads of keys of 2; values grow by a ratio of their own."""
+    """Attends with two heads whose keys grow, or with more heads whose keys have size 2."""
     grown = piece.kind == "keys"
     keys, heads = (widths[piece.out], 2) if grown else (2, widths[piece.out])
     settings = {"w_init": W_INITS[piece.w_init] or hk.initializers.VarianceScaling(),

@@ -26,7 +26,7 @@ COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "coll
 # --- models ---
 
 def gpt2(width, init=None):
-    """A layer-stacked transformer, its blocks computed anew in the backward pass."""
+    """Returns a layer-stacked transformer, whose blocks are computed anew in the backward pass, and ids."""
     config = models.GPT2Config(vocab_size=64, n_embd=width, n_head=8, n_layer=2, n_positions=16,
                                layer_stack=True, remat=True)
 
@@ -51,7 +51,7 @@ def orthogonal(width):
 
 
 def lstm(width, init=None):
-    """Its matrix has a factor for each of two blocks of rows, which a mesh cuts elsewhere."""
+    """Returns an LSTM, whose matrix has a factor for each block of rows; a mesh cuts it elsewhere."""
     def fn(x):
         with haiku_mup.apply_mup():
             core = hk.LSTM(width)
@@ -67,13 +67,13 @@ def whole(name, x):
 
 
 def spread(name, x):
-    """Fully sharded: over the last axis that divides."""
+    """Shards fully: over the last axis that the devices divide."""
     axis = max((i for i, n in enumerate(x.shape) if n % 8 == 0), default=None)
     return P() if axis is None else P(*[None] * axis, "data")
 
 
 def columns_and_rows(name, x):
-    """Tensor-parallel, Megatron's way: what opens a branch by its columns, what closes it by its rows."""
+    """Shards as Megatron-LM: the first layer of a branch by its columns, the last by its rows."""
     opens = any(part in name for part in ("query", "key", "value", "c_fc", "linear_1", "~/linear/"))
     closes = any(part in name for part in ("attn/linear", "c_proj", "readout"))
     before = [None] * (x.ndim - 1)
@@ -89,7 +89,7 @@ def columns(name, x):
 
 
 def by_layers(name, x):
-    """The axis of layers over two, and the width over four."""
+    """Shards the axis of layers over two devices, and the width over four."""
     return P("model", *[None] * (x.ndim - 2), "data") if "/h/" in name else P()
 
 
@@ -101,14 +101,14 @@ class Case(NamedTuple):
       axes: {name: size} of the mesh.
       spec: (name, parameter) -> how it is sharded.
       kind: of the mesh's axes.
-      rule: the parametrization.
+      parametrization: that of the Mup.
     """
 
     make: Any
     axes: dict
     spec: Any
     kind: Any = AxisType.Auto
-    rule: Any = haiku_mup.maximal_update()
+    parametrization: Any = haiku_mup.maximal_update()
 
 
 DATA, BOTH, LAYERS = {"data": 8}, {"data": 2, "model": 4}, {"data": 4, "model": 2}
@@ -119,8 +119,8 @@ CASES = {
     "full": Case(gpt2, DATA, spread),
     "tensor": Case(gpt2, BOTH, columns_and_rows),
     "layers": Case(gpt2, LAYERS, by_layers),
-    "full-abcd": Case(gpt2, DATA, spread, rule=ABCD),
-    "tensor-table9": Case(gpt2, BOTH, columns_and_rows, rule=TABLE_9),
+    "full-abcd": Case(gpt2, DATA, spread, parametrization=ABCD),
+    "tensor-table9": Case(gpt2, BOTH, columns_and_rows, parametrization=TABLE_9),
     "full-lstm": Case(lstm, DATA, spread),
     "tensor-mlp": Case(mlp, BOTH, columns_and_rows),
     "orthogonal": Case(orthogonal, DATA, spread),
@@ -132,15 +132,15 @@ CASES = {
 # --- what is compared ---
 
 def sides(case):
-    """{"plain", "wrapped", "wrong": (model, optimizer)}; the last one moves every update to one place."""
+    """Returns {"plain", "wrapped", "wrong": (model, optimizer)}; the last gathers every update."""
     (base, inputs), (target, _) = case.make(BASE), case.make(WIDTH)
-    mup = haiku_mup.Mup(parametrization=case.rule)
+    mup = haiku_mup.Mup(parametrization=case.parametrization)
     with mup.init_base():
         jax.eval_shape(base.init, KEY, inputs)
     with mup.init_target():
         jax.eval_shape(target.init, KEY, inputs)
     adamw = optax.adamw(0.01, eps=1e-3, weight_decay=0.1)       # an ε above the noise of gradients that are 0
-    wrapped = adamw if case.rule == ABCD else mup.wrap_optimizer(adamw)
+    wrapped = adamw if case.parametrization == ABCD else mup.wrap_optimizer(adamw)
     gathered = optax.stateless(lambda updates, params: jax.tree.map(together, updates))
     return {"plain": (target, adamw), "wrapped": (mup.wrap_model(target), wrapped),
             "wrong": (mup.wrap_model(target), optax.chain(gathered, wrapped))}, inputs
@@ -171,29 +171,29 @@ def step_of(model, optimizer):
 
 
 def collectives(compiled):
-    """{kind: how many} of what a compiled program sends from device to device."""
+    """Counts the collectives of a compiled program: {kind: number}."""
     found = re.findall(rf"(?:{'|'.join(COLLECTIVES)})(?=(?:-start)?\()", compiled.as_text())
     return dict(sorted(collections.Counter(found).items()))
 
 
 def equal(a, b):
-    """Whether two trees are equal, bit for bit."""
+    """Returns True where two trees are equal, bit for bit."""
     return all(np.array_equal(np.asarray(x), np.asarray(y)) for x, y in zip(*map(jax.tree.leaves, (a, b))))
 
 
 def apart(a, b):
-    """The largest difference of two trees, relative to the size of the leaf, or to an update's."""
+    """Returns the largest difference of two trees, relative to the leaf's size, or to that of an update."""
     return max(float(np.abs(np.asarray(x) - np.asarray(y)).max() / max(0.01, np.abs(np.asarray(y)).max()))
                for x, y in zip(*map(jax.tree.leaves, (a, b))))
 
 
 def kept(shardings, tree):
-    """Whether a tree is sharded so."""
+    """Returns True where a tree has these shardings."""
     return all(s.is_equivalent_to(x.sharding, x.ndim) for s, x in zip(*map(jax.tree.leaves, (shardings, tree))))
 
 
 def specs(tree):
-    """How each leaf is sharded, to be compared."""
+    """Returns the partition of each leaf as text; equal partitions have equal texts."""
     def cut(spec):          # P(), P(None) and P(None, None) are one
         return [*spec[:max((i + 1 for i, axis in enumerate(spec) if axis), default=0)]]
 
@@ -202,7 +202,7 @@ def specs(tree):
 
 
 def compared(case):
-    """{side: what was found} of a case."""
+    """Measures the plain, the wrapped and the wrong side of a case."""
     both, inputs = sides(case)
     mesh = jax.make_mesh(tuple(case.axes.values()), tuple(case.axes), axis_types=(case.kind,) * len(case.axes))
     wrong = both.pop("wrong")
@@ -211,13 +211,13 @@ def compared(case):
 
 
 def placed(case, mesh, params):
-    """The shardings of parameters."""
+    """Returns the shardings of parameters."""
     return hk.data_structures.map(
         lambda module, name, x: NamedSharding(mesh, case.spec(f"{module}/{name}", x)), params)
 
 
 def moved_by(case, mesh, inputs, model, optimizer):
-    """The collectives of an optimizer's update."""
+    """Returns the collectives of an optimizer's update."""
     shapes = jax.eval_shape(model.init, KEY, inputs)
     params = jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes,
                           placed(case, mesh, shapes))
@@ -228,7 +228,7 @@ def moved_by(case, mesh, inputs, model, optimizer):
 
 
 def of_side(case, mesh, inputs, model, optimizer):
-    """What one model and its optimizer do on a mesh, beside one device."""
+    """Compares a model and its optimizer on a mesh with the same on one device."""
     alone = jax.jit(model.init)(KEY, inputs)
     shardings = placed(case, mesh, alone)
     step = step_of(model, optimizer)
@@ -255,7 +255,7 @@ def of_side(case, mesh, inputs, model, optimizer):
 # --- shard_map, and a mesh of explicit axes that is left ---
 
 def by_hand(check_vma):
-    """Data-parallel by shard_map, each device with all parameters and the mean of all gradients."""
+    """Trains data-parallel in shard_map: each device has all parameters and averages the gradients."""
     both, inputs = sides(CASES["data"])
     mesh, found = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,)), {}
     for side in ("plain", "wrapped"):
@@ -283,7 +283,7 @@ def by_hand(check_vma):
 
 
 def of_shards():
-    """The wrapped update in shard_map, where each device has a part of every parameter."""
+    """Updates in shard_map, where each device has a part of every parameter."""
     both, inputs = sides(CASES["full"])
     model, optimizer = both["wrapped"]
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
@@ -298,7 +298,7 @@ def of_shards():
 
 
 def left():
-    """A fully sharded step in a mesh of explicit axes, inside jax.sharding.auto_axes: as Haiku needs it."""
+    """Trains fully sharded in a mesh of explicit axes, which jax.sharding.auto_axes leaves, as Haiku needs."""
     both, inputs = sides(CASES["full"])
     mesh, found = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,)), {}
     for side in ("plain", "wrapped"):

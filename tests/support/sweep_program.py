@@ -1,4 +1,4 @@
-"""A sweep that tests run in a process of its own, and disturb: `python sweep_program.py FOLDER [WIDTH …]`."""
+"""Runs a sweep that tests disturb, in a process of its own: `sweep_program.py FOLDER [WIDTH …]`."""
 import concurrent.futures
 import os
 import signal
@@ -14,7 +14,7 @@ STEPS = int(os.environ.get("STEPS", "2"))
 
 
 def make_trial(width):
-    """Losses that a line of arithmetic tells."""
+    """Returns a trial whose losses are a line of arithmetic."""
     def trial(lr, key):
         return lr * jnp.arange(1, 4) + jax.random.normal(key) / width
     return trial
@@ -31,7 +31,7 @@ def deadly(width):
 
 
 def chaotic(width):
-    """Losses whose last bit depends on everything, and that take a while: a chaotic map of a matrix."""
+    """Returns a trial of a chaotic map: its losses take a while, and every bit of the inputs changes them."""
     def trial(lr, key):
         def step(x, _):
             x = jnp.sin(3 * x @ x / width**0.5 + lr)

@@ -1,4 +1,4 @@
-"""What both sides of the golden test share: sizes, optimizers, weights and data, in numpy alone.
+"""Sizes, optimizers, weights and data that both sides of the golden test share, in numpy alone.
 
 make_microsoft_mup.py trains these cases with microsoft/mup, ../test_golden.py with haiku_mup.
 Weights are drawn here on both sides, so that none need to be stored.
@@ -115,7 +115,7 @@ EPS = 1e-8  # of Adam, outside the square root on both sides
 
 
 def shapes(model, size):
-    """Haiku's parameter names -> shapes, matrices as (in, out)."""
+    """Returns {Haiku's parameter name: shape}, matrices as (in, out)."""
     make = {'mlp': _mlp_shapes, 'lm': _lm_shapes, 'cnn': _cnn_shapes, 'deconv': _deconv_shapes,
             'lstm': _lstm_shapes}
     return make[model.kind](model, size)
@@ -180,7 +180,7 @@ def _readout(model, n_in, n_out):
 
 
 def weights(model, size, seed=1):
-    """Haiku's parameter names -> float64 arrays, from one stream in the order of the names.
+    """Returns {Haiku's parameter name: float64 array}, from one stream in the order of the names.
 
     No parameter is zero, so that each, biases and norms included, is seen to be scaled rightly.
     """
@@ -197,7 +197,7 @@ def _draw(rng, name, shape):
 
 
 def data(model, seed=2):
-    """(inputs, labels): arrays and classes, or tokens and the tokens that follow them."""
+    """Returns (inputs, labels): arrays and classes, or tokens and the tokens that follow them."""
     rng = np.random.RandomState(seed)
     shape = {'mlp': (INPUTS,), 'cnn': (PIXELS, PIXELS, COLOURS), 'deconv': (PIXELS, PIXELS, COLOURS),
              'lstm': (MOMENTS, INPUTS)}.get(model.kind)

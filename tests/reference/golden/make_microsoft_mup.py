@@ -27,17 +27,17 @@ def linear(w=None, b=None):  # a tied readout has no weights of its own
 
 
 def convolution(w, b):
-    """[h, w, in, out] -> [out, in, h, w]."""
+    """Maps [h, w, in, out] to [out, in, h, w]."""
     return {'weight': w.transpose(3, 2, 0, 1), 'bias': b}
 
 
 def transposed(w, b):
-    """[h, w, out, in], which Haiku does not flip and torch does -> [in, out, h, w]."""
+    """Maps [h, w, out, in] to [in, out, h, w], flipped, for torch flips it and Haiku doesn't."""
     return {'weight': w[::-1, ::-1].transpose(3, 2, 0, 1), 'bias': b}
 
 
 def upsampling(w, b):
-    """[h, w, out, in] -> [out, in, h, w] of the convolution, which nobody flips."""
+    """Maps [h, w, out, in] to [out, in, h, w] of the convolution, which neither flips."""
     return {'weight': w.transpose(2, 3, 0, 1), 'bias': b}
 
 
@@ -46,7 +46,7 @@ def norm(scale, offset):
 
 
 def lstm(w, b):
-    """One matrix [x and h, gates] -> two, [gates, x] and [gates, h]; gates i, g, f, o -> i, f, g, o."""
+    """Splits [x and h, gates] into [gates, x] and [gates, h]; reorders gates i, g, f, o to i, f, g, o."""
     w, b = (np.concatenate([np.split(x, 4, -1)[k] for k in (0, 2, 1, 3)], -1) for x in (w, b))
     inputs = len(w) - len(b) // 4
     return {'weight_ih_l0': w[:inputs].T, 'weight_hh_l0': w[inputs:].T, 'bias_ih_l0': b}
@@ -100,7 +100,7 @@ def make_optimizer(spec, params):
 
 
 def train(model, spec):
-    """The loss before each step, and after the last."""
+    """Returns the loss before each step, and after the last."""
     net, (x, y) = build(model), map(torch.from_numpy, cases.data(model))
     optimizer = make_optimizer(spec, net.parameters())
     losses = []

@@ -37,7 +37,7 @@ def build(case, widths=None, dtype=torch.float64):
 
 
 def saved_shapes(net):
-    """{name: shape} of what transformers keeps of it: of tensors that are tied, one."""
+    """Returns {name: shape} of the tensors that transformers saves: one of those that are tied."""
     kept = {name: tuple(p.shape) for name, p in net.named_parameters()}
     return {name: shape for name, shape in kept.items() if name not in net.all_tied_weights_keys}
 
@@ -52,7 +52,7 @@ def copy_weights(net, values):
 
 
 def loss_of(case, net, inputs, labels):
-    """The loss, and what else is to be compared."""
+    """Returns the loss, and what else is to be compared."""
     if case.model.endswith('Model') and 'LMHead' not in case.model:
         out = net(**inputs, output_hidden_states=True)
         parts = [out.last_hidden_state] + ([] if case.kind == 'gpt2' else [out.pooler_output])
@@ -74,7 +74,7 @@ def loss_of(case, net, inputs, labels):
 
 
 def gradient(net):
-    """Of all that transformers keeps, one after the other, in the order of their names."""
+    """Returns the gradients of all saved tensors, one after the other in the order of their names."""
     params = dict(net.named_parameters())
     parts = [(params[name].grad, shape) for name, shape in sorted(saved_shapes(net).items())]
     return np.concatenate([np.zeros(shape).ravel() if x is None else x.numpy().ravel() for x, shape in parts])
@@ -85,7 +85,7 @@ def tensors(case, masked):
 
 
 def parity():
-    """{key: array} of all cases."""
+    """Returns {key: array} of all cases."""
     found = {}
     for name, case in cases.CASES.items():
         net = build(case)
@@ -105,7 +105,7 @@ def parity():
 # --- microsoft/mup on the same models ---
 
 def linear(net):
-    """The same with nn.Linear in place of Conv1D, whose matrix is (in, out), and mup takes out for in."""
+    """Replaces Conv1D, whose matrix is (in, out) and whose fans mup would swap, by nn.Linear."""
     for module in list(net.modules()):
         for name, child in module.named_children():
             if isinstance(child, Conv1D):
@@ -114,7 +114,7 @@ def linear(net):
 
 
 def with_readouts(case, net):
-    """The same with mup's readouts."""
+    """Replaces output layers by mup's readouts."""
     kwargs = {'output_mult': cases.OUTPUT_MULT, 'dtype': torch.float64}
 
     def head(old, tied):
@@ -164,7 +164,7 @@ def in_mup(case):
 
 
 def trajectory(case):
-    """The loss before each step, and after the last."""
+    """Returns the loss before each step, and after the last."""
     net, losses = in_mup(case), []
     optimizer = mup.MuAdamW(net.parameters(), lr=cases.LR, eps=cases.EPS, weight_decay=cases.DECAY)
     inputs, labels = map(dict, tensors(case, True))
@@ -180,7 +180,7 @@ def trajectory(case):
 # --- what save_pretrained wrote ---
 
 def outputs(folder):
-    """What transformers computes with the model in a folder."""
+    """Returns what transformers computes with the model in a folder."""
     inputs = {name: torch.from_numpy(x) for name, x in np.load(folder / 'inputs.npz').items()}
     model = json.loads((folder / 'config.json').read_text())['architectures'][0]
     net, info = getattr(transformers, model).from_pretrained(

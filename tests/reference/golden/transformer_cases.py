@@ -1,4 +1,4 @@
-"""What both sides of the transformers' golden tests share: configurations, weights and data, in numpy alone.
+"""Configurations, weights and data that both sides of the transformers' golden tests share, in numpy.
 
 make_transformers.py computes these cases with Hugging Face's transformers, ../test_models_golden.py with
 haiku_mup.models. Weights are drawn here on both sides, so that none need to be stored.
@@ -50,7 +50,7 @@ CASES = {
 
 
 class Widths(NamedTuple):
-    """Of a model in μP, in the proportions of mutransformers' README, where all of them differ."""
+    """Widths of a model in μP, in the proportions of mutransformers' README, where all of them differ."""
     width: int
     heads: int
     ffn: int
@@ -72,7 +72,7 @@ LR, DECAY, EPS = 0.02, 0.3, 1e-8
 
 
 def config(case, widths=None):
-    """The arguments of the configuration, on both sides."""
+    """Returns the arguments of the configuration, on both sides."""
     found = SIZES[case.kind] | case.config
     if widths is None:
         return found
@@ -82,7 +82,7 @@ def config(case, widths=None):
 
 
 def weights(shapes):
-    """Values for tensors of these shapes, by name as transformers has them."""
+    """Returns values for tensors of these shapes, under transformers' names."""
     return {name: _drawn(name, shape) for name, shape in shapes.items()}
 
 
@@ -117,5 +117,5 @@ def data(case, masked):
 
 
 def cotangent(shape):
-    """What a bare model's outputs are multiplied by, to make a loss of their sum."""
+    """Returns the weights of a bare model's outputs in the sum that is its loss."""
     return np.random.default_rng(len(shape)).normal(size=shape)
