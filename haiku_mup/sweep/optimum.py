@@ -68,18 +68,23 @@ def find_optimum(log2_lr: np.ndarray, log_loss: np.ndarray) -> Optimum:
         return Optimum(lowest, at_edge=True)
     # A rate at which one seed diverged must not come back when the jackknife leaves that seed out.
     log_loss = np.where(np.isinf(log_loss).any(axis=1, keepdims=True), np.inf, log_loss)
-    vertex = parabola_minimum(lowest, log2_lr, log_loss)
-    if math.isnan(vertex):
+    fitted = parabola_minimum(lowest, log2_lr, log_loss)
+    if math.isnan(fitted):
         return Optimum(lowest)
     below, above = float(log2_lr[index - 1]), float(log2_lr[index + 1])
+    # The optimum is no farther away than the neighbours, and not on the side of one that diverged.
     low = max(below, lowest - FIT_RADIUS) if np.isfinite(means[index - 1]) else lowest
     high = min(above, lowest + FIT_RADIUS) if np.isfinite(means[index + 1]) else lowest
-    best = float(np.clip(vertex, low, high))
-    margin = jackknife_margin([parabola_minimum(lowest, log2_lr, np.delete(log_loss, seed, axis=1))
-                               for seed in range(log_loss.shape[1])])
-    if best != vertex and not math.isnan(margin):
+    best = float(np.clip(fitted, low, high))
+    margin = jackknife_margin(_leave_one_out(lowest, log2_lr, log_loss))
+    if best != fitted and not math.isnan(margin):
         return Optimum(best, below, above)      # no parabola fits here; the neighbours bracket the optimum
     return Optimum(best, best - margin, best + margin)
+
+
+def _leave_one_out(center: float, x: np.ndarray, y: np.ndarray) -> list[float]:
+    """Returns the parabola's minimum without each of the seeds in turn."""
+    return [parabola_minimum(center, x, np.delete(y, seed, axis=1)) for seed in range(y.shape[1])]
 
 
 def argmin_rate(log_loss: np.ndarray) -> int:
