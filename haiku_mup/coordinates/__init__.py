@@ -1,1 +1,1 @@
-"""The coordinate check: trains models of several widths for a few steps, and judges slopes."""
+"""Coordinate checks: training models of several widths for a few steps, to see how sizes grow."""

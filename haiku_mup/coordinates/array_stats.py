@@ -1,4 +1,4 @@
-"""What is taken of an array, whatever its size: statistics, and a sample of its entries."""
+"""Statistics of arrays, computed by JAX or by NumPy, and a sample of their entries."""
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,8 +10,8 @@ import numpy as np
 from jax.custom_batching import custom_vmap
 
 Stat: TypeAlias = str | Callable[[jax.Array], jax.Array]
-JUDGED = ("l1", "l2")       # others are recorded, and have no expectation
-BLOCK = 1 << 15             # entries that are measured at a time
+JUDGED = ("l1", "l2")       # sizes, whose slopes are known; other statistics are recorded, and not judged
+BLOCK = 1 << 15             # entries that NumPy measures at a time, so that they stay in the processor's cache
 SAMPLE = 512                # entries of an array that are kept, to see how far it moves
 
 STATS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -22,90 +22,114 @@ STATS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "max": lambda x: jnp.abs(x).max(),
 }
 
-
-IN_MEMORY: dict[str, Callable[[Callable[[], Iterable[np.ndarray]]], float]] = {
+# The same of an array in blocks: from a function that yields them, as often as it is called.
+NUMPY_STATS: dict[str, Callable[[Callable[[], Iterable[np.ndarray]]], float]] = {
     "l1": lambda blocks: _mean(blocks, np.abs),
     "l2": lambda blocks: math.sqrt(_mean(blocks, np.square)),
     "mean": lambda blocks: _mean(blocks, lambda x: x),
-    "std": lambda blocks: math.sqrt(_mean(blocks, functools.partial(_squares, _mean(blocks, lambda x: x)))),
-    "max": lambda blocks: float(np.max([np.abs(piece).max() for piece in blocks()])),
+    "std": lambda blocks: math.sqrt(_mean(blocks, functools.partial(
+        _squared_deviations, _mean(blocks, lambda x: x)))),
+    "max": lambda blocks: float(np.max([np.abs(block).max() for block in blocks()])),
 }
 
 
 def stat_name(stat: Stat) -> str:
-    """Its name in records."""
+    """Returns the name of a statistic in records.
+
+    >>> stat_name("l1"), stat_name(jnp.min)
+    ('l1', 'min')
+    """
     return stat if isinstance(stat, str) else getattr(stat, "__name__", repr(stat))
 
 
+# --- parameters ---
+
 def statistics(x: jax.Array, stats: Sequence[Stat]) -> jax.Array:
-    """[stats], of an array taken to float32."""
+    """Returns the statistics [stats] of an array, in float32; of complex numbers, those of their moduli."""
     x = (jnp.abs(x) if jnp.iscomplexobj(x) else x).astype(jnp.float32)
     return jnp.stack([jnp.asarray((STATS[s] if isinstance(s, str) else s)(x), jnp.float32).reshape(())
                       for s in stats])
 
 
-def by_layer(x: jax.Array, minus: jax.Array | None = None, *, stats: Sequence[Stat], axes: int) -> jax.Array:
-    """[layers …, stats] of an array, or of a difference, whose first axes are layers."""
-    def take(x: jax.Array) -> jax.Array:
-        return statistics(x, stats)
+def statistics_by_layer(x: jax.Array, minus: jax.Array | None = None, *, stats: Sequence[Stat],
+                        axes: int) -> jax.Array:
+    """Returns the statistics [layers …, stats] of each layer of an array, or of a difference of two.
 
+    Args:
+      x: an array [layers …, …].
+      minus: what to subtract from it, if anything.
+      stats: the statistics.
+      axes: how many of the first axes are layers'.
+
+    >>> statistics_by_layer(jnp.ones((3, 8)), stats=("l1", "l2"), axes=1).shape
+    (3, 2)
+    """
+    function: Callable[[jax.Array], jax.Array] = functools.partial(statistics, stats=stats)
     for _ in range(axes):
-        take = jax.vmap(take)
-    return take(x if minus is None else x - minus)
+        function = jax.vmap(function)
+    return function(x if minus is None else x - minus)
 
 
-def in_memory(x: Any, minus: Any = None, *, stats: Sequence[str], axes: int) -> np.ndarray:
-    """The same as `by_layer`, of arrays that NumPy can see: for this nothing has to be compiled."""
+def numpy_statistics_by_layer(x: Any, minus: Any = None, *, stats: Sequence[str], axes: int) -> np.ndarray:
+    """Returns the same as `statistics_by_layer`, computed by NumPy, so that nothing has to be compiled.
+
+    >>> numpy_statistics_by_layer(np.ones((3, 8)), stats=("l1", "l2"), axes=1).shape
+    (3, 2)
+    """
     arrays = [np.asarray(each) for each in (x, minus) if each is not None]
     layers = [each.reshape(-1, math.prod(each.shape[axes:])) for each in arrays]
-    with np.errstate(all="ignore"):             # of a training that diverges
-        found = [[IN_MEMORY[stat](functools.partial(_blocks, *layer)) for stat in stats]
-                 for layer in zip(*layers, strict=True)]
-    return np.asarray(found, np.float32).reshape(*arrays[0].shape[:axes], len(stats))
+    with np.errstate(all="ignore"):             # where training diverges, the numbers say so
+        rows = [[NUMPY_STATS[stat](functools.partial(_blocks, *layer)) for stat in stats]
+                for layer in zip(*layers, strict=True)]
+    return np.asarray(rows, np.float32).reshape(*arrays[0].shape[:axes], len(stats))
 
 
 def _blocks(x: np.ndarray, minus: np.ndarray | None = None) -> Iterator[np.ndarray]:
-    """Pieces of a vector, or of a difference, in float32: small ones, which stay in the processor's cache."""
+    """Yields blocks of a vector, or of a difference of two, in float32."""
     for i in range(0, x.size, BLOCK):
-        piece = x[i:i + BLOCK] if minus is None else x[i:i + BLOCK] - minus[i:i + BLOCK]
-        yield (np.abs(piece) if np.iscomplexobj(piece) else piece).astype(np.float32, copy=False)
+        block = x[i:i + BLOCK] if minus is None else x[i:i + BLOCK] - minus[i:i + BLOCK]
+        yield (np.abs(block) if np.iscomplexobj(block) else block).astype(np.float32, copy=False)
 
 
-def _squares(mean: float, x: np.ndarray) -> np.ndarray:
+def _squared_deviations(mean: float, x: np.ndarray) -> np.ndarray:
     return np.asarray(np.square(x - np.float32(mean)))
 
 
 def _mean(blocks: Callable[[], Iterable[np.ndarray]], of: Callable[[np.ndarray], np.ndarray]) -> float:
-    sums = [(float(of(piece).sum()), piece.size) for piece in blocks()]
-    return sum(each for each, _ in sums) / sum(size for _, size in sums)
+    """Returns the mean of a function of all entries."""
+    sums = [(float(of(block).sum()), block.size) for block in blocks()]
+    return sum(total for total, _ in sums) / sum(size for _, size in sums)
 
 
-def measurer(stats: Sequence[Stat]) -> Callable[[jax.Array], jax.Array]:
-    """A function from an array to [1 + stats + SAMPLE]: one, statistics, some of its entries.
+# --- activations ---
 
-    Under vmap it is one measurement of the whole batch, and not one of each: so it is no batch itself,
-    and may be kept in Haiku's state.
+def measuring(stats: Sequence[Stat]) -> Callable[[jax.Array], jax.Array]:
+    """Returns a function from an array to [1 + stats + SAMPLE]: a 1, its statistics, some of its entries.
+
+    Added up over calls, the 1 becomes their number. Under vmap the function measures the whole batch at once
+    instead of each example, so that its result is not batched, and can be kept in Haiku's state.
     """
     @custom_vmap
     def measure(x):
         flat = (jnp.abs(x) if jnp.iscomplexobj(x) else x).astype(jnp.float32).reshape(-1)
-        return jnp.concatenate([jnp.ones(1, jnp.float32), statistics(x, stats), flat[_sampled(flat.size)]])
+        sample = flat[_sampled_indices(flat.size)]
+        return jnp.concatenate([jnp.ones(1, jnp.float32), statistics(x, stats), sample])
 
     @measure.def_vmap
     def _(axis_size, in_batched, x):
         del axis_size, in_batched
         return measure(x), False
 
-    def stopped(x: jax.Array) -> jax.Array:
-        out: jax.Array = measure(jax.lax.stop_gradient(x))
-        return out
+    def measure_constant(x: jax.Array) -> jax.Array:
+        measured: jax.Array = measure(jax.lax.stop_gradient(x))
+        return measured
 
-    return stopped
+    return measure_constant
 
 
 @functools.lru_cache(maxsize=256)
-def _sampled(size: int) -> np.ndarray:
-    """Which entries are kept: the same in every run; all, where they are few."""
+def _sampled_indices(size: int) -> np.ndarray:
+    """Returns SAMPLE indices into a vector, the same in every run; all of them, repeated, where it is short."""
     if size <= SAMPLE:
         return np.arange(SAMPLE) % size
     return np.sort(np.random.default_rng(size).integers(0, size, SAMPLE)).astype(np.int32)

@@ -1,67 +1,84 @@
-"""What μP expects of a model's coordinates: how each grows with the width. Arithmetic on the rules; no JAX.
+"""Expected sizes relative to the base, and their slopes over widths: arithmetic on the rules, without JAX.
 
-A sum over n terms that don't know of each other grows like √n, and one over terms that training has
-aligned like n (Tensor Programs V, arXiv 2203.03466, Appendix J.2). Together with the factors of a weight's
-init, multiplier and learning rate that gives the size of what it makes, at the start and after an update.
+A sum over n independent terms grows like √n; a sum over n terms that training has aligned grows like n (Tensor
+Programs V, arXiv 2203.03466, Appendix J.2). With the factors of a weight's init, multiplier and learning rate,
+which the rules give, that determines the size of what the weight computes, initially and after an update.
 """
+import functools
 import math
+import operator
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import NamedTuple, TypeAlias, TypeVar
 
-from haiku_mup import rules
-from haiku_mup.coordinates.slope_range import FLAT, Range, Sizes
+from haiku_mup.coordinates.slope_range import FLAT, ExpectedSlopes, Range
 from haiku_mup.parameters.haiku_layers import READOUT, TIED
+from haiku_mup.parameters.initializers import Moments
 from haiku_mup.parameters.scaling import ParameterScaling
+from haiku_mup.rules import Factors
 from haiku_mup.rules.tables import maximal_update
 
+T = TypeVar("T")
+Scalings: TypeAlias = Mapping[int, Mapping[str, ParameterScaling]]      # width -> parameter's name -> scaling
 
-def parameter(factors: rules.Factors) -> tuple[float, float]:
-    """The size of a weight's entries relative to the base, at the start and of an update.
 
-    An update of SGD is one of Adam's times the gradient's size, and its factor takes that back: both have
-    the size that Adam's factor says.
+# --- sizes relative to the base ---
 
-    >>> parameter(haiku_mup.maximal_update().factors("hidden", 4.0, 4.0))
-    (0.5, 0.25)
+class RelativeSizes(NamedTuple):
+    """Sizes of a quantity, relative to those at the base.
+
+    Attributes:
+      initial: its size at initialization.
+      change: how far one update moves it.
     """
-    return factors.init, factors.sgd * factors.eps if math.isnan(factors.adam) else factors.adam
+
+    initial: float
+    change: float
 
 
-def product(factors: rules.Factors, terms: float, multiplier: float) -> tuple[float, float]:
-    """The size of a weight's product with activations, at the start and of what an update adds to it.
+def entry_sizes(factors: Factors) -> RelativeSizes:
+    """Returns the sizes of a weight's entries, and of an update's.
+
+    An update of SGD is one of Adam times the size of the gradient, and SGD's factor divides by that size. So
+    updates of both have the size of Adam's factor.
+
+    >>> entry_sizes(haiku_mup.maximal_update().factors("hidden", 4.0, 4.0))
+    RelativeSizes(initial=0.5, change=0.25)
+    """
+    return RelativeSizes(factors.init, factors.sgd * factors.eps if math.isnan(factors.adam) else factors.adam)
+
+
+def product_sizes(factors: Factors, *, terms: float, multiplier: float) -> RelativeSizes:
+    """Returns the sizes of a weight's product with activations, and of what an update adds to it.
 
     Args:
-      factors: of the weight.
-      terms: the ratio of what the product sums over.
-      multiplier: what the layer multiplies by.
+      factors: those of the weight.
+      terms: ratio, target / base, of how many terms the product sums over.
+      multiplier: of the product.
 
-    >>> product(haiku_mup.maximal_update().factors("hidden", 4.0, 4.0), terms=4.0, multiplier=1.0)
-    (1.0, 1.0)
-    >>> product(haiku_mup.maximal_update().factors("output", 4.0, 1.0), terms=4.0, multiplier=0.25)
-    (0.5, 1.0)
+    >>> product_sizes(haiku_mup.maximal_update().factors("hidden", 4.0, 4.0), terms=4.0, multiplier=1.0)
+    RelativeSizes(initial=1.0, change=1.0)
+    >>> product_sizes(haiku_mup.maximal_update().factors("output", 4.0, 1.0), terms=4.0, multiplier=0.25)
+    RelativeSizes(initial=0.5, change=1.0)
     """
-    start, update = parameter(factors)
-    return start * math.sqrt(terms) * multiplier, update * terms * multiplier
+    initial, change = entry_sizes(factors)
+    return RelativeSizes(initial * math.sqrt(terms) * multiplier, change * terms * multiplier)
 
 
-def logits(base_key_size: int, key_size: int) -> tuple[float, float]:
-    """The size of attention logits, at the start and when queries and keys are aligned.
+def logit_sizes(base_key_size: int, key_size: int) -> RelativeSizes:
+    """Returns the sizes of attention logits: initially, and with aligned queries and keys.
 
-    >>> logits(16, 64)
-    (0.5, 1.0)
+    >>> logit_sizes(16, 64)
+    RelativeSizes(initial=0.5, change=1.0)
     """
     d = key_size / base_key_size
     scale = maximal_update().attention_logits(base_key_size, key_size) / math.sqrt(d)
-    return math.sqrt(d) * scale, d * scale
+    return RelativeSizes(math.sqrt(d) * scale, d * scale)
 
 
 # --- slopes over widths ---
 
-Entries = Mapping[int, Mapping[str, ParameterScaling]]             # width -> parameter -> base beside target
-
-
 def slope(widths: Iterable[float], values: Iterable[float]) -> float:
-    """The slope of log2 values against log2 widths.
+    """Returns the least-squares slope of log2 values against log2 widths.
 
     >>> round(slope([64, 128, 256], [1.0, 0.5, 0.25]), 6)
     -1.0
@@ -71,76 +88,94 @@ def slope(widths: Iterable[float], values: Iterable[float]) -> float:
     return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y)) / sum((a - mean_x)**2 for a in x)
 
 
-def _sizes(entries: Mapping[int, Any], size: Callable[[Any], tuple[float, float]]) -> Sizes:
-    """The slopes of both of a quantity's sizes over the widths."""
-    starts, changes = zip(*(size(value) for value in entries.values()))
-    start, change = slope(entries, starts), slope(entries, changes)
-    return Sizes(Range(start, start), Range(change, change))
+def _slopes(by_width: Mapping[int, T], sizes: Callable[[T], RelativeSizes]) -> ExpectedSlopes:
+    """Returns the slopes of the sizes that a function gives for each width's value."""
+    initial, change = (slope(by_width, values) for values in zip(*map(sizes, by_width.values())))
+    return ExpectedSlopes(Range(initial, initial), Range(change, change))
 
 
-def of_parameter(name: str, entries: Entries, muon: bool = False) -> Sizes:
-    """What is expected of a parameter: of any of its blocks of rows.
+def parameter_slopes(name: str, scalings: Scalings, *, muon: bool = False) -> ExpectedSlopes:
+    """Returns the slopes expected of a parameter's entries; of several blocks of rows, those of any.
 
-    Muon makes a gradient's singular values alike. Where they are few, as with a small batch, its update has
-    aligned entries, as Adam's; where they grow with the width, entries × the root of their number.
+    Muon makes the singular values of a gradient equal. Where the gradient's rank is low, as with a small batch,
+    the entries of the update are aligned, like Adam's. Where the rank grows with the width, they also grow like
+    its root. Both are expected.
+
+    Args:
+      name: the parameter's name.
+      scalings: its scaling, among others, at each width.
+      muon: whether the optimizer is Muon.
     """
-    blocks = max(len(at[name].row_blocks) for at in entries.values())
-    found = [_sizes({width: at[name].row_blocks[min(i, len(at[name].row_blocks) - 1)].factors
-                     for width, at in entries.items()}, parameter) for i in range(blocks)]
+    blocks = max(len(at[name].row_blocks) for at in scalings.values())
+    expected = []
+    for i in range(blocks):
+        # At the base's own width there may be one block, where wider models have several.
+        factors = {width: at[name].row_blocks[min(i, len(at[name].row_blocks) - 1)].factors
+                   for width, at in scalings.items()}
+        expected.append(_slopes(factors, entry_sizes))
     if muon:
-        rank = slope(entries, (math.sqrt(min(at[name].row_blocks[0].m_in, at[name].row_blocks[0].m_out))
-                               for at in entries.values()))
-        found += [sizes._replace(change=sizes.change.plus(Range(rank, rank))) for sizes in found]
-    return hull(found)
+        rank = slope(scalings, (math.sqrt(min(at[name].row_blocks[0].m_in, at[name].row_blocks[0].m_out))
+                                for at in scalings.values()))
+        expected += [each._replace(change=each.change.plus(Range(rank, rank))) for each in expected]
+    return union(expected)
 
 
-def of_product(name: str, entries: Entries) -> Sizes:
-    """What is expected of the product of a weight with activations: a hidden layer's, a readout's.
+def product_slopes(name: str, scalings: Scalings) -> ExpectedSlopes:
+    """Returns the slopes expected of a weight's product with activations: of a hidden layer, of a readout.
 
-    Training moves it by what it adds to the weight, and by the activations' own change, with which the weight
-    as it was drawn may be aligned or not. A readout's bias keeps its size, where it isn't zero. Embeddings are
-    aligned from the start with what was looked up in them.
+    Training changes the product in two ways: by what it adds to the weight, and by the change of the
+    activations, with which the initial weight may or may not be aligned. A readout's bias keeps its size,
+    unless it starts at zero. An embedding is aligned from the start with what was looked up in it.
     """
-    def size(entry: ParameterScaling) -> tuple[float, float]:
-        fans = entry.target.fans
-        axes = fans.fan_out if entry.target.layer == TIED else fans.fan_in
-        factors = entry.row_blocks[0].factors
-        multiplier = entry.multiplier * (1.0 if entry.target.layer == READOUT else factors.forward)
-        return product(factors, _growth(entry, axes), multiplier)
-
-    found = _sizes({width: at[name] for width, at in entries.items()}, size)
-    start, both = found.start, found.start | found.change
-    if _bias(name, entries):
-        return Sizes(start | FLAT, both)
-    tied = next(iter(entries.values()))[name].target.layer == TIED
-    return Sizes(both if tied else start, both)
+    expected = _slopes({width: at[name] for width, at in scalings.items()}, _product_sizes)
+    initial, either = expected.initial, expected.initial | expected.change
+    if _has_nonzero_bias(name, scalings):
+        return ExpectedSlopes(initial | FLAT, either)
+    tied = next(iter(scalings.values()))[name].target.layer == TIED
+    return ExpectedSlopes(either if tied else initial, either)
 
 
-def of_logits(name: str, entries: Entries) -> Sizes:
-    """What is expected of the logits of the attention whose queries this weight makes."""
-    sizes = {width: (at[name].base.key_size, at[name].target.key_size) for width, at in entries.items()}
-    found = _sizes(sizes, lambda pair: logits(*pair))
-    return found._replace(change=found.start | found.change)
+def _product_sizes(scaling: ParameterScaling) -> RelativeSizes:
+    layer, fans, factors = scaling.target.layer, scaling.target.fans, scaling.row_blocks[0].factors
+    summed_axes = fans.fan_out if layer == TIED else fans.fan_in
+    # A Readout's multiplier is its forward factor, which must not count twice.
+    multiplier = scaling.multiplier * (1.0 if layer == READOUT else factors.forward)
+    return product_sizes(factors, terms=_ratio(scaling, summed_axes), multiplier=multiplier)
 
 
-def is_zero(name: str, entries: Entries) -> bool:
-    """Whether a parameter starts at zero, so that it is what training makes of it."""
-    return all(at[name].target.moments[:2] == (0, 0) for at in entries.values())
+def logit_slopes(query_weight: str, scalings: Scalings) -> ExpectedSlopes:
+    """Returns the slopes expected of the logits of the attention whose queries this weight makes."""
+    expected = _slopes({width: at[query_weight] for width, at in scalings.items()}, _logit_sizes)
+    return expected._replace(change=expected.initial | expected.change)
 
 
-def _bias(name: str, entries: Entries) -> bool:
-    """Whether the readout of this weight has a bias that doesn't start at zero."""
-    some = next(iter(entries.values())).get(f"{name.removesuffix('/w')}/b")
-    return some is not None and (some.target.moments.std != 0 or some.target.moments.mean != 0)
+def _logit_sizes(scaling: ParameterScaling) -> RelativeSizes:
+    base, target = scaling.base.key_size, scaling.target.key_size
+    assert base and target, "the weight makes no queries"
+    return logit_sizes(base, target)
 
 
-def _growth(entry: ParameterScaling, axes: Iterable[int]) -> float:
-    return math.prod((entry.target.shape[a] / entry.base.shape[a] for a in axes), start=1.0)
+def starts_at_zero(name: str, scalings: Scalings) -> bool:
+    """Returns whether a parameter is zero at initialization, at every width."""
+    return all(_is_zero(at[name].target.moments) for at in scalings.values())
 
 
-def hull(found: Iterable[Sizes]) -> Sizes:
-    """The smallest sizes that have all of these."""
-    first, *rest = found
-    for other in rest:
-        first = Sizes(first.start | other.start, first.change | other.change)
-    return first
+def union(expected: Iterable[ExpectedSlopes]) -> ExpectedSlopes:
+    """Returns the smallest ranges that contain all that are given."""
+    initial, change = zip(*expected)
+    return ExpectedSlopes(functools.reduce(operator.or_, initial), functools.reduce(operator.or_, change))
+
+
+def _has_nonzero_bias(name: str, scalings: Scalings) -> bool:
+    """Returns whether a weight's layer has a bias that does not start at zero."""
+    bias = next(iter(scalings.values())).get(f"{name.removesuffix('/w')}/b")
+    return bias is not None and not _is_zero(bias.target.moments)
+
+
+def _is_zero(moments: Moments) -> bool:
+    return moments.std == 0 and moments.mean == 0
+
+
+def _ratio(scaling: ParameterScaling, axes: Iterable[int]) -> float:
+    """Returns how many times more entries the target has than the base, over these axes."""
+    return math.prod((scaling.target.shape[a] / scaling.base.shape[a] for a in axes), start=1.0)

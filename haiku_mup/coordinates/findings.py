@@ -1,4 +1,4 @@
-"""What a coordinate check records, and what it finds."""
+"""The numbers that a coordinate check records, and what it finds of each quantity."""
 from typing import NamedTuple
 
 from haiku_mup.coordinates.slope_range import Range
@@ -32,17 +32,17 @@ class Point(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What the records say of one quantity at one step.
+    """Finding on one quantity at one step: its slope over widths, beside the expected ones.
 
     Attributes:
       quantity: what was recorded: its kind, and its name.
       step: how many updates there were before.
       stat: which statistic of it.
-      slope: that of log2 of it against log2 of the width, the mean over seeds.
-      error: half the slope's 95% interval over seeds (Student's t).
+      slope: the slope of log2 of its value against log2 of the width, the mean over seeds.
+      error: half of the slope's 95% confidence interval over seeds (Student's t).
       expected: the slopes that are right.
-      excess: how far it is outside of them, its interval and what fades with the width set aside.
-      cause: what that usually means.
+      excess: how far the slope lies outside of these, beyond its interval, and not only at small widths.
+      cause: what that usually means; "" where nothing is outside.
 
     >>> points = [haiku_mup.Point("mup", width, 0, 0, "activation linear", "l1", width**0.5, "0")
     ...           for width in (64, 128, 256)]
@@ -62,7 +62,7 @@ class Finding(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name of the module or of the parameter.
+        """Returns the name of the module or of the parameter.
 
         >>> from haiku_mup.expectation import Range
         >>> haiku_mup.Finding("update linear/w", 0, "l1", 0.0, 0.0, Range(-1, -1), 1.0).name

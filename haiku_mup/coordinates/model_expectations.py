@@ -1,105 +1,153 @@
-"""The slopes that are expected of the quantities of a model."""
+"""The slopes expected of each array that a model computes and of each parameter, derived from the rules."""
+import dataclasses
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from haiku_mup.coordinates import expected_slopes as expectation
-from haiku_mup.coordinates.recorder import LOGITS, Seen
-from haiku_mup.coordinates.slope_range import FLAT, Range, Sizes
-from haiku_mup.coordinates.trainer import Program
+from haiku_mup.coordinates import expected_slopes
+from haiku_mup.coordinates.expected_slopes import Scalings
+from haiku_mup.coordinates.quantities import RecordKind
+from haiku_mup.coordinates.slope_range import FLAT, UP_TO_ROOT_SMALLER, ExpectedSlopes, Range
+from haiku_mup.coordinates.state_records import RecordInfo
 from haiku_mup.parameters.haiku_layers import NAMED, READOUT, TIED
 from haiku_mup.rules import FIXED, HIDDEN
 from haiku_mup.rules.optimizers import Coupling, OptimizerRule
 
-HALF = Range(-0.5, 0.0)
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelExpectations:
+    """The slopes expected of the quantities of one model, over all widths of a check.
 
-class Expected:
-    """The slopes that are expected of the quantities of all widths.
+    In general everything keeps its size. The properties below are the exceptions, each a range by which a
+    slope may deviate; the methods put together those that apply to a quantity.
 
-    Args:
-      programs: by width.
-      rule: of the optimizer, by which updates may be as large as gradients, and so as the outputs' errors
-        that these are made from.
-      decaying: whether an update is part of the parameter.
+    Attributes:
+      scalings: the scaling of each parameter, by width; the widest model comes last.
+      branches: the multipliers of `haiku_mup.residual`'s branches, by width.
+      rule: the optimizer's rule.
+      weight_decay: whether an update includes weight decay, which has the size of the parameter.
     """
 
-    def __init__(self, programs: Mapping[int, Program], rule: OptimizerRule, decaying: bool):
-        self._entries = {width: program.entries for width, program in programs.items()}
-        some = next(iter(self._entries.values()))
-        self._readouts = {entry.target.module: self._product(name)
-                          for name, entry in some.items()
-                          if entry.target.layer in (READOUT, NAMED) and entry.target.fans.fan_in}
-        tied = [self._product(name) for name, entry in some.items() if entry.target.layer == TIED]
-        if tied:
-            self._readouts[TIED] = expectation.hull(tied)
-        # What hidden weights make of the start of what they are given: less, where they are drawn smaller.
-        *_, widest = self._entries.values()
-        hidden = [self._product(name).start.low for name, entry in widest.items()
-                  if entry.row_blocks[0].role == HIDDEN and entry.target.moments.drawn
-                  and all(name in at for at in self._entries.values())]
-        # What branches add that know nothing of each other: r of them, each of size r^-α; less, for α above ½.
-        self._thin = Range(min(0.0, _thinned(programs)), 0.0)
-        self._shrinks = Range(round(sum(min(low, 0.0) for low in hidden), 9), 0.0).plus(self._thin)
-        lows = [sizes.start.low for sizes in self._readouts.values()]
-        # Of outputs: their start is in it. In a gradient it has come back through the branches.
-        self._error = Range(min(lows, default=0.0), 0.0).plus(self._thin)
-        self._gradient = self._error if rule.like_gradients else FLAT
-        self._muon = rule.coupling is Coupling.MATRIX
-        # A table without factors, which the standard one is, doesn't tell how gradients shrink.
-        self._untold = rule.like_gradients and all(
-            set(part.factors._replace(init=1.0, stored=1.0)) == {1.0}
-            for entry in widest.values() for part in entry.row_blocks)
-        self._decaying = decaying
+    scalings: Scalings
+    branches: Mapping[int, Sequence[float]]
+    rule: OptimizerRule
+    weight_decay: bool
 
-    def _product(self, name: str) -> Sizes:
-        """Of a weight's product: by its table, but that in none it may grow."""
-        found = expectation.of_product(name, self._entries)
-        return Sizes(_bounded(found.start), _bounded(found.change))
+    def of_record(self, module: str, info: RecordInfo) -> ExpectedSlopes:
+        """Returns what is expected of an array that was recorded in the forward pass.
 
-    def of(self, module: str, seen: Seen) -> Sizes:
-        """What is expected of a recorded array.
-
-        What is computed after a readout may shrink at the start as it does.
+        Args:
+          module: the name of the module that the array is recorded for.
+          info: what the recorder knows of the array.
         """
-        query, own = f"{module}/query/w", f"{module}/w"
-        if seen.kind == LOGITS:
-            known = all(query in at and at[query].base.key_size for at in self._entries.values())
-            found = expectation.of_logits(query, self._entries) if known else Sizes(HALF, FLAT)
-        elif seen.readout:
-            found = self._readouts[seen.readout]
-        elif any(own in at and at[own].multiplier != 1 for at in self._entries.values()):
-            found = self._product(own)                      # queries
+        query = f"{module}/query/w"
+        if info.kind == RecordKind.LOGITS:
+            known = all(query in at and at[query].base.key_size for at in self.scalings.values())
+            own = expected_slopes.logit_slopes(query, self.scalings) if known else ExpectedSlopes(
+                UP_TO_ROOT_SMALLER, FLAT)
+        elif info.readout is not None:
+            own = self._readouts[info.readout]
+        elif any(at[f"{module}/w"].multiplier != 1 for at in self.scalings.values() if f"{module}/w" in at):
+            own = self._product(f"{module}/w")      # queries, which μP's attention multiplies
         else:
-            found = Sizes(FLAT, FLAT)
-            for name in seen.after:
-                found = found._replace(start=found.start | self._readouts[name].start)
-        return Sizes(found.start.plus(self._shrinks), found.change.plus(
-            self._thin if self._gradient == FLAT else self._gradient))
+            own = ExpectedSlopes(FLAT, FLAT)
+            for readout in info.preceding_readouts:     # from whose outputs it may be computed
+                own = own._replace(initial=own.initial | self._readouts[readout].initial)
+        # Entrywise normalised updates do not depend on how small gradients are; others do.
+        change = self._branches if self._gradients == FLAT else self._gradients
+        return ExpectedSlopes(own.initial.plus(self._small_hidden_weights), own.change.plus(change))
+
+    def of_parameter(self, name: str) -> ExpectedSlopes | None:
+        """Returns what is expected of a parameter; None where that is unknown.
+
+        The gradient of a fixed parameter, such as a readout's bias, is the mean of the outputs' errors. Where
+        the data's part of that mean is near zero, what remains has the size of the initial outputs, with any
+        optimizer.
+        """
+        if self._gradients_unknown or not self._everywhere(name):
+            return None
+        own = expected_slopes.parameter_slopes(name, self.scalings, muon=self.rule.coupling is Coupling.MATRIX)
+        fixed = all(block.role == FIXED for at in self.scalings.values() for block in at[name].row_blocks)
+        change = own.change.plus(self._output_errors if fixed else self._gradients)
+        return ExpectedSlopes(own.initial, change | own.initial if self.weight_decay else change)
 
     def starts_at_zero(self, name: str) -> bool:
-        """Whether a parameter does, at every width."""
-        return all(name in at for at in self._entries.values()) and expectation.is_zero(name, self._entries)
+        """Returns whether a parameter is zero at initialization, at every width."""
+        return self._everywhere(name) and expected_slopes.starts_at_zero(name, self.scalings)
 
-    def of_parameter(self, name: str) -> Sizes | None:
-        """What is expected of a parameter; None for one that wasn't captured.
+    def _everywhere(self, name: str) -> bool:
+        """Returns whether the models of all widths have the parameter."""
+        return all(name in at for at in self.scalings.values())
 
-        The gradient of a fixed one, such as a readout's bias, is the mean of the outputs' errors: where that is
-        near zero, what remains is what outputs were at the start, with any optimizer.
+    def _product(self, weight: str) -> ExpectedSlopes:
+        """Returns what is expected of a weight's product: what its table says, but never growth.
+
+        So the check fails for a parametrization whose own table lets a product grow, such as the standard one.
         """
-        if self._untold or any(name not in at for at in self._entries.values()):
-            return None
-        found = expectation.of_parameter(name, self._entries, self._muon)
-        fixed = all(part.role == FIXED for at in self._entries.values() for part in at[name].row_blocks)
-        change = found.change.plus(self._error if fixed else self._gradient)
-        return Sizes(found.start, change | found.start if self._decaying else change)
+        expected = expected_slopes.product_slopes(weight, self.scalings)
+        return ExpectedSlopes(_without_growth(expected.initial), _without_growth(expected.change))
+
+    # --- deviations from keeping the size ---
+
+    @functools.cached_property
+    def _readouts(self) -> dict[str, ExpectedSlopes]:
+        """Returns what is expected of each readout module's output; under TIED, of any shared readout's."""
+        scalings = next(iter(self.scalings.values()))
+        readouts = {scaling.target.module: self._product(name) for name, scaling in scalings.items()
+                    if scaling.target.layer in (READOUT, NAMED) and scaling.target.fans.fan_in}
+        tied = [self._product(name) for name, scaling in scalings.items() if scaling.target.layer == TIED]
+        return readouts | {TIED: expected_slopes.union(tied)} if tied else readouts
+
+    @functools.cached_property
+    def _branches(self) -> Range:
+        """Returns the slope of what residual branches add to the stream, as long as they are independent.
+
+        The sum of r independent branches, each multiplied by r^-α, has size r^(½-α): less than that of the
+        stream where α exceeds ½.
+        """
+        sizes = {width: min(self.branches[width], default=1.0) * math.sqrt(max(
+            scaling.depth for scaling in scalings.values())) for width, scalings in self.scalings.items()}
+        return Range(min(0.0, round(expected_slopes.slope(sizes, sizes.values()), 9)), 0.0)
+
+    @functools.cached_property
+    def _small_hidden_weights(self) -> Range:
+        """Returns the slopes of initial activations behind hidden weights, and behind residual branches.
+
+        A hidden weight that is drawn smaller than its fan-in asks for, as under the spectral condition, makes
+        the initial activations smaller. An activation may lie behind all of these weights.
+        """
+        *_, widest = self.scalings.values()
+        slopes = [self._product(name).initial.low for name, scaling in widest.items()
+                  if scaling.row_blocks[0].role == HIDDEN and scaling.target.moments.drawn
+                  and self._everywhere(name)]
+        return Range(round(sum(min(low, 0.0) for low in slopes), 9), 0.0).plus(self._branches)
+
+    @functools.cached_property
+    def _output_errors(self) -> Range:
+        """Returns the slopes of the outputs' errors, which gradients are made of.
+
+        Initial outputs, which shrink with the width, are part of the errors. A gradient has also come back
+        through the residual branches.
+        """
+        lows = [expected.initial.low for expected in self._readouts.values()]
+        return Range(min(lows, default=0.0), 0.0).plus(self._branches)
+
+    @functools.cached_property
+    def _gradients(self) -> Range:
+        """Returns the slopes that gradients bring into updates: none where the optimizer normalises them."""
+        return self._output_errors if self.rule.like_gradients else FLAT
+
+    @functools.cached_property
+    def _gradients_unknown(self) -> bool:
+        """Returns whether updates depend on the sizes of gradients, and the table does not give these.
+
+        A table whose factors are all 1, as those of `standard()` are, does not tell how gradients shrink.
+        """
+        *_, widest = self.scalings.values()
+        return self.rule.like_gradients and all(
+            set(block.factors._replace(init=1.0, stored=1.0)) == {1.0}
+            for scaling in widest.values() for block in scaling.row_blocks)
 
 
-def _bounded(slopes: Range) -> Range:
+def _without_growth(slopes: Range) -> Range:
     return Range(min(slopes.low, 0.0), min(slopes.high, 0.0))
-
-
-def _thinned(programs: Mapping[int, Program]) -> float:
-    """The slope of what independent branches add to the stream."""
-    sizes = {width: min(program.branches, default=1.0) * math.sqrt(max(
-        entry.depth for entry in program.entries.values())) for width, program in programs.items()}
-    return round(expectation.slope(sizes, sizes.values()), 9)

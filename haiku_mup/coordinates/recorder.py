@@ -1,58 +1,36 @@
-"""What a model computes inside, written down as it runs: every module's output, and whatever is probed."""
+"""Records every module's output, attention logits and probed arrays while a model runs."""
+import contextlib
 import contextvars
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from haiku_mup.coordinates.array_stats import Stat, measurer
+from haiku_mup.coordinates.array_stats import Stat, measuring
+from haiku_mup.coordinates.quantities import RecordKind
+from haiku_mup.coordinates.state_records import RecordInfo, is_record, records_in
 from haiku_mup.errors import MupError
 from haiku_mup.layers import SharedReadout
 from haiku_mup.parameters.haiku_layers import TIED, Attention, layer_type
 from haiku_mup.tracing.haiku_internals import leaf_name, stored_names
 
 T = TypeVar("T")
-Tree: TypeAlias = Mapping[str, Mapping[str, Any]]       # module -> name -> array, as Haiku nests them
 
-ACTIVATION, LOGITS, PROBE, OUTPUT = "activation", "logits", "probe", "output"
-_MARK = "haiku_mup recorded "
 _recorder: contextvars.ContextVar["Recorder | None"] = contextvars.ContextVar("recorder", default=None)
 
 
-class Seen(NamedTuple):
-    """What is known of a recorded array as it is traced.
-
-    Attributes:
-      kind: `ACTIVATION`, `LOGITS`, `PROBE` or `OUTPUT`.
-      rest: what tells it from others of its module: a probe's name, a path in a tree, the number of the call.
-      order: its place among all, as they were computed.
-      shape: its shape, in one layer.
-      eps: the relative rounding error of its dtype.
-      readout: the readout whose output it is, without the prefix of a lift; TIED for a SharedReadout; or "".
-      after: the readouts that were computed before it.
-    """
-
-    kind: str
-    rest: str
-    order: int
-    shape: tuple[int, ...]
-    eps: float
-    readout: str
-    after: tuple[str, ...]
-
-
 def probe(name: str, x: T) -> T:
-    """Has a coordinate check record `x`, too; elsewhere it does nothing.
+    """Marks an array for coordinate checks, which record it; elsewhere it does nothing.
 
-    Use it inside a transformed function for what is no module's output. (Tensor Programs V,
+    Use it inside a transformed function, for arrays that no module returns. (Tensor Programs V,
     arXiv 2203.03466, Appendix D.1.)
 
     Args:
-      name: what to call it; the module that it is in stands before it.
+      name: what to call the array; the name of the current module is put in front.
       x: an array, or a tree of arrays.
 
     Returns:
@@ -67,12 +45,12 @@ def probe(name: str, x: T) -> T:
     recorder = _recorder.get()
     if recorder is not None:
         module = hk.experimental.current_name()
-        recorder.record(PROBE, module, x, f"/{name}")
+        recorder.record(RecordKind.PROBE, module, x, f"/{name}")
     return x
 
 
-def original(model: Any) -> Callable[..., Any]:
-    """The function that Haiku transformed, as it is in a wrapped model.
+def transformed_function(model: Any) -> Callable[..., Any]:
+    """Returns the function that Haiku transformed into a model, or that a wrapped model has inside.
 
     Raises:
       MupError: a model that Haiku didn't transform, or a multi-transform.
@@ -85,35 +63,39 @@ def original(model: Any) -> Callable[..., Any]:
 
 
 class Recorder:
-    """A model that records what its modules return, in Haiku's state: under jit, remat, scan, a stack.
+    """A model that also records what its modules return: under jit, remat, scan and layer_stack.
+
+    It transforms the model's function anew, with a state, intercepts all modules' calls, and adds what it
+    measures of their outputs to entries of the state. `prepare` makes these entries, and `apply` fills them.
 
     Args:
-      model: what hk.transform returns, in μP or not.
-      stats: what to take of every array.
-      readouts: names of modules whose output is a readout's, without the prefix of a lift.
+      model: what hk.transform or hk.transform_with_state returns, wrapped in μP or not.
+      stats: the statistics to take of every array.
+      readouts: the names of readout modules, without the prefix of a lift.
 
     Attributes:
-      seen: what was recorded, by module and name in the state.
+      records: what is known of each record, by module and name in the state.
 
     Raises:
       MupError: a model that Haiku didn't transform, or a multi-transform.
     """
 
     def __init__(self, model: Any, stats: Sequence[Stat], readouts: Sequence[str] = ()):
-        function = original(model)
-        self.seen: dict[tuple[str, str], Seen] = {}
+        function = transformed_function(model)
+        self.records: dict[tuple[str, str], RecordInfo] = {}
         self._readouts = readouts
-        self._measure = measurer(stats)
-        self._calls: list[tuple[Any, Any, int]] = []
-        self._made: dict[int, tuple[Any, str]] = {}     # id of a readout's output: itself, and its name
-        self._pending: Seen | None = None
+        self._measure = measuring(stats)
         self._prepared = False
-        self._active: list[Any] = []                    # modules that are being called
-        self._attention: list[tuple[str, dict[str, Any]]] = []
+        self._current: RecordInfo | None = None                     # of the entry that is being written
+        # Of the trace that is going on:
+        self._calls: list[tuple[Any, Any, Any]] = []                # what, whose, in which trace: each record
+        self._outputs_of_readouts: dict[int, tuple[Any, str]] = {}  # id of an array: itself, and the readout
+        self._active_modules: list[Any] = []
+        self._projections: list[tuple[str, dict[str, Any]]] = []    # active attentions: name, {layer: output}
         self._model = hk.transform_with_state(self._recording(function))
 
     def prepare(self, key: Any, *args: Any, **kwargs: Any) -> dict[str, dict[str, Any]]:
-        """The state in which to record, filled with zeros; only shapes are computed.
+        """Returns the entries in which to record, filled with zeros; computes only their shapes.
 
         Args:
           key: a random key.
@@ -129,109 +111,130 @@ class Recorder:
                 raise
             raise MupError("a coordinate check can't record inside hk.lift(hk.transform(f).init), which has no "
                            "state; make it hk.transform_with_state(f) and hk.lift_with_state") from error
-        records = _recorded(state)
-        # Below a stack a second trace knows nothing of its prefix; and apply knows none.
-        self.seen = {key: seen for key, seen in self.seen.items() if key[1] in records.get(key[0], ())}
+        entries = records_in(state)
+        # A second trace of what is below a stack knows nothing of the stack's prefix: its names are not in the
+        # state. And apply doesn't know any prefix. So what init says, and the state has, counts from now on.
+        self.records = {key: info for key, info in self.records.items() if key[1] in entries.get(key[0], ())}
         self._prepared = True
         return {module: {name: np.zeros(x.shape, x.dtype) for name, x in names.items()}
-                for module, names in records.items()}
+                for module, names in entries.items()}
 
     def apply(self, params: Any, state: Any, rng: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        """The model's output and its state, with the records added to those in `state`."""
+        """Returns the model's output, and its state with the records added to those in `state`."""
         return self._model.apply(params, state, rng, *args, **kwargs)
 
-    def _recording(self, function):
+    def record(self, kind: RecordKind, owner: Any, value: Any, name: str = "") -> None:
+        """Adds the arrays of a tree to the state of the current module.
+
+        Args:
+          kind: the kind of the arrays.
+          owner: the module that is called, or a name; it tells the second call from the first.
+          value: a tree of arrays.
+          name: tells it from others of the module.
+        """
+        number = self._count_calls((kind, name), owner)
+        top_level = [readout for readout in self._readouts if readout == "~"]     # of parameters of no module
+        preceding = dict.fromkeys([*top_level, *(readout for _, readout in self._outputs_of_readouts.values())])
+        for path, x in _arrays(value):
+            _, readout = self._outputs_of_readouts.get(id(x), (None, None))
+            info = self._current = RecordInfo(
+                kind=kind, suffix=f"{name}{path}" + f"@{number}" * (number > 0), order=len(self.records),
+                shape=tuple(x.shape), eps=float(jnp.finfo(x.dtype).eps), readout=readout,
+                preceding_readouts=tuple(preceding))
+            measured = self._measure(x)
+            sums = hk.get_state(info.entry, measured.shape, measured.dtype, init=jnp.zeros)
+            hk.set_state(info.entry, sums + measured)
+
+    # --- within a trace of the model ---
+
+    def _recording(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Wraps the model's function, so that a trace of it records."""
         @functools.wraps(function)
-        def wrapped(*args, **kwargs):
+        def recording(*args: Any, **kwargs: Any) -> Any:
             token = _recorder.set(self)
             try:
                 with hk.intercept_methods(self._intercept), hk.custom_setter(self._setter):
                     out = function(*args, **kwargs)
-                    self.record(OUTPUT, "~", out)
+                    self.record(RecordKind.OUTPUT, "~", out)
                 return out
             finally:
                 _recorder.reset(token)
-                self._forget()
-        return wrapped
+                for of_this_trace in (self._calls, self._outputs_of_readouts, self._projections):
+                    of_this_trace.clear()
+        return recording
 
-    def _forget(self) -> None:
-        for kept in (self._calls, self._made, self._attention):
-            kept.clear()
-
-    def _intercept(self, next_method, args, kwargs, call):
+    def _intercept(self, next_method: Any, args: Any, kwargs: Any, call: Any) -> Any:
+        """Records what a module's `__call__` returns: Haiku's interceptor of method calls."""
         module = call.module
-        if call.method_name != "__call__" or any(module is outer for outer in self._active) \
+        # Not for a superclass's __call__, nor for a lift, whose call returns parameters.
+        if call.method_name != "__call__" or any(module is active for active in self._active_modules) \
                 or type(module).__module__ == "haiku._src.lift":
-            return next_method(*args, **kwargs)                 # a superclass's; a lift, which gives parameters
+            return next_method(*args, **kwargs)
         attention = layer_type(module).attention
-        if attention:
-            self._attention.append((module.module_name, {}))
-        self._active.append(module)
-        try:
+        with self._active(module, attends=attention is not None):
             out = next_method(*args, **kwargs)
-            if attention:
-                self._logits(module, attention, self._attention[-1][1])
-        finally:
-            self._active.pop()
-            if attention:
-                self._attention.pop()
-        if self._attention:
-            name, projected = self._attention[-1]
-            projected[module.module_name.removeprefix(f"{name}/")] = out
+            if attention is not None:
+                self._record_logits(module, attention, self._projections[-1][1])
+        if self._projections:
+            name, outputs = self._projections[-1]
+            outputs[module.module_name.removeprefix(f"{name}/")] = out
         readout = TIED if isinstance(module, SharedReadout) else module.module_name
         if readout == TIED or readout in self._readouts:
-            self._made.update((id(x), (x, readout)) for _, x in _arrays(out))
-        self.record(ACTIVATION, module, out)
+            # By identity: who computes with the array has another one. The array is kept, so that its id is.
+            self._outputs_of_readouts.update((id(x), (x, readout)) for _, x in _arrays(out))
+        self.record(RecordKind.ACTIVATION, module, out)
         return out
 
-    def _logits(self, module: Any, attention: Attention, projected: Mapping[str, Any]) -> None:
-        """Those of an attention's softmax, before any mask: [..., H, T', T]."""
-        sides, size = (attention.queries, attention.keys), int(attention.key_size(module))
-        if not projected.keys() >= set(sides):
-            return
-        query, key = (projected[side].reshape(*projected[side].shape[:-1], -1, size) for side in sides)
-        logits = jnp.einsum("...thd,...Thd->...htT", query, key) / np.sqrt(size).astype(query.dtype)
-        self.record(LOGITS, module, logits)
+    @contextlib.contextmanager
+    def _active(self, module: Any, *, attends: bool) -> Iterator[None]:
+        """Keeps a module, and the projections of an attention, on their stacks during its call."""
+        if attends:
+            self._projections.append((module.module_name, {}))
+        self._active_modules.append(module)
+        try:
+            yield
+        finally:
+            self._active_modules.pop()
+            if attends:
+                self._projections.pop()
 
-    def record(self, kind: str, owner: Any, value: Any, leaf: str = "") -> None:
-        """Adds the arrays of a tree to the state of the module that is current.
+    def _record_logits(self, module: Any, attention: Attention, outputs: Mapping[str, Any]) -> None:
+        """Records the logits of an attention's softmax before any mask, [..., H, T', T].
 
         Args:
-          kind: see `Seen`.
-          owner: what tells one call from the next: a module, or a name.
-          value: a tree of arrays.
-          leaf: what tells it from others of the module's.
+          module: the module that attends.
+          attention: what the table of layer types says of it.
+          outputs: what its projections returned, by their names below its own.
         """
-        number = self._number((kind, leaf), owner)
-        top = [name for name in self._readouts if name == "~"]          # of parameters at top level
-        after = tuple(dict.fromkeys([*top, *(name for _, name in self._made.values())]))
-        for path, x in _arrays(value):
-            rest = f"{leaf}{path}" + f"@{number}" * (number > 0)
-            _, readout = self._made.get(id(x), (None, ""))
-            self._pending = Seen(kind, rest, len(self.seen), tuple(x.shape), float(jnp.finfo(x.dtype).eps),
-                                 readout, after)
-            fresh, entry = self._measure(x), f"{_MARK}{kind} {rest}"
-            before = hk.get_state(entry, fresh.shape, fresh.dtype, init=jnp.zeros)
-            hk.set_state(entry, before + fresh)
+        sides, size = (attention.queries, attention.keys), int(attention.key_size(module))
+        if not outputs.keys() >= set(sides):
+            return
+        # [..., T', H, D] and [..., T, H, D]
+        query, key = (outputs[side].reshape(*outputs[side].shape[:-1], -1, size) for side in sides)
+        logits = jnp.einsum("...thd,...Thd->...htT", query, key) / np.sqrt(size).astype(query.dtype)
+        self.record(RecordKind.LOGITS, module, logits)
 
-    def _number(self, what: Any, owner: Any) -> int:
-        """How many calls there were before this one, in this trace."""
+    def _count_calls(self, what: Any, owner: Any) -> int:
+        """Returns how many records of this name and owner there were before in this trace, and counts one more.
+
+        A scan, a remat or a stack traces its body several times for one call. Each has a trace of its own.
+        """
         trace = trace_state()
-        same = [n for known, at, n in self._calls
-                if known[1] is owner and known[0] == what and at == trace]
-        self._calls.append(((what, owner), trace, len(same)))
-        return len(same)
+        earlier = [call for call in self._calls if call[0] == what and call[1] is owner and call[2] == trace]
+        self._calls.append((what, owner, trace))
+        return len(earlier)
 
-    def _setter(self, next_setter, value, context):
-        if not self._prepared and leaf_name(context).startswith(_MARK) and self._pending is not None:
+    def _setter(self, next_setter: Any, value: Any, context: Any) -> Any:
+        """Notes under which full names a record is stored: Haiku's custom setter of state."""
+        entry = leaf_name(context)
+        if not self._prepared and is_record(entry) and self._current is not None:
             for name in stored_names(context):
-                entry = leaf_name(context)
-                self.seen.setdefault((name[:-len(entry) - 1], entry), self._pending)
+                self.records.setdefault((name[:-len(entry) - 1], entry), self._current)
         return next_setter(value)
 
 
 def trace_state() -> Any:
-    """What is equal within one trace, and differs from any other's."""
+    """Returns a value that is equal within one trace of JAX, and differs from that of any other."""
     import jax.extend.core  # slow to import
 
     name = "get_opaque_trace_state"                     # in jax.core before JAX 0.10
@@ -240,32 +243,15 @@ def trace_state() -> Any:
 
 
 def _arrays(tree: Any) -> Iterator[tuple[str, jax.Array]]:
-    """(path, array) of each array of real or complex numbers in a tree: "" for a single one."""
+    """Yields (path, array) of each array of real or complex numbers in a tree; the path of the root is ""."""
     for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
         if hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.inexact) and x.size:
             yield "".join(f".{_key(part)}" for part in path), x
 
 
 def _key(part: Any) -> str:
+    """Returns the name, the key or the index that an entry of a tree's path holds."""
     for attribute in ("name", "key", "idx"):
         if hasattr(part, attribute):
             return str(getattr(part, attribute))
     return str(part)
-
-
-def _recorded(state: Tree) -> dict[str, dict[str, Any]]:
-    """What of a state is records."""
-    found = {module: {k: v for k, v in names.items() if k.startswith(_MARK)} for module, names in state.items()}
-    return {module: names for module, names in found.items() if names}
-
-
-def split(state: Tree) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """The model's own state, and the records in it."""
-    own = {module: {k: v for k, v in names.items() if not k.startswith(_MARK)}
-           for module, names in state.items()}
-    return {module: names for module, names in own.items() if names}, _recorded(state)
-
-
-def merged(own: Tree, records: Tree) -> dict[str, dict[str, Any]]:
-    """The state that both are part of."""
-    return {module: {**own.get(module, {}), **records.get(module, {})} for module in {**own, **records}}

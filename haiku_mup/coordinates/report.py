@@ -1,27 +1,43 @@
-"""The table that shows the findings of a coordinate check."""
+"""The text of a coordinate check: a line with the verdict, and a table of the worst findings."""
 import math
-from typing import Any
+from collections.abc import Sequence
 
-LINES = 20
+from haiku_mup.coordinates.findings import Finding
+
+ROWS = 20       # findings that are shown
 
 
-def table(check: Any, tol: float) -> str:
-    """The verdict, and the worst of what it rests on, a line each."""
-    failed = check.failures(tol)
-    if not check.findings:
+def report(findings: Sequence[Finding], *, parametrization: str, tol: float) -> str:
+    """Returns the text.
+
+    Args:
+      findings: all findings, the worst first.
+      parametrization: its name.
+      tol: how far a slope may lie outside of what is expected.
+
+    >>> print(report([], parametrization="mup", tol=0.1))
+    coordinate check: nothing was judged
+    """
+    if not findings:
         return "coordinate check: nothing was judged"
-    name = check.points[0].parametrization
-    head = f"coordinate check{f' of {name}' * (name != 'mup')}: {'failed' if failed else 'passed'}; " \
-           f"{len(failed)} of {len(check.findings)} slopes are off by more than {tol:g} and their interval"
-    shown = check.findings[:max(LINES, 0)]
-    room = max([len("quantity"), *(len(f.quantity) for f in shown)])
-    lines = [head, f"{'quantity':<{room}}  step  stat      slope        expected  cause"]
-    lines += [f"{f.quantity:<{room}}  {f.step:>4}  {f.stat:<4}  {_slope(f):>14}  {str(f.expected):>10}  "
-              f"{f.cause if f.excess > tol else 'ok'}" for f in shown]
-    if len(check.findings) > len(shown):
-        lines.append(f"… and {len(check.findings) - len(shown)} more")
+    shown = findings[:ROWS]
+    width = max(len("quantity"), *(len(f.quantity) for f in shown))
+    rows = [f"{f.quantity:<{width}}  {f.step:>4}  {f.stat:<4}  {_slope(f):>14}  {str(f.expected):>10}  "
+            f"{f.cause if f.excess > tol else 'ok'}" for f in shown]
+    lines = [_verdict(findings, parametrization, tol),
+             f"{'quantity':<{width}}  step  stat      slope        expected  cause", *rows]
+    if len(findings) > len(shown):
+        lines.append(f"… and {len(findings) - len(shown)} more")
     return "\n".join(lines)
 
 
-def _slope(finding: Any) -> str:
+def _verdict(findings: Sequence[Finding], parametrization: str, tol: float) -> str:
+    """Returns the first line: whether the check passed, and how many slopes did not."""
+    failed = sum(f.excess > tol for f in findings)
+    return (f"coordinate check{f' of {parametrization}' * (parametrization != 'mup')}: "
+            f"{'failed' if failed else 'passed'}; "
+            f"{failed} of {len(findings)} slopes are off by more than {tol:g} and their interval")
+
+
+def _slope(finding: Finding) -> str:
     return "not finite" if math.isnan(finding.slope) else f"{finding.slope:.2f} ± {finding.error:.2f}"

@@ -1,4 +1,4 @@
-"""The records of a coordinate check, and what they say: which sizes grow with the width as they must not."""
+"""The result of a coordinate check: its points, what they say, and whether the model passes."""
 import csv
 import dataclasses
 import functools
@@ -6,17 +6,22 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from haiku_mup.coordinates import diagnosis, report
+from haiku_mup.coordinates.diagnosis import diagnosed
 from haiku_mup.coordinates.findings import Finding, Point
-from haiku_mup.coordinates.slopes import judged, outside
+from haiku_mup.coordinates.report import report
+from haiku_mup.coordinates.slopes import distance, judge
 from haiku_mup.errors import MupError
 
-TOL = 0.1
+TOL = 0.1       # how far a slope may lie outside of what is expected
 
 
 @dataclasses.dataclass(frozen=True)
 class CoordCheck:
-    """What `coord_check` found.
+    """Result of `coord_check`: what was recorded, and what it says.
+
+    For each quantity at each step, the slope of log2 size against log2 width is estimated for every seed. A
+    `Finding` has the mean over seeds, its 95% interval, and the slopes that μP expects. The check passes where
+    no slope lies outside of the expected ones by more than its interval and a tolerance.
 
     Attributes:
       points: all that was recorded.
@@ -32,7 +37,7 @@ class CoordCheck:
 
     @functools.cached_property
     def findings(self) -> list[Finding]:
-        """A finding for each quantity, step and statistic that is judged, the worst first.
+        """Returns a finding for each quantity, step and statistic that is judged, the worst first.
 
         Raises:
           MupError: points of several parametrizations, as a file of two checks has them.
@@ -48,12 +53,12 @@ class CoordCheck:
         for point in self.points:
             if point.expected:
                 groups.setdefault((point.quantity, point.step, point.stat), []).append(point)
-        found = [finding for finding in map(judged, groups.values()) if finding]
-        return diagnosis.explained(sorted(found, key=lambda f: (-f.excess, -abs(outside(f.slope, f.expected)))))
+        found = [finding for finding in map(judge, groups.values()) if finding]
+        return diagnosed(sorted(found, key=lambda f: (-f.excess, -abs(distance(f.slope, f.expected)))))
 
     @property
     def ok(self) -> bool:
-        """Whether something was judged, and nothing failed.
+        """Returns whether something was judged, and nothing failed.
 
         >>> points = [haiku_mup.Point("mup", width, 0, 0, "activation linear", "l1", 1.0, "0")
         ...           for width in (64, 128, 256)]
@@ -63,13 +68,13 @@ class CoordCheck:
         return bool(self.findings) and not self.failures()
 
     def failures(self, tol: float = TOL) -> list[Finding]:
-        """What grows with the width as it must not, the worst first.
+        """Returns the findings whose slopes are wrong, the worst first.
 
-        A quantity fails where its slope lies outside of the expected ones by more than `tol` and its own
-        interval, over all widths and over the wider half of them: what comes of a small width alone fades.
+        A slope is wrong where it lies outside of the expected ones by more than `tol` and half of its interval,
+        over all widths, and over the wider half of them too: what only a small width causes fades.
 
         Args:
-          tol: how far outside is still right.
+          tol: how far a slope may lie outside of what is expected, beyond its interval.
 
         >>> haiku_mup.CoordCheck([]).failures()
         []
@@ -77,33 +82,38 @@ class CoordCheck:
         return [finding for finding in self.findings if finding.excess > tol]
 
     def assert_ok(self, tol: float = TOL) -> None:
-        """Raises where something failed, or nothing was judged: a line for a test suite.
+        """Raises if something failed, or nothing was judged: for a test suite.
 
         Args:
           tol: how far a slope may lie outside of what is expected.
 
         Raises:
-          AssertionError: with the table.
+          AssertionError: with the text of the check.
 
         >>> points = [haiku_mup.Point("mup", width, 0, 0, "activation linear", "l1", 1.0, "0")
         ...           for width in (64, 128, 256)]
         >>> haiku_mup.CoordCheck(points).assert_ok()
         """
         if self.failures(tol) or not self.findings:
-            raise AssertionError(f"the coordinate check failed\n{report.table(self, tol)}")
+            raise AssertionError(f"the coordinate check failed\n{self._report(tol)}")
 
     def __str__(self) -> str:
-        return report.table(self, TOL)
+        """Returns the verdict, and a table of the worst findings."""
+        return self._report(TOL)
+
+    def _report(self, tol: float) -> str:
+        return report(self.findings, tol=tol,
+                      parametrization=self.points[0].parametrization if self.points else "")
 
     def plot(self, path: str | os.PathLike[str] | None = None, *, compare: "CoordCheck | None" = None) -> Any:
-        """Draws what was recorded against the width; needs matplotlib. See `plot.coordinates`.
+        """Draws what was recorded against the width, as `plot.coordinates` does; needs matplotlib.
 
         Args:
           path: where to save the figure, if anywhere.
-          compare: another check, to be drawn below.
+          compare: another check, to draw below.
 
         Returns:
-          The figure, of matplotlib.
+          The figure, a matplotlib `Figure`.
 
         >>> points = [haiku_mup.Point("sp", width, 0, 0, "activation linear", "l1", 1.0, "0")
         ...           for width in (64, 128)]
@@ -112,13 +122,14 @@ class CoordCheck:
         """
         from haiku_mup.coordinates import figures
 
-        return figures.coordinates(self, path, compare=compare)
+        checks = [self] if compare is None else [self, compare]
+        return figures.draw([figures.row_of(check.points, check.failures()) for check in checks], path)
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Writes the points, a row each.
+        """Writes the points to a file, a row each.
 
         Args:
-          path: of the file.
+          path: where the file is.
 
         >>> import io, os
         >>> haiku_mup.CoordCheck([]).to_csv(os.devnull)
@@ -130,10 +141,10 @@ class CoordCheck:
 
     @classmethod
     def from_csv(cls, path: str | os.PathLike[str]) -> "CoordCheck":
-        """What `to_csv` wrote; or, where the file has several parametrizations, all of them in one.
+        """Returns what `to_csv` wrote; of a file of several parametrizations, all points in one.
 
         Args:
-          path: of the file.
+          path: where the file is.
 
         Raises:
           MupError: a file with other columns.
@@ -152,7 +163,7 @@ class CoordCheck:
             return cls([Point(a, int(b), int(c), int(d), e, f, float(g), h) for a, b, c, d, e, f, g, h in rows])
 
     def only(self, parametrization: str) -> "CoordCheck":
-        """The points of one parametrization.
+        """Returns the points of one parametrization, to be judged by themselves.
 
         Args:
           parametrization: its name.

@@ -1,15 +1,24 @@
-"""Ranges of slopes, and what is expected of a quantity."""
+"""Expected slopes: a range of slopes that are right, and the two ranges expected of one quantity.
+
+Sizes follow power laws of the width, size ∝ width^slope. A slope is therefore the exponent: the slope of the
+line of log2 size against log2 width.
+"""
 from typing import NamedTuple
 
 
 class Range(NamedTuple):
-    """The slopes that are right, in log2 of a size against log2 of the width: from low to high."""
+    """The slopes that are right, from `low` to `high`, both included.
+
+    A slope is that of log2 size against log2 width.
+    """
 
     low: float
     high: float
 
     def __or__(self, other: object) -> "Range":
-        """The smallest range that has both: of a sum of which either term may be the larger.
+        """Returns the smallest range that contains both.
+
+        It is that of a sum of two terms, either of which may be the larger.
 
         >>> Range(-0.5, -0.5) | Range(0, 0)
         Range(low=-0.5, high=0)
@@ -19,7 +28,7 @@ class Range(NamedTuple):
         return Range(min(self.low, other.low), max(self.high, other.high))
 
     def plus(self, other: "Range") -> "Range":
-        """The range of a product of two factors.
+        """Returns the range of a product: the exponents of its two factors add.
 
         >>> Range(0, 0).plus(Range(-0.5, 0))
         Range(low=-0.5, high=0)
@@ -27,7 +36,7 @@ class Range(NamedTuple):
         return Range(self.low + other.low, self.high + other.high)
 
     def __str__(self) -> str:
-        """One number, or two with .. between.
+        """Returns one number, or two with .. between them.
 
         >>> str(Range(-0.5, 0)), str(Range(0, 0))
         ('-0.5..0', '0')
@@ -37,7 +46,7 @@ class Range(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Range | None":
-        """What `str` gave; None for "".
+        """Returns the range that `str` wrote; None for an empty text.
 
         >>> Range.parse("-0.5..0")
         Range(low=-0.5, high=0.0)
@@ -48,31 +57,35 @@ class Range(NamedTuple):
         return cls(float(low), float(high or low))
 
 
-FLAT = Range(0.0, 0.0)
+FLAT = Range(0.0, 0.0)                  # the same size at every width
+UP_TO_ROOT_SMALLER = Range(-0.5, 0.0)   # from the same size down to 1 / √width of it
 
 
-class Sizes(NamedTuple):
-    """What is expected of a quantity.
+class ExpectedSlopes(NamedTuple):
+    """The slopes expected of one quantity.
 
     Attributes:
-      start: at initialization.
-      change: of how far training moves it.
+      initial: slopes of its size at initialization.
+      change: slopes of how far one update moves it.
     """
 
-    start: Range
+    initial: Range
     change: Range
 
-    def at(self, step: int) -> Range:
-        """Of the quantity itself: at first its start, later the sum of both."""
-        return self.start | self.change if step else self.start
+    def after(self, updates: int) -> Range:
+        """Returns the slopes of the quantity's own size after so many updates.
 
-    def moved(self, updates: int) -> Range:
-        """Of how far so many updates have moved it, together.
+        Then it is the sum of its initial value and its change, either of which may be the larger.
+        """
+        return self.initial | self.change if updates else self.initial
 
-        Several may cancel each other, as where a bias swings past its best value. What is left, then, is how
-        they scatter about their mean over the width, which is smaller by its root.
+    def change_after(self, updates: int) -> Range:
+        """Returns the slopes of the distance from the initial value after so many updates.
 
-        >>> Sizes(FLAT, FLAT).moved(1), Sizes(FLAT, FLAT).moved(2)
+        Several updates may cancel each other, as where a bias overshoots its best value and returns. What
+        remains is the scatter about their mean over the width, which is smaller by the root of the width.
+
+        >>> ExpectedSlopes(FLAT, FLAT).change_after(1), ExpectedSlopes(FLAT, FLAT).change_after(2)
         (Range(low=0.0, high=0.0), Range(low=-0.5, high=0.0))
         """
-        return self.change.plus(Range(-0.5, 0.0)) if updates > 1 else self.change
+        return self.change.plus(UP_TO_ROOT_SMALLER) if updates > 1 else self.change

@@ -1,6 +1,6 @@
-"""One width of a coordinate check: a model that trains, and tells what it computes at each step."""
+"""Trains the model of one width for a few steps, and measures what each step computes."""
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, NamedTuple, TypeVar
 
@@ -10,174 +10,193 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from haiku_mup.coordinates.array_stats import Stat, by_layer, in_memory
-from haiku_mup.coordinates.compilation import Compiled, quickly
-from haiku_mup.coordinates.model_inputs import Inputs
-from haiku_mup.coordinates.recorder import Recorder, merged, split, trace_state
+from haiku_mup.coordinates.array_stats import Stat, numpy_statistics_by_layer, statistics_by_layer
+from haiku_mup.coordinates.compilation import BackgroundJit, compile_fast
+from haiku_mup.coordinates.model_inputs import ModelInputs
+from haiku_mup.coordinates.quantities import ParameterKind
+from haiku_mup.coordinates.recorder import Recorder, trace_state
+from haiku_mup.coordinates.state_records import merge_state, split_state
 from haiku_mup.errors import MupError
 from haiku_mup.parameters.haiku_layers import NAMED, READOUT
 from haiku_mup.parameters.scaling import ParameterScaling
 
 T = TypeVar("T")
-PARAM, UPDATE, CHANGE, DECAY, GRADIENT = PARTS = ("param", "update", "change", "decay", "gradient")
 
 
-class Step(NamedTuple):
-    """What one step computed.
+class StepRecord(NamedTuple):
+    """Results of one training step.
 
     Attributes:
       loss: a number.
-      records: module -> name -> [layers …, 1 + stats + SAMPLE], as `Recorder` keeps them.
-      params: "module/name" -> a dict with some of `PARTS`, each [layers …, stats].
+      records: module -> name -> [layers …, 1 + stats + SAMPLE], summed over calls: see `array_stats.measuring`.
+      parameters: "module/name" -> kind -> the statistics [layers …, stats].
     """
 
     loss: Any
-    records: Any
-    params: dict[str, dict[str, Any]]
+    records: Mapping[str, Mapping[str, Any]]
+    parameters: Mapping[str, Mapping[ParameterKind, Any]]
 
 
-def decays(optimizer: Any) -> bool:
-    """Whether it takes something from a parameter whose gradient is zero; yes, where that can't be tried."""
+def has_weight_decay(optimizer: Any) -> bool:
+    """Returns whether an optimizer moves parameters whose gradient is zero; True where that can't be tried.
+
+    >>> has_weight_decay(optax.adam(0.1)), has_weight_decay(optax.adamw(0.1))
+    (False, True)
+    """
     params = {"linear": {"w": np.ones((2, 2), np.float32), "b": np.ones(2, np.float32)}}
     try:
-        taken = quickly(jax.jit(lambda: _decay(optimizer, params)).lower())()
-        return any(bool(np.any(x)) for x in jax.tree.leaves(taken))
-    except Exception:       # an optimizer for parameters of certain names: anything may come out of it
+        decay = compile_fast(jax.jit(lambda: _weight_decay(optimizer, params)).lower())()
+        return any(bool(np.any(x)) for x in jax.tree.leaves(decay))
+    except Exception:       # an optimizer for parameters of certain names may raise anything
         return True
 
 
-def _decay(optimizer: Any, params: Any) -> Any:
-    """What a first step without a gradient does because parameters are what they are.
+def _weight_decay(optimizer: Any, params: Any) -> Any:
+    """Returns the weight decay: the first update at zero gradient, minus that at zero parameters.
 
-    Yogi begins with a momentum that is not zero: what it so does to parameters that are zero, too, is no decay.
+    Yogi's momentum does not start at zero, and so moves even parameters that are zero: that is no decay.
     """
     zeros = jax.tree.map(jnp.zeros_like, params)
     updates, at_zero = (optimizer.update(zeros, optimizer.init(at), at)[0] for at in (params, zeros))
     return jax.tree.map(jnp.subtract, updates, at_zero)
 
 
-class Program:
-    """A model and its optimizer, compiled to train step by step.
+class Trainer:
+    """Trains the model of one width from any seed, and measures each step.
 
     Args:
-      model: in any parametrization.
+      model: the model, in any parametrization.
       optimizer: its optimizer.
       loss_fn: as `coord_check` takes it.
-      mup: which has captured the model.
-      inputs: what to initialise the model with.
-      stats: what to take of every array.
-      decaying: whether to record what the optimizer takes from parameters without a gradient.
+      mup: the `Mup` that has captured the model.
+      inputs: what to initialize the model with.
+      stats: the statistics to take of every array.
+      weight_decay: whether to measure the optimizer's weight decay.
 
     Attributes:
-      entries: base beside target, by name.
-      branches: the multipliers of haiku_mup.residual's branches.
-      seen: what is recorded, by module and name in the state.
-      shapes: of the parameters, by name, once it has run.
+      scalings: how each parameter is scaled, by its name.
+      branches: the multipliers of the branches of `haiku_mup.residual`.
+      records: what is known of each record of the forward pass, by module and name in the state.
+      shapes: the shapes of the parameters by name, once the trainer has run.
     """
 
-    def __init__(self, model: Any, optimizer: Any, loss_fn: Any, mup: Any, inputs: Inputs,
-                 stats: Sequence[Stat], decaying: bool):
+    def __init__(self, *, model: Any, optimizer: Any, loss_fn: Any, mup: Any, inputs: ModelInputs,
+                 stats: Sequence[Stat], weight_decay: bool):
         captured, branches = mup._whole("coord_check")
-        self.entries: dict[str, ParameterScaling] = dict(captured)
-        self.branches = list(branches.values())
-        records = [entry.target for entry in self.entries.values()]
-        self.recorder = Recorder(model, stats, [
-            r.module for r in records if r.layer in (READOUT, NAMED) and r.fans.fan_in])
+        self.scalings: dict[str, ParameterScaling] = dict(captured)
+        self.branches: list[float] = list(branches.values())
         self._model, self._optimizer, self._loss_fn, self._inputs = model, optimizer, loss_fn, inputs
-        self._stats, self._decaying, self._stateful = tuple(stats), decaying, _stateful(model)
+        self._stats, self._weight_decay = tuple(stats), weight_decay
+        readouts = [scaling.target.module for scaling in self.scalings.values()
+                    if scaling.target.layer in (READOUT, NAMED) and scaling.target.fans.fan_in]
+        self._recorder = Recorder(model, stats, readouts)
         args, kwargs = inputs.rebuild(inputs.arrays)
-        self._empty = self.recorder.prepare(_key(0), *args, **kwargs)
-        self.seen = self.recorder.seen
+        self._empty_records = self._recorder.prepare(_key(0), *args, **kwargs)
+        self.records = self._recorder.records
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self._init = Compiled(self._started)
-        self._step = Compiled(self._stepped)
-        here = jax.default_backend() == "cpu" and all(isinstance(stat, str) for stat in stats)
-        self._sizes = functools.partial(self._sized, in_memory) if here else Compiled(
-            functools.partial(self._sized, by_layer))
+        self._init = BackgroundJit(self._initialize)
+        self._step = BackgroundJit(self._train_step)
+        # Parameters are measured apart from the step, by NumPy where it sees their memory: one program less.
+        in_memory = jax.default_backend() == "cpu" and all(isinstance(stat, str) for stat in stats)
+        self._measure = functools.partial(self._statistics, numpy_statistics_by_layer) if in_memory else \
+            BackgroundJit(functools.partial(self._statistics, statistics_by_layer))
 
-    def compile(self, pool: Executor, batch: Any) -> None:
-        """Traces here, and has others compile, for batches like this one."""
+    def start_compiling(self, pool: Executor, batch: Any) -> None:
+        """Traces init and a training step here, and has the pool compile them, for batches like this one."""
         key = _key(0)
-        with hk.config.context(rng_reserve_size=len(self.entries)):     # one split of the key, not one for each
+        with hk.config.context(rng_reserve_size=len(self.scalings)):    # one split of the key for all
             params, state, opt_state = self._init.start(pool, key, self._inputs.arrays)
-        _, (_, _, *trees) = self._step.start(pool, params, state, opt_state, key, np.int32(0), batch)
-        if isinstance(self._sizes, Compiled):
-            self._sizes.start(pool, self._parts(params, params, params, *trees))
+        _, (_, _, gradients, decay) = self._step.start(pool, params, state, opt_state, key, np.int32(0), batch)
+        if isinstance(self._measure, BackgroundJit):
+            self._measure.start(pool, self._parameter_arrays(
+                initial=params, before=params, after=params, gradients=gradients, decay=decay))
 
-    def run(self, seed: int, batches: Sequence[Any]) -> list[Step]:
-        """Trains from one seed on; what each step computed."""
-        return [self._measured(*found) for found in _one_behind(self._trained(seed, batches))]
+    def train(self, seed: int, batches: Sequence[Any]) -> list[StepRecord]:
+        """Trains from one seed, a step for each batch, and returns what each step computed."""
+        return [measure() for measure in _one_behind(self._steps(seed, batches))]
 
-    def _trained(self, seed, batches):
-        """(first parameters, those before the step, those after it, the rest of its results) of each step."""
+    def _steps(self, seed: int, batches: Sequence[Any]) -> Iterator[Callable[[], StepRecord]]:
+        """Yields, for each step, a function that measures it."""
         key = _key(seed)
-        params, *states = self._init(key, self._inputs.arrays)
-        self.shapes = {f"{module}/{name}": np.shape(x) for module, leaves in params.items()
+        initial, *states = self._init(key, self._inputs.arrays)
+        self.shapes = {f"{module}/{name}": np.shape(x) for module, leaves in initial.items()
                        for name, x in leaves.items()}
-        first = params
+        after = initial
         for number, batch in enumerate(batches):
-            before = params
-            (params, *states), rest = self._step(before, *states, key, np.int32(number), batch)
-            yield first, before, params, *rest
+            before = after
+            (after, *states), (loss, records, gradients, decay) = self._step(
+                before, *states, key, np.int32(number), batch)
+            arrays = self._parameter_arrays(
+                initial=initial, before=before, after=after, gradients=gradients, decay=decay)
+            yield functools.partial(self._step_record, loss, records, arrays)
 
-    def _started(self, key, arrays):
-        found = self._inputs.init(self._model, key, arrays)
-        params, state = found if self._stateful else (found, {})
+    def _step_record(self, loss: Any, records: Any, arrays: Any) -> StepRecord:
+        """Measures the parameters, and returns them with what was measured in the step."""
+        return StepRecord(loss, records, self._measure(arrays))
+
+    # --- what is compiled ---
+
+    def _initialize(self, key, arrays):
+        """Returns (params, state, optimizer's state)."""
+        initial = self._inputs.init(self._model, key, arrays)
+        params, state = initial if _has_state(self._model) else (initial, {})
         return params, state, self._optimizer.init(params)
 
-    def _stepped(self, params, state, opt_state, key, number, batch):
+    def _train_step(self, params, state, opt_state, key, number, batch):
+        """Returns (params, state, optimizer's state), and (loss, records, gradients, weight decay)."""
         rng = jax.random.fold_in(key, number)
         (loss, state), gradients = jax.value_and_grad(self._loss, has_aux=True)(params, state, rng, batch)
-        state, records = split(state)
+        state, records = split_state(state)
         updates, opt_state = self._optimizer.update(gradients, opt_state, params)
-        decay = _decay(self._optimizer, params) if self._decaying else {}
-        new = optax.apply_updates(params, updates)
-        return (new, state, opt_state), (loss, records, gradients, decay)
+        decay = _weight_decay(self._optimizer, params) if self._weight_decay else {}
+        return (optax.apply_updates(params, updates), state, opt_state), (loss, records, gradients, decay)
 
     def _loss(self, params, state, rng, batch):
-        kept, trace = [merged(state, self._empty)], trace_state()
+        """Returns the loss, and the model's state with the records after all calls of `apply`."""
+        kept_state, trace = [merge_state(state, self._empty_records)], trace_state()
 
         def apply(params, rng, *args, **kwargs):
+            # A state from within another trace would be a leaked tracer here.
             if trace_state() != trace:
                 raise MupError("loss_fn: call apply outside of any jax.jit, vmap, grad or scan of your own, so "
                                "that the model's state can be kept")
-            out, kept[0] = self.recorder.apply(params, kept[0], rng, *args, **kwargs)
+            out, kept_state[0] = self._recorder.apply(params, kept_state[0], rng, *args, **kwargs)
             return out
 
         loss = self._loss_fn(apply, params, rng, batch)
         if not hasattr(loss, "shape") or loss.shape != () or not jnp.issubdtype(loss.dtype, jnp.floating):
             kind = f"an array {loss.shape}" if hasattr(loss, "shape") else f"a {type(loss).__name__}"
             raise MupError(f"loss_fn returned {kind}; a scalar is needed, such as the mean over the batch")
-        return loss, kept[0]
+        return loss, kept_state[0]
 
-    def _measured(self, first, before, after, loss, records, gradients, decay):
-        return Step(loss, records, self._sizes(self._parts(first, before, after, gradients, decay)))
+    # --- parameters ---
 
-    def _parts(self, first, before, after, gradients, decay):
-        """Name -> part -> arrays: one, or two whose difference it is."""
-        trees = {PARAM: (before,), UPDATE: (after, before), CHANGE: (after, first), GRADIENT: (gradients,),
-                 DECAY: (decay,)}
-        found: dict[str, dict[str, tuple[Any, ...]]] = {}
-        for part, (tree, *others) in trees.items():
+    def _parameter_arrays(self, *, initial, before, after, gradients, decay):
+        """Returns name -> kind -> one array, or two whose difference is meant."""
+        trees = {ParameterKind.VALUE: (before,), ParameterKind.UPDATE: (after, before),
+                 ParameterKind.CHANGE: (after, initial), ParameterKind.GRADIENT: (gradients,),
+                 ParameterKind.DECAY: (decay,)}
+        arrays: dict[str, dict[ParameterKind, tuple[Any, ...]]] = {}
+        for kind, (tree, *others) in trees.items():
             for module, leaves in tree.items():
                 for leaf, x in leaves.items():
                     if hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.inexact) and x.size:
-                        arrays = (x, *(other[module][leaf] for other in others))
-                        found.setdefault(f"{module}/{leaf}", {})[part] = arrays
-        return found
+                        arrays.setdefault(f"{module}/{leaf}", {})[kind] = (
+                            x, *(other[module][leaf] for other in others))
+        return arrays
 
-    def _sized(self, take, parts):
-        """The statistics [layers …, stats] of every part."""
-        return {name: {part: take(*arrays, stats=self._stats, axes=self._axes(name, arrays[0]))
-                       for part, arrays in found.items()} for name, found in parts.items()}
+    def _statistics(self, by_layer, arrays):
+        """Returns name -> kind -> statistics [layers …, stats], as a function measures one or two arrays."""
+        return {name: {kind: by_layer(*some, stats=self._stats, axes=self._layer_axes(name, some[0]))
+                       for kind, some in kinds.items()} for name, kinds in arrays.items()}
 
-    def _axes(self, name, x):
-        """How many axes of a parameter are layers'."""
-        return x.ndim - len(self.entries[name].target.shape) if name in self.entries else 0
+    def _layer_axes(self, name, x):
+        """Returns how many axes of a parameter are those of layer_stacks, which a layer does not see."""
+        return x.ndim - len(self.scalings[name].target.shape) if name in self.scalings else 0
 
 
 def _one_behind(items: Iterable[T]) -> Iterator[T]:
-    """The items, each when the next one is there: JAX computes that in threads while one looks at this."""
+    """Yields each item once the next one exists: JAX computes that in threads while this one is measured."""
     waiting: list[T] = []
     for item in items:
         yield from waiting
@@ -186,9 +205,9 @@ def _one_behind(items: Iterable[T]) -> Iterator[T]:
 
 
 def _key(seed: int) -> Any:
-    return jax.random.key(seed, impl="rbg")         # draws with it compile twice as fast as the default's
+    return jax.random.key(seed, impl="rbg")         # draws with it compile twice as fast as with the default
 
 
-def _stateful(model: Any) -> bool:
-    """Whether its init gives a state, too."""
+def _has_state(model: Any) -> bool:
+    """Returns whether a model's init returns a state beside the parameters."""
     return type(model).__name__.endswith("WithState")

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import optax
 
-from haiku_mup.coordinates import model_inputs
+from haiku_mup.coordinates.model_inputs import ModelInputs, model_inputs
 from haiku_mup.errors import MupError
 from haiku_mup.mup import Mup, _tree
 from haiku_mup.optimizers.factors import OptimizerScaling
@@ -129,7 +129,7 @@ class Training:
     def __call__(self, width: int) -> Callable[..., dict[str, jax.Array]]:
         """Returns the trial of this width; captures the shapes of base and target."""
         key = jax.random.key(0)
-        inputs = model_inputs.inputs(self.loss_fn, key, self.batches.example())
+        inputs = model_inputs(self.loss_fn, key, self.batches.example())
         make_model = functools.partial(self.make_model, **_placeholders(self.make_model, 1.0))
         mup = Mup(parametrization=self.parametrization, fans=self.fans, readouts=self.readouts)
         # A parametrization that leaves draws alone has no base: the target serves as its own.
@@ -214,7 +214,7 @@ class _Target:
 
     width: int
     mup: Mup
-    inputs: model_inputs.Inputs
+    inputs: ModelInputs
     scaling: OptimizerScaling | None
 
     def scaled(self, optimizer: optax.GradientTransformation) -> Any:

@@ -16,6 +16,7 @@ import haiku_mup
 from haiku_mup import CoordCheck, Point
 from haiku_mup.coordinates import expected_slopes, figures
 from haiku_mup.coordinates import recorder as recording
+from haiku_mup.coordinates.state_records import merge_state, split_state
 
 X = jax.random.normal(jax.random.PRNGKey(3), (8, 6))
 FEW = {"widths": (64, 256), "seeds": 3}
@@ -32,18 +33,18 @@ def recorded(fn, x=X, stats=("l1",), rng=None):
     @jax.jit
     def run(params, state):
         def loss(params):
-            out, new = recorder.apply(params, recording.merged(state, empty), rng, x)
+            out, new = recorder.apply(params, merge_state(state, empty), rng, x)
             return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(out)), (out, new)
         return jax.grad(loss, has_aux=True)(params)[1]
 
     out, new = run(params, state)
-    own, records = recording.split(new)
+    own, records = split_state(new)
     assert jax.tree.structure(own) == jax.tree.structure(state)
     found = {}
-    for (module, entry), seen in recorder.seen.items():
+    for (module, entry), info in recorder.records.items():
         row = np.asarray(records[module][entry])
         with np.errstate(invalid="ignore"):     # 0 / 0 in a branch that wasn't taken
-            found[seen.kind, module, seen.rest] = row[..., 1:1 + len(stats)] / row[..., :1]
+            found[info.kind, module, info.suffix] = row[..., 1:1 + len(stats)] / row[..., :1]
     return found, out, model.apply(params, state, rng, x)[0]
 
 
@@ -192,13 +193,13 @@ def test_expectations_follow_from_the_rules(role, product, weight):
     n = 2.0**10
     m_in, m_out = (n if role in ("hidden", "output") else 1.0), (n if role in ("hidden", "input") else 1.0)
     factors = haiku_mup.maximal_update().factors(role, m_in, m_out)
-    assert tuple(math.log2(x) / 10 for x in expected_slopes.parameter(factors)) == weight
-    found = expected_slopes.product(factors, m_in, factors.forward)
+    assert tuple(math.log2(x) / 10 for x in expected_slopes.entry_sizes(factors)) == weight
+    found = expected_slopes.product_sizes(factors, terms=m_in, multiplier=factors.forward)
     assert tuple(math.log2(x) / 10 for x in found) == product
 
 
 def test_logits_shrink_at_the_start_only_where_the_key_size_grows():
-    assert expected_slopes.logits(8, 32) == (0.5, 1.0) and expected_slopes.logits(8, 8) == (1.0, 1.0)
+    assert expected_slopes.logit_sizes(8, 32) == (0.5, 1.0) and expected_slopes.logit_sizes(8, 8) == (1.0, 1.0)
 
 
 # --- the verdict ---
@@ -406,7 +407,8 @@ def test_the_picture_has_a_panel_a_step(count, tmp_path):
     figure = CoordCheck(many).plot(tmp_path / "check.png", compare=CoordCheck(many))
     assert (tmp_path / "check.png").read_bytes().startswith(b"\x89PNG")
     assert len(figure.axes) == (4 if count else 2)
-    strong = [line for axes in figure.axes for line in axes.get_lines() if line.get_color() == figures.STRONG]
+    strong = [line for axes in figure.axes for line in axes.get_lines()
+              if line.get_color() == figures.FAILED_COLOUR]
     named = [text.get_text() for axes in figure.axes for text in axes.texts]
     assert len(strong) == len(named) == 4 * (count > 3)
     assert all(text == "+0.50 activation linear_3" for text in named)

@@ -55,16 +55,16 @@ def quick():
 
 @pytest.mark.slow
 def test_results_do_not_depend_on_the_compilers_options(quick, monkeypatch):
-    monkeypatch.setattr(compilation, "QUICK", {})
+    monkeypatch.setattr(compilation, "FAST_OPTIONS", {})
     agree(quick, points(stacked))
 
 
 def test_an_option_that_xla_does_not_know_is_left_away(monkeypatch):
     lowered = jax.jit(jnp.sin).lower(0.5)
-    monkeypatch.setattr(compilation, "QUICK", {"xla_has_no_such_option": True})
+    monkeypatch.setattr(compilation, "FAST_OPTIONS", {"xla_has_no_such_option": True})
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_has_no_such_option"):
-        lowered.compile(compiler_options=compilation.QUICK)
-    assert compilation.quickly(lowered)(0.5) == jnp.sin(0.5)
+        lowered.compile(compiler_options=compilation.FAST_OPTIONS)
+    assert compilation.compile_fast(lowered)(0.5) == jnp.sin(0.5)
 
 
 def test_a_program_is_compiled_elsewhere_and_anew_for_other_arguments():
@@ -74,7 +74,7 @@ def test_a_program_is_compiled_elsewhere_and_anew_for_other_arguments():
         traced.append(x.shape)
         return 2 * x
 
-    program = compilation.Compiled(double)
+    program = compilation.BackgroundJit(double)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         out = program.start(pool, jax.ShapeDtypeStruct((3,), jnp.float32))
         assert (out.shape, out.dtype) == ((3,), jnp.float32)
@@ -87,7 +87,7 @@ def test_an_error_of_the_program_is_not_taken_for_another():
     def fails(x):
         raise TypeError("mine")
 
-    program = compilation.Compiled(lambda x: jax.pure_callback(fails, x, x))
+    program = compilation.BackgroundJit(lambda x: jax.pure_callback(fails, x, x))
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         program.start(pool, np.float32(1))
         with pytest.raises(Exception, match="mine"):
@@ -104,8 +104,8 @@ def test_parameters_in_memory_are_measured_as_compiled_ones_are(shape, axes, dty
     x, y = (rng.normal(0.3, 1, shape).astype(dtype) for _ in range(2))
     names = [name for name in ALL if dtype != np.complex64 or name != "mean"]
     for arrays in (x,), (x, y):
-        found = stats.in_memory(*arrays, stats=names, axes=axes)
-        expected = stats.by_layer(*map(jnp.asarray, arrays), stats=names, axes=axes)
+        found = stats.numpy_statistics_by_layer(*arrays, stats=names, axes=axes)
+        expected = stats.statistics_by_layer(*map(jnp.asarray, arrays), stats=names, axes=axes)
         assert found.dtype == np.float32 and found.shape == (*shape[:axes], len(names))
         # float32's sums over 30,000 entries
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
@@ -113,7 +113,7 @@ def test_parameters_in_memory_are_measured_as_compiled_ones_are(shape, axes, dty
 
 def test_what_diverges_is_measured_without_a_warning():
     x = np.asarray([np.inf, 1.0], np.float32)
-    assert np.isnan(stats.in_memory(x, x, stats=ALL, axes=0)).all()
+    assert np.isnan(stats.numpy_statistics_by_layer(x, x, stats=ALL, axes=0)).all()
 
 
 def test_a_function_among_the_statistics_changes_no_other(quick):
