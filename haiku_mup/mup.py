@@ -12,7 +12,7 @@ from haiku_mup.captures import Captures
 from haiku_mup.errors import MupError
 from haiku_mup.optimizers import trees
 from haiku_mup.optimizers import wrapper as optim
-from haiku_mup.parameters import factors as scale
+from haiku_mup.parameters.factors import Factor, broadcastable
 from haiku_mup.parameters.globs import multipliers_by_name, parse_multipliers
 from haiku_mup.parameters.scaling import ParameterScaling, RowBlock
 from haiku_mup.parameters.table import Row, as_text
@@ -247,7 +247,7 @@ class Mup(Captures):
         """
         entries = self._captured("lr_scales")
         rates = self._rates(entries, adam)
-        return _tree(entries, lambda entry: scale.plain(rates[entry.target.name]))
+        return _tree(entries, lambda entry: broadcastable(rates[entry.target.name]))
 
     def table(self) -> list[Row]:
         """What μP made of each parameter.
@@ -327,7 +327,7 @@ class Mup(Captures):
     def _lr_mults(self, entries: Mapping[str, ParameterScaling]) -> dict[str, float]:
         return multipliers_by_name(entries, self._declarations.lr_mults, "lr_mults")
 
-    def _rates(self, entries: Mapping[str, ParameterScaling], adam: bool) -> dict[str, scale.Factor]:
+    def _rates(self, entries: Mapping[str, ParameterScaling], adam: bool) -> dict[str, Factor]:
         """The factor of each parameter's learning rate."""
         lr, lr_mults = self._lr(adam), self._lr_mults(entries)
         return {name: entry.factor(lambda part, x=lr_mults[name]: lr(part) * x)     # type: ignore[misc]

@@ -9,7 +9,7 @@ import optax
 
 from haiku_mup.errors import MupError
 from haiku_mup.optimizers.trees import ByName, is_masked, named_leaves, scale_by_names
-from haiku_mup.parameters.factors import mapped
+from haiku_mup.parameters.factors import map_factor
 
 _MARK = "_haiku_mup"            # an attribute of a wrapped optimizer's update function
 _is_inside = contextvars.ContextVar("inside a wrapped optimizer", default=False)
@@ -91,7 +91,7 @@ def scale_optimizer(optimizer: Any, find_factors: Callable[[Any, Callable[[], An
 
 def _divide(params: Any, divisor: ByName) -> Any:
     """Divides each parameter by its name's factor."""
-    return scale_by_names(lambda name: mapped(lambda x: 1 / x, divisor(name)), params)
+    return scale_by_names(lambda name: map_factor(lambda x: 1 / x, divisor(name)), params)
 
 
 def _check_extra(extra: dict[str, Any], updates: Any, parameter: ByName) -> None:

@@ -1,4 +1,4 @@
-"""Numbers that multiply a parameter: one for all of it, or one for each block of its rows."""
+"""Factors that multiply a parameter: one number for all of it, or one for each block of its rows."""
 import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeAlias
@@ -10,13 +10,13 @@ import numpy as np
 from haiku_mup.errors import MupError
 
 
-class Rows(NamedTuple):
-    """One number for each of a parameter's blocks of rows, such as those of an LSTM's [x, h].
+class RowFactors(NamedTuple):
+    """One number for each block of a parameter's rows, such as the blocks for x and h in an LSTM's [x, h].
 
     Attributes:
       values: the numbers.
-      sizes: how many rows each is for.
-      rank: how many axes one layer's parameter has; its rows are the first of them.
+      sizes: the number of rows in each block.
+      rank: the number of axes of one layer's parameter. Its rows are the first of them.
     """
 
     values: tuple[float, ...]
@@ -24,71 +24,72 @@ class Rows(NamedTuple):
     rank: int
 
     def array(self) -> np.ndarray:
-        """[rows, 1, …, 1], which broadcasts to the parameter.
+        """Returns an array [rows, 1, …, 1], which broadcasts to the parameter.
 
-        >>> Rows((1.0, 0.5), (2, 1), rank=2).array().tolist()
+        >>> RowFactors((1.0, 0.5), (2, 1), rank=2).array().tolist()
         [[1.0], [1.0], [0.5]]
         """
         return np.repeat(self.values, self.sizes).reshape(-1, *(1,) * (self.rank - 1))
 
 
-Factor: TypeAlias = float | Rows
+Factor: TypeAlias = float | RowFactors
 
 
-def each(values: Iterable[float], sizes: Iterable[int], rank: int) -> Factor:
-    """One number where the blocks agree, else `Rows`."""
+def from_blocks(values: Iterable[float], sizes: Iterable[int], rank: int) -> Factor:
+    """Returns one number if the blocks agree, else `RowFactors`."""
     values = tuple(values)
-    return values[0] if len(set(values)) == 1 else Rows(values, tuple(sizes), rank)
+    return values[0] if len(set(values)) == 1 else RowFactors(values, tuple(sizes), rank)
 
 
-def mapped(function: Callable[[float], float], factor: Factor) -> Factor:
-    """function(x) of each number.
+def map_factor(function: Callable[[float], float], factor: Factor) -> Factor:
+    """Applies a function to each number of a factor.
 
-    >>> mapped(lambda x: 1 / x, Rows((1.0, 0.5), (2, 1), rank=2)).values
+    >>> map_factor(lambda x: 1 / x, RowFactors((1.0, 0.5), (2, 1), rank=2)).values
     (1.0, 2.0)
     """
-    if isinstance(factor, Rows):
+    if isinstance(factor, RowFactors):
         return factor._replace(values=tuple(map(function, factor.values)))
     return function(factor)
 
 
-def plain(factor: Factor) -> float | np.ndarray:
-    """What a user multiplies by: a Python float, or an array that broadcasts to the parameter."""
-    return factor.array() if isinstance(factor, Rows) else factor
+def broadcastable(factor: Factor) -> float | np.ndarray:
+    """Returns a Python float, or an array that broadcasts to the parameter."""
+    return factor.array() if isinstance(factor, RowFactors) else factor
 
 
 def scaled(x: Any, factor: Factor) -> Any:
-    """`x` times a factor, in the floating dtype of `x`; `x` itself where the factor is 1.
+    """Multiplies `x` by a factor in the floating dtype of `x`; returns `x` itself if the factor is 1.
 
-    A stack may put axes in front of those of one layer.
+    Stacks of layers may put axes in front of those of one layer.
 
     Raises:
-      MupError: `Rows` of another number of rows than `x` has.
+      MupError: `RowFactors` with another number of rows than `x` has.
     """
     if not isinstance(factor, jax.core.Tracer) and factor == 1:     # a tuned output_mult may be traced
         return x
-    y = x * (_fitted(factor, jnp.shape(x)) if isinstance(factor, Rows) else factor)
+    y = x * (_expanded(factor, jnp.shape(x)) if isinstance(factor, RowFactors) else factor)
     inexact = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.inexact)
     return y.astype(x.dtype) if inexact and y.dtype != x.dtype else y       # as for NumPy's bfloat16
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def steered(x: Any, factor: Factor) -> Any:
-    """`x`, whose gradient is multiplied by a factor.
+def scale_gradient(x: Any, factor: Factor) -> Any:
+    """Returns `x` in the forward pass; multiplies the gradient by `factor`.
 
-    >>> jax.grad(lambda x: steered(x, 3.0)**2)(1.0)
+    >>> jax.grad(lambda x: scale_gradient(x, 3.0)**2)(1.0)
     Array(6., dtype=float32, weak_type=True)
     """
     return x
 
 
-@steered.defjvp
-def _steered(factor, primals, tangents):
+@scale_gradient.defjvp
+def _scale_tangent(factor, primals, tangents):
+    # Linear in the tangent, so that its transpose, the gradient, is multiplied by the same factor.
     return primals[0], scaled(tangents[0], factor)
 
 
-def _fitted(factor: Rows, shape: tuple[int, ...]) -> np.ndarray:
-    """The factor's array, with an axis for each that the shape has in front."""
+def _expanded(factor: RowFactors, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns the factor's array with an axis for each that the shape has in front of one layer's."""
     rows, stacked = sum(factor.sizes), len(shape) - factor.rank
     if stacked < 0 or shape[stacked] != rows:
         raise MupError(f"a factor for {rows} rows of a parameter with {factor.rank} axes does not fit shape "

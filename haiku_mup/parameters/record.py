@@ -11,28 +11,29 @@ from haiku_mup.parameters.initializers import Moments
 from haiku_mup.parameters.place import Place
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
     """One parameter, as one context captured it.
 
     Attributes:
       name: its name in the parameter tree, "module/name".
-      leaf: the last part of that name, which may hold slashes of its own.
-      local: the same without the prefix of hk.lift and layer_stack: what a layer knows of itself.
+      leaf: the last part of that name, which may contain slashes.
+      local: its name without the prefix of hk.lift and layer_stack, which is what a layer knows.
       shape: its shape in one layer, without any stack axis.
       moments: std and mean of its initializer.
       fans: its fan axes.
       layer: `READOUT`, `NAMED` or `TIED`; None for other layers.
       inexact: whether its entries are floating point or complex numbers.
-      key_size: size of an attention's queries, where it makes them; else None.
+      key_size: the key size of the attention whose queries it makes; None for other parameters.
       scaled_attention: whether that attention scales its logits in μP.
-      row_sizes: sizes whose concatenation is its rows (an LSTM's [x, h]); empty for most; one for such a block.
-      lifted_by_user: whether it is lifted by a call of hk.lift, whose user calls an apply with it.
-      delta: on a base's record, the shape that the delta model has, if there was one.
+      row_sizes: sizes whose concatenation is its rows, as for an LSTM's [x, h]; empty for most parameters. One
+        size, if it is itself such a block.
+      lifted_by_user: whether a call of hk.lift lifts it, so that the user calls an apply with it.
+      delta: on a base's record, the shape at the delta model, if there was one.
       delta_row_sizes: the row_sizes of the delta model.
-      stacks: how many layers the layer_stacks around it have, outermost first; without transparent ones, whose
-        layers have names of their own.
-      place: where it was made; None for one that was loaded.
+      stacks: the numbers of layers of the layer_stacks around it, outermost first; without transparent ones,
+        whose layers have names of their own.
+      place: the place where it was made; None for one that was loaded.
     """
 
     name: str
@@ -54,20 +55,20 @@ class Record:
 
     @property
     def module(self) -> str:
-        """The name of the module that owns it, without the prefix of a lift."""
+        """Returns the name of the module that owns it, without the prefix of a lift."""
         return self.local[:-len(self.leaf) - 1]
 
     @property
     def in_tree(self) -> str:
-        """The name of that module in the parameter tree."""
+        """Returns the name of that module in the parameter tree."""
         return self.name[:-len(self.leaf) - 1]
 
 
 def get_shapes(params: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, tuple[int, ...]]]:
-    """The shapes of a tree of arrays.
+    """Returns the shapes of a tree of arrays.
 
     Args:
-      params: a tree of arrays, or of what has a shape, as `jax.eval_shape` returns it.
+      params: a tree of arrays, or of other values with a shape, as `jax.eval_shape` returns it.
 
     Returns:
       The same tree, with a tuple of ints for each array.

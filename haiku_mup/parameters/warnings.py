@@ -1,69 +1,112 @@
-"""What runs and is probably not meant, seen in a whole model: widths that come from nowhere, unused ties."""
+"""Warnings of what runs in μP and is probably not meant, in one parameter and in a whole model."""
 from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from itertools import product
+from typing import NamedTuple
 
-from haiku_mup import rules
 from haiku_mup.errors import MupError
 from haiku_mup.parameters.haiku_layers import TIED
-from haiku_mup.parameters.record import Record
 from haiku_mup.parameters.scaling import ParameterScaling
+from haiku_mup.rules import HIDDEN, OUTPUT, Parametrization, rescale
 
 
-def doubts(entries: Mapping[str, ParameterScaling], ties_used: bool) -> Iterator[tuple[str, str]]:
-    """(kind, text) of each doubt.
+class Message(NamedTuple):
+    """The content of a warning.
+
+    Attributes:
+      kind: a Mup warns once of each kind.
+      text: the parameter, both shapes and the remedy.
+    """
+
+    kind: str
+    text: str
+
+
+def parameter_warning(scaling: ParameterScaling, parametrization: Parametrization) -> Message | None:
+    """Returns the warning that a parameter by itself gives rise to, if any."""
+    base, target, factors = scaling.base, scaling.target, scaling.row_blocks[0].factors
+    was, now, init = base.moments, target.moments, factors.init * factors.stored
+    if not parametrization.draws:
+        return None
+    is_array = not (was.drawn or now.drawn) and init != 1 and was.std > 0
+    if is_array and not 0.8 < rescale(was.std, now.std, init) < 1.25:
+        return _about("given", scaling, (
+            "a hidden weight's initializer gives one array whatever the key, so it is left as it is, "
+            f"with std {now.std:.3g} where μP wants {was.std * init:.3g}; draw with hk.next_rng_key(), "
+            "or scale the array"))
+    if parametrization.attention and base.key_size != target.key_size and not target.scaled_attention:
+        return _about("attention", scaling, (
+            f"an attention whose key size grows from {base.key_size} to {target.key_size} "
+            "divides its logits by the size's root, and μP by the size; use haiku_mup.MultiHeadAttention"))
+    return None
+
+
+def model_warnings(scalings: Mapping[str, ParameterScaling], ties_used: bool) -> Iterator[Message]:
+    """Yields the warnings that only a whole model gives rise to.
 
     Args:
-      entries: the model, by name.
+      scalings: the model's parameters, by name.
       ties_used: whether a SharedReadout has asked for a multiplier.
     """
-    yield from _mixed(entries)
-    for name, entry in entries.items():
-        if entry.target.stacks and not entry.base.stacks:
-            yield "depth", str(MupError.about(
-                name, entry.base.shape, entry.target.shape, f"it is in stacks of {entry.target.stacks} layers, "
-                "and the base is from a file of a version that didn't keep how many it has: save it again, so "
-                "that a difference in depth is seen"))
-        if entry.target.layer == TIED and entry.multiplier != 1 and not ties_used:
-            yield "unused tie", str(MupError.about(
-                name, entry.base.shape, entry.target.shape, "no SharedReadout reads this SharedEmbed; if its "
-                "matrix makes logits in another way, they lack μP's multiplier: use haiku_mup.SharedReadout()"
-                "(embed, x); if it makes none, use hk.Embed"))
+    yield from _odd_fan_ins(scalings)
+    for scaling in scalings.values():
+        target = scaling.target
+        if target.stacks and not scaling.base.stacks:
+            yield _about("depth", scaling, (
+                f"it is in stacks of {target.stacks} layers, and the base is from a file of a version that "
+                "didn't keep how many it has: save it again, so that a difference in depth is seen"))
+        if target.layer == TIED and scaling.multiplier != 1 and not ties_used:
+            yield _about("unused tie", scaling, (
+                "no SharedReadout reads this SharedEmbed; if its matrix makes logits in another way, they lack "
+                "μP's multiplier: use haiku_mup.SharedReadout()(embed, x); if it makes none, use hk.Embed"))
 
 
-def _mixed(entries: Mapping[str, ParameterScaling]) -> Iterator[tuple[str, str]]:
-    """Fan-ins of Haiku's layers that grow by a ratio which no output has, nor a product or quotient of two."""
-    growing = {_module(entry) for entry in entries.values() if _ratios(entry, out=True) != [1]}
-    outputs = {ratio for entry in entries.values() for ratio in _ratios(entry, out=True)} | {Fraction(1)}
-    fitting = {a * b for a, b in product(outputs, repeat=2)} | {a / b for a, b in product(outputs, repeat=2)}
-    for name, entry in entries.items():
-        if growing <= {_module(entry)}:          # nothing here that could make its inputs
+def _about(kind: str, scaling: ParameterScaling, text: str) -> Message:
+    target = scaling.target
+    return Message(kind, str(MupError.about(target.name, scaling.base.shape, target.shape, text)))
+
+
+def _odd_fan_ins(scalings: Mapping[str, ParameterScaling]) -> Iterator[Message]:
+    """Yields a warning for each fan-in that grows by a ratio which no layer's output explains.
+
+    The ratio of an output explains it, and so does a product or a quotient of two: reshapes move axes. Fan-ins
+    of unknown layers are guesses, and are left out.
+    """
+    outputs = {name: ratio for name, scaling in scalings.items() if (ratio := _fan_out_ratio(scaling)) != 1}
+    growing = {scalings[name].target.in_tree for name in outputs}
+    ratios = {*outputs.values(), Fraction(1)}
+    explained = {x for a, b in product(ratios, repeat=2) for x in (a * b, a / b)}
+    for scaling in scalings.values():
+        if growing <= {scaling.target.in_tree}:          # nothing here that could make its inputs
             continue
-        grows = {rules.HIDDEN, rules.OUTPUT} & {part.role for part in entry.row_blocks}
-        for ratio in _ratios(entry, out=False) if grows and entry.target.fans.known else ():
-            if ratio not in fitting:
-                yield "mixed", str(MupError.about(
-                    name, entry.base.shape, entry.target.shape, f"its fan-in grows × {float(ratio):.4g}, and "
-                    "no layer's output does: a concatenation of a growing and a fixed part? Give each an "
-                    "hk.Linear of its own and add them, so that each has its own factors"))
+        if not scaling.target.fans.known or not {HIDDEN, OUTPUT} & {block.role for block in scaling.row_blocks}:
+            continue
+        for ratio in _fan_in_ratios(scaling):
+            if ratio not in explained:
+                yield _about("mixed", scaling, (
+                    f"its fan-in grows × {float(ratio):.4g}, and no layer's output does: a concatenation of a "
+                    "growing and a fixed part? Give each an hk.Linear of its own and add them, so that each "
+                    "has its own factors"))
 
 
-def _module(entry: ParameterScaling) -> str:
-    """The name of the module that owns a parameter."""
-    return entry.target.name[:-len(entry.target.leaf) - 1]
+def _fan_out_ratio(scaling: ParameterScaling) -> Fraction:
+    """Returns the ratio of the fan-out, target / base."""
+    return _ratio(scaling, scaling.target.fans.fan_out)
 
 
-def _ratios(entry: ParameterScaling, out: bool) -> list[Fraction]:
-    """By how much the fan-out grows, or the fan-in: that of each block of rows, where there are several."""
-    base, target, fans = entry.base, entry.target, entry.target.fans
-    if target.row_sizes and not out:
+def _fan_in_ratios(scaling: ParameterScaling) -> list[Fraction]:
+    """Returns the ratio of the fan-in, target / base, of each block of rows."""
+    base, target = scaling.base, scaling.target
+    if target.row_sizes:
         return [Fraction(t, b) for b, t in zip(base.row_sizes, target.row_sizes) if b and t]
-    return [_ratio(base, target, fans.fan_out if out else fans.fan_in)]
+    return [_ratio(scaling, target.fans.fan_in)]
 
 
-def _ratio(base: Record, target: Record, axes: Iterable[int]) -> Fraction:
+def _ratio(scaling: ParameterScaling, axes: Iterable[int]) -> Fraction:
+    """Returns the product of target / base over some axes, without those of size 0."""
+    base, target = scaling.base.shape, scaling.target.shape
     ratio = Fraction(1)
     for axis in axes:
-        if base.shape[axis] and target.shape[axis]:
-            ratio *= Fraction(target.shape[axis], base.shape[axis])
+        if base[axis] != target[axis] and base[axis] and target[axis]:      # most are equal, and fractions slow
+            ratio *= Fraction(target[axis], base[axis])
     return ratio

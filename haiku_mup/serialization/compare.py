@@ -64,7 +64,7 @@ def _pair(record: Record, entry: ParameterScaling, theirs: Declarations,
         ("init_mults", theirs.init_mults), ("lr_mults", theirs.lr_mults), ("lr_mults", ours.lr_mults)))
     try:
         depth = entry.depth * math.prod(entry.base.stacks) / math.prod(record.stacks)
-        other = compare(record, entry.target, theirs.parametrization, depth).drawn(draw)
+        other = compare(record, entry.target, theirs.parametrization, depth).with_init_mult(draw)
         found = Row.of(other, rates[0]), Row.of(entry, rates[1])
     except (MupError, ZeroDivisionError):       # theirs can't be the base of this target at all
         return None

@@ -26,7 +26,7 @@ from haiku_mup.parameters.initializers import moments
 from haiku_mup.parameters.place import Branch, Site
 from haiku_mup.parameters.record import Record
 from haiku_mup.parameters.scaling import ForwardFactors, ParameterScaling, compare
-from haiku_mup.parameters.warnings import doubts
+from haiku_mup.parameters.warnings import model_warnings, parameter_warning
 from haiku_mup.rules import ONE, Parametrization
 from haiku_mup.tracing import context
 from haiku_mup.tracing.context import CreatedParameter
@@ -168,7 +168,7 @@ class Capture:
             return earlier
         entry = compare(pair.base, pair.target, self.declared.parametrization, pair.depth, whole)
         mult = multiplier_of(pair.target.name, self.declared.init_mults, "Mup(init_mults=...)")
-        return entry.drawn(mult)
+        return entry.with_init_mult(mult)
 
     def _keep(self, name: str, record: Record, value: ParameterScaling | Record) -> None:
         before = self.records.setdefault(name, record)
@@ -177,8 +177,8 @@ class Capture:
                            "shapes in one context; initialise one model in it")
         if isinstance(value, ParameterScaling):
             self.entries.setdefault(name, value)
-            if value.doubt:
-                context.warn_once(self.warned, *value.doubt)
+            if warning := parameter_warning(value, self.declared.parametrization):
+                context.warn_once(self.warned, *warning)
 
     def branch(self, branch: Branch) -> float:
         """The multiplier of a branch, as far as the depth is known: numbered modules count as they are made."""
@@ -221,7 +221,7 @@ class Capture:
         for name, entry in entries.items():
             if entry.draw != self.entries[name].draw:
                 raise found[name].error(BY_DEPTH)
-        for kind, text in doubts(entries, self._ties_used) if parametrization.draws else ():
+        for kind, text in model_warnings(entries, self._ties_used) if parametrization.draws else ():
             context.warn_once(self.warned, kind, text)
         return entries, branch_multipliers(pairs, found, self.branches.values())
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from haiku_mup.errors import MupError
-from haiku_mup.parameters.factors import Factor, Rows, mapped, scaled, steered
+from haiku_mup.parameters.factors import Factor, RowFactors, map_factor, scale_gradient, scaled
 from haiku_mup.parameters.haiku_layers import READOUT, Weight, layer_type, record_of
 from haiku_mup.parameters.scaling import ForwardFactors
 from haiku_mup.tracing import haiku_internals as naming
@@ -98,12 +98,12 @@ def read(active: Uses, transform_depth: int, next_getter: Callable[[Any], Any], 
                              "parameter that has factors here; rename its modules, or call it outside, or, "
                              "where it is in μP, too, wrap it: mup.wrap_model(inner)")
     factor, stored = _factor(factors, shape, context), factors.stored
-    value = value if factors.gradient == 1 else steered(value, factors.gradient)
+    value = value if factors.gradient == 1 else scale_gradient(value, factors.gradient)
     shown = scaled(value, stored)
     found = next_getter(shown)
     if found is shown:
         return scaled(value, factor)
-    return found if factor == stored else scaled(scaled(found, mapped(lambda x: 1 / x, stored)), factor)
+    return found if factor == stored else scaled(scaled(found, map_factor(lambda x: 1 / x, stored)), factor)
 
 
 def _factor(factors: ForwardFactors, shape: tuple[int, ...], context: hk.GetterContext) -> Factor:
@@ -182,7 +182,7 @@ def _activations(args, kwargs, weight: Weight) -> Any:
 
 def _channels(inputs: Any, factor: Factor) -> Any:
     """Inputs times a factor, or one for each of the weight's rows, which are the inputs' last axis."""
-    if isinstance(factor, Rows):
+    if isinstance(factor, RowFactors):
         rows = factor.array().reshape(*(1,) * (inputs.ndim - 1), -1)
         return inputs * jnp.asarray(rows, inputs.dtype)
     return scaled(inputs, factor)

@@ -11,7 +11,7 @@ from small_models import KEY, captured, one
 from trees import equal
 
 import haiku_mup
-from haiku_mup.parameters.factors import Rows, each, mapped, plain, scaled
+from haiku_mup.parameters.factors import RowFactors, broadcastable, from_blocks, map_factor, scaled
 
 X = jnp.linspace(-1, 1, 4 * 2 * 6).reshape(4, 2, 6)     # [time, batch, features]
 
@@ -147,17 +147,18 @@ def test_in_a_stack_and_with_a_tree_that_does_not_fit():
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_dtypes_are_kept(dtype):
     x = jnp.ones((3, 2), dtype)
-    assert scaled(x, Rows((1.0, 0.5), (2, 1), 2)).dtype == x.dtype
-    np.testing.assert_array_equal(scaled(x, Rows((1.0, 0.5), (2, 1), 2))[:, 0], [1, 1, 0.5])
+    assert scaled(x, RowFactors((1.0, 0.5), (2, 1), 2)).dtype == x.dtype
+    np.testing.assert_array_equal(scaled(x, RowFactors((1.0, 0.5), (2, 1), 2))[:, 0], [1, 1, 0.5])
 
 
 def test_factors_are_one_number_where_they_agree():
-    assert each([0.5, 0.5], (2, 1), 2) == 0.5
-    assert plain(mapped(lambda x: 1 / x, each([0.5, 1.0], (1, 1), 2))).tolist() == [[2.0], [1.0]]
+    assert from_blocks([0.5, 0.5], (2, 1), 2) == 0.5
+    inverse = map_factor(lambda x: 1 / x, from_blocks([0.5, 1.0], (1, 1), 2))
+    assert broadcastable(inverse).tolist() == [[2.0], [1.0]]
     with pytest.raises(ValueError, match="3 rows"):
-        scaled(jnp.ones((4, 2)), Rows((1.0, 0.5), (2, 1), 2))
+        scaled(jnp.ones((4, 2)), RowFactors((1.0, 0.5), (2, 1), 2))
     with pytest.raises(ValueError, match="3 rows"):
-        scaled(jnp.ones(3), Rows((1.0, 0.5), (2, 1), 2))
+        scaled(jnp.ones(3), RowFactors((1.0, 0.5), (2, 1), 2))
 
 
 def test_a_state_that_stays_while_the_inputs_grow_is_an_output():
