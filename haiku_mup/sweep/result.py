@@ -260,9 +260,9 @@ class Sweep:
         for parametrization, widths in self.curves(name).items():
             log2_lr = _nearest_rate(widths[min(widths)], lr)
             by_width = {width: self._losses_by_seed(parametrization, width, log2_lr, name) for width in widths}
-            panels[parametrization] = 2**log2_lr, {
-                width: figures.stacked(losses) for width, losses in by_width.items() if losses}
-        return figures.draw(panels, name, path, title, caption)
+            panels[parametrization] = figures.LearningCurves(2**log2_lr, {
+                width: figures.stack_seeds(losses) for width, losses in by_width.items() if losses})
+        return figures.learning_curves(panels, path, loss=name, title=title, caption=caption)
 
     def _losses_by_seed(self, parametrization: str, width: int, log2_lr: float, loss: str) -> list[np.ndarray]:
         """Returns the losses of each seed at one rate, with the best setting of the other hyperparameters."""
