@@ -8,8 +8,7 @@ import jax
 import optax
 
 import haiku_mup
-from demos.common import data as digits_data
-from demos.common import flags, losses, sweeps
+from demos.common import digits, flags, losses, sweeps
 
 PROG = "python -m demos.cnn"
 BASE, BATCH, CLASSES, LAYERS, DECAY = 16, 64, 10, 3, 0.9
@@ -21,7 +20,7 @@ FIGURES = {"train_loss": "cnn.png", "valid_loss": "cnn_valid.png"}
 # --- the experiment ---
 
 def network(x, width, is_training=True):
-    """Logits [batch, CLASSES] of images x [batch, rows, columns]; width is the number of channels."""
+    """Maps images [batch, rows, columns] to logits [batch, CLASSES]; the width is the number of channels."""
     with haiku_mup.apply_mup():
         x = hk.avg_pool(x[..., None], 2, 2, "VALID")    # a quarter of the pixels, and of the time
         for _ in range(LAYERS):
@@ -31,43 +30,44 @@ def network(x, width, is_training=True):
 
 
 def make_model(width):
-    """Its batch norms keep averages in Haiku's state, for validation."""
+    """Transforms the network; its batch norms keep averages in Haiku's state, for validation."""
     return hk.transform_with_state(functools.partial(network, width=width))
 
 
 def make_trials(args, data):
-    """{parametrization: make_trial}"""
+    """Returns {parametrization: make_trial}."""
     side = math.isqrt(data.train_x.shape[1])
-    train, valid = (((x.reshape(-1, side, side)), y) for x, y in (data[:2], data[2:4]))
+    train, valid = ((x.reshape(-1, side, side), y) for x, y in (data[:2], data[2:4]))
 
-    def at_end(apply, params, rng):
-        """The loss with the averages that batch norms have kept."""
+    def valid_loss(apply, params, rng):
+        """Computes the loss with the averages that the batch norms have kept."""
         return losses.cross_entropy(functools.partial(apply, is_training=False), params, rng, valid)
 
     def optimizer(lr):
-        """The rate falls to zero: batch norms should keep averages of weights that hardly move."""
+        """Decays the rate to zero, so that the batch norms average over weights that hardly move."""
         return optax.adam(optax.linear_schedule(lr, 0, args.steps))
 
     return {name: haiku_mup.training(
         make_model, train, losses.cross_entropy, optimizer, steps=args.steps, batch_size=BATCH, base_width=BASE,
-        parametrization=name, evaluate={"valid_loss": at_end}) for name in args.parametrization}
+        parametrization=name, evaluate={"valid_loss": valid_loss}) for name in args.parametrization}
 
 
 # --- the command line ---
 
-def add(it):
-    """The flags of this demo alone."""
-    it.add_argument("--steps", type=flags.count,
-                    help=f"of {BATCH} images; default: {SIZES['default']['steps']}")
+def add_flags(parser):
+    """Adds the flags of this demo alone."""
+    parser.add_argument("--steps", type=flags.positive_int,
+                        help=f"of {BATCH} images; default: {SIZES['default']['steps']}")
 
 
 def title(args, data):
     return f"CNN with {LAYERS} layers and batch norm, Adam, {args.steps} steps of {BATCH} of {data.source}"
 
 
-DEMO = sweeps.Demo(
-    PROG, __doc__, SIZES, {"quick": "less than a minute"}, FIGURES, add, lambda args: digits_data.told(),
-    make_trials, title, {"base_width": BASE, "batch": BATCH, "layers": LAYERS})
+DEMO = sweeps.SweepDemo(
+    prog=PROG, description=__doc__, sizes=SIZES, durations={"quick": "less than a minute"}, figures=FIGURES,
+    add_flags=add_flags, load=lambda args: digits.load_and_print_source(), make_trials=make_trials, title=title,
+    settings={"base_width": BASE, "batch": BATCH, "layers": LAYERS})
 
 
 def main(argv=None):

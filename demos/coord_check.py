@@ -1,16 +1,12 @@
 """Does what a network computes keep its size as it grows? A coordinate check, standard and in μP."""
-import argparse
 import functools
-import json
 import math
-import pathlib
 import sys
 
 import optax
 
 import haiku_mup
-from demos.common import data as digits_data
-from demos.common import flags, losses, networks
+from demos.common import digits, flags, losses, networks
 from demos.common import report as reports
 
 PROG = "python -m demos.coord_check"
@@ -21,10 +17,10 @@ LRS = {"sgd": 2.0**-2, "adam": 2.0**-7, "adamw": 2.0**-7}
 FILES = ("coord_check.csv", "coord_check.png", "verdict.json")
 
 
-# --- what is trained ---
+# --- the check ---
 
-def batch(data):
-    """The first images [BATCH, rows, columns], with every second row and column of large ones, and labels."""
+def make_batch(data):
+    """Returns the first images [BATCH, rows, columns], large ones at half resolution, and their labels."""
     side = math.isqrt(data.train_x.shape[1])
     images = data.train_x[:BATCH].reshape(BATCH, side, side)
     images = images[:, ::2, ::2] if side > 14 else images[:, :side // 7 * 7]
@@ -32,15 +28,15 @@ def batch(data):
 
 
 def run(args, data):
-    """{parametrization: CoordCheck}"""
-    make_model, lr = functools.partial(networks.model, args.model), args.lr or LRS[args.optimizer]
+    """Returns {parametrization: CoordCheck}."""
+    make_model, lr = functools.partial(networks.make_model, args.model), args.lr or LRS[args.optimizer]
     return {name: haiku_mup.coord_check(
-        make_model, args.widths, batch(data), losses.LOSSES[args.loss], OPTIMIZERS[args.optimizer](lr),
+        make_model, args.widths, make_batch(data), losses.LOSSES[args.loss], OPTIMIZERS[args.optimizer](lr),
         parametrization=name, adam=args.optimizer != "sgd", steps=args.steps, seeds=args.seeds)
         for name in args.parametrization}
 
 
-# --- what is shown and kept ---
+# --- results ---
 
 def report(args, checks):
     """Writes the files, and prints the tables."""
@@ -50,54 +46,44 @@ def report(args, checks):
     first.plot(args.out / "coord_check.png", compare=rest[0] if rest else None)
     verdict = {"command": args.command, "versions": reports.versions(),
                "as expected": as_expected(checks), "ok": {name: check.ok for name, check in checks.items()},
-               "failures": {name: [failure(f) for f in check.failures()] for name, check in checks.items()}}
-    text = json.dumps(verdict, indent=2, allow_nan=False, ensure_ascii=False)
-    (args.out / "verdict.json").write_text(text + "\n", encoding="utf-8")
+               "failures": {name: list(map(json_values, check.failures())) for name, check in checks.items()}}
+    reports.write_json(args.out / "verdict.json", verdict, ensure_ascii=False)
     for name, check in checks.items():
         print(f"\n{name}: {check}")
     print(f"\n{', '.join(FILES)} are in {args.out}")
 
 
-def failure(finding):
-    found = {**finding._asdict(), "expected": str(finding.expected)}
-    return {key: reports.known(x) if isinstance(x, float) else x for key, x in found.items()}
+def json_values(finding):
+    """Returns a finding as a JSON object."""
+    values = {**finding._asdict(), "expected": str(finding.expected)}
+    return {key: reports.finite_or_none(x) if isinstance(x, float) else x for key, x in values.items()}
 
 
 def as_expected(checks):
-    """Whether μP passed, and the standard parametrization failed, where they were asked for."""
+    """Returns whether μP passed and the standard parametrization failed, of those that were requested."""
     return all(check.ok == (name == "mup") for name, check in checks.items())
 
 
 # --- the command line ---
 
-def rate(text):
-    """'0.1' -> 0.1"""
-    try:
-        found = float(text)
-    except ValueError:
-        found = math.nan
-    if not 0 < found < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r}: give a number above 0")
-    return found
-
-
 def parse(argv=None):
-    it = flags.Parser(prog=PROG, description=__doc__)
-    it.add_argument("--model", choices=networks.NETWORKS, default="mlp", help="default: mlp")
-    it.add_argument("--loss", choices=losses.LOSSES, default="ce", help="default: ce")
-    it.add_argument("--optimizer", choices=OPTIMIZERS, default="adam", help="default: adam")
-    it.add_argument("--lr", type=rate, help=f"learning rate; default: {flags.listed(LRS)}")
-    it.add_argument("--parametrization", type=flags.kinds, default="sp,mup",
-                    help="sp, mup or sp,mup; default: sp,mup")
-    it.add_argument("--widths", type=flags.counts, default="64,128,256,512", help="default: 64,128,256,512")
-    it.add_argument("--steps", type=flags.count, default="3", help="default: 3")
-    it.add_argument("--seeds", type=flags.count, default="5", help="default: 5")
-    it.add_argument("--out", type=pathlib.Path, default="results/coord_check",
-                    help="folder for the results, where it overwrites those of an earlier run; "
-                         "default: results/coord_check")
-    args = it.parse_args(argv)
-    args.command = flags.command(PROG, argv)
-    flags.cleared(it, args.out, FILES)
+    """Parses the command line, and makes the folder for results."""
+    parser = flags.Parser(prog=PROG, description=__doc__)
+    parser.add_argument("--model", choices=networks.NETWORKS, default="mlp", help="default: mlp")
+    parser.add_argument("--loss", choices=losses.LOSSES, default="ce", help="default: ce")
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adam", help="default: adam")
+    parser.add_argument("--lr", type=flags.positive_float,
+                        help=f"learning rate; default: {flags.describe(LRS)}")
+    parser.add_argument("--parametrization", type=flags.parametrizations, default="sp,mup",
+                        help="sp, mup or sp,mup; default: sp,mup")
+    parser.add_argument("--widths", type=flags.positive_ints, default="64,128,256,512",
+                        help="default: 64,128,256,512")
+    parser.add_argument("--steps", type=flags.positive_int, default="3", help="default: 3")
+    parser.add_argument("--seeds", type=flags.positive_int, default="5", help="default: 5")
+    flags.add_out(parser, "results/coord_check")
+    args = parser.parse_args(argv)
+    args.command = flags.typed_command(PROG, argv)
+    flags.clear_folder(parser, args.out, FILES)
     return args
 
 
@@ -105,7 +91,7 @@ def main(argv=None):
     """Runs the check; returns its exit code: 0 where μP passed, and the standard parametrization failed."""
     args = parse(argv)
     try:
-        checks = run(args, digits_data.told())
+        checks = run(args, digits.load_and_print_source())
     except (FileNotFoundError, haiku_mup.MupError) as error:
         print(f"{PROG}: error: {error}", file=sys.stderr)
         return 2

@@ -18,7 +18,7 @@ CHECKS = {                          # file -> the flags of demos.coord_check
 
 
 def main(checks=CHECKS, out=OUT, results=RESULTS):
-    """Runs every check; returns 0 where all came out as they must: passed in μP, failed in standard."""
+    """Runs every check; returns 0 if each passed in μP and failed in the standard parametrization."""
     codes = []
     for name, flags in checks.items():
         print(f"\n{coord_check.PROG} {' '.join(flags)}", flush=True)

@@ -9,8 +9,7 @@ import numpy as np
 import optax
 
 import haiku_mup
-from demos.common import data as digits_data
-from demos.common import flags, losses, runs, sweeps
+from demos.common import digits, flags, losses, runs, sweeps
 
 PROG = "python -m demos.mnist_mlp"
 BASE, BATCH, CLASSES = 64, 128, 10
@@ -25,37 +24,57 @@ CHUNK = 1                           # trials beside one another round otherwise 
 FIGURES = {"train_loss": "lr_transfer.png", "valid_loss": "lr_transfer_valid.png"}
 
 
-# --- the experiment ---
+# --- the model ---
 
 def network(x, width):
-    """Logits [batch, CLASSES] of images x [batch, pixels]."""
+    """Maps images [batch, pixels] to logits [batch, CLASSES]."""
     with haiku_mup.apply_mup():
         for _ in range(3):
             x = jax.nn.relu(hk.Linear(width)(x))
         return haiku_mup.Readout(CLASSES)(x)
 
 
-def standard(width, x, optimizer, adam):
-    """The model and the optimizer as they are."""
-    return hk.transform(functools.partial(network, width=width)), optimizer
+def make_model(width):
+    return hk.transform(functools.partial(network, width=width))
 
 
-def parametrized(rule, width, x, optimizer, adam):
-    """The model and the optimizer in a parametrization, relative to the base."""
-    base, target = (hk.transform(functools.partial(network, width=w)) for w in (BASE, width))
-    mup, key = haiku_mup.Mup(parametrization=rule), jax.random.key(0)
+def wrap(parametrization, base, target, x, optimizer, adam):
+    """Wraps a model and its optimizer in a parametrization.
+
+    Args:
+      parametrization: a haiku_mup.Parametrization.
+      base: the model that was tuned, transformed.
+      target: the model to train, transformed.
+      x: inputs, of which the shape matters.
+      optimizer: for the target.
+      adam: whether the optimizer is Adam-like.
+    """
+    mup, key = haiku_mup.Mup(parametrization=parametrization), jax.random.key(0)
     with mup.init_base():
         jax.eval_shape(base.init, key, x)
     with mup.init_target():
         jax.eval_shape(target.init, key, x)
-    return mup.wrap_model(target), optimizer if rule.plain else mup.wrap_optimizer(optimizer, adam=adam)
+    wrapped = optimizer if parametrization.plain else mup.wrap_optimizer(optimizer, adam=adam)
+    return mup.wrap_model(target), wrapped
+
+
+def standard(width, x, optimizer, adam):
+    """Returns the model and the optimizer unchanged."""
+    return make_model(width), optimizer
+
+
+def parametrized(parametrization, width, x, optimizer, adam):
+    """Returns the model and the optimizer in a parametrization, relative to the base."""
+    return wrap(parametrization, make_model(BASE), make_model(width), x, optimizer, adam)
 
 
 PARAMETRIZATIONS = {"sp": standard, "mup": functools.partial(parametrized, haiku_mup.maximal_update())}
 
 
-def trainer(make, width, x, optimizer, loss_fn=losses.cross_entropy):
-    """A compiled program from (arrays, lr, key, batches) to the losses on all of both sets.
+# --- the training ---
+
+def make_trainer(make, width, x, optimizer, loss_fn=losses.cross_entropy):
+    """Compiles a program from (arrays, lr, key, batches) to the losses on all of both sets.
 
     The learning rate is an argument, so one program serves all trials of a width.
 
@@ -90,20 +109,20 @@ def trainer(make, width, x, optimizer, loss_fn=losses.cross_entropy):
 
 
 def batch_order(seed, images, epochs):
-    """Row numbers [steps, batch]: an epoch shuffles anew, and drops the rows that fill no batch."""
+    """Returns row numbers [steps, batch]; each epoch shuffles anew, and drops the rows that fill no batch."""
     rng, batches = np.random.default_rng(seed), images // BATCH
     order = [rng.permutation(images)[:batches * BATCH] for _ in range(epochs)]
     return np.concatenate(order).reshape(-1, BATCH).astype(np.int32)
 
 
 def make_trials(args, data):
-    """{parametrization: make_trial}. A seed is one init and one order."""
+    """Returns {parametrization: make_trial}. A seed is one init and one order of batches."""
     arrays, seeds = jax.device_put(data[:4]), range(args.seeds)
     orders = jnp.stack([batch_order(seed, len(data.train_x), args.epochs) for seed in seeds])
 
     def make_trial(name, width):
         make = functools.partial(PARAMETRIZATIONS[name], adam=args.optimizer == "adam")
-        train = trainer(make, width, data.train_x[:1], args.optimizer)
+        train = make_trainer(make, width, data.train_x[:1], args.optimizer)
 
         def trial(lr, key):
             order = orders[jax.random.key_data(key)[-1]]        # the key is jax.random.key(seed)
@@ -114,43 +133,42 @@ def make_trials(args, data):
     return {name: functools.partial(make_trial, name) for name in args.parametrization}
 
 
-def tried(train, log2_lrs, arrays, orders):
-    """Trains at each rate in each order; yields (lr, seed, losses …). A seed is one init and one order."""
+def train_grid(train, log2_lrs, arrays, orders):
+    """Trains at each rate in each order of batches; yields (lr, seed, losses …)."""
     for log2_lr in log2_lrs:
         for seed, order in enumerate(orders):
             found = train(arrays, arrays[0].dtype.type(2**log2_lr), jax.random.key(seed), order)
-            yield 2**log2_lr, seed, *map(runs.finite, found)
+            yield 2**log2_lr, seed, *map(runs.finite_or_inf, found)
 
 
 def work(width, pixels):
-    """How long a step takes, in some unit."""
+    """Estimates the time of a step, in some unit."""
     return pixels * width + 2 * width**2
-
-
-# --- what is shown ---
-
-def title(optimizer, epochs, data):
-    """What the figures say that they are of."""
-    return f"MLP with 3 hidden layers, {optimizer}, {epochs} epochs, {len(data.train_x):,} of {data.source}"
 
 
 # --- the command line ---
 
-def add(it):
-    """The flags of this demo alone."""
-    it.add_argument("--epochs", type=flags.count, help=f"default: {SIZES['default']['epochs']}")
-    it.add_argument("--optimizer", choices=OPTIMIZERS, default="adam", help="default: adam")
+def add_flags(parser):
+    """Adds the flags of this demo alone."""
+    parser.add_argument("--epochs", type=flags.positive_int, help=f"default: {SIZES['default']['epochs']}")
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adam", help="default: adam")
 
 
-DEMO = sweeps.Demo(
-    PROG, __doc__, SIZES, {"quick": "less than a minute", "full": "some 20 minutes, the README's figure"},
-    FIGURES, add, lambda args: digits_data.told(), make_trials,
-    lambda args, data: title(args.optimizer, args.epochs, data), {"base_width": BASE, "batch": BATCH}, CHUNK,
-    GRIDS)
+def title(optimizer, epochs, data):
+    """Returns the title of the figures."""
+    return f"MLP with 3 hidden layers, {optimizer}, {epochs} epochs, {len(data.train_x):,} of {data.source}"
+
+
+DEMO = sweeps.SweepDemo(
+    prog=PROG, description=__doc__, sizes=SIZES, grids=GRIDS, figures=FIGURES, chunk=CHUNK,
+    durations={"quick": "less than a minute", "full": "some 20 minutes, the README's figure"},
+    add_flags=add_flags, load=lambda args: digits.load_and_print_source(), make_trials=make_trials,
+    title=lambda args, data: title(args.optimizer, args.epochs, data),
+    settings={"base_width": BASE, "batch": BATCH})
 
 
 def parse(argv=None):
-    """The arguments, with the defaults that depend on other flags, and the command that gave them."""
+    """Parses the command line."""
     return sweeps.parse(DEMO, argv)
 
 

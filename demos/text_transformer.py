@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import optax
 
 import haiku_mup
-from demos.common import flags, losses, sweeps, texts
+from demos.common import flags, losses, sweeps, words
 
 PROG = "python -m demos.text_transformer"
-BASE, HEAD, BLOCKS, LENGTH, BATCH, VALID = 32, 16, 3, 32, 8, 40
+BASE, HEAD, BLOCKS, LENGTH, BATCH = 32, 16, 3, 32, 8
+VALID = 40                          # batches to validate, at most
 SIZES = {"default": {"widths": "32,64,128", "log2_lrs": "-9.5:-4.5:0.5", "seeds": "1", "steps": "300"},
          "quick": {"widths": "32,128", "log2_lrs": "-9:-4:1", "steps": "100"}}
 FIGURES = {"valid_perplexity": "text_transformer.png"}
@@ -20,13 +21,13 @@ FIGURES = {"valid_perplexity": "text_transformer.png"}
 
 # --- the experiment ---
 
-def network(ids, width, words):
-    """Logits [batch, length, words] of the words that follow ids [batch, length], each from those up to it.
+def network(ids, width, vocab_size):
+    """Maps ids [batch, length] to logits [batch, length, vocab_size] of the next words.
 
-    The size of heads is fixed: a model that is twice as wide has twice as many, from two at the base. Embedding
-    and readout are matrices of their own.
+    Heads have one size: a model that is twice as wide has twice as many, from two at the base. Embedding and
+    readout are separate matrices.
     """
-    init, noise = hk.initializers.VarianceScaling(), hk.initializers.RandomNormal()
+    init, unit_normal = hk.initializers.VarianceScaling(), hk.initializers.RandomNormal()
     causal = jnp.tril(jnp.ones((1, 1, ids.shape[1], ids.shape[1])))
     norm = functools.partial(hk.LayerNorm, -1, True, True)
 
@@ -36,28 +37,28 @@ def network(ids, width, words):
         return x + hk.Linear(width)(jax.nn.gelu(hk.Linear(4 * width)(norm()(x))))
 
     with haiku_mup.apply_mup():
-        x = hk.Embed(words, width, w_init=noise)(ids)
-        x = x + jnp.broadcast_to(hk.get_parameter("places", (LENGTH, width), init=noise), x.shape)
+        x = hk.Embed(vocab_size, width, w_init=unit_normal)(ids)
+        x = x + jnp.broadcast_to(hk.get_parameter("places", (LENGTH, width), init=unit_normal), x.shape)
         x = hk.experimental.layer_stack(BLOCKS)(block)(x)
-        return haiku_mup.Readout(words, with_bias=False)(norm()(x))
+        return haiku_mup.Readout(vocab_size, with_bias=False)(norm()(x))
 
 
 def make_trials(args, data):
-    """{parametrization: make_trial}"""
-    train, held = jnp.asarray(data.train), jnp.asarray(data.valid)
-    batches = min(VALID, (len(held) - 1) // (BATCH * LENGTH))
-    blocks = rows(held, LENGTH * jnp.arange(batches * BATCH).reshape(batches, BATCH))
+    """Returns {parametrization: make_trial}."""
+    train, valid = jnp.asarray(data.train), jnp.asarray(data.valid)
+    batches = min(VALID, (len(valid) - 1) // (BATCH * LENGTH))
+    valid_batches = rows(valid, LENGTH * jnp.arange(batches * BATCH).reshape(batches, BATCH))
 
     def make_model(width):
-        return hk.transform(functools.partial(network, width=width, words=len(data.words)))
+        return hk.transform(functools.partial(network, width=width, vocab_size=len(data.words)))
 
     def batch(key, step):
-        """The words of BATCH places in the training part, and those that follow them."""
+        """Draws BATCH rows of the training part."""
         return rows(train, jax.random.randint(key, (BATCH,), 0, len(train) - LENGTH))
 
     def perplexity(apply, params, rng):
-        """That of the first words of the validation part."""
-        found = jax.lax.map(lambda row: losses.cross_entropy(apply, params, rng, row), blocks)
+        """Computes the perplexity of the first words of the validation part."""
+        found = jax.lax.map(lambda row: losses.cross_entropy(apply, params, rng, row), valid_batches)
         return jnp.exp(found.mean())
 
     return {name: haiku_mup.training(
@@ -65,28 +66,28 @@ def make_trials(args, data):
         parametrization=name, evaluate={"valid_perplexity": perplexity}) for name in args.parametrization}
 
 
-def rows(words, starts):
-    """LENGTH words from each start on, and those that follow them; both [..., LENGTH]."""
-    places = starts[..., None] + jnp.arange(LENGTH).reshape(*[1] * starts.ndim, LENGTH)
-    return words[places], words[places + 1]
+def rows(ids, starts):
+    """Returns LENGTH words from each start on, and the next word of each; both [..., LENGTH]."""
+    positions = starts[..., None] + jnp.arange(LENGTH).reshape(*[1] * starts.ndim, LENGTH)
+    return ids[positions], ids[positions + 1]
 
 
-def read(args):
-    """The text; says on screen what it is."""
-    odd = [width for width in args.widths if width % HEAD]
-    if odd:
-        raise ValueError(f"argument --widths: {odd[0]}: give multiples of {HEAD}, the size of a head")
-    return texts.told(args.text)
+def load(args):
+    """Loads the text, and prints its source."""
+    invalid = [width for width in args.widths if width % HEAD]
+    if invalid:
+        raise ValueError(f"argument --widths: {invalid[0]}: give multiples of {HEAD}, the size of a head")
+    return words.load_and_print_source(args.text)
 
 
 # --- the command line ---
 
-def add(it):
-    """The flags of this demo alone."""
-    it.add_argument("--steps", type=flags.count, help=f"of {BATCH} rows of {LENGTH} words; default: "
-                    + SIZES["default"]["steps"])
-    it.add_argument("--text", type=pathlib.Path, metavar="FILE",
-                    help="a text to read in place of the Bible, such as the Penn Treebank's, in UTF-8")
+def add_flags(parser):
+    """Adds the flags of this demo alone."""
+    parser.add_argument("--steps", type=flags.positive_int, help=f"of {BATCH} rows of {LENGTH} words; default: "
+                        + SIZES["default"]["steps"])
+    parser.add_argument("--text", type=pathlib.Path, metavar="FILE",
+                        help="a text to read in place of the Bible, such as the Penn Treebank's, in UTF-8")
 
 
 def title(args, data):
@@ -94,9 +95,10 @@ def title(args, data):
             f"{data.source}")
 
 
-DEMO = sweeps.Demo(
-    PROG, __doc__, SIZES, {"quick": "less than 2 minutes"}, FIGURES, add, read, make_trials, title,
-    {"base_width": BASE, "head_size": HEAD, "blocks": BLOCKS, "length": LENGTH, "batch": BATCH})
+DEMO = sweeps.SweepDemo(
+    prog=PROG, description=__doc__, sizes=SIZES, durations={"quick": "less than 2 minutes"}, figures=FIGURES,
+    add_flags=add_flags, load=load, make_trials=make_trials, title=title,
+    settings={"base_width": BASE, "head_size": HEAD, "blocks": BLOCKS, "length": LENGTH, "batch": BATCH})
 
 
 def main(argv=None):

@@ -23,9 +23,9 @@
 # jupyter lab demos/tutorial.ipynb
 # ```
 #
-# It takes some two minutes on 2 cores. The digits come from `demos/common/data.py`, which is in the clone and
-# not in the installed package. So the first cell puts the clone on Python's path, whether Jupyter was started
-# in its root or in `demos/`.
+# It takes some two minutes on 2 cores. The digits come from `demos/common/digits.py`, which is in the clone
+# and not in the installed package. So the first cell puts the clone on Python's path, whether Jupyter was
+# started in its root or in `demos/`.
 
 # %%
 # %matplotlib inline
@@ -42,7 +42,7 @@ import numpy as np
 import optax
 
 import haiku_mup
-from demos.common.data import digits
+from demos.common.digits import load_digits
 from haiku_mup import plot, sweep
 
 # %% [markdown]
@@ -51,7 +51,7 @@ from haiku_mup import plot, sweep
 # Images are rows of pixels, of mean 0 and standard deviation 1. μP takes inputs to be of that size.
 
 # %%
-data = digits()
+data = load_digits()
 arrays = jax.device_put((data.train_x, data.train_y))
 print(f"{data.source}: {data.train_x.shape[0]} images of {data.train_x.shape[1]} pixels to train on")
 
@@ -83,7 +83,7 @@ BATCH, EPOCHS = 128, 10
 
 
 def trainer(model, optimizer):
-    """A compiled program from (arrays, lr, key, batches) to the last training loss and the parameters."""
+    """Compiles a program from (arrays, lr, key, batches) to the last training loss and the parameters."""
     def loss_fn(params, x, y):
         logits = model.apply(params, None, x)
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
@@ -108,7 +108,7 @@ def trainer(model, optimizer):
 
 
 def batch_order(seed):
-    """Row numbers [steps, BATCH]: each epoch shuffles anew, and drops the rows that fill no batch."""
+    """Returns row numbers [steps, BATCH]; each epoch shuffles anew, and drops the rows that fill no batch."""
     rng, images = np.random.default_rng(seed), len(data.train_x)
     order = [rng.permutation(images)[:images // BATCH * BATCH] for _ in range(EPOCHS)]
     return np.concatenate(order).reshape(-1, BATCH).astype(np.int32)
@@ -126,7 +126,7 @@ ORDERS = [batch_order(seed) for seed in range(3)]
 
 
 def runs(name, make):
-    """Trains what make(width) gives, at all widths, rates and seeds; returns a record for each run."""
+    """Trains the models of make(width) at all widths, rates and seeds; returns a record for each run."""
     rows = []
     for width in WIDTHS:
         model, optimizer, *_ = make(width)
@@ -239,7 +239,7 @@ print(mup.summary())
 
 # %%
 def same(a, b):
-    """Whether two trees have the same arrays. (The last layer's name differs: linear_3, readout.)"""
+    """Compares the arrays of two trees. (The last layer's name differs: linear_3, readout.)"""
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     return all(np.array_equal(x, y) for x, y in pairs)
 

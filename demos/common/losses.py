@@ -1,4 +1,4 @@
-"""Losses, in the form that haiku_mup.coord_check takes: (apply, params, rng, batch) -> a scalar."""
+"""Losses in the form that haiku_mup.coord_check takes: (apply, params, rng, batch) -> a scalar."""
 import jax
 import optax
 
@@ -8,10 +8,11 @@ def cross_entropy(apply, params, rng, batch):
     return optax.softmax_cross_entropy_with_integer_labels(apply(params, rng, x), y).mean()
 
 
-def squares(apply, params, rng, batch):
+def mean_squared_error(apply, params, rng, batch):
+    """Computes the mean squared error of outputs from one-hot labels."""
     x, y = batch
     outputs = apply(params, rng, x)
     return ((outputs - jax.nn.one_hot(y, outputs.shape[-1], dtype=outputs.dtype))**2).mean()
 
 
-LOSSES = {"ce": cross_entropy, "mse": squares}
+LOSSES = {"ce": cross_entropy, "mse": mean_squared_error}

@@ -1,4 +1,4 @@
-"""Small networks of every kind, from images [batch, rows, columns] to logits [batch, CLASSES]."""
+"""Small networks of several kinds, from images [batch, rows, columns] to logits [batch, CLASSES]."""
 import functools
 
 import haiku as hk
@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import haiku_mup
 
 CLASSES, BLOCKS, HEADS = 10, 2, 4
-PATCH = 7
+POSITIONS = 7       # groups of rows that the transformer attends to
 
 
 def mlp(x, width):
-    """Three hidden layers."""
+    """Applies three hidden layers."""
     x = x.reshape(x.shape[0], -1)
     for _ in range(3):
         x = jax.nn.relu(hk.Linear(width)(x))
@@ -20,7 +20,7 @@ def mlp(x, width):
 
 
 def cnn(x, width):
-    """Two convolutions with pooling, and a hidden layer."""
+    """Applies two convolutions with pooling, and a hidden layer."""
     x = x[..., None]
     for _ in range(2):
         x = hk.avg_pool(jax.nn.relu(hk.Conv2D(width // 4, 3)(x)), (2, 2, 1), (2, 2, 1), "SAME")
@@ -29,7 +29,7 @@ def cnn(x, width):
 
 
 def resnet(x, width):
-    """Residual blocks of convolutions with batch norm, which keeps its averages in Haiku's state."""
+    """Applies residual blocks of convolutions with batch norm, which keeps its averages in Haiku's state."""
     conv = functools.partial(hk.Conv2D, width // 4, 3, with_bias=False)
     norm = functools.partial(hk.BatchNorm, True, True, 0.9)
     x = conv(stride=2)(x[..., None])
@@ -41,14 +41,14 @@ def resnet(x, width):
 
 
 def rnn(x, width):
-    """An LSTM that reads row after row."""
+    """Applies an LSTM that reads row after row."""
     core = hk.LSTM(width)
     x, _ = hk.dynamic_unroll(core, x.swapaxes(0, 1), core.initial_state(x.shape[0]))
     return haiku_mup.Readout(CLASSES)(x[-1])
 
 
 def transformer(x, width):
-    """Pre-norm blocks of attention and a hidden layer, stacked, over patches of rows."""
+    """Applies a stack of pre-LN blocks of attention and an MLP; positions are groups of rows."""
     init = hk.initializers.VarianceScaling()
 
     def block(x):
@@ -57,8 +57,8 @@ def transformer(x, width):
         y = hk.LayerNorm(-1, True, True)(x)
         return x + hk.Linear(width)(jax.nn.gelu(hk.Linear(4 * width)(y)))
 
-    x = x.reshape(x.shape[0], PATCH, -1)
-    places = hk.get_parameter("places", (PATCH, width), init=hk.initializers.RandomNormal(0.5))
+    x = x.reshape(x.shape[0], POSITIONS, -1)
+    places = hk.get_parameter("places", (POSITIONS, width), init=hk.initializers.RandomNormal(0.5))
     x = hk.Linear(width)(x) + jnp.broadcast_to(places, (x.shape[0], *places.shape))
     x = hk.experimental.layer_stack(BLOCKS)(block)(x)
     x = hk.LayerNorm(-1, True, True)(x)
@@ -68,8 +68,8 @@ def transformer(x, width):
 NETWORKS = {function.__name__: function for function in (mlp, cnn, resnet, rnn, transformer)}
 
 
-def model(name, width):
-    """The network of this name, transformed."""
+def make_model(name, width):
+    """Transforms the network of a name."""
     def fn(x):
         with haiku_mup.apply_mup():
             return NETWORKS[name](x, width)

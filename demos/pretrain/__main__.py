@@ -1,4 +1,4 @@
-"""`python -m demos.pretrain`."""
+"""Runs `python -m demos.pretrain`."""
 import sys
 
 from demos.pretrain.program import main

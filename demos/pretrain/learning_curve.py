@@ -11,15 +11,15 @@ from haiku_mup.serialization import atomic_files
 COLUMNS = ("step", "lr", "train_loss", "valid_loss")
 
 
-class Curve:
-    """The rows of a run, which are also in a CSV file. An interrupted run's rows are read from there."""
+class LearningCurve:
+    """The losses at each step of a run, also in a CSV file, from which a run that continues reads them."""
 
     def __init__(self, path: pathlib.Path | None, step: int):
-        """Keeps what the file has of the steps before this one; the rest is of steps that were lost.
+        """Reads the file's rows before a step, and removes the rest: no checkpoint has those steps.
 
         Args:
-          path: the file; None for none, in a process beside the one that writes it.
-          step: where the run goes on.
+          path: the file; None for none, in a process that doesn't write it.
+          step: the step from which the run continues.
         """
         self.path, self.rows = path, [row for row in _read(path) if int(row["step"]) < step]
         if path is None:
@@ -30,24 +30,24 @@ class Curve:
         atomic_files.write(path, text.getvalue())
 
     def add(self, **row: Any) -> None:
-        """Writes a row: the losses at this step, before its update."""
+        """Adds and writes a row: the losses at a step, before its update."""
         self.rows.append({name: str(row.get(name, "")) for name in COLUMNS})
         if self.path:
             with open(self.path, "a", newline="", encoding="utf-8") as file:
                 _writer(file).writerow(self.rows[-1])
 
     def flush(self) -> None:
-        """Has all rows on the disk, as they must be before a checkpoint is."""
+        """Waits until all rows are on the disk, as they must be before a checkpoint is."""
         if self.path:
             with open(self.path, "rb+") as file:
                 os.fsync(file.fileno())
 
     def losses(self, name: str) -> list[tuple[int, float]]:
-        """(step, loss) where there is one."""
+        """Returns (step, loss) of all steps that have this loss."""
         return [(int(row["step"]), float(row[name])) for row in self.rows if row[name]]
 
     def plot(self, path: pathlib.Path, title: str, caption: str) -> None:
-        """Draws both losses over the steps."""
+        """Draws both losses over the steps, into a file."""
         import matplotlib
         from matplotlib.figure import Figure
 
@@ -71,9 +71,9 @@ def _writer(file: Any) -> csv.DictWriter:
 
 
 def _read(path: pathlib.Path | None) -> list[Mapping[str, str]]:
-    """The rows of a file that may end within one."""
+    """Reads the rows of a file; leaves out a last one that is incomplete."""
     if path is None or not path.is_file():
         return []
     text = path.read_text(encoding="utf-8")
-    whole = text[:text.rfind("\n") + 1].splitlines()
-    return [row for row in csv.DictReader(whole) if tuple(row) == COLUMNS]
+    complete = text[:text.rfind("\n") + 1].splitlines()
+    return [row for row in csv.DictReader(complete) if tuple(row) == COLUMNS]

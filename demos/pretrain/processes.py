@@ -1,4 +1,4 @@
-"""The processes of one run, on one machine or on many: how they find each other, and how they end together."""
+"""The processes of one run, on one machine or on many: they join, check each other, and end together."""
 import contextlib
 import json
 import os
@@ -13,98 +13,95 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-PATIENCE = 30       # seconds: a process that has given no sign of life for so long is taken for dead
-SAID = (ImportError, OSError, ValueError)       # what a message of one line is enough for
+HEARTBEAT_TIMEOUT = 30      # seconds without a sign of life, after which a process counts as dead
+ONE_LINE_ERRORS = (ImportError, OSError, ValueError)        # their messages need no traceback
 
 
 def join() -> None:
-    """Joins the other processes, where these variables or a cluster's say that there are some.
+    """Joins the other processes, if the environment names them.
 
     By hand: JAX_COORDINATOR_ADDRESS (the first one's host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID. With
-    srun and mpirun, jax finds them out.
+    srun and mpirun, JAX detects them.
 
     Raises:
-      ValueError: some of the three and not all, which would be so many runs in one folder; no whole numbers.
+      ValueError: some of the three variables are set, but not all, which would start several runs in one
+        folder; a variable is not a whole number.
     """
-    env = os.environ
-    given = [name for name in VARIABLES if env.get(name)]
+    given = [name for name in VARIABLES if os.environ.get(name)]
     if _on_cluster() and given in ([], [VARIABLES[0]]):
-        jax.distributed.initialize(heartbeat_timeout_seconds=PATIENCE)
+        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT)
     elif given:
         missing = [name for name in VARIABLES if name not in given]
         if missing:
             raise ValueError(f"{', '.join(given)}: set without {', '.join(missing)}; set all three, or none")
-        count, number = (_whole(name) for name in VARIABLES[1:])
+        count, number = (_int_variable(name) for name in VARIABLES[1:])
         if not 0 <= number < count:
             raise ValueError(f"JAX_PROCESS_ID is {number} of JAX_NUM_PROCESSES {count}: number them from 0 on")
-        jax.distributed.initialize(num_processes=count, process_id=number, heartbeat_timeout_seconds=PATIENCE)
+        jax.distributed.initialize(num_processes=count, process_id=number,
+                                   heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT)
 
 
 def _on_cluster() -> bool:
-    """Whether srun or mpirun has started several."""
+    """Returns whether srun or mpirun has started several processes."""
     env = os.environ
     return ("SLURM_STEP_NODELIST" in env and int(env.get("SLURM_NTASKS", 1)) > 1) \
         or int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
 
 
-def _whole(name: str) -> int:
+def _int_variable(name: str) -> int:
     try:
         return int(os.environ[name])
     except ValueError as error:
         raise ValueError(f"{name} is {os.environ[name]!r}: give a whole number") from error
 
 
-def leads() -> bool:
-    """Whether this process is the one that writes and speaks."""
+def is_leader() -> bool:
+    """Returns whether this is the process that prints and writes."""
     return jax.process_index() == 0
 
 
-def alone() -> bool:
-    """Whether there are no other processes, which may be at another step."""
+def is_single() -> bool:
+    """Returns whether there are no other processes."""
     return jax.process_count() == 1
 
 
-def say(text: str) -> None:
-    """Prints it, in the process that speaks."""
-    if leads():
+def print_once(text: str) -> None:
+    """Prints in the leading process."""
+    if is_leader():
         print(text, flush=True)
 
 
-def agree(given: Any) -> None:
-    """Makes sure that all processes were given the same: each is to run the same program.
-
-    Raises:
-      ValueError: in all of them, where one differs.
-    """
-    mine = np.uint32(zlib.crc32(json.dumps(given, sort_keys=True, default=str).encode()))
-    others = multihost_utils.process_allgather(mine).tolist()
-    if len(set(others)) > 1:
-        raise ValueError(f"the {len(others)} processes have different arguments, texts or bases; start all "
+def check_same(arguments: Any) -> None:
+    """Raises ValueError, in all processes, if they have different arguments: they must run one program."""
+    checksum = np.uint32(zlib.crc32(json.dumps(arguments, sort_keys=True, default=str).encode()))
+    checksums = multihost_utils.process_allgather(checksum).tolist()
+    if len(set(checksums)) > 1:
+        raise ValueError(f"the {len(checksums)} processes have different arguments, texts or bases; start all "
                          "with one command, on the same files")
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
-    """A process of several that fails in here ends at once, with a message; and so the others end, too.
+def end_together() -> Iterator[None]:
+    """Ends a process of several at once, with a message, when the body raises; and so ends the others, too.
 
-    By itself it would wait for them as Python exits, and they for it, in a sum that it has no part in. As it
-    ends, its connections do, which is an error in each sum that goes over them; where there is none,
-    jax.distributed ends the others after `PATIENCE` seconds.
+    A usual exit would hang: Python would wait for the other processes, and they for this one, in a collective
+    operation. Ending the process closes its connections, which is an error in each collective operation that
+    uses them; without one, jax.distributed ends the others after `HEARTBEAT_TIMEOUT` seconds.
     """
     try:
         yield
     except BaseException as error:
-        if alone():
+        if is_single():
             raise
         code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
-        _tell(error)
+        _print_error(error)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 
 
-def _tell(error: BaseException) -> None:
-    """Says what has ended this process, unless that is said."""
+def _print_error(error: BaseException) -> None:
+    """Prints the error that ends this process; a SystemExit has printed its own."""
     if isinstance(error, jax.errors.JaxRuntimeError):
         print(str(error).partition("\n")[0], file=sys.stderr)
     elif not isinstance(error, SystemExit):

@@ -1,62 +1,62 @@
-"""All of it."""
+"""The program: from the command line to the trained model."""
 import argparse
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 
-from demos.pretrain import corpus as corpora
 from demos.pretrain import processes
-from demos.pretrain.arguments import PATHS, PROG, parse, parser, settings
+from demos.pretrain.arguments import PATHS, PROG, make_parser, parse, run_settings
 from demos.pretrain.checkpoints import Checkpoints
-from demos.pretrain.model import captured
-from demos.pretrain.processes import alone, leads, say
+from demos.pretrain.corpus import Batches, load_corpus
+from demos.pretrain.models import capture
+from demos.pretrain.processes import is_leader, is_single, print_once
 from demos.pretrain.report import report
 from demos.pretrain.sampling import sample
-from demos.pretrain.training import Trainer, run
+from demos.pretrain.training import Trainer, train
 
 
-def train(args: argparse.Namespace) -> None:
-    """All of it.
+def pretrain(args: argparse.Namespace) -> None:
+    """Trains a model, from the newest checkpoint if there is one, and reports the results.
 
     Raises:
-      ImportError, OSError, ValueError: what can't be; MupError is a ValueError.
+      ImportError, OSError, ValueError: invalid arguments or files; MupError is a ValueError.
     """
     start, masked = time.perf_counter(), args.model != "gpt2"
-    data = corpora.corpus(args.text, args.level, masked)
-    batches = corpora.Batches(data, args.batch, args.length, masked, args.seed)
+    corpus = load_corpus(args.text, args.level, masked)
+    batches = Batches(corpus=corpus, rows=args.batch, length=args.length, masked=masked, seed=args.seed)
     batches.check()
-    mup = captured(args, data.size)
-    if not alone():
-        processes.agree([settings(args, data, PATHS), mup.state_dict()])
-    if args.save_base and leads():
+    mup = capture(args, corpus.size)
+    if not is_single():
+        processes.check_same([run_settings(args, corpus, without=PATHS), mup.state_dict()])
+    if args.save_base and is_leader():
         mup.save(args.save_base)
     args.out.mkdir(parents=True, exist_ok=True)
-    say(f"data: {data.source}, {len(data.train):,} ids")
-    trainer = Trainer(args, data.size, mup)
-    checkpoints = Checkpoints(args.out / "checkpoints", settings(args, data), mup)
+    print_once(f"data: {corpus.source}, {len(corpus.train):,} ids")
+    trainer = Trainer(args, corpus.size, mup)
+    checkpoints = Checkpoints(args.out / "checkpoints", run_settings(args, corpus), mup)
     try:
-        state, curve = run(args, trainer, batches, checkpoints,
-                           ("temperature", *["steps"] * (args.schedule == "constant")))
+        state, curve = train(args, trainer, batches, checkpoints)
     finally:
         checkpoints.close()
     if args.model == "gpt2":
-        ids = sample(args, trainer, state.params, data.valid[:args.length // 4])
-        say(f"\n{data.text(ids)}\n")
-    if leads():
-        report(args, data, state.params, curve, time.perf_counter() - start)
+        ids = sample(args, trainer, state.params, prompt=corpus.valid[:args.length // 4])
+        print_once(f"\n{corpus.decode(ids)}\n")
+    if is_leader():
+        report(args, corpus, state.params, curve, time.perf_counter() - start)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the demo; returns its exit code, or exits with what is wrong."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the demo; returns its exit code, or exits with an error of one line."""
     args = parse(argv)
-    with processes.together():
+    with processes.end_together():
         try:
             processes.join()
-            train(args)
+            pretrain(args)
         except KeyboardInterrupt:
-            given = sys.argv[1:] if argv is None else argv
-            print(f"\ninterrupted; to go on: {shlex.join([*PROG.split(), *given])}", file=sys.stderr)
+            typed = sys.argv[1:] if argv is None else argv
+            print(f"\ninterrupted; to go on: {shlex.join([*PROG.split(), *typed])}", file=sys.stderr)
             sys.exit(130)
-        except processes.SAID as error:
-            parser().error(str(error))
+        except processes.ONE_LINE_ERRORS as error:
+            make_parser().error(str(error))
     return 0

@@ -8,7 +8,7 @@ import pytest
 
 import haiku_mup
 from demos import coord_check, gallery
-from demos.common import networks
+from demos.common import digits, networks
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_the_gallerys_figures_are_in_the_pages():
 
 @pytest.mark.parametrize("name", networks.NETWORKS)
 def test_every_network_gives_logits(name):
-    x, model = jnp.ones((2, 14, 14)), networks.model(name, 16)
+    x, model = jnp.ones((2, 14, 14)), networks.make_model(name, 16)
 
     def run(key):
         found = model.init(key, x)
@@ -92,4 +92,4 @@ def test_every_network_gives_logits(name):
 def test_every_network_passes_in_mup(name, loss, optimizer, tmp_path):
     args = coord_check.parse(["--model", name, "--loss", loss, "--optimizer", optimizer,
                               "--widths", "64,128,256", "--parametrization", "mup", "--out", str(tmp_path)])
-    coord_check.run(args, coord_check.digits_data.digits())["mup"].assert_ok()
+    coord_check.run(args, digits.load_digits())["mup"].assert_ok()

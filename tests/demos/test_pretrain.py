@@ -14,7 +14,11 @@ import numpy as np
 import pytest
 
 import haiku_mup
-from demos.pretrain import arguments, corpus, model, processes, program, report
+from demos.pretrain import corpus, processes
+from demos.pretrain.arguments import parse
+from demos.pretrain.models import MODELS, capture
+from demos.pretrain.program import main
+from demos.pretrain.report import FIGURE
 from haiku_mup.models.loss import IGNORE_INDEX
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -37,39 +41,39 @@ def flags(text, *more):
 # --- what a step reads ---
 
 def test_a_step_reads_what_its_number_says(text):
-    data = corpus.corpus(pathlib.Path(text), "byte", masked=False)
-    one, other = (corpus.Batches(data, 4, 16, False, 7) for _ in range(2))
+    data = corpus.load_corpus(pathlib.Path(text), "byte", masked=False)
+    one, other = (corpus.Batches(corpus=data, rows=4, length=16, masked=False, seed=7) for _ in range(2))
     ids, labels = one.train(3)
     assert all((a == b).all() for a, b in zip(other.train(3), (ids, labels)))
     assert not (one.train(4)[0] == ids).all()
     assert not (one._replace(seed=8).train(3)[0] == ids).all()
     assert (ids[:, 1:] == labels[:, :-1]).all()             # what comes next
-    assert data.text(ids[0]) in LINES and data.text(labels[0]) in LINES
+    assert data.decode(ids[0]) in LINES and data.decode(labels[0]) in LINES
     held = [[x for x in batch] for batch in one._replace(seed=8).valid()]
-    assert len(held) == corpus.VALID
+    assert len(held) == corpus.VALID_BATCHES
     assert all((a == b).all() for batch, same in zip(held, one.valid()) for a, b in zip(batch, same))
 
 
 def test_of_the_places_to_guess_most_are_masked(text):
     ids = np.full((2000, 100), 50)
-    shown, labels = corpus.hidden(ids, 100, np.random.default_rng(0))
+    shown, labels = corpus.mask_tokens(ids, 100, np.random.default_rng(0))
     guess = labels != IGNORE_INDEX
     assert (guess.sum(1) == 15).all() and (labels[guess] == 50).all() and (shown[~guess] == 50).all()
-    masked = (shown[guess] == corpus.MASK).mean()
+    masked = (shown[guess] == corpus.MASK_ID).mean()
     kept = (shown[guess] == 50).mean()          # some of the random ids are the same
     assert abs(masked - 0.8) < 0.01 and abs(kept - 0.1 - 0.1 / 98) < 0.01       # of 30,000: 4 standard errors
-    assert set(np.unique(shown)) <= {corpus.MASK, *range(corpus.SPECIAL, 100)}
+    assert set(np.unique(shown)) <= {corpus.MASK_ID, *range(corpus.SPECIAL_IDS, 100)}
     assert (np.abs(guess.mean(0) - 0.15) < 0.04).all()      # any place; 5 standard errors
 
 
-@pytest.mark.parametrize("level, size", [("byte", 256 + corpus.SPECIAL), ("word", None)])
+@pytest.mark.parametrize("level, size", [("byte", 256 + corpus.SPECIAL_IDS), ("word", None)])
 def test_text_comes_back_from_its_ids(text, level, size):
-    data = corpus.corpus(pathlib.Path(text), level, masked=True)
-    assert data.train.min() >= corpus.SPECIAL and data.train.max() < data.size
-    assert data.size == (size or len(data.words) + corpus.SPECIAL)
-    said = data.text(data.train[:200])
+    data = corpus.load_corpus(pathlib.Path(text), level, masked=True)
+    assert data.train.min() >= corpus.SPECIAL_IDS and data.train.max() < data.size
+    assert data.size == (size or len(data.words) + corpus.SPECIAL_IDS)
+    said = data.decode(data.train[:200])
     assert said.lower().startswith("in the beginning god created verse 0") and "\n" in said
-    assert not (data.checksum == corpus.corpus(pathlib.Path(text), level, masked=False).checksum)
+    assert not (data.checksum == corpus.load_corpus(pathlib.Path(text), level, masked=False).checksum)
 
 
 # --- from end to end, in this process ---
@@ -78,7 +82,7 @@ def test_text_comes_back_from_its_ids(text, level, size):
 def finished(text, tmp_path_factory):
     """A run of GPT-2 that is its own base: its exit code and its folder."""
     folder = tmp_path_factory.mktemp("pretrain")
-    code = program.main(flags(text, "--save-base", str(folder / "base.json"), "--out", str(folder / "out")))
+    code = main(flags(text, "--save-base", str(folder / "base.json"), "--out", str(folder / "out")))
     return code, folder
 
 
@@ -93,7 +97,7 @@ def test_run_from_end_to_end(finished, capsys):
     assert code == 0 and [row["step"] for row in rows] == [str(i) for i in range(7)]
     assert [i for i, row in enumerate(rows) if row["valid_loss"]] == [0, 2, 4, 6]
     assert abs(float(rows[0]["train_loss"]) - np.log(256)) < 0.1        # knows nothing yet
-    assert (folder / "out" / report.FIGURE).read_bytes().startswith(b"\x89PNG")
+    assert (folder / "out" / FIGURE).read_bytes().startswith(b"\x89PNG")
     assert summary["found"]["valid_loss"] == float(rows[6]["valid_loss"])
     assert sorted(path.name for path in (folder / "out" / "checkpoints").iterdir()) == ["3", "6"]
 
@@ -103,7 +107,7 @@ def test_from_an_earlier_checkpoint_the_losses_are_the_same(finished, text, tmp_
     shutil.rmtree(tmp_path / "out" / "checkpoints" / "6")
     with open(tmp_path / "out" / "learning_curve.csv", "a", encoding="utf-8") as file:
         file.write("7,0.00")                                # killed as it wrote
-    assert program.main(flags(text, "--out", str(tmp_path / "out"))) == 0
+    assert main(flags(text, "--out", str(tmp_path / "out"))) == 0
     said = capsys.readouterr().out
     assert "step 3 of 6 is where a checkpoint goes on" in said and f"\n{LINES[:4]}" in said       # and a sample
     assert table(tmp_path / "out") == table(finished[1] / "out")
@@ -116,11 +120,11 @@ def test_from_an_earlier_checkpoint_the_losses_are_the_same(finished, text, tmp_
 def test_a_checkpoint_of_another_run_is_refused(finished, text, given, says, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     pathlib.Path("other.txt").write_text(LINES.replace("God", "Gad"))
-    args = arguments.parse(flags(text))
+    args = parse(flags(text))
     args.width = 8
-    model.captured(args, 256).save("half.json")
+    capture(args, 256).save("half.json")
     with pytest.raises(SystemExit) as stop:
-        program.main(flags(text, "--out", str(finished[1] / "out"), *given))
+        main(flags(text, "--out", str(finished[1] / "out"), *given))
     said = capsys.readouterr().err
     assert stop.value.code == 2 and says in said
     if given[0] == "--base":            # the rows that differ
@@ -130,13 +134,13 @@ def test_a_checkpoint_of_another_run_is_refused(finished, text, given, says, cap
 
 
 def test_a_base_in_a_file_puts_a_wider_model_in_mup(finished, text):
-    args = arguments.parse(flags(text, "--base", str(finished[1] / "base.json"), "--width", "64"))
+    args = parse(flags(text, "--base", str(finished[1] / "base.json"), "--width", "64"))
     rows = {row.name.rpartition("/")[0].rpartition("/")[2] + "/" + row.name.rpartition("/")[2]: row
-            for row in model.captured(args, 256).table()}
+            for row in capture(args, 256).table()}
     assert rows["c_fc/w"].adam_lr == 0.25 and rows["wte/embeddings"].multiplier == 0.25
     assert {row.role for row in rows.values()} == {"input", "hidden"}
     args.base = None
-    assert {row.adam_lr for row in model.captured(args, 256).table()} == {1.0}
+    assert {row.adam_lr for row in capture(args, 256).table()} == {1.0}
 
 
 @pytest.mark.parametrize("given, says", [
@@ -148,7 +152,7 @@ def test_a_base_in_a_file_puts_a_wider_model_in_mup(finished, text):
     (["--dropout", "1"], "from 0 to less than 1"), (["--lr", "0"], "above 0"), (["--out", __file__], "exists")])
 def test_what_is_wrong_is_said_in_one_line(given, says, text, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
-        program.main(flags(text, "--out", str(tmp_path), *given))
+        main(flags(text, "--out", str(tmp_path), *given))
     said = capsys.readouterr().err
     assert stop.value.code == 2 and says in said and said.count("\n") == 1
 
@@ -156,7 +160,7 @@ def test_what_is_wrong_is_said_in_one_line(given, says, text, tmp_path, capsys):
 def test_without_orbax_it_says_what_to_install(text, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
     with pytest.raises(SystemExit):
-        program.main(flags(text, "--out", str(tmp_path)))
+        main(flags(text, "--out", str(tmp_path)))
     assert "pip install" in capsys.readouterr().err
 
 
@@ -189,7 +193,7 @@ def wait_for(process, path, lines):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", model.MODELS)
+@pytest.mark.parametrize("model", MODELS)
 def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_been(model, text, tmp_path):
     more = ["--model", model, "--steps", "30", "--dropout", "0.1"]
     ended(start(text, tmp_path / "whole", *more))
@@ -340,7 +344,7 @@ def test_a_process_that_hangs_ends_the_others(text, tmp_path):
     wait_for(both[0], tmp_path / "out" / "learning_curve.csv", 3)
     both[1].send_signal(signal.SIGSTOP)
     try:
-        code, err = awaited(both[0], 3 * processes.PATIENCE)
+        code, err = awaited(both[0], 3 * processes.HEARTBEAT_TIMEOUT)
     finally:
         both[1].kill()
         both[1].communicate()
@@ -364,12 +368,12 @@ def test_half_of_the_variables_are_no_run_of_its_own(env, says, text, tmp_path, 
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as stop:
-        program.main(flags(text, "--out", str(tmp_path / "out")))
+        main(flags(text, "--out", str(tmp_path / "out")))
     assert stop.value.code == 2 and says in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", model.MODELS)
+@pytest.mark.parametrize("model", MODELS)
 def test_every_model_learns(model, text, tmp_path):
     """Also in words, and in μP at four times the base's width."""
     base = str(tmp_path / "base.json")

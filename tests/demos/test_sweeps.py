@@ -11,7 +11,7 @@ from demo_runs import demo_run
 from sweep_results import table
 
 from demos import cnn, mnist_mlp, text_transformer
-from demos.common import sweeps, texts
+from demos.common import sweeps, words
 
 LINES = "In the beginning God created the heaven and the earth.\n" * 2000
 SMALL = ["--log2-lrs=-7:-6:1", "--seeds", "1", "--steps", "3"]
@@ -90,7 +90,7 @@ def test_each_size_has_its_defaults_and_its_folder(demo):
         args = sweeps.parse(demo.DEMO, [] if size == "default" else [f"--{size}"])
         assert args.out.name == demo.DEMO.name + ("" if size == "default" else f"-{size}")
         assert demo.BASE in args.widths and max(args.widths) >= 4 * demo.BASE and args.log2_lrs and args.seeds
-        assert size not in demo.DEMO.takes or demo.DEMO.takes[size] in sweeps.parser(demo.DEMO).format_help()
+        assert demo.DEMO.durations.get(size, "") in sweeps.make_parser(demo.DEMO).format_help()
 
 
 @pytest.mark.slow
@@ -108,33 +108,33 @@ def test_the_best_rate_moves_in_standard_and_stays_in_mup(demo, flags, octaves, 
 # --- the text ---
 
 def test_the_bible_is_read_and_not_imported():
-    found = texts.text()
-    assert found.source == texts.KING_JAMES.name and len(found.words) == texts.WORDS
+    found = words.load_words()
+    assert found.source == words.KING_JAMES.description and len(found.words) == words.VOCABULARY
     assert 800_000 < len(found.train) < 900_000 and 80_000 < len(found.valid) < 100_000
-    assert found.train.dtype == np.int32 and found.train.max() == texts.WORDS - 1
-    assert found.words[0] == texts.UNKNOWN and 0 < np.mean(found.train == 0) < 0.01
+    assert found.train.dtype == np.int32 and found.train.max() == words.VOCABULARY - 1
+    assert found.words[0] == words.UNKNOWN and 0 < np.mean(found.train == 0) < 0.01
     first = [found.words[i] for i in found.train[:11]]
     assert " ".join(first) == "in the beginning god created the heaven and the earth ."
 
 
 def test_without_it_the_standard_library_is_read(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(texts.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(words.sysconfig, "get_path", lambda name: str(tmp_path))
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / "left_out.py").write_text('"""Not read."""')
     (tmp_path / "pydoc_data").mkdir()
     (tmp_path / "pydoc_data" / "topics.py").write_text(f"topics = {{'if': {LINES!r}}}")
     (tmp_path / "module.py").write_text('"""A module."""\ndef f():\n    """A function."""\n    return "no"')
-    found = texts.text()
-    assert found.source == texts.PROSE and set(found.words) == {
+    found = words.load_words()
+    assert found.source == words.STANDARD_LIBRARY and set(found.words) == {
         "<unk>", "<eos>", *"if a module . function in the beginning god created heaven and earth".split()}
 
 
 def test_every_tenth_block_of_lines_validates_and_rare_words_are_unknown(tmp_path, monkeypatch):
-    monkeypatch.setattr(texts, "WORDS", 4)
+    monkeypatch.setattr(words, "VOCABULARY", 4)
     file = tmp_path / "text"
     file.write_text("".join(f"{'b' if i // 100 % 10 == 9 else 'a'} <unk> it's\n\n" for i in range(2000)))
-    found = texts.text(file)
+    found = words.load_words(file)
     assert found.words == ("<unk>", "a", "it's", "<eos>")
     np.testing.assert_array_equal(found.train, [1, 0, 2, 3] * 1800)
     np.testing.assert_array_equal(found.valid, [0, 0, 2, 3] * 200)

@@ -131,7 +131,7 @@ def test_the_diffs_are_the_code():
 @pytest.mark.parametrize("folder", [DEMOS, DEMOS.parent], ids=["demos", "root"])
 def test_the_first_cell_finds_the_digits(folder):
     first = next(source for kind, source in cells(SCRIPT) if kind == "code").replace("%matplotlib", "# ")
-    done = subprocess.run([sys.executable, "-W", "error", "-c", first + "\ndigits"], cwd=folder,
+    done = subprocess.run([sys.executable, "-W", "error", "-c", first + "\nload_digits"], cwd=folder,
                           capture_output=True, text=True, check=False)
     assert done.returncode == 0 and not done.stderr, done.stderr
 
