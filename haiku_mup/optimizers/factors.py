@@ -92,7 +92,7 @@ class OptimizerScaling:
         if not parametrization.draws and rule.coupling is Coupling.PARAMETER:
             raise MupError(f"{parametrization.name}: rule={rule.name!r} needs to know how large parameters "
                            "are, and this parametrization leaves draws as they are")
-        if rule.needs_paired_rates:
+        if rule.serves_entrywise:
             _check_paired_rates(scaling.target.name, parametrization, block.factors)
         return rule.scales(_growth(scaling, block, self._shape_scaling))
 

@@ -106,8 +106,8 @@ class OptimizerRule:
       coupling: what an entry's update depends on.
       learning_rate: the learning rate in `Factors` that the factors come from. A parametrization without it has
         no factors for this rule.
-      needs_paired_rates: whether the factors are right only if SGD's learning rate is Adam's divided by ε's
-        factor.
+      serves_entrywise: whether the factors are right for all entrywise optimizers. They are so only if SGD's
+        learning rate is Adam's divided by ε's factor.
       like_gradients: whether updates may be as large as gradients; a coordinate check allows for it.
       behaviours: what fitting optimizers do when they are tried; others are warned of.
       default_for: the behaviour that means this rule if no state means another one.
@@ -135,7 +135,7 @@ class OptimizerRule:
     scales: Callable[[ParameterGrowth], Scales]
     coupling: Coupling = Coupling.ENTRY
     learning_rate: Literal["adam", "sgd"] = "adam"
-    needs_paired_rates: bool = False
+    serves_entrywise: bool = False
     like_gradients: bool = False
     behaviours: frozenset[Behaviour] = frozenset()
     default_for: Behaviour | None = None
@@ -184,7 +184,7 @@ class OptimizerRule:
           states: the names of the classes of its states.
         """
         meant = rule_of_states(states)
-        if meant is not None and meant.name != self.name:
+        if meant and meant.name != self.name and not (self.serves_entrywise and meant.entrywise):
             return False
         return behaviour is None or behaviour in self.behaviours
 

@@ -114,7 +114,7 @@ def any_entrywise(growth: ParameterGrowth) -> Scales:
 # With gradients that are small beside ε, or beside an accumulator's start, optimizers that normalise behave
 # like SGD: their states tell.
 register(OptimizerRule(
-    name="any", scales=any_entrywise, needs_paired_rates=True, like_gradients=True,
+    name="any", scales=any_entrywise, serves_entrywise=True, like_gradients=True,
     behaviours=frozenset({Behaviour.ADAM_LIKE, Behaviour.SGD_LIKE, Behaviour.BETWEEN}),
     default_for=Behaviour.BETWEEN,
     states={"ScaleByAdaDeltaState": None, "MadgradState": None, "ScaleByAdamState": Behaviour.SGD_LIKE,
