@@ -1,1 +1,1 @@
-"""What is known of a parameter: its axes, its initializer, its place, and the factors that follow."""
+"""Parameters: their axes, initializers and places, and the factors that follow."""

@@ -1,8 +1,8 @@
-"""The table of layer types: one record says all that μP needs to know of a Haiku class.
+"""The table of layer types: one record for each Haiku class holds all that μP needs to know of it.
 
-To add a layer type, write one `LayerType` and give it to `register`. The records of Haiku's layers are in
-`HAIKU_LAYERS`; those of this package are beside their classes, in haiku_mup.layers. A class has what the
-records of its bases say, and what its own record adds.
+To add a layer type, write one `LayerType` and call `register`. The records of Haiku's layers are in
+`HAIKU_LAYERS`; those of haiku_mup.layers are beside their classes. A class inherits the records of its bases,
+and its own record adds to them.
 """
 import dataclasses
 import enum
@@ -44,8 +44,8 @@ READOUT, NAMED, TIED = LayerKind
 class Weight:
     """A parameter that a layer's `__call__` uses once, so that activations can be multiplied in its place.
 
-    That is exact where the output is linear in the parameter and in the activations, apart from what does not
-    depend on the parameter, such as a bias. It saves an array of the parameter's size.
+    The layer must compute a product of the parameter and the activations, to which it may add terms without the
+    parameter, such as a bias. Multiplying activations saves an array of the parameter's size.
 
     Attributes:
       leaf: the parameter's own name.
@@ -69,7 +69,7 @@ class Attention:
       key_size: the size of a head's queries and keys, from the module.
       queries: the name, below the module's, of the layer that projects queries, with a parameter "w".
       keys: the name of the layer that projects keys.
-      scales_logits: whether the layer itself multiplies its logits by what μP says.
+      scales_logits: whether the layer itself multiplies its logits by μP's factor.
     """
 
     key_size: Callable[[Any], int]
@@ -80,21 +80,21 @@ class Attention:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LayerType:
-    """What μP needs to know of a subclass of hk.Module.
+    """The facts about a subclass of hk.Module that μP needs.
 
     Attributes:
-      cls: the class. Its subclasses inherit what the record says.
+      cls: the class. Its subclasses inherit the record.
       fans: {parameter: (fan_in_axes, fan_out_axes)}, as in `Mup(fans=...)`, or a function from the shape to
         `Fans`. Axes are those of one layer; negative ones count from the end.
       other_fans: the same for parameters that `fans` does not name.
-      kinds: {parameter: `READOUT` or `TIED`}, of layers that multiply by μP's factor themselves.
-      scaled_inputs: the weight whose product with the inputs the layer computes: these are multiplied in its
-        place. Only for a class that defines `__call__`.
-      scaled_outputs: the table in which the layer looks up its outputs: these are multiplied in its place.
-      row_sizes: {name below the module's: function(module, *args, **kwargs) of a call}. It returns the sizes
-        whose concatenation is that parameter's first axis, such as those of x and h where one matrix multiplies
-        [x, h].
-      attention: how it attends, if it does.
+      kinds: {parameter: `READOUT` or `TIED`}, for layers that multiply by μP's factor themselves.
+      scaled_inputs: the weight of a layer that computes a product with its inputs; the inputs are multiplied in
+        its place. The class must define `__call__` itself.
+      scaled_outputs: the table of a layer that looks up its outputs; the outputs are multiplied in its place.
+      row_sizes: {name below the module's: function(module, *args, **kwargs) of a call}. The function returns
+        the sizes of the blocks that make up the parameter's first axis, such as those of x and h in a matrix
+        that multiplies [x, h].
+      attention: for a layer that attends, its key size and the names of its projections.
 
     >>> class Outer(hk.Module):                     # [..., d] -> [..., heads, size]
     ...     def __call__(self, x):
@@ -118,7 +118,7 @@ class LayerType:
     attention: Attention | None = None
 
     def extended(self, record: "LayerType") -> "LayerType":
-        """Returns this record with what the record of a subclass adds."""
+        """Returns this record with the additions of a subclass's record."""
         found: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             inherited, added = getattr(self, field.name), getattr(record, field.name)
@@ -128,14 +128,14 @@ class LayerType:
 
     @functools.cached_property
     def encloses(self) -> bool:
-        """Whether a call of the layer tells something of the parameters that are made or read in it."""
+        """Returns whether a call of the layer gives facts about the parameters made or read in it."""
         return bool(self.row_sizes or self.attention or self.scaled_outputs)
 
 
 # --- the table ---
 
 _records: dict[type, LayerType] = {}        # one a class
-# With the records of its bases. Weak, since a model may define classes anew each time it is traced.
+# Merged with the records of the bases. Weak, since a model may define its classes each time it is traced.
 _merged: weakref.WeakKeyDictionary[type, LayerType] = weakref.WeakKeyDictionary()
 _haikus: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictionary()
 _UNKNOWN = LayerType(hk.Module)
@@ -178,7 +178,7 @@ def record_of(cls: type) -> LayerType | None:
 
 
 def layer_type(module: hk.Module | None) -> LayerType:
-    """Returns what is known of a module's class: what its bases' records say, and its own adds."""
+    """Returns the record of a module's class, merged with those of its bases."""
     cls = type(module)
     found = _merged.get(cls)
     if found is None:       # once a class: a model makes thousands of parameters by a few of them

@@ -1,4 +1,5 @@
-"""The standard deviation of an initializer: from its attributes, else from draws; and its rescaling."""
+"""The mean and standard deviation of an initializer, read off its attributes or measured on draws."""
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -15,13 +16,13 @@ ENTRIES = 2**16     # drawn to measure an unknown initializer: its std is then k
 
 
 class Moments(NamedTuple):
-    """Size of what an initializer gives for one shape.
+    """Moments of the entries that an initializer returns for one shape.
 
     Attributes:
-      std: standard deviation of an entry (0 for a constant); nan where a traced value hides it.
-      mean: mean of an entry.
-      drawn: False where two keys give the same array: zeros, constants, Identity, a given array.
-      error: standard error of `std`, relative; 0 where it is known.
+      std: standard deviation of an entry (0 for a constant); nan if a traced value hides it.
+      mean: absolute value of an entry's mean.
+      drawn: False if two keys give the same array: zeros, constants, Identity, a given array.
+      error: relative standard error of `std`; 0 if it is known exactly.
     """
 
     std: float
@@ -31,35 +32,40 @@ class Moments(NamedTuple):
 
     @property
     def centred(self) -> bool:
-        """Whether the mean is zero, as far as draws can tell."""
-        if not self.drawn:
-            return self.std > 0 or self.mean == 0 or math.isnan(self.std)   # an array is its giver's affair
+        """Returns whether the mean is zero, as far as draws can tell."""
+        if not self.drawn:      # of an array with any spread, the mean is the business of whoever gave it
+            return self.std > 0 or self.mean == 0 or math.isnan(self.std)
         noise = 8 * self.error * math.sqrt(2)       # error = 1 / √(2 n): 8 / √n
         return not abs(self.mean) > max(noise, 1e-6) * self.std
 
 
 def same_std(was: Moments, now: Moments) -> bool:
-    """Whether two stds of one shape may be one: within five standard errors, or both traced."""
+    """Returns whether two stds of one shape may be equal: within five standard errors, or both traced."""
     if math.isnan(was.std) and math.isnan(now.std):
         return True
     return was.drawn and abs(was.std - now.std) <= 5 * (was.error + now.error) * now.std
 
 
 class Rescaled:
-    """The draws of another initializer, times a factor."""
+    """Another initializer whose draws are multiplied by a factor.
+
+    Attributes:
+      result: what the latest call returned; None before the first.
+    """
 
     def __init__(self, initializer: Initializer, factor: Factor):
         self.initializer = initializer
         self.factor = factor
-        self.result: Any = None     # of the latest call
+        self.result: Any = None
 
     def __call__(self, shape: Sequence[int], dtype: Any) -> Any:
+        """Returns a draw, multiplied."""
         self.result = scaled(self.initializer(shape, dtype), self.factor)
         return self.result
 
 
 def moments(init: Initializer, shape: Sequence[int], dtype: Any) -> Moments:
-    """The moments of what `init(shape, dtype)` gives.
+    """Returns the moments of what `init(shape, dtype)` returns.
 
     Haiku's own initializers, `jnp.zeros` and `jnp.ones` are read off their attributes, and nothing is
     allocated. Any other callable is drawn, one array at a time, until there are `ENTRIES` entries.
@@ -67,11 +73,11 @@ def moments(init: Initializer, shape: Sequence[int], dtype: Any) -> Moments:
     >>> moments(hk.initializers.RandomNormal(0.02), (8, 4), jnp.float32)
     Moments(std=0.02, mean=0.0, drawn=True, error=0.0)
     """
-    return read(init, shape) or _measure(init, tuple(shape), dtype)
+    return known_moments(init, shape) or _measure(init, tuple(shape), dtype)
 
 
-def read(init: Initializer, shape: Sequence[int]) -> Moments | None:
-    """The moments that attributes tell; None for a callable that has to be drawn."""
+def known_moments(init: Initializer, shape: Sequence[int]) -> Moments | None:
+    """Returns the moments that attributes tell; None for a callable that has to be drawn."""
     if init is jnp.zeros or init is jnp.ones:
         return Moments(0.0, float(init is jnp.ones), drawn=False)
     function, attributes = _KNOWN.get(type(init), (None, ()))
@@ -86,7 +92,7 @@ _ARRAY = object()
 
 
 def _setting(x: Any) -> Any:
-    """An initializer's attribute: a number for a scalar (nan for a traced one), `_ARRAY` for an array."""
+    """Returns an attribute as a number if it is a scalar (nan if traced), and as `_ARRAY` if it is an array."""
     if isinstance(x, jax.core.Tracer):
         return math.nan
     if isinstance(x, (np.ndarray, np.generic, jax.Array)):
@@ -96,28 +102,8 @@ def _setting(x: Any) -> Any:
 
 # --- any other callable: draws, with the same keys every time, freed as they come ---
 
-def _measure(init: Initializer, shape: tuple[int, ...], dtype: Any) -> Moments:
-    size = math.prod(shape)
-    with jax.ensure_compile_time_eval():
-        few = [_sample(_draw(init, seed, shape, dtype)) for seed in range(2 if size > 2**5 else 2**5)]
-        if any(isinstance(x, jax.core.Tracer) for x in few):        # from outside of this block
-            return Moments(math.nan, math.nan, drawn=any(x is not few[0] for x in few))
-        if any(not np.array_equal(x.head, few[0].head) for x in few):
-            count = -(-ENTRIES // size) - len(few)
-            return _moments([*few, *map(_sample, _draws(init, len(few), count, shape, dtype))])
-    return _given(few[0])
-
-
-def _given(x: "_Sample") -> Moments:
-    """Of an array that is the same for every key."""
-    if x.size == 0 or x.low == x.high:
-        return Moments(0.0, float(abs(x.total)) / max(1, x.size), drawn=False)
-    mean = float(abs(x.total / x.size))
-    return Moments(math.sqrt(max(0.0, x.square / x.size - mean**2)), mean, drawn=False)
-
-
 class _Sample(NamedTuple):
-    """What is kept of a draw: sums in double precision, and the first entries."""
+    """Statistics of a draw, which is then free to go: sums in double precision, and the first entries."""
 
     size: int
     total: complex
@@ -127,20 +113,43 @@ class _Sample(NamedTuple):
     head: np.ndarray
 
 
+def _measure(init: Initializer, shape: tuple[int, ...], dtype: Any) -> Moments:
+    """Returns the moments of draws, concrete ones even inside a trace."""
+    size = math.prod(shape)
+    with jax.ensure_compile_time_eval():
+        # Two draws tell a constant from a random array, but for arrays so small that two may agree by chance.
+        few = [_sample(_draw(init, seed, shape, dtype)) for seed in range(2 if size > 2**5 else 2**5)]
+        if any(isinstance(x, jax.core.Tracer) for x in few):        # from outside of this block
+            return Moments(math.nan, math.nan, drawn=any(x is not few[0] for x in few))
+        if any(not np.array_equal(x.head, few[0].head) for x in few):
+            count = -(-ENTRIES // size) - len(few)
+            return _pooled([*few, *map(_sample, _draws(init, len(few), count, shape, dtype))])
+    return _moments_of_array(few[0])
+
+
+def _moments_of_array(x: _Sample) -> Moments:
+    """Returns the moments of an array that is the same for every key."""
+    if x.size == 0 or x.low == x.high:
+        return Moments(0.0, float(abs(x.total)) / max(1, x.size), drawn=False)
+    mean = float(abs(x.total / x.size))
+    return Moments(math.sqrt(max(0.0, x.square / x.size - mean**2)), mean, drawn=False)
+
+
 def _sample(x: Any) -> Any:
-    """The `_Sample` of a draw, which is then free to go; a tracer as it is."""
+    """Returns the `_Sample` of a draw; a tracer as it is."""
     if isinstance(x, jax.core.Tracer):
         return x
     x = np.asarray(x).ravel()
     total, square, low, high = 0.0, 0.0, math.inf, -math.inf
-    for block in np.split(x, range(2**20, x.size, 2**20)):
+    for block in np.split(x, range(2**20, x.size, 2**20)):      # double precision of all at once could be large
         block = block.astype(np.complex128 if np.iscomplexobj(x) else np.float64)
         total, square = total + block.sum(), square + (abs(block)**2).sum()
         low, high = min(low, abs(block).min(initial=low)), max(high, abs(block).max(initial=high))
     return _Sample(x.size, total, square, low, high, x[:ENTRIES].copy())
 
 
-def _moments(samples: Sequence[_Sample]) -> Moments:
+def _pooled(samples: Sequence[_Sample]) -> Moments:
+    """Returns the moments of several draws together."""
     size = sum(s.size for s in samples)
     mean = float(abs(sum(s.total for s in samples))) / size
     std = math.sqrt(max(0.0, sum(s.square for s in samples) / size - mean**2))
@@ -153,7 +162,7 @@ def _draw(init: Initializer, seed: Any, shape: tuple[int, ...], dtype: Any) -> A
 
 
 def _draws(init: Initializer, first: int, count: int, shape: tuple[int, ...], dtype: Any) -> Iterator[Any]:
-    """More draws: many small ones in one vmap, unless it can't see into the initializer."""
+    """Yields more draws: many small ones in one vmap, unless the initializer can't be vmapped."""
     if count > 2**9:
         seeds = np.arange(first, first + 2**math.ceil(math.log2(count)))    # few sizes: few compilations
         try:
@@ -186,14 +195,20 @@ def _normal(shape, stddev, mean):
 
 
 def _truncated_normal(shape, stddev, mean, lower, upper):
-    # Mean and variance of a standard normal cut to [a, b]: φ and Φ are its density and distribution.
-    def phi(z):
+    std, shift = _truncated(lower, upper)
+    return Moments(abs(stddev) * std, abs(mean + stddev * shift), drawn=True)
+
+
+@functools.lru_cache(maxsize=2**6)      # a model has the same bounds for all its weights
+def _truncated(lower: float, upper: float) -> tuple[float, float]:
+    """Returns the std and the mean of a standard normal cut to [lower, upper]."""
+    def phi(z):                         # φ, its density; Φ, its distribution, is (1 + erf(z / √2)) / 2
         return math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+
     inside = (math.erf(upper / math.sqrt(2)) - math.erf(lower / math.sqrt(2))) / 2
     shift = (phi(lower) - phi(upper)) / inside
     tails = sum(sign * z * phi(z) for sign, z in ((1, lower), (-1, upper)) if math.isfinite(z))
-    std = math.sqrt(1 + tails / inside - shift**2)
-    return Moments(abs(stddev) * std, abs(mean + stddev * shift), drawn=True)
+    return math.sqrt(1 + tails / inside - shift**2), shift
 
 
 def _uniform(shape, minval, maxval):
@@ -207,7 +222,7 @@ def _variance_scaling(shape, scale, mode, fan_in_axes):
 
 
 def _fans(shape, fan_in_axes):
-    """Fan-in and fan-out as VarianceScaling counts them: axes that are neither are a kernel."""
+    """Returns fan-in and fan-out as VarianceScaling counts them: axes that are neither are a kernel."""
     if len(shape) < 2:
         return (*shape, 1)[:1] * 2
     if len(shape) > 2 and fan_in_axes is not None:

@@ -6,9 +6,9 @@ class Stack(NamedTuple):
     """A layer_stack around a line of a model.
 
     Attributes:
-      prefix: what it puts before the names of its parameters, as far as the transform that it is in knows.
-      layers: how many it has.
-      transparent: whether its parameters have names of their own for each layer.
+      prefix: the prefix of its parameters' names, as far as the transform around it knows.
+      layers: the number of its layers.
+      transparent: whether each layer's parameters have names of their own.
     """
 
     prefix: str
@@ -17,10 +17,10 @@ class Stack(NamedTuple):
 
 
 class Site(NamedTuple):
-    """A place in a model's code, by what is known of it at init and at apply.
+    """A place in a model's code, identified by facts that are known at init and at apply.
 
     Attributes:
-      module: the name of the module that is current, without the prefix of a lift.
+      module: the name of the current module, without the prefix of a lift.
       stacks: the layer_stacks around, outermost first.
     """
 
@@ -32,9 +32,9 @@ class Branch(NamedTuple):
     """A branch of `haiku_mup.residual` that is being computed.
 
     Attributes:
-      site: where it was called.
-      path: the name in the tree of the module that called it; known at init.
-      outer: the branch that it is in, if any.
+      site: the place that called `residual`.
+      path: the name of the module that called it in the parameter tree; known at init.
+      outer: the branch around it, if any.
     """
 
     site: Site
@@ -43,13 +43,13 @@ class Branch(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a parameter was made.
+    """The place where a parameter was made.
 
     Attributes:
-      module: the name of its module in the tree; of the first layer's, in a transparent layer_stack.
-      varied: which parts of that name, between slashes, such stacks give each layer.
-      stacks: the layer_stacks around.
-      branch: the branch that it was made in, if any.
+      module: the name of its module in the parameter tree; in a transparent layer_stack, the first layer's.
+      varied: the parts of that name, between slashes, in which the layers of transparent stacks differ.
+      stacks: the layer_stacks around it, outermost first.
+      branch: the branch that made it, if any.
     """
 
     module: str

@@ -1,10 +1,11 @@
-"""What μP made of a model, to be read by people: one row a parameter."""
+"""The table of a captured model, for people to read: one row a parameter."""
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from haiku_mup.parameters.haiku_layers import READOUT, TIED
-from haiku_mup.parameters.scaling import ParameterScaling, RowBlock
+from haiku_mup.parameters.scaling import ParameterScaling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,15 +19,15 @@ class Row:
       role: "input", "hidden", "output" or "fixed".
       base_std: std of its initializer at the base (0 for a constant).
       target_std: std at the target, in μP.
-      multiplier: what its layer's product is multiplied by, or itself; for the queries of an attention, what
-        they are; for a shared embedding, what the logits are.
-      adam_lr: factor of the learning rate for Adam; nan where the parametrization has none.
-      sgd_lr: factor of the learning rate for SGD; the same.
-      inferred: whether it grows and is drawn, and no layer of Haiku's owns it, so that its fans are a guess: a
+      multiplier: factor of its layer's product, or of itself. It multiplies the queries of an attention, and
+        the logits of a shared embedding.
+      adam_lr: factor of the learning rate for Adam; nan if the parametrization has none.
+      sgd_lr: factor of the learning rate for SGD; nan if the parametrization has none.
+      inferred: whether its fans are a guess, since it grows, is drawn, and belongs to no layer of Haiku's: a
         vector's axis is taken as out, a matrix's as (in, out). `haiku_mup.fans` or `Mup(fans=...)` settles it.
-      init_mult: the multiplier of `Mup(init_mults=...)`, which is in the std at the target.
-      lr_mult: that of `lr_mults`, which is in both learning rates.
-      depth: by how many times there are more blocks than at the base, of those that it is one of; 1 outside.
+      init_mult: the multiplier of `Mup(init_mults=...)`, which is included in the std at the target.
+      lr_mult: the multiplier of `lr_mults`, which is included in both learning rates.
+      depth: ratio of the number of blocks, target / base, if it is in blocks that repeat; 1 outside.
 
     After the example of `Mup`:
 
@@ -50,39 +51,43 @@ class Row:
     depth: float = 1.0
 
     @classmethod
-    def of(cls, entry: ParameterScaling, lr_mult: float) -> "list[Row]":
-        """The rows of one parameter: one, or one for each block of an LSTM's matrix, named as its slice."""
+    def of(cls, scaling: ParameterScaling, lr_mult: float) -> "list[Row]":
+        """Returns the rows of one parameter: one, or one for each block of its rows, named as its slice."""
         first, rows = 0, []
-        for part in entry.row_blocks:
-            rows.append(cls._part(entry, part, first, lr_mult))
-            first += part.rows
+        for number, block in enumerate(scaling.row_blocks):
+            rows.append(cls._of_block(scaling, number, first, lr_mult))
+            first += block.rows
         return rows
 
     @classmethod
-    def _part(cls, entry: ParameterScaling, part: RowBlock, first: int, lr_mult: float) -> "Row":
-        base, target, name = entry.base, entry.target, entry.target.name
-        shapes = base.shape, target.shape
-        if len(entry.row_blocks) > 1:
-            number = entry.row_blocks.index(part)
-            name += f"[{first}:{first + part.rows}]"
-            shapes = (base.row_sizes[number], *base.shape[1:]), (part.rows, *target.shape[1:])
-        multiplier = entry.multiplier * (1.0 if target.layer in (READOUT, TIED) else part.factors.forward)
-        return cls(name, *shapes, part.role.value, base.moments.std, target.moments.std * part.draw,
-                   multiplier, part.factors.adam * lr_mult, part.factors.sgd * lr_mult,
-                   entry.inferred, entry.init_mult, lr_mult, entry.depth)
+    def _of_block(cls, scaling: ParameterScaling, number: int, first: int, lr_mult: float) -> "Row":
+        """Returns the row of one block of a parameter's rows, which starts at row `first`."""
+        base, target, block = scaling.base, scaling.target, scaling.row_blocks[number]
+        name, base_shape, target_shape = target.name, base.shape, target.shape
+        if len(scaling.row_blocks) > 1:
+            name += f"[{first}:{first + block.rows}]"
+            base_shape = (base.row_sizes[number], *base.shape[1:])
+            target_shape = (block.rows, *target.shape[1:])
+        forward = 1.0 if target.layer in (READOUT, TIED) else block.factors.forward     # in the multiplier
+        return cls(name=name, base_shape=base_shape, target_shape=target_shape, role=block.role.value,
+                   base_std=base.moments.std, target_std=target.moments.std * block.draw,
+                   multiplier=scaling.multiplier * forward,
+                   adam_lr=block.factors.adam * lr_mult, sgd_lr=block.factors.sgd * lr_mult,
+                   inferred=scaling.inferred, init_mult=scaling.init_mult, lr_mult=lr_mult,
+                   depth=scaling.depth)
 
 
 HEADS = ("parameter", "base", "target", "role", "std base", "std target", "multiplier", "Adam lr",
          "SGD lr")
-OWN = {"init_mult": "init ×", "lr_mult": "lr ×", "depth": "depth"}        # shown where there are any
+OPTIONAL = {"init_mult": "init ×", "lr_mult": "lr ×", "depth": "depth"}       # shown if any of them is not 1
 
 
 def as_text(rows: Iterable[Row], width: int = 100) -> str:
-    """An aligned table of at most `width` columns where that can be: long names lose their middle."""
+    """Returns an aligned table of at most `width` columns if possible: long names lose their middle."""
     rows = list(rows)
-    own = [field for field in OWN if any(getattr(row, field) != 1 for row in rows)]
-    heads = (*HEADS, *(OWN[field] for field in own))
-    cells = [tuple(map(_cell, (*dataclasses.astuple(row)[:len(HEADS)], *(getattr(row, f) for f in own))))
+    shown = [field for field in OPTIONAL if any(getattr(row, field) != 1 for row in rows)]
+    heads = (*HEADS, *(OPTIONAL[field] for field in shown))
+    cells = [tuple(map(_cell, (*dataclasses.astuple(row)[:len(HEADS)], *(getattr(row, f) for f in shown))))
              for row in rows]
     cells = [(*cell[:3], cell[3] + "?" * row.inferred, *cell[4:]) for cell, row in zip(cells, rows)]
     widths = [max(map(len, column)) for column in zip(heads, *cells)]
@@ -96,13 +101,14 @@ def as_text(rows: Iterable[Row], width: int = 100) -> str:
     return "\n".join(lines)
 
 
-def _cell(value) -> str:
+def _cell(value: Any) -> str:
     if isinstance(value, tuple):
         return "×".join(map(str, value)) or "scalar"
     return value if isinstance(value, str) else "–" if math.isnan(value) else f"{value:.4g}"
 
 
-def _line(cells, widths) -> str:
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """Returns a line with names, shapes and roles aligned to the left, numbers to the right."""
     first, *rest = cells
     if len(first) > widths[0]:
         half = (widths[0] - 1) // 2

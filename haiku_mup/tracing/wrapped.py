@@ -3,7 +3,7 @@ from collections.abc import Hashable, Mapping
 
 from haiku_mup.errors import MupError
 from haiku_mup.parameters.haiku_layers import TIED, layer_type
-from haiku_mup.parameters.initializers import Rescaled, read
+from haiku_mup.parameters.initializers import Rescaled, known_moments
 from haiku_mup.parameters.place import Branch, Site, Stack
 from haiku_mup.parameters.record import Record
 from haiku_mup.parameters.scaling import ForwardFactors, ParameterScaling
@@ -91,7 +91,7 @@ class WrappedModel:
         names, shape_ = stored_names(context_), tuple(map(int, context_.original_shape))
         name = names[0]
         known, draw, moments_, layers = self._draws.get(name, (None, 1.0, None, None))
-        value, now = None, read(init, shape_)
+        value, now = None, known_moments(init, shape_)
         try:
             if layer_type(context_.module).kinds.get(leaf_name(context_)) == TIED:
                 check_home(name, context_.module)
