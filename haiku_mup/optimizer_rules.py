@@ -21,6 +21,11 @@ class Known(ParameterGrowth):
             kwargs["shape_scaling"] = kwargs.pop("law")
         super().__init__(**dict(zip(_FIELDS, args)), **kwargs)
 
+    @property
+    def law(self) -> str:
+        """Returns `shape_scaling`, as 0.2.0 called it."""
+        return self.shape_scaling
+
     def _replace(self, **changes: Any) -> "Known":
         return Known(**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | changes)
 

@@ -40,8 +40,8 @@ def described(names=NAMES):
 
 def members(cls):
     """Yields (name, what it is) of a class's own public members, and of those that it has from the library."""
-    own = [vars(base) for base in cls.__mro__ if base.__module__.startswith("haiku_mup")]
-    for name in sorted({name for names in own for name in names} | set(getattr(cls, "__annotations__", ()))):
+    own = [base for base in cls.__mro__ if base.__module__.startswith("haiku_mup")]
+    for name in sorted({name for base in own for name in (*vars(base), *inspect.get_annotations(base))}):
         if not name.startswith("_"):
             value = inspect.getattr_static(cls, name, None)
             is_method = isinstance(value, (staticmethod, classmethod)) or inspect.isfunction(value)

@@ -14,13 +14,24 @@ INTERNAL = {        # never documented
 }
 
 
-def broken(before, now):
+# {name: why its arguments may be others}
+ACCEPTED = {
+    "haiku_mup.Training": "haiku_mup.training makes it",
+    "haiku_mup.Parametrization": "plain and reason are None, and still may be ''",
+    "haiku_mup.rules.Row": "by name alone, as all documentation has it",
+    **{f"haiku_mup.optimizer_rules.{rule}": "its one argument has another name"
+       for rule in ("adam", "any_entrywise", "by_norm", "by_norm_or_not", "momo", "momo_adam", "muon",
+                    "novograd", "sgd", "scales")},
+}
+
+
+def broken(before, now, accepted=()):
     """Returns a line for each name that is gone, or takes other arguments."""
     found = []
     for name, was in before.items():
         if name not in now:
             found.append(f"{name} is gone")
-        elif isinstance(was, list):
+        elif isinstance(was, list) and name not in accepted:
             found += [f"{name}: {text}" for text in other_arguments(was, now[name])]
     return found
 
@@ -31,7 +42,10 @@ def other_arguments(before, now):
         yield "can't be called"
         return
     places = {name: (place, kind, default) for place, (name, kind, default) in enumerate(now)}
+    stars = {kind for _, kind, _ in now}
     for place, (name, kind, default) in enumerate(before):
+        if name not in places and "**" in stars and ("*" in stars or kind == "keyword"):
+            continue
         if name not in places:
             yield f"no {name}"
         elif kind != "keyword" and places[name][:2] != (place, kind):
@@ -44,10 +58,9 @@ def other_arguments(before, now):
             yield f"{name} is required"
 
 
-@pytest.mark.xfail(reason="the rooms are being filled")
 def test_every_name_of_version_0_2_0_works():
     before = {name: was for name, was in BEFORE.items() if name not in INTERNAL}
-    assert len(before) > 300 and broken(before, described()) == []
+    assert len(before) > 300 and broken(before, described(), ACCEPTED) == []
 
 
 @pytest.mark.parametrize("now, text", [
@@ -62,5 +75,6 @@ def test_every_name_of_version_0_2_0_works():
 def test_what_breaks_a_program_is_found(now, text):
     before = {"f": [["x", "any", "required"], ["y", "any", "1"], ["z", "keyword", "2"]]}
     assert broken(before, before) == [] and broken(before, now)[0].startswith(text)
+    assert broken(before, {"f": [["args", "*", "required"], ["kwargs", "**", "required"]]}) == []
     more = {"f": [["x", "any", "required"], ["y", "any", "1"], ["z", "any", "2"], ["w", "any", "None"]]}
     assert broken(before, more) == []
