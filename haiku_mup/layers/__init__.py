@@ -1,4 +1,4 @@
-"""The layers that μP multiplies: readouts, shared embeddings, attention, residual branches."""
+"""Layers that multiply by μP's factors: readouts, shared embeddings, attention, residual branches."""
 from haiku_mup.layers.attention import MultiHeadAttention
 from haiku_mup.layers.embedding import SharedEmbed, SharedReadout
 from haiku_mup.layers.readout import ConvReadout, Readout

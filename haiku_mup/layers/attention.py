@@ -1,4 +1,4 @@
-"""Attention whose logits are scaled in μP."""
+"""Attention with logits scaled as μP requires."""
 import functools
 
 import haiku as hk
@@ -13,9 +13,9 @@ from haiku_mup.tracing import context
 
 
 class MultiHeadAttention(hk.MultiHeadAttention):
-    """hk.MultiHeadAttention whose logits are scaled as 1/√d at the base's key size d, and 1/d beyond.
+    """An hk.MultiHeadAttention with logits scaled by 1/√d at the base's key size d, and like 1/d in growth.
 
-    Same parameters, same names. When only the number of heads grows, nothing changes. (Tensor
+    It has the same parameters with the same names. If only the number of heads grows, nothing changes. (Tensor
     Programs V, arXiv 2203.03466, Definition 4.1.)
 
     >>> def fn(x):
@@ -30,7 +30,7 @@ class MultiHeadAttention(hk.MultiHeadAttention):
                  w_init: Initializer | None = None, with_bias: bool = True,
                  b_init: Initializer | None = None, value_size: int | None = None,
                  model_size: int | None = None, name: str | None = None, zero_query: bool = False):
-        """Makes the layer; arguments as in hk.MultiHeadAttention, and one more.
+        """Makes the layer. The arguments are those of hk.MultiHeadAttention, and `zero_query`.
 
         Args:
           num_heads: number of heads.
@@ -42,7 +42,7 @@ class MultiHeadAttention(hk.MultiHeadAttention):
           value_size: size of a head's values; key_size by default.
           model_size: size of the output; num_heads · key_size by default.
           name: name of the module, "multi_head_attention" by default.
-          zero_query: queries that start at zero, so that the first attention is uniform, at any width.
+          zero_query: whether queries start at zero, so that the first attention is uniform at any width.
         """
         super().__init__(num_heads, key_size, w_init_scale, w_init=w_init, with_bias=with_bias,
                          b_init=b_init, value_size=value_size, model_size=model_size,
@@ -55,14 +55,14 @@ class MultiHeadAttention(hk.MultiHeadAttention):
 
         Args:
           query, key, value: sequences of vectors.
-          mask: which of [..., H or 1, T', T] to attend to.
+          mask: booleans [..., H or 1, T', T], true for what to attend to.
 
         Returns:
           Vectors [..., T', model_size].
 
         Raises:
-          MupError: a subclass that makes its queries without an hk.Linear named "query"; in a wrapped
-            model, queries that were not captured with this shape.
+          MupError: a subclass that makes its queries without an hk.Linear named "query"; in a wrapped model,
+            queries that were not captured with this shape.
         """
         scaled_query: list[bool] = []
         with hk.intercept_methods(functools.partial(_scale_query, self, scaled_query)):

@@ -1,4 +1,4 @@
-"""Embeddings whose matrix is an output layer's weights, too, and that output layer."""
+"""Tied embeddings: an embedding, and an output layer that uses its matrix."""
 from typing import Any
 
 import haiku as hk
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from haiku_mup.errors import MupError
-from haiku_mup.layers import sharded_lookup as lookups
+from haiku_mup.layers import sharded_lookup
 from haiku_mup.parameters.factors import scaled
 from haiku_mup.parameters.haiku_layers import TIED, LayerType, register
 from haiku_mup.parameters.initializers import Initializer
@@ -14,10 +14,10 @@ from haiku_mup.tracing import context
 
 
 class SharedEmbed(hk.Embed):
-    """An embedding whose matrix is a readout's weights, too: hk.Embed, to be given to `SharedReadout`.
+    """An embedding whose matrix also serves as a readout's weights: hk.Embed, for use with `SharedReadout`.
 
-    Its matrix has the role of input weights: its init is not multiplied, the logits are. Arguments are
-    hk.Embed's. (Tensor Programs V, arXiv 2203.03466, Table 8, input weights.)
+    Its matrix has the role of input weights: its init is not multiplied, the logits are. The arguments are
+    those of hk.Embed. (Tensor Programs V, arXiv 2203.03466, Table 8, input weights.)
 
     >>> def fn(ids):
     ...     with haiku_mup.apply_mup():
@@ -30,16 +30,16 @@ class SharedEmbed(hk.Embed):
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> jax.Array:
-        """The rows [..., embed_dim] of ids, as hk.Embed looks them up; also in a mesh of explicit axes."""
-        with lookups.told():
+        """Looks up the rows [..., embed_dim] of ids as hk.Embed does, also in a mesh with explicit axes."""
+        with sharded_lookup.out_sharding():
             rows: jax.Array = super().__call__(*args, **kwargs)
         return rows
 
     def get_weights(self) -> jax.Array:
-        """The matrix [vocab_size, embed_dim]. Call it outside of a layer_stack, and close over it.
+        """Returns the matrix [vocab_size, embed_dim]. Call it outside of a layer_stack, and close over it.
 
         Raises:
-          MupError: inside a layer_stack or lift, where Haiku would make an untied copy of it.
+          MupError: inside a layer_stack or lift, where Haiku would make an untied copy of the matrix.
 
         >>> def fn(ids):
         ...     with haiku_mup.apply_mup():
@@ -56,10 +56,10 @@ class SharedEmbed(hk.Embed):
 
 
 class SharedReadout(hk.Module):
-    """An output layer with the matrix of a SharedEmbed: x · output_mult / m times its transpose.
+    """An output layer that uses the matrix of a SharedEmbed: x · output_mult / m times its transpose.
 
-    m is the ratio of the embedding's width, and 1 outside of μP. (Tensor Programs V, arXiv 2203.03466,
-    Table 8: the matrix is an input's, its use an output's.)
+    m is the ratio of the embedding's width, and 1 outside of μP. (Tensor Programs V, arXiv 2203.03466, Table 8:
+    the matrix is an input weight; its use here is that of an output weight.)
 
     >>> def fn(ids):
     ...     with haiku_mup.apply_mup():
@@ -93,7 +93,7 @@ class SharedReadout(hk.Module):
 
     def __call__(self, weight: SharedEmbed | jax.Array, x: jax.Array, *,
                  precision: Any = None) -> jax.Array:
-        """Logits [..., vocab_size] of activations x [..., embed_dim].
+        """Returns the logits [..., vocab_size] of activations x [..., embed_dim].
 
         Args:
           weight: the SharedEmbed, or its matrix: `embed.get_weights()`.

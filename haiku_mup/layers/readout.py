@@ -1,4 +1,4 @@
-"""Output layers that μP multiplies: linear and convolutional."""
+"""Output layers: linear and convolutional, with inputs multiplied by μP's factor."""
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,9 +14,9 @@ from haiku_mup.tracing import context
 
 
 class Readout(hk.Linear):
-    """An output layer: hk.Linear whose inputs are multiplied by `output_mult` / m_in.
+    """A linear output layer: hk.Linear with its inputs multiplied by `output_mult` / m_in.
 
-    Use it for every linear layer from a growing width to a fixed size. The bias is added after the
+    Use it for every linear layer from a width that grows to a fixed size. The bias is added after the
     multiplier, and is not multiplied. Outside of μP, m_in is 1. (Tensor Programs V, arXiv 2203.03466,
     Table 8, output weights.)
 
@@ -40,7 +40,7 @@ class Readout(hk.Linear):
           b_init: initializer of the bias [output_size]; zeros by default.
           name: name of the module, "readout" by default.
           output_mult: a constant to tune at the base; it transfers.
-          zero_init: weights that start at zero, so that the first outputs are the bias, at any width.
+          zero_init: whether the weights start at zero, so that the first outputs are the bias at any width.
 
         Raises:
           MupError: `zero_init` together with `w_init`.
@@ -65,11 +65,11 @@ class Readout(hk.Linear):
 
 
 class ConvReadout(hk.ConvND):
-    """A convolutional output layer: hk.ConvND whose inputs are multiplied by `output_mult` / m_in.
+    """A convolutional output layer: hk.ConvND with its inputs multiplied by `output_mult` / m_in.
 
-    Use it where a network ends in a convolution from growing to fixed channels. The bias is added after the
-    multiplier, and is not multiplied. Outside of μP, m_in is 1. (Tensor Programs V, arXiv 2203.03466, Table 8,
-    output weights; a convolution's fan-in grows with its channels, not with its kernel.)
+    Use it if a network ends in a convolution from channels that grow to a fixed number of channels. The bias is
+    added after the multiplier, and is not multiplied. Outside of μP, m_in is 1. (Tensor Programs V, arXiv
+    2203.03466, Table 8, output weights; a convolution's fan-in grows with its channels, not with its kernel.)
 
     >>> def fn(x):
     ...     with haiku_mup.apply_mup():
@@ -88,8 +88,8 @@ class ConvReadout(hk.ConvND):
           output_channels: size of the output's channels.
           kernel_shape: size of the kernel, one number for all dimensions or one for each.
           output_mult: a constant to tune at the base; it transfers.
-          zero_init: weights that start at zero, so that the first outputs are the bias, at any width.
-          **kwargs: what else hk.ConvND takes: stride, padding, with_bias, w_init, data_format, name, ….
+          zero_init: whether the weights start at zero, so that the first outputs are the bias at any width.
+          **kwargs: other arguments of hk.ConvND: stride, padding, with_bias, w_init, data_format, name, ….
 
         Raises:
           MupError: `zero_init` together with `w_init`.
@@ -105,7 +105,7 @@ class ConvReadout(hk.ConvND):
         """Maps inputs [N, ..., fan_in] to [N, ..., output_channels], with any data_format.
 
         Args:
-          inputs: activations, with the spatial dimensions between.
+          inputs: activations. The spatial dimensions are between batch and channels, or last.
           precision: of the convolution, as in hk.ConvND.
 
         Raises:
@@ -116,6 +116,7 @@ class ConvReadout(hk.ConvND):
 
 
 def _multiplied(layer: Readout | ConvReadout, inputs: jax.Array) -> jax.Array:
+    """Returns the inputs times `output_mult` and μP's factor."""
     factor = context.multiplier(f"{layer.module_name}/w", weight_shape(layer, inputs))
     multiplied: jax.Array = scaled(inputs, layer.output_mult * factor)
     return multiplied

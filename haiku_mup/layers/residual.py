@@ -1,4 +1,4 @@
-"""A residual block's branch, which shrinks as there are more blocks."""
+"""Residual branches, with a multiplier that falls with the number of blocks."""
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -12,25 +12,27 @@ T = TypeVar("T")
 
 
 def residual(x: T, branch: Callable[[T], T]) -> T:
-    """x + branch(x), with the branch multiplied by r^-α where a target has r times as many blocks as its base.
+    """Returns x + branch(x), with the branch multiplied by r^-α if a target has r times the blocks of its base.
 
-    Take it in place of ``x = x + branch(x)``, for each branch of a block (attention, MLP), in a model that is
-    to grow in depth. Blocks repeat in `hk.layer_stack`, or in modules (or `hk.name_scope`) that have one name
-    and numbers: call it in the block. α is that of `maximal_update(depth_alpha=...)`. What branches make are
-    the parameters in blocks, with factors of their own; all that a block has must be in a branch: normalise
-    inside of it (pre-LN). Outside of μP, at the base's depth and without an α it is ``x + branch(x)``, bit for
-    bit. In the branch of another it is multiplied by what that one is not. (CompleteP, arXiv 2505.01618, Table
-    1; Depth-μP, arXiv 2310.02244.)
+    Use it in place of ``x = x + branch(x)`` for each branch of a block (attention, MLP), in a model that is to
+    grow in depth. Blocks repeat in `hk.layer_stack`, or in modules (or `hk.name_scope`) with one name and
+    numbers. Call it inside the block. α is the argument of `maximal_update(depth_alpha=...)`.
+
+    Parameters made in branches are the parameters in blocks, with factors of their own. All parameters of a
+    block must be made in a branch, so normalise inside of it (pre-LN). Outside of μP, at the base's depth and
+    without an α it is ``x + branch(x)``, bit for bit. A branch inside another is multiplied by its own factor
+    divided by that of the other. (CompleteP, arXiv 2505.01618, Table 1; Depth-μP, arXiv 2310.02244.)
 
     Args:
       x: the residual stream, an array or a tree of arrays.
-      branch: a function, or a module, from x to what is added to it, a tree like x.
+      branch: a function, or a module, that computes from x what is added to it, a tree like x.
 
     Returns:
       The stream with the branch added.
 
     Raises:
-      MupError: an array for the branch; in a wrapped model, a place that was not captured, where depths differ.
+      MupError: an array for the branch; in a wrapped model whose depth differs from the base's, a place that
+        was not captured.
 
     >>> def fn(x, blocks):
     ...     block = lambda x: haiku_mup.residual(x, lambda x: hk.Linear(8)(jax.nn.relu(hk.Linear(8)(x))))

@@ -47,7 +47,7 @@ def check_length(length: int, max_length: int, field: str) -> None:
 
 def embed_ids(embed: hk.Embed, ids: jax.Array, padding_id: int | None = None) -> jax.Array:
     """Looks up the embeddings of ids; that of `padding_id` gets no gradient from the lookup."""
-    with sharded_lookup.told():
+    with sharded_lookup.out_sharding():
         rows: jax.Array = embed(ids)
     if padding_id is None:
         return rows
