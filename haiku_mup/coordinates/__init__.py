@@ -1,1 +1,13 @@
-"""Coordinate checks: training models of several widths for a few steps, to see how sizes grow."""
+"""Coordinate checks: models of several widths are trained for a few steps, to see which sizes grow.
+
+In the order of a check:
+
+- check: `coord_check` captures the model of each width, and trains it from each seed.
+- model_inputs, trainer, compilation: how a model is initialized, compiled and trained step by step.
+- recorder, state_records, array_stats: how arrays are measured while the model runs.
+- measurements, quantities, depth_average: points from these numbers; the names of what they measure.
+- slope_range, expected_slopes, model_expectations: the slopes that the rules expect of each quantity.
+- slopes: the slope of each quantity over widths, its interval, and how far it is from the expected ones.
+- findings, diagnosis, report, result: what is wrong, its cause, the text, and the `CoordCheck` with all of it.
+- figures, figure_style: pictures.
+"""

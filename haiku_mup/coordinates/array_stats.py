@@ -103,7 +103,7 @@ def _mean(blocks: Callable[[], Iterable[np.ndarray]], of: Callable[[np.ndarray],
 
 # --- activations ---
 
-def measuring(stats: Sequence[Stat]) -> Callable[[jax.Array], jax.Array]:
+def measure_function(stats: Sequence[Stat]) -> Callable[[jax.Array], jax.Array]:
     """Returns a function from an array to [1 + stats + SAMPLE]: a 1, its statistics, some of its entries.
 
     Added up over calls, the 1 becomes their number. Under vmap the function measures the whole batch at once

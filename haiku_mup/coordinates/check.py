@@ -1,4 +1,4 @@
-"""The coordinate check: trains models of several widths, and judges whether sizes keep with the width."""
+"""The coordinate check: trains models of several widths, and judges how the sizes of their arrays grow."""
 import concurrent.futures
 import contextlib
 import dataclasses

@@ -61,12 +61,12 @@ def as_points(trainers: Mapping[int, Trainer], trials: Trials, *, parametrizatio
         branches={width: trainer.branches for width, trainer in trainers.items()},
         rule=rule, weight_decay=weight_decay)
     first = {width: steps[0] for (width, _), steps in trials.items()}
-    measuring = _Measuring(
+    reader = _TrialReader(
         stats=tuple(stats), expectations=expectations, activation_changes=activation_changes,
         weight_decay=weight_decay, names=DepthAverage(_stack_sizes(first[width]) for width in sorted(first)),
         noise=_rounding_noise(trainers, trials, list(map(stat_name, stats))))
     found = {trial: list(_average_blocks(itertools.chain(
-        measuring.forward_pass(trainers[trial[0]], steps), measuring.parameters(steps))))
+        reader.forward_pass(trainers[trial[0]], steps), reader.parameters(steps))))
         for trial, steps in trials.items()}
     extra = _few_block_slopes({width: values for (width, _), values in found.items()})
     return [Point(parametrization, width, seed, m.step, m.quantity, m.stat, m.value,
@@ -75,8 +75,8 @@ def as_points(trainers: Mapping[int, Trainer], trials: Trials, *, parametrizatio
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Measuring:
-    """Measures the steps of a trial.
+class _TrialReader:
+    """Reads measurements from the steps of a trial.
 
     Attributes:
       stats: the statistics that were taken.

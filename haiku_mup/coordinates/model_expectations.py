@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from haiku_mup.coordinates import expected_slopes
 from haiku_mup.coordinates.expected_slopes import Scalings
 from haiku_mup.coordinates.quantities import RecordKind
-from haiku_mup.coordinates.slope_range import FLAT, UP_TO_ROOT_SMALLER, ExpectedSlopes, Range
+from haiku_mup.coordinates.slope_range import FLAT, INVERSE_ROOT_TO_FLAT, ExpectedSlopes, Range
 from haiku_mup.coordinates.state_records import RecordInfo
 from haiku_mup.parameters.haiku_layers import NAMED, READOUT, TIED
 from haiku_mup.rules import FIXED, HIDDEN
@@ -44,7 +44,7 @@ class ModelExpectations:
         if info.kind == RecordKind.LOGITS:
             known = all(query in at and at[query].base.key_size for at in self.scalings.values())
             own = expected_slopes.logit_slopes(query, self.scalings) if known else ExpectedSlopes(
-                UP_TO_ROOT_SMALLER, FLAT)
+                INVERSE_ROOT_TO_FLAT, FLAT)
         elif info.readout is not None:
             own = self._readouts[info.readout]
         elif any(at[f"{module}/w"].multiplier != 1 for at in self.scalings.values() if f"{module}/w" in at):
@@ -54,7 +54,7 @@ class ModelExpectations:
             for readout in info.preceding_readouts:     # from whose outputs it may be computed
                 own = own._replace(initial=own.initial | self._readouts[readout].initial)
         # Entrywise normalised updates do not depend on how small gradients are; others do.
-        change = self._branches if self._gradients == FLAT else self._gradients
+        change = self._independent_branches if self._gradients == FLAT else self._gradients
         return ExpectedSlopes(own.initial.plus(self._small_hidden_weights), own.change.plus(change))
 
     def of_parameter(self, name: str) -> ExpectedSlopes | None:
@@ -99,7 +99,7 @@ class ModelExpectations:
         return readouts | {TIED: expected_slopes.union(tied)} if tied else readouts
 
     @functools.cached_property
-    def _branches(self) -> Range:
+    def _independent_branches(self) -> Range:
         """Returns the slope of what residual branches add to the stream, as long as they are independent.
 
         The sum of r independent branches, each multiplied by r^-α, has size r^(½-α): less than that of the
@@ -120,7 +120,7 @@ class ModelExpectations:
         slopes = [self._product(name).initial.low for name, scaling in widest.items()
                   if scaling.row_blocks[0].role == HIDDEN and scaling.target.moments.drawn
                   and self._everywhere(name)]
-        return Range(round(sum(min(low, 0.0) for low in slopes), 9), 0.0).plus(self._branches)
+        return Range(round(sum(min(low, 0.0) for low in slopes), 9), 0.0).plus(self._independent_branches)
 
     @functools.cached_property
     def _output_errors(self) -> Range:
@@ -130,7 +130,7 @@ class ModelExpectations:
         through the residual branches.
         """
         lows = [expected.initial.low for expected in self._readouts.values()]
-        return Range(min(lows, default=0.0), 0.0).plus(self._branches)
+        return Range(min(lows, default=0.0), 0.0).plus(self._independent_branches)
 
     @functools.cached_property
     def _gradients(self) -> Range:

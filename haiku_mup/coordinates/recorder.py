@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from haiku_mup.coordinates.array_stats import Stat, measuring
+from haiku_mup.coordinates.array_stats import Stat, measure_function
 from haiku_mup.coordinates.quantities import RecordKind
 from haiku_mup.coordinates.state_records import RecordInfo, is_record, records_in
 from haiku_mup.errors import MupError
@@ -84,7 +84,7 @@ class Recorder:
         function = transformed_function(model)
         self.records: dict[tuple[str, str], RecordInfo] = {}
         self._readouts = readouts
-        self._measure = measuring(stats)
+        self._measure = measure_function(stats)
         self._prepared = False
         self._current: RecordInfo | None = None                     # of the entry that is being written
         # Of the trace that is going on:

@@ -57,8 +57,8 @@ class Range(NamedTuple):
         return cls(float(low), float(high or low))
 
 
-FLAT = Range(0.0, 0.0)                  # the same size at every width
-UP_TO_ROOT_SMALLER = Range(-0.5, 0.0)   # from the same size down to 1 / √width of it
+FLAT = Range(0.0, 0.0)                      # the same size at every width
+INVERSE_ROOT_TO_FLAT = Range(-0.5, 0.0)     # anything from 1 / √width to the same size
 
 
 class ExpectedSlopes(NamedTuple):
@@ -88,4 +88,4 @@ class ExpectedSlopes(NamedTuple):
         >>> ExpectedSlopes(FLAT, FLAT).change_after(1), ExpectedSlopes(FLAT, FLAT).change_after(2)
         (Range(low=0.0, high=0.0), Range(low=-0.5, high=0.0))
         """
-        return self.change.plus(UP_TO_ROOT_SMALLER) if updates > 1 else self.change
+        return self.change.plus(INVERSE_ROOT_TO_FLAT) if updates > 1 else self.change

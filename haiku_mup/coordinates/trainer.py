@@ -28,7 +28,8 @@ class StepRecord(NamedTuple):
 
     Attributes:
       loss: a number.
-      records: module -> name -> [layers …, 1 + stats + SAMPLE], summed over calls: see `array_stats.measuring`.
+      records: module -> name -> [layers …, 1 + stats + SAMPLE], the sum over calls of what
+        `array_stats.measure_function` returns.
       parameters: "module/name" -> kind -> the statistics [layers …, stats].
     """
 

@@ -21,18 +21,17 @@ ORDER = (
     ("tracing",),
     ("layers", "optimizers", "serialization"),
     ("mup",),
-    ("figure_style",),
     ("coordinates", "models"),
     ("sweep",),
     ("__init__", "plot", "optimizer_rules", "expectation", "initializers"),
 )
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
-MODULES = {"errors", "mup", "figure_style", *ORDER[-1]}      # single files; all other rooms are packages
+MODULES = {"errors", "mup", *ORDER[-1]}      # single files; all other rooms are packages
 EVERYWHERE = sys.stdlib_module_names | {"haiku", "jax", "jaxlib", "numpy", "optax", "scipy"}
 ONLY = {"rules": sys.stdlib_module_names}                   # arithmetic: no JAX, no arrays
 OPTIONAL = {                                                # the rooms that may use an optional package
     "cloudpickle": {"sweep"}, "distributed": {"sweep"}, "loky": {"sweep"}, "safetensors": {"models"},
-    "tqdm": {"coordinates", "sweep"}, "matplotlib": {"coordinates", "figure_style", "plot", "sweep"},
+    "tqdm": {"coordinates", "sweep"}, "matplotlib": {"coordinates", "plot", "sweep"},
 }
 
 
