@@ -60,7 +60,7 @@ def test_a_package_that_is_right(tmp_path):
     ("rules/tables.py", "import jax.numpy", "rules/tables.py:1", "rules imports the standard library alone"),
     ("mup.py", "import flax.linen", "mup.py:1: imports flax.linen", "the library needs no flax"),
     ("mup.py", "from demos import common", "mup.py:1: imports demos.common", "the library needs no demos"),
-    ("mup.py", "import matplotlib.figure", "mup.py:1", "only coordinates and figure_style and plot and sweep"),
+    ("mup.py", "import matplotlib.figure", "mup.py:1", "only coordinates and plot and sweep"),
     ("scaling.py", "", "scaling.py: a module at the top of haiku_mup", "move it to a room: rules, parameters"),
     ("training/loop.py", "", "training: a folder that is no room", "move its modules to a room"),
     ("rules/powers.py", "from haiku_mup.rules import tables",
