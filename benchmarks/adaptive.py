@@ -3,79 +3,80 @@
 python -m benchmarks.adaptive FOLDER…
 
 FOLDER is one that a demo of a sweep has filled, as results/mnist_mlp: `python -m demos.mnist_mlp`,
-`python -m demos.text_transformer`, `python -m demos.cnn`. What a trial loses doesn't depend on which others are
-run, so that the search is sent what the grid found, and nothing is trained.
+`python -m demos.text_transformer`, `python -m demos.cnn`. A trial's loss doesn't depend on which other trials
+run, so the search is sent the losses of the grid, and nothing is trained.
 """
 import argparse
 import math
 import pathlib
 
 from haiku_mup import Sweep
-from haiku_mup.sweep.search import adaptive_search
+from haiku_mup.sweep.search import adaptive
 
 AIM = 0.25          # octaves
 
 
-def swept(folder):
-    """The sweep in the folder, with the loss alone that the search goes by. It must be whole."""
-    found = Sweep.load(folder)
-    sides = zip(*((at(trial), trial.point, trial.seed) for trial in found.losses))
-    if len(found.losses) < math.prod(len(set(side)) for side in sides):
+def load_grid(folder):
+    """Loads a complete sweep from a folder, with only the loss that the search minimises."""
+    sweep = Sweep.load(folder)
+    axes = zip(*((curve_key(trial), trial.point, trial.seed) for trial in sweep.losses))
+    if len(sweep.losses) < math.prod(len(set(axis)) for axis in axes):
         raise SystemExit(f"{folder}: trials are missing: let its demo come to an end, without --search")
-    return Sweep({trial: {found.loss: losses[found.loss]} for trial, losses in found.losses.items()})
+    return Sweep({trial: {sweep.loss: losses[sweep.loss]} for trial, losses in sweep.losses.items()})
 
 
-def searched(grid):
-    """The trials that the search asks for, with the losses that they have in the grid."""
-    found, courses = {}, {}
+def search(grid):
+    """Returns the sweep of the trials that the search asks for, with their losses in the grid."""
+    found, curves = {}, {}
     for trial in grid.losses:
-        courses.setdefault(at(trial), []).append(trial)
-    best = {}                                               # by parametrization, of the width before
-    for (name, _), trials in sorted(courses.items()):       # from width to width, as lr_sweep goes
-        search, known = adaptive_search(trials, best.get(name)), None
+        curves.setdefault(curve_key(trial), []).append(trial)
+    best = {}                                                   # by parametrization, of the width before
+    for (parametrization, _), trials in sorted(curves.items()):     # from width to width, as lr_sweep goes
+        steps, losses = adaptive(trials, best.get(parametrization)), None
         while True:
             try:
-                some = search.send(known)
+                requested = steps.send(losses)
             except StopIteration as end:
-                best[name] = end.value
+                best[parametrization] = end.value
                 break
-            known = {trial: grid.losses[trial] for trial in some}
-            found |= known
+            losses = {trial: grid.losses[trial] for trial in requested}
+            found |= losses
     return Sweep({trial: found[trial] for trial in grid.losses if trial in found})
 
 
 def report(grid, found):
-    """A line for each parametrization and width, the grid's with its interval over seeds; and one for all."""
+    """Formats a line for each parametrization and width, with the interval over seeds; and a summary."""
     lines = [f"{'':<5}{'width':>6}{'grid':>15}{'adaptive':>10}{'octaves':>9}{'trials':>8}"]
-    far = []
+    distances = []
     for name, widths in grid.best().items():
-        for width, best in widths.items():
-            got = found.best()[name][width]
-            far.append(abs(got.log2_lr - best.log2_lr))
-            count = [sum(at(trial) == (name, width) for trial in each.losses) for each in (found, grid)]
-            edge = " (edge)" * best.at_edge
-            grids = f"{best.log2_lr:.2f}" + f" ±{best.half:.2f}" * (not math.isnan(best.half))
-            lines.append(f"{name:<5}{width:>6}{grids:>15}{got.log2_lr:>10.2f}{far[-1]:>9.2f}"
-                         f"{f'{count[0]}/{count[1]}':>8}{edge}")
-    near = sum(x <= AIM for x in far if not math.isnan(x))
+        for width, of_grid in widths.items():
+            of_search = found.best()[name][width]
+            distances.append(abs(of_search.log2_lr - of_grid.log2_lr))
+            count, total = (sum(curve_key(trial) == (name, width) for trial in sweep.losses)
+                            for sweep in (found, grid))
+            optimum = f"{of_grid.log2_lr:.2f}" + f" ±{of_grid.half:.2f}" * (not math.isnan(of_grid.half))
+            lines.append(f"{name:<5}{width:>6}{optimum:>15}{of_search.log2_lr:>10.2f}{distances[-1]:>9.2f}"
+                         f"{f'{count}/{total}':>8}" + " (edge)" * of_grid.at_edge)
+    near = sum(x <= AIM for x in distances if not math.isnan(x))
     share = len(found.losses) / len(grid.losses)
-    lines.append(f"{share:.0%} of the trials; {near} of {len(far)} best rates within {AIM} octaves of "
-                 f"the grid's, all within {max(far):.2f}")
+    lines.append(f"{share:.0%} of the trials; {near} of {len(distances)} best rates within {AIM} octaves of "
+                 f"the grid's, all within {max(distances):.2f}")
     return "\n".join(lines)
 
 
-def at(trial):
-    """Of which curve it is."""
+def curve_key(trial):
+    """Returns which curve the trial is a point of."""
     return trial.parametrization, trial.width
 
 
 def main(argv=None):
     """Prints a table for each folder."""
-    it = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    it.add_argument("folders", metavar="FOLDER", type=pathlib.Path, nargs="+")
-    for folder in it.parse_args(argv).folders:
-        grid = swept(folder)
-        print(f"{folder.name}, {grid.loss}\n{report(grid, searched(grid))}\n")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.adaptive", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", metavar="FOLDER", type=pathlib.Path, nargs="+")
+    for folder in parser.parse_args(argv).folders:
+        grid = load_grid(folder)
+        print(f"{folder.name}, {grid.loss}\n{report(grid, search(grid))}\n")
 
 
 if __name__ == "__main__":

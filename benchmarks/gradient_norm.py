@@ -17,15 +17,15 @@ BATCH, PIXELS, CLASSES, SEEDS, STEPS = 128, 64, 10, 4, 20
 
 
 def network(x, width):
-    """Logits [BATCH, CLASSES]."""
+    """Maps x to logits [BATCH, CLASSES]."""
     with haiku_mup.apply_mup():
         for _ in range(3):
             x = jax.nn.relu(hk.Linear(width)(x))
         return haiku_mup.Readout(CLASSES)(x)
 
 
-def captured(width, x):
-    """The Mup of base WIDTHS[0] and this target, and the wrapped model."""
+def capture(width, x):
+    """Returns the Mup of a width, relative to WIDTHS[0], and the wrapped model."""
     base, target = (hk.without_apply_rng(hk.transform(functools.partial(network, width=w)))
                     for w in (WIDTHS[0], width))
     mup, key = haiku_mup.Mup(), jax.random.key(0)
@@ -36,13 +36,13 @@ def captured(width, x):
     return mup, mup.wrap_model(target)
 
 
-def norms(width):
-    """Global norms of the raw gradients, and of those that scale_eps=True hands on: means over steps."""
+def mean_norms(width):
+    """Returns the global norms of the raw gradients and of those with scale_eps=True, as means over steps."""
     x = jax.random.normal(jax.random.key(1), (BATCH, PIXELS))
     y = jnp.arange(BATCH) % CLASSES
-    mup, model = captured(width, x)
-    seen = optax.chain(_norm(), optax.adam(2**-9))
-    raw, scaled = mup.wrap_optimizer(seen), mup.wrap_optimizer(seen, scale_eps=True)
+    mup, model = capture(width, x)
+    optimizer = optax.chain(record_norm(), optax.adam(2**-9))
+    raw, scaled = mup.wrap_optimizer(optimizer), mup.wrap_optimizer(optimizer, scale_eps=True)
 
     def loss(params):
         return optax.softmax_cross_entropy_with_integer_labels(model.apply(params, x), y).mean()
@@ -50,11 +50,12 @@ def norms(width):
     @jax.jit
     def run(key):
         def step(carry, _):
-            params, a, b = carry
+            params, raw_state, scaled_state = carry
             gradients = jax.grad(loss)(params)
-            updates, a = raw.update(gradients, a, params)
-            _, b = scaled.update(gradients, b, params)
-            return (optax.apply_updates(params, updates), a, b), (a[0], b[0])
+            updates, raw_state = raw.update(gradients, raw_state, params)
+            _, scaled_state = scaled.update(gradients, scaled_state, params)
+            params = optax.apply_updates(params, updates)
+            return (params, raw_state, scaled_state), (raw_state[0], scaled_state[0])
 
         params = model.init(key, x)
         return jax.lax.scan(step, (params, raw.init(params), scaled.init(params)), None, STEPS)[1]
@@ -62,8 +63,8 @@ def norms(width):
     return [float(np.mean([run(jax.random.key(seed))[i] for seed in range(SEEDS)])) for i in range(2)]
 
 
-def _norm():
-    """Keeps the norm of what it sees, and hands it on."""
+def record_norm():
+    """Returns a transformation that leaves updates unchanged; its state is their global norm."""
     def update(updates, state, params=None):
         return updates, optax.global_norm(updates)
 
@@ -72,10 +73,10 @@ def _norm():
 
 def main():
     """Prints the norms relative to the base's."""
-    found = {width: norms(width) for width in WIDTHS}
+    norms = {width: mean_norms(width) for width in WIDTHS}
     print(f"{'width':>6}{'raw gradients':>16}{'with scale_eps':>16}      (relative to width {WIDTHS[0]})")
-    for width, values in found.items():
-        print(f"{width:>6}" + "".join(f"{v / b:>16.2f}" for v, b in zip(values, found[WIDTHS[0]])))
+    for width, values in norms.items():
+        print(f"{width:>6}" + "".join(f"{v / b:>16.2f}" for v, b in zip(values, norms[WIDTHS[0]])))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 pip download --no-binary :all: --no-deps dm-haiku && tar xzf dm_haiku-*.tar.gz
 python -m benchmarks.haiku_examples dm_haiku-0.0.17
 
-The models are imported from the unpacked sdist, unchanged: `apply_mup` is put around them, and their heads are
-named in `Mup(readouts=...)`. What they import and a model doesn't need (absl, data sets) is replaced by stubs.
+The models are imported from the unpacked sdist, unchanged, and called inside `apply_mup`; their heads are named
+in `Mup(readouts=...)`. Stubs replace the imports that a model doesn't need (absl, data sets).
 """
 import sys
 import types
@@ -25,14 +25,14 @@ STUBS = ("absl", "tensorflow", "tensorflow.compat", "tensorflow.compat.v2", "ten
 
 
 def transformer(ids, width):
-    """examples/transformer: more heads of one size."""
+    """Applies the model of examples/transformer; its heads have one size, and grow in number."""
     from examples.transformer import model
     body = model.Transformer(num_heads=width // 8, num_layers=2, attn_size=8, dropout_rate=0.0)
     return model.LanguageModel(body, model_size=width, vocab_size=32, pad_token=0)(ids)
 
 
 def rnn(ids, width):
-    """examples/rnn: two LSTMs and an MLP, over a sequence [T, B]."""
+    """Applies the model of examples/rnn, two LSTMs and an MLP, over a sequence [T, B]."""
     from examples.rnn import train
     train.dataset.NUM_CHARS, train.HIDDEN_SIZE = 32, types.SimpleNamespace(value=width)
     core = train.make_network()
@@ -40,7 +40,7 @@ def rnn(ids, width):
 
 
 def imagenet(images, width):
-    """examples/imagenet: its forward function, with a ResNet50 whose channels can grow."""
+    """Applies the forward function of examples/imagenet, with a ResNet whose channels can grow."""
     from examples.imagenet import train
 
     def resnet(classes, **kwargs):
@@ -63,8 +63,8 @@ EXAMPLES = {
 
 
 def sizes(fn, inputs, readouts, base, width):
-    """Mean absolute outputs at the start, and by how much one step of Adam moves them."""
-    def under(width):
+    """Returns the mean absolute output at init, and how far one step of Adam moves outputs."""
+    def transformed(width):
         def model(x):
             with haiku_mup.apply_mup():
                 return fn(x, width)
@@ -72,10 +72,10 @@ def sizes(fn, inputs, readouts, base, width):
 
     mup = haiku_mup.Mup(readouts=readouts)
     with mup.init_base():
-        jax.eval_shape(under(base).init, KEY, inputs)
+        jax.eval_shape(transformed(base).init, KEY, inputs)
     with mup.init_target():
-        jax.eval_shape(under(width).init, KEY, inputs)
-    model, optimizer = mup.wrap_model(under(width)), mup.wrap_optimizer(optax.adam(1e-3))
+        jax.eval_shape(transformed(width).init, KEY, inputs)
+    model, optimizer = mup.wrap_model(transformed(width)), mup.wrap_optimizer(optax.adam(1e-3))
     params, state = jax.jit(model.init)(KEY, inputs)
 
     def outputs(params):
@@ -90,9 +90,9 @@ def sizes(fn, inputs, readouts, base, width):
 def main(path):
     """Prints a row for each example and width."""
     sys.path.insert(0, path)
-    missing = {name: mock.MagicMock() for name in STUBS}
+    stubs = {name: mock.MagicMock() for name in STUBS}
     print(f"{'example':<14}{'width':>6}{'outputs':>12}{'moved by a step':>18}")
-    with mock.patch.dict(sys.modules, missing):
+    with mock.patch.dict(sys.modules, stubs):
         for name, (fn, inputs, readouts, widths) in EXAMPLES.items():
             for width in widths:
                 start, moved = sizes(fn, inputs, readouts, widths[0], width)

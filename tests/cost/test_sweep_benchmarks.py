@@ -50,7 +50,7 @@ def test_the_search_on_a_grids_records_is_near_and_short(best, rates, seeds, tmp
         0.1 * (np.log2(lr) - best)**2 + seed / 9)} for name in ("sp", "mup") for width in (64, 128)
         for lr in lrs for seed in range(seeds)}
     grid = haiku_mup.Sweep(losses)
-    found = adaptive.searched(grid)
+    found = adaptive.search(grid)
     last = adaptive.report(grid, found).split("\n")[-1]
     assert len(found.losses) <= len(losses) / 3 and "4 of 4 best rates within 0.25 octaves" in last
 
@@ -60,4 +60,4 @@ def test_what_is_no_whole_grid_is_refused(tmp_path):
         haiku_mup.lr_sweep({"mup": lambda width: lambda lr, key: lr}, [2], [2.0**k for k in range(9)], 3,
                            out=tmp_path / "out", executor=here, search="adaptive", progress=False)
     with pytest.raises(SystemExit, match="trials are missing"):
-        adaptive.swept(tmp_path / "out")
+        adaptive.load_grid(tmp_path / "out")
