@@ -7,11 +7,12 @@ FOLDER is one that a demo of a sweep has filled, as results/mnist_mlp: `python -
 run, so the search is sent the losses of the grid, and nothing is trained.
 """
 import argparse
+import contextlib
 import math
 import pathlib
 
 from haiku_mup import Sweep
-from haiku_mup.sweep.search import adaptive
+from haiku_mup.sweep.search import search_width_by_width
 
 AIM = 0.25          # octaves
 
@@ -27,20 +28,15 @@ def load_grid(folder):
 
 def search(grid):
     """Returns the sweep of the trials that the search asks for, with their losses in the grid."""
-    found, curves = {}, {}
+    found, by_parametrization = {}, {}
     for trial in grid.losses:
-        curves.setdefault(curve_key(trial), []).append(trial)
-    best = {}                                                   # by parametrization, of the width before
-    for (parametrization, _), trials in sorted(curves.items()):     # from width to width, as lr_sweep goes
-        steps, losses = adaptive(trials, best.get(parametrization)), None
-        while True:
-            try:
-                requested = steps.send(losses)
-            except StopIteration as end:
-                best[parametrization] = end.value
-                break
-            losses = {trial: grid.losses[trial] for trial in requested}
-            found |= losses
+        by_parametrization.setdefault(trial.parametrization, {}).setdefault(trial.width, []).append(trial)
+    for widths in by_parametrization.values():
+        rounds, losses = search_width_by_width([widths[width] for width in sorted(widths)]), None
+        with contextlib.suppress(StopIteration):
+            while True:
+                losses = {trial: grid.losses[trial] for trial in rounds.send(losses)}
+                found |= losses
     return Sweep({trial: found[trial] for trial in grid.losses if trial in found})
 
 

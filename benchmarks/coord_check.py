@@ -2,9 +2,9 @@
 
 python -m benchmarks.coord_check [--torch PYTHON] [--widths 128,256,512,1024,2048] [--seeds 5] [--layers 2]
 
-PYTHON is one that has torch and mup, in an environment of its own; without it, ours alone is measured. Ours
-also records parameters, their changes and gradients, and how far activations move, which mup's doesn't. "bare
-JAX" is the same training in a loop that records nothing, compiled as JAX does by default, a width at a time.
+PYTHON is one that has torch and mup, in an environment of its own; without it, only ours is measured. Ours also
+records parameters, their changes and gradients, and how far activations move, which mup's doesn't. "bare JAX"
+is the same training in a loop that records nothing, compiled as JAX does by default, one width at a time.
 """
 import argparse
 import functools
@@ -18,8 +18,8 @@ BATCH, INPUTS, CLASSES, STEPS, HEADS, LENGTH, LR = 64, 64, 10, 3, 4, 16, 2**-8
 MODELS = {"mlp": (128, 256, 512, 1024, 2048), "transformer": (64, 128, 256, 512)}
 
 
-def problem(model, layers):
-    """make_model, loss_fn and batch of one of the models, in Haiku."""
+def make_problem(model, layers):
+    """Returns make_model, loss_fn and batch of one of the models, in Haiku."""
     import haiku as hk
     import jax
     import jax.numpy as jnp
@@ -59,40 +59,40 @@ def problem(model, layers):
 
 
 def ours(model, widths, seeds, layers):
-    """Seconds, on the clock and of the process, of a check from cold and of running it compiled."""
+    """Times a check from cold, and its compiled programs again."""
     import jax
     import optax
 
     import haiku_mup
     from haiku_mup.coordinates.trainer import Trainer
 
-    make_model, loss_fn, batch = problem(model, layers)
-    programs, run = {}, Trainer.train
+    make_model, loss_fn, batch = make_problem(model, layers)
+    trainers, train = {}, Trainer.train
 
-    def kept(self, seed, batches):
-        programs.setdefault(id(self), (self, batches))
-        return run(self, seed, batches)
+    def train_and_keep(self, seed, batches):
+        trainers.setdefault(id(self), (self, batches))
+        return train(self, seed, batches)
 
-    Trainer.train = kept
+    Trainer.train = train_and_keep
     cold = timed(functools.partial(haiku_mup.coord_check, make_model, widths, batch, loss_fn, optax.adam(LR),
                                    steps=STEPS, seeds=seeds, progress=False))
 
-    def again():
-        for program, batches in programs.values():
-            jax.block_until_ready([run(program, seed, batches) for seed in range(seeds)])
+    def train_again():
+        for trainer, batches in trainers.values():
+            jax.block_until_ready([train(trainer, seed, batches) for seed in range(seeds)])
 
-    return {"cold": cold, "executed": timed(again)}
+    return {"cold": cold, "executed": timed(train_again)}
 
 
 def bare(model, widths, seeds, layers):
-    """The same of a loop in plain JAX: a jitted init and a jitted step for each width."""
+    """Times a loop in plain JAX, with a jitted init and a jitted step for each width; and its second run."""
     import jax
     import optax
 
-    make_model, loss_fn, batch = problem(model, layers)
+    make_model, loss_fn, batch = make_problem(model, layers)
     optimizer, programs = optax.adam(LR), {}
 
-    def program(width):
+    def make_program(width):
         model = make_model(width)
 
         @jax.jit
@@ -110,7 +110,7 @@ def bare(model, widths, seeds, layers):
 
     def check():
         for width in widths:
-            init, step = programs.setdefault(width, program(width))
+            init, step = programs.setdefault(width, make_program(width))
             for seed in range(seeds):
                 carry = init(jax.random.key(seed, impl="rbg"))
                 for _ in range(STEPS):
@@ -121,7 +121,7 @@ def bare(model, widths, seeds, layers):
 
 
 def theirs(model, widths, seeds, layers):
-    """The same of mup's own, and a second time."""
+    """Times mup's check, and its second run."""
     import mup
     import torch
     from mup.coord_check import get_coord_data
@@ -169,7 +169,7 @@ def theirs(model, widths, seeds, layers):
 
 
 def timed(function):
-    """Seconds on the clock, and of this process."""
+    """Calls the function; returns its seconds on the clock, and of this process's CPU time."""
     start = time.perf_counter(), time.process_time()
     function()
     return time.perf_counter() - start[0], time.process_time() - start[1]
@@ -178,8 +178,8 @@ def timed(function):
 SIDES = {"ours": ours, "bare": bare, "theirs": theirs}
 
 
-def measured_in(python, side, model, args):
-    """What a fresh process of this Python measures; None where it can't."""
+def measure_in(python, side, model, args):
+    """Returns what a fresh process of a Python measures; None if it fails."""
     widths = args.widths or MODELS[model]
     command = [python, __file__, "--side", side, "--model", model, "--seeds", str(args.seeds),
                "--layers", str(args.layers), "--widths", ",".join(map(str, widths))]
@@ -190,14 +190,15 @@ def measured_in(python, side, model, args):
 
 
 def parse():
-    it = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    it.add_argument("--torch", default=sys.executable, help="a Python that has torch and mup")
-    it.add_argument("--seeds", type=int, default=5)
-    it.add_argument("--layers", type=int, default=2, help="of the transformer")
-    it.add_argument("--widths", type=lambda text: [int(width) for width in text.split(",")])
-    it.add_argument("--model", choices=MODELS, help="default: both")
-    it.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
-    return it.parse_args()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.coord_check", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--torch", default=sys.executable, help="a Python that has torch and mup")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--layers", type=int, default=2, help="of the transformer")
+    parser.add_argument("--widths", type=lambda text: [int(width) for width in text.split(",")])
+    parser.add_argument("--model", choices=MODELS, help="default: both")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    return parser.parse_args()
 
 
 def main():
@@ -209,7 +210,7 @@ def main():
     print(f"{'model':<13}{'':<10}{'ours':>16}{'bare JAX':>16}{'mup, torch':>16}{'ours/mup':>10}"
           "     seconds on the clock (of CPU)")
     for model in [args.model] if args.model else MODELS:
-        found = {side: measured_in(args.torch if side == "theirs" else sys.executable, side, model, args)
+        found = {side: measure_in(args.torch if side == "theirs" else sys.executable, side, model, args)
                  for side in SIDES}
         for what in ("cold", "executed"):
             cells = ["skipped" if each is None else "{:.2f} ({:.2f})".format(*each[what])

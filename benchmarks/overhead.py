@@ -1,9 +1,9 @@
-"""What μP costs to trace, to compile and to run: AdamW on a wrapped model, beside the plain one.
+"""The costs of μP in tracing, compiling and running: AdamW on a wrapped model, beside the plain one.
 
 python -m benchmarks.overhead [--quick] [--models mlp,gpt2,…]
 
-Both sides are measured in turn. A step of the plain side is timed before and behind each of the wrapped one,
-whose ratio is to their mean; the ratio of these two, in the same rounds, says how much is noise.
+Both sides take turns. A plain step is timed before and after each wrapped one, whose ratio is to their mean;
+the ratio of the two plain ones shows the noise.
 """
 import argparse
 import contextlib
@@ -25,12 +25,13 @@ import optax
 import haiku_mup
 from haiku_mup import models
 
-SECONDS, LEAST = 30, 20     # of timing for each model, and the least number of rounds
-BUILDING, BUILDS = 60, 7    # the same of tracing and compiling
+STEP_SECONDS, STEP_ROUNDS = 30, 20      # to time steps of a model, and the least number of rounds
+BUILD_SECONDS, BUILD_ROUNDS = 60, 7     # to time tracing and compiling
 
 
 class Layers(NamedTuple):
-    """What the two sides make a model of."""
+    """The layers that differ between the two sides."""
+
     readout: Callable
     attention: Callable
 
@@ -43,11 +44,11 @@ class Case(NamedTuple):
     """A model and its data.
 
     Attributes:
-      fn: fn(inputs, width, layers) -> logits.
+      fn: (inputs, width, layers) -> logits.
       widths: of base and target.
-      inputs: examples in front.
-      classes: one label for each of the logits' rows.
-      readouts: what Mup(readouts=...) names.
+      inputs: examples, along the first axis.
+      classes: number of labels.
+      readouts: for Mup(readouts=...).
     """
 
     fn: Callable
@@ -64,7 +65,7 @@ def mlp(x, width, layers):
 
 
 def transformer(tokens, width, layers, blocks=12, heads=4, vocab=256):
-    """Pre-LN, its blocks stacked."""
+    """Applies a stack of pre-LN blocks."""
     init = hk.initializers.VarianceScaling(1 / blocks)
     causal = jnp.tril(jnp.ones((1, 1, tokens.shape[-1], tokens.shape[-1]), bool))
 
@@ -82,7 +83,7 @@ def transformer(tokens, width, layers, blocks=12, heads=4, vocab=256):
 
 
 def gpt2(ids, width, layers, blocks=4):
-    """This library's, which is the same whoever calls it: outside of μP all factors are 1."""
+    """Applies this library's GPT-2, on both sides: outside of μP all factors are 1."""
     del layers
     config = models.GPT2Config(vocab_size=256, n_embd=width, n_head=width // 32, n_layer=blocks,
                                n_positions=ids.shape[-1])
@@ -90,7 +91,7 @@ def gpt2(ids, width, layers, blocks=4):
 
 
 def resnet(x, width, layers, blocks=1):
-    """Haiku's own, with its head as it stands. With 2 blocks a group it is a ResNet-18."""
+    """Applies Haiku's ResNet, its head unchanged. With 2 blocks a group it is a ResNet-18."""
     del layers
     return hk.nets.ResNet(
         (blocks,) * 4, 10, bottleneck=False, channels_per_group=(width, 2 * width, 4 * width, 8 * width),
@@ -99,7 +100,7 @@ def resnet(x, width, layers, blocks=1):
 
 
 def cases():
-    """The benchmark's models, by name."""
+    """Returns the models, by name."""
     key = jax.random.key(1)
     return {
         "mlp": Case(mlp, (64, 1024), jax.random.normal(key, (256, 64))),
@@ -111,14 +112,14 @@ def cases():
 
 
 class Step(NamedTuple):
-    """A compiled training step, and what it starts from.
+    """A compiled training step, and its arguments.
 
     Attributes:
-      function: (params, model's state, optimizer's state, inputs, labels) -> the first three, anew.
+      function: (params, model state, optimizer state, inputs, labels) -> the first three, updated.
       compiled: the same, compiled.
-      carry: the first three.
+      carry: params, model state, optimizer state.
       batch: inputs and labels.
-      mup: the Mup, or None.
+      mup: the Mup of a wrapped model, or None.
     """
 
     function: Any
@@ -135,22 +136,23 @@ class Step(NamedTuple):
     def memory(self):
         return self.compiled.memory_analysis().temp_size_in_bytes
 
-    def count(self, what=""):
-        """How many instructions of this kind the compiled program has, in all its computations."""
-        pattern = rf"^ *(?:ROOT )?%?[\w.-]+ = .*? {what or '[a-z][a-z-]*'}\("
+    def count(self, kind=None):
+        """Returns the number of instructions of a kind, or of all, in the compiled program's computations."""
+        pattern = rf"^ *(?:ROOT )?%?[\w.-]+ = .*? {kind or '[a-z][a-z-]*'}\("
         return len(re.findall(pattern, self.compiled.as_text(), re.MULTILINE))
 
     def seconds(self):
+        """Returns the seconds of one step."""
         start = time.perf_counter()
         jax.block_until_ready(self.compiled(*self.carry, *self.batch))
         return time.perf_counter() - start
 
-    def built(self):
-        """Seconds to trace it, and to compile it, with nothing that JAX has kept."""
+    def build_seconds(self):
+        """Returns seconds to trace and to compile the step, without JAX's caches."""
         jax.clear_caches()
         gc.collect()
         start = time.perf_counter()
-        with warnings.catch_warnings():         # of a plain model that is applied behind a wrapped one's init
+        with warnings.catch_warnings():         # that a plain model is applied after a wrapped one's init
             warnings.simplefilter("ignore", haiku_mup.MupWarning)
             lowered = jax.jit(self.function).lower(*self.carry, *self.batch)
         traced = time.perf_counter()
@@ -159,12 +161,12 @@ class Step(NamedTuple):
 
 
 def steps(case):
-    """The training steps of the plain model and of the wrapped one."""
+    """Returns the training steps of the plain model and of the wrapped one."""
     return build(case, PLAIN), build(case, OURS)
 
 
 def build(case, layers):
-    """A step of AdamW on the target, in μP if the layers are ours."""
+    """Returns a step of AdamW on the target, in μP if the layers are ours."""
     def fn(width, x):
         with haiku_mup.apply_mup() if layers is OURS else contextlib.nullcontext():
             return case.fn(x, width, layers)
@@ -173,7 +175,7 @@ def build(case, layers):
                    for width in case.widths)
     optimizer, mup = optax.adamw(1e-3, weight_decay=0.1), None
     if layers is OURS:
-        mup = captured(case, base, model)
+        mup = capture(case, base, model)
         model, optimizer = mup.wrap_model(model), mup.wrap_optimizer(optimizer)
     params, state = jax.jit(model.init)(jax.random.key(0), case.inputs)
     logits, _ = jax.eval_shape(model.apply, params, state, case.inputs)
@@ -192,7 +194,8 @@ def build(case, layers):
     return Step(step, jax.jit(step).lower(*carry, *batch).compile(), carry, batch, mup)
 
 
-def captured(case, base, target):
+def capture(case, base, target):
+    """Returns the Mup of base and target."""
     mup, key = haiku_mup.Mup(readouts=case.readouts), jax.random.key(0)
     with mup.init_base():
         jax.eval_shape(base.init, key, case.inputs)
@@ -201,48 +204,49 @@ def captured(case, base, target):
     return mup
 
 
-def builds(pair, rounds):
-    """Seconds to trace and to compile [rounds, plain and wrapped, 2], turn by turn."""
+def time_builds(pair, rounds):
+    """Returns seconds to trace and to compile [rounds, plain and wrapped, 2]; which is first alternates."""
     orders = ([1, -1] * rounds)[:rounds]
-    return np.array([[step.built() for step in pair[::order]][::order] for order in orders])
+    return np.array([[step.build_seconds() for step in pair[::order]][::order] for order in orders])
 
 
-def times(pair, budget=SECONDS):
-    """Seconds of single steps [rounds, 3], plain, wrapped, plain again, after a warm-up."""
+def time_steps(pair, budget=STEP_SECONDS):
+    """Returns seconds of single steps [rounds, 3]: plain, wrapped, plain again, after a warm-up."""
     plain, wrapped = pair
     turn = plain, wrapped, plain
     count = int(budget / sum(step.seconds() for step in turn * 3) * 3)
-    return np.array([[step.seconds() for step in turn] for _ in range(max(count, LEAST))])
+    return np.array([[step.seconds() for step in turn] for _ in range(max(count, STEP_ROUNDS))])
 
 
 def quartiles(ratios):
-    """The median, and the middle half."""
+    """Formats the median and the middle half."""
     low, middle, high = np.percentile(ratios, (25, 50, 75))
     return f"{middle:.3f} ({low:.3f}-{high:.3f})"
 
 
 def row(name, case, quick):
-    """What one model's two sides have in common."""
+    """Measures a model; formats the ratios of its two sides."""
     plain, wrapped = pair = steps(case)
-    rounds = 3 if quick else max(BUILDS, int(BUILDING / builds(pair, 1).sum()))
-    built = builds(pair, rounds)                                        # [rounds, side, trace or compile]
-    seconds = times(pair, SECONDS / 10 if quick else SECONDS)
-    before, between, behind = seconds.T
-    (traced, compiled), first = np.median(built[:, 1] / built[:, 0], axis=0), np.median(built[:, 0], axis=0)
+    rounds = 3 if quick else max(BUILD_ROUNDS, int(BUILD_SECONDS / time_builds(pair, 1).sum()))
+    builds = time_builds(pair, rounds)                                  # [rounds, side, trace or compile]
+    before, between, after = time_steps(pair, STEP_SECONDS / 10 if quick else STEP_SECONDS).T
+    traced, compiled = np.median(builds[:, 1] / builds[:, 0], axis=0)
+    plain_traced, plain_compiled = np.median(builds[:, 0], axis=0)
     return (f"{name:12}{sum(x.size for x in jax.tree.leaves(plain.carry[0])):>12,}"
             f"{wrapped.flops / plain.flops:>10.6f}{wrapped.memory / plain.memory:>11.4f}"
             f"{wrapped.count('fusion') / plain.count('fusion'):>9.3f}{wrapped.count() / plain.count():>14.3f}"
-            f"{traced:>7.2f}{compiled:>9.3f}{quartiles(2 * between / (before + behind)):>21}"
-            f"{quartiles(behind / before):>21}{first[0]:>8.2f} s{first[1]:>6.2f} s"
+            f"{traced:>7.2f}{compiled:>9.3f}{quartiles(2 * between / (before + after)):>21}"
+            f"{quartiles(after / before):>21}{plain_traced:>8.2f} s{plain_compiled:>6.2f} s"
             f"{1e3 * np.median(before):>8.1f} ms")
 
 
 def main(argv=None):
     """Prints a row for each model: ratios of the wrapped step to the plain one, and the plain one's seconds."""
-    it = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__.splitlines()[0])
-    it.add_argument("--quick", action="store_true", help="few rounds")
-    it.add_argument("--models", default=",".join(cases()), help="which of them, between commas")
-    args = it.parse_args(argv)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead",
+                                     description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few rounds")
+    parser.add_argument("--models", default=",".join(cases()), help="which of them, between commas")
+    args = parser.parse_args(argv)
     print(f"JAX {jax.__version__}, {jax.devices()[0].device_kind}, {os.cpu_count()} cores; wrapped / plain")
     print(f"{'model':12}{'parameters':>12}{'FLOPs':>10}{'temporary':>11}{'fusions':>9}{'instructions':>14}"
           f"{'trace':>7}{'compile':>9}{'step (quartiles)':>21}{'noise: plain / plain':>21}"

@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import overhead
 from benchmarks.overhead import Case
+from haiku_mup.optimizers import trees
 
 KEY = jax.random.key(1)
 MLP = Case(overhead.mlp, (8, 64), jax.random.normal(KEY, (6, 5)))
@@ -58,8 +59,8 @@ def test_at_the_base_nothing_is_added():
 def test_a_factor_that_is_not_constant_would_show(monkeypatch):
     """The check is not blind: what XLA can't fold costs a multiplication for each number."""
     plain = overhead.build(MLP, overhead.PLAIN)
-    factor = overhead.haiku_mup.optim.scaled
-    monkeypatch.setattr(overhead.haiku_mup.optim, "scaled", lambda x, s: factor(
+    scaled_by_constant = trees.scaled
+    monkeypatch.setattr(trees, "scaled", lambda x, s: scaled_by_constant(
         x, s) if s == 1 else x * jax.lax.optimization_barrier(jnp.full((1,) * x.ndim, s, x.dtype)))
     wrapped = overhead.build(MLP, overhead.OURS)
     assert wrapped.flops - plain.flops > scaled(wrapped)
@@ -68,7 +69,7 @@ def test_a_factor_that_is_not_constant_would_show(monkeypatch):
 @pytest.mark.slow
 def test_the_command_measures_both_sides(monkeypatch, capsys):
     monkeypatch.setattr(overhead, "cases", lambda: {"mlp": MLP})
-    monkeypatch.setattr(overhead, "SECONDS", 0)
+    monkeypatch.setattr(overhead, "STEP_SECONDS", 0)
     overhead.main(["--quick"])
     head, heads, line = capsys.readouterr().out.splitlines()
     assert "wrapped / plain" in head and len(line) == len(heads) and line.startswith("mlp")
@@ -77,6 +78,6 @@ def test_the_command_measures_both_sides(monkeypatch, capsys):
 @pytest.mark.slow
 def test_rounds_take_turns():
     pair = overhead.steps(MLP)
-    built, steps = overhead.builds(pair, 2), overhead.times(pair, 0)
-    assert built.shape == (2, 2, 2) and steps.shape == (overhead.LEAST, 3)
-    assert (built > 0).all() and (steps > 0).all()
+    builds, steps = overhead.time_builds(pair, 2), overhead.time_steps(pair, 0)
+    assert builds.shape == (2, 2, 2) and steps.shape == (overhead.STEP_ROUNDS, 3)
+    assert (builds > 0).all() and (steps > 0).all()
