@@ -70,20 +70,27 @@ def sweep(widths, seeds):
 
 
 def ours(widths, trials):
-    """The whole sweep; and each width's trials, as its cells took them, beside one another on all cores."""
-    from haiku_mup.sweep.runner import courses
-    from haiku_mup.sweep.runner import workers as pools
+    """Returns seconds of the whole sweep; and of each width's trials, by the median time from cell to cell."""
+    from haiku_mup.sweep.runner.dispatcher import Dispatcher
+    from haiku_mup.sweep.runner.executors import TASKS_PER_WORKER
 
-    each, noted = {width: [] for width in widths}, courses.Course.timed
-    with pools.workers(None) as workers:
-        def note(course, seconds):
-            threads = workers.threads(course.prepared.facts.carry)
-            each[course.at[1]].append(seconds / course.portions.cell / max(1, pools.cores() // threads))
-            noted(course, seconds)
+    ends, end = {width: [] for width in widths}, Dispatcher._end
 
-        courses.Course.timed = note
-        whole = sweep(widths, SEEDS)
-    return {width: statistics.median(x) * len(LRS) * SEEDS for width, x in each.items()} | {"whole": whole}
+    def note(dispatcher, task, result):
+        if task.cell:
+            workers = dispatcher.executor.capacity // TASKS_PER_WORKER
+            ends[task.program[1]].append((time.perf_counter(), len(task.cell), workers))
+        end(dispatcher, task, result)
+
+    Dispatcher._end = note
+    whole = sweep(widths, SEEDS)
+    return {width: seconds_a_trial(x) * len(LRS) * SEEDS for width, x in ends.items()} | {"whole": whole}
+
+
+def seconds_a_trial(ends):
+    """Returns the median over cells: from the end of one to that of the cell that each worker ran next."""
+    return statistics.median((after - at) / workers / trials for (at, trials, workers), (after, _, _) in zip(
+        ends, ends[ends[0][2]:]))
 
 
 def loop(widths, trials):

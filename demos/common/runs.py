@@ -8,7 +8,7 @@ import tqdm
 
 from demos.common import digits as digits_data
 from demos.common import flags
-from haiku_mup.sweep.runner.interrupts import held_back
+from haiku_mup.sweep.runner.interrupt import deferred_interrupt
 
 BAR = "{l_bar}{bar}| {elapsed} so far, {remaining} left"
 
@@ -52,7 +52,8 @@ def write_records(trials, columns, work, total, file):
     writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()
     records = []
-    with tqdm.tqdm(total=total, smoothing=0.1, bar_format=BAR) as bar, held_back() as raise_if_interrupted:
+    with (tqdm.tqdm(total=total, smoothing=0.1, bar_format=BAR) as bar,
+          deferred_interrupt() as raise_if_interrupted):
         for record in trials:
             records.append(record)
             writer.writerow(record)

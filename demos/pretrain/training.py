@@ -18,7 +18,7 @@ from demos.pretrain.learning_curve import LearningCurve
 from demos.pretrain.models import make_model
 from demos.pretrain.processes import is_leader, is_single, print_once
 from haiku_mup import models
-from haiku_mup.sweep.runner.interrupts import held_back
+from haiku_mup.sweep.runner.interrupt import deferred_interrupt
 
 CLIP, BETAS = 1.0, (0.9, 0.95)
 
@@ -97,7 +97,7 @@ def train(args: argparse.Namespace, trainer: Trainer, batches: Batches,
     rates = np.asarray(jax.vmap(make_schedule(args))(jnp.arange(args.steps)))
     valid_batches = [trainer.put(batch) for batch in batches.valid()]
     print_once(f"step {start} of {args.steps}" + " is where a checkpoint goes on" * (start > 0))
-    with held_back() as raise_if_interrupted, progress_bar(args.steps, start) as bar:
+    with deferred_interrupt() as raise_if_interrupted, progress_bar(args.steps, start) as bar:
         for step in range(start, args.steps):
             row = {"step": step, "lr": rates[step]}
             if step % args.eval_every == 0:

@@ -1,19 +1,18 @@
 """`lr_sweep`: trains models of every width at every learning rate, from every seed."""
 import collections
 import contextlib
-import functools
 import itertools
 import os
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
-from typing import Any, Literal
+from typing import Literal
 
 from haiku_mup.errors import MupError, MupWarning
-from haiku_mup.sweep.result import Sweep
-from haiku_mup.sweep.search import SearchMethod, adaptive_search, grid_search
+from haiku_mup.serialization import atomic_files
+from haiku_mup.sweep.result import Sweep, csv_text
 from haiku_mup.sweep.spec import MakeTrial, SweepSpec
 
 Advance = Callable[[str, int, int], None]       # of a parametrization and a width, so many trials have ended
@@ -103,79 +102,36 @@ def _run(spec: SweepSpec, *, out: str | os.PathLike[str] | None, grow: bool, exe
     Raises:
       KeyboardInterrupt: Ctrl-C was pressed; with a message for the user.
     """
-    from haiku_mup.sweep.runner import jobs
-    from haiku_mup.sweep.runner.conduct import Conductor
-    from haiku_mup.sweep.runner.interrupts import held_back
-    from haiku_mup.sweep.runner.ledger import Ledger, Nothing
+    from haiku_mup.sweep.runner.dispatcher import Dispatcher
+    from haiku_mup.sweep.runner.executors import choose_executor
+    from haiku_mup.sweep.runner.folder import SweepFolder
+    from haiku_mup.sweep.runner.interrupt import deferred_interrupt
+    from haiku_mup.sweep.runner.schedule import Schedule
+    from haiku_mup.sweep.runner.tasks import TrialRunner
 
-    ledger = Nothing() if out is None else Ledger(out, spec.as_json(), grow)
-    courses = _courses(spec)
-    work = jobs.Work(spec.makers, spec.hyperparameters, jobs.settings(), {}, {})
+    folder = None if out is None else SweepFolder(out, spec.as_json(), grow)
+    schedule = Schedule(spec.searches(), advance)
     try:
-        with held_back() as pause, _shared(work) as (name, pack):
-            _conduct(Conductor(name, pack, ledger, spec.chunk, lambda c, n: advance(*c.at, n), pause), courses,
-                     executor)
+        with deferred_interrupt() as check_interrupt:
+            Dispatcher(runner=TrialRunner(spec.makers, spec.hyperparameters), schedule=schedule, folder=folder,
+                       executor=choose_executor(executor), chunk=spec.chunk, check_interrupt=check_interrupt,
+                       ).run(list(itertools.product(spec.makers, spec.widths)))
     except BaseException as error:
+        sweep = Sweep(*schedule.results())
         with contextlib.suppress(OSError):
-            ledger.summarise(_swept(courses).rows())
+            _write_table(sweep, out)
         if isinstance(error, KeyboardInterrupt):
-            raise KeyboardInterrupt(_describe_interruption(_swept(courses), spec.max_trials, out)) from None
+            raise KeyboardInterrupt(_describe_interruption(sweep, spec.max_trials, out)) from None
         raise
-    ledger.summarise(_swept(courses).rows())
-    return _swept(courses)
+    sweep = Sweep(*schedule.results())
+    _write_table(sweep, out)
+    return sweep
 
 
-def _courses(spec: SweepSpec) -> list[Any]:
-    """One for each program; an adaptive search goes from width to width, each begun where the last ended."""
-    from haiku_mup.sweep.runner.courses import Course
-
-    strategy = grid_search if spec.search is SearchMethod.GRID else adaptive_search
-    found: list[Course] = []
-    for name, width in itertools.product(spec.makers, spec.widths):
-        make = functools.partial(strategy, spec.grid(name, width))
-        after = found[-1] if spec.width_by_width and width != spec.widths[0] else None
-        found.append(Course((name, width), make, after))
-    return found
-
-
-@contextlib.contextmanager
-def _shared(work: Any) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """The name by which workers know the work, and what gives it as bytes. This process knows it as it is."""
-    from haiku_mup.sweep.runner import jobs
-
-    packed: list[bytes] = []
-
-    def pack() -> bytes:
-        packed[:] = packed or [jobs.pack(work)]
-        return packed[0]
-
-    name = os.urandom(8).hex()
-    jobs.keep(name, work)
-    try:
-        yield name, pack
-    finally:
-        jobs.forget(name)
-
-
-def _conduct(conductor: Any, courses: Sequence[Any], executor: Executor | None) -> None:
-    """Has the programs made, and then all cells run, on workers with as many threads as their program wants."""
-    from haiku_mup.sweep.runner.workers import workers
-
-    with workers(executor) as found, contextlib.ExitStack() as abandoned:
-        abandoned.callback(conductor.abandon)
-        conductor.prepare(found.pool(1), courses)
-        there = [course for course in courses if course.prepared]
-        wanted: dict[Any, int] = {}
-        for course in there:                                # none runs before the one that it comes after
-            wanted[course] = max(found.threads(course.prepared.facts.carry), wanted.get(course.after, 0))
-        for threads in sorted(set(wanted.values())):
-            conductor.run(found.pool(threads), [course for course in there if wanted[course] == threads])
-
-
-def _swept(courses: Sequence[Any]) -> Sweep:
-    """What there is, in the order in which it was asked for."""
-    return Sweep({trial: losses for course in courses for trial, losses in course.in_order()},
-                 [missing for course in courses for missing in course.missing])
+def _write_table(sweep: Sweep, out: str | os.PathLike[str] | None) -> None:
+    """Writes results.csv into a sweep's folder, if there is one."""
+    if out is not None:
+        atomic_files.write(os.path.join(out, "results.csv"), csv_text(sweep.rows()))
 
 
 # --- messages ---

@@ -1,6 +1,7 @@
 """`Sweep`: the losses of a sweep, and the curves, optima, figures and recommendation that follow from them."""
 import csv
 import dataclasses
+import io
 import math
 import os
 import warnings
@@ -65,12 +66,8 @@ class Sweep:
 
         >>> haiku_mup.Sweep({}).to_csv(os.devnull)
         """
-        rows = self.rows()
         with open(path, "w", newline="", encoding="utf-8") as file:
-            columns = list(dict.fromkeys(key for row in rows for key in row))
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+            file.write(csv_text(self.rows()))
 
     @classmethod
     def load(cls, out: str | os.PathLike[str]) -> "Sweep":
@@ -90,10 +87,15 @@ class Sweep:
         ...     haiku_mup.Sweep.load(out).rows() == sweep.rows()
         True
         """
-        from haiku_mup.sweep.runner import ledger
+        from haiku_mup.sweep.runner.folder import SweepFolder
+        from haiku_mup.sweep.search import SearchMethod
+        from haiku_mup.sweep.spec import grid_from_json
 
-        losses, unfinished = ledger.read(out)
-        return cls(losses, [Missing(trial, "it has not finished") for trial in unfinished])
+        folder = SweepFolder(out)
+        grid = grid_from_json(folder.arguments)
+        unfinished = [] if folder.arguments["search"] == SearchMethod.ADAPTIVE else [
+            Missing(trial, "it has not finished") for trial in grid if trial not in folder.losses]
+        return cls({trial: folder.losses[trial] for trial in grid if trial in folder.losses}, unfinished)
 
     # --- what the losses say ---
 
@@ -286,6 +288,20 @@ class Sweep:
             by_setting.setdefault(trial.point, []).append(row)
         return [row for by_setting in at_rate.values()
                 for row in min(by_setting.values(), key=lambda rows: _mean_log_loss(rows, loss))]
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns a table as csv, with a column for every name.
+
+    >>> csv_text([{"lr": 0.5, "loss": 1.0}])
+    'lr,loss\\n0.5,1.0\\n'
+    """
+    text = io.StringIO()
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def _format(optimum: Optimum) -> str:

@@ -49,13 +49,12 @@ class SearchMethod(enum.StrEnum):
     ADAPTIVE = "adaptive"
 
 
-def grid_search(trials: Sequence[Trial], warm_start: BestRates | None = None) -> Search:
+def grid_search(trials: Sequence[Trial]) -> Search:
     """Runs all trials in one round.
 
     >>> next(grid_search("ab"))
     ['a', 'b']
     """
-    del warm_start
     yield list(trials)
     return None
 

@@ -16,6 +16,7 @@ from haiku_mup.sweep.search import (
 )
 from haiku_mup.sweep.trial import Point, Trial, grid_points, seed_list
 
+EXTENSIBLE = ("parametrizations", "widths", "points", "seeds")      # what a sweep in a folder may grow by
 MakeTrial = Callable[[int], Callable[..., Any]]
 
 
@@ -112,6 +113,49 @@ class SweepSpec:
     def _rates_by_setting(self) -> Mapping[Any, int]:
         """Returns the number of learning rates for each setting of the other hyperparameters."""
         return collections.Counter(point[1:] for point in self.points)
+
+
+def grid_from_json(arguments: Mapping[str, Any]) -> list[Trial]:
+    """Returns all trials of the sweep with the arguments that `SweepSpec.as_json` returned."""
+    return [Trial(name, width, tuple(map(tuple, point)), seed) for name in arguments["parametrizations"]
+            for width in arguments["widths"] for point in arguments["points"] for seed in arguments["seeds"]]
+
+
+def is_extension(earlier: Mapping[str, Any], arguments: Mapping[str, Any]) -> bool:
+    """Returns whether arguments, as JSON values, have all that earlier ones have, and perhaps more.
+
+    >>> is_extension({"widths": [64], "chunk": 2}, {"widths": [64, 128], "chunk": 2})
+    True
+    """
+    return earlier.keys() == arguments.keys() and all(
+        values == arguments[name] or (name in EXTENSIBLE and all(x in arguments[name] for x in values))
+        for name, values in earlier.items())
+
+
+def describe_changes(earlier: Mapping[str, Any], arguments: Mapping[str, Any]) -> str:
+    """Returns how arguments, as JSON values, differ from earlier ones; "" if they don't.
+
+    >>> describe_changes({"widths": [64, 128], "chunk": 2}, {"widths": [64, 256], "chunk": "auto"})
+    "widths has no longer 128 and has now 256; chunk was 2, and is 'auto'"
+    """
+    return "; ".join(_describe_change(name, earlier.get(name), arguments.get(name))
+                     for name in {**earlier, **arguments} if earlier.get(name) != arguments.get(name))
+
+
+def _describe_change(name: str, earlier: Any, argument: Any) -> str:
+    label = "learning rates and hyperparameters" if name == "points" else name
+    if not (isinstance(earlier, list) and isinstance(argument, list)):
+        return f"{label} was {earlier!r}, and is {argument!r}"
+    gone, new = [x for x in earlier if x not in argument], [x for x in argument if x not in earlier]
+    parts = [f"has no longer {_join(gone)}"] * bool(gone) + [f"has now {_join(new)}"] * bool(new)
+    return f"{label} {' and '.join(parts) or 'is in another order'}"
+
+
+def _join(values: Sequence[Any]) -> str:
+    """Returns the first five of some names, numbers or points, and how many more there are."""
+    texts = [", ".join(f"{name}={x:g}" for name, x in value) if isinstance(value, list) else str(value)
+             for value in values]
+    return ", ".join(texts[:5]) + f" and {len(texts) - 5} more" * (len(texts) > 5)
 
 
 def _search_method(search: str) -> SearchMethod:

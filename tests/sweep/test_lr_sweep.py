@@ -11,13 +11,14 @@ import warnings
 
 import jax
 import jax.numpy as jnp
+import loky
 import numpy as np
 import pytest
 from sweep_program import deadly, make_trial
 
 import haiku_mup
 from haiku_mup.sweep.program import MAX_CHUNK_ON_CPU, Program
-from haiku_mup.sweep.runner import jobs, pools, workers
+from haiku_mup.sweep.runner import executors, tasks
 
 ROOT = pathlib.Path(__file__).parents[2]
 LRS = [0.125, 0.25, 0.5]
@@ -233,8 +234,8 @@ class Fragile(concurrent.futures.Executor):
 
 def test_a_cell_that_kills_its_worker_is_found_and_the_others_are_spared():
     def poison(job):
-        _, function, args = job
-        return function is jobs.run and any(trial.seed == 1 for cell in args[-1] for trial in cell)
+        _, _, (_, _, method, *args) = job
+        return method == "run_cell" and any(trial.seed == 1 for trial in args[-1])
 
     executor = Fragile(poison)
     with pytest.warns(haiku_mup.MupWarning, match="1 of 6 trials are missing.*a worker died"):
@@ -245,7 +246,7 @@ def test_a_cell_that_kills_its_worker_is_found_and_the_others_are_spared():
 
 def test_where_the_first_cell_fails_the_next_one_compiles_for_all(monkeypatch):
     """Other cells wait for a program's first one; they must not wait for one that was given up."""
-    monkeypatch.setattr(pools.Given, "pilots", True)
+    monkeypatch.setattr(executors.SweepExecutor, "shares_compiled", True)
     executor, lost = Faulty({}), OSError("lost on the way")
     executor.plan = {number: lost for number in (1, 2, 3)}
     with pytest.warns(haiku_mup.MupWarning, match="1 of 6 trials are missing"):
@@ -255,13 +256,13 @@ def test_where_the_first_cell_fails_the_next_one_compiles_for_all(monkeypatch):
 def test_a_worker_that_lacks_the_work_is_sent_it(monkeypatch):
     """As another process does: it knows nothing, and is sent the functions once."""
     class Elsewhere(Faulty):
-        def submit(self, function, order, *args):
-            self.sent = [*getattr(self, "sent", []), order.packed is not None]
-            mine, jobs._known = jobs._known, self.__dict__.setdefault("known", {})
+        def submit(self, function, sweep_id, pickled, *args):
+            self.sent = [*getattr(self, "sent", []), pickled is not None]
+            mine, tasks._known = tasks._known, self.__dict__.setdefault("known", {})
             try:
-                return super().submit(function, order, *args)
+                return super().submit(function, sweep_id, pickled, *args)
             finally:
-                jobs._known = mine
+                tasks._known = mine
 
     executor = Elsewhere({})
     assert len(sweep(executor, widths=[2], chunk=1).losses) == 6
@@ -278,9 +279,9 @@ def test_what_cannot_be_sent_is_said(here):
     assert len(sweep(here, make).losses) == 12
 
     class Elsewhere(Faulty):
-        def submit(self, function, order, *args):
-            jobs.forget(order.name)
-            return super().submit(function, order, *args)
+        def submit(self, function, sweep_id, *args):
+            tasks._known.pop(sweep_id, None)
+            return super().submit(function, sweep_id, *args)
 
     with pytest.raises(haiku_mup.MupError, match="can't be sent to another process"):
         sweep(Elsewhere({}), make)
@@ -309,24 +310,24 @@ def test_workers_that_die_take_nothing_along(here, tmp_path):
 
 
 @pytest.mark.slow
-def test_workers_that_are_ended_at_once_say_nothing(tmp_path, capfd, caplog):
+def test_workers_that_are_ended_at_once_say_nothing(capfd, caplog):
     """loky logs an error where it finds jobs cancelled that it hasn't handed to a worker."""
-    pool = pools.Local(1, 1, str(tmp_path))
-    running = [pool.submit(time.sleep, 60) for _ in range(6)]
-    for future in running:
-        pool.take_back(future)
-    pool.close(at_once=True)
+    executor = executors.LokyExecutor()
+    executor.set_threads(64)                # one worker
+    running = [executor.submit(time.sleep, 60) for _ in range(6)]
+    executor.close(at_once=True)
     assert all(isinstance(future.exception(), RuntimeError) for future in running)
     assert (capfd.readouterr().err, caplog.text) == ("", "")
 
 
 @pytest.mark.parametrize("carry, cores, threads", [
-    (1, 2, 1), (workers.ALONE, 64, 1), (22 * 2**20, 2, 2), (22 * 2**20, 64, 3), (2**30, 64, 64)])
+    (1, 2, 1), (executors.ONE_CORE_BYTES, 64, 1), (22 * 2**20, 2, 2), (22 * 2**20, 64, 3), (2**30, 64, 64)])
 def test_large_trials_get_several_cores(monkeypatch, carry, cores, threads):
-    monkeypatch.setattr(workers, "cores", lambda: cores)
-    found = workers.Processes()
-    assert found.threads(carry) == threads
-    found.close(at_once=True)
+    monkeypatch.setattr(loky, "cpu_count", lambda only_physical_cores: cores)
+    executor = executors.LokyExecutor()
+    assert executor.threads_for(carry) == threads
+    executor.set_threads(threads)
+    assert executor.capacity == 2 * (cores // threads)
 
 
 # --- several devices ---

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import haiku_mup
-from haiku_mup.sweep.runner import workers
+from haiku_mup.sweep.runner.executors import SweepExecutor
 from haiku_mup.sweep.search import adaptive_search
 from haiku_mup.sweep.trial import Trial
 
@@ -175,7 +175,7 @@ def test_a_folder_has_all_of_it(sweep, tmp_path):
 def test_a_width_waits_for_the_narrower_even_if_it_takes_fewer_threads(sweep, monkeypatch):
     """No trials are lost, though workers with few threads come first."""
     whole = sweep({"mup": make_trial})
-    monkeypatch.setattr(workers.Workers, "threads", lambda self, carry: 100 - carry)
+    monkeypatch.setattr(SweepExecutor, "threads_for", lambda self, state_bytes: 100 - state_bytes)
     assert equal(sweep({"mup": make_trial}), whole)
 
 

@@ -1,1 +1,1 @@
-"""Runs the trials of a sweep on processes, threads or clusters, and keeps them in a folder."""
+"""Runs the trials of a sweep on an executor, retries what fails, and keeps results in a folder."""

@@ -10,7 +10,7 @@ import pytest
 from sweep_program import make_trial
 
 import haiku_mup
-from haiku_mup.sweep.runner import packing
+from haiku_mup.sweep.runner import pickling
 
 
 def elsewhere(packed):
@@ -34,23 +34,23 @@ def nowhere(monkeypatch):
     lambda f: f, lambda f: functools.partial(f), lambda f: {"a": [f]}["a"][0], lambda f: lambda: f(),
     lambda f: lambda f=f: f()])
 def test_functions_of_a_module_that_cannot_be_imported_go_as_they_are(nowhere, held):
-    assert elsewhere(packing.pack(held(nowhere.four))) == "4"
+    assert elsewhere(pickling.dumps(held(nowhere.four))) == "4"
 
 
 def test_functions_of_other_modules_go_by_name():
-    assert len(packing.pack(make_trial)) < 100 and pickle.loads(packing.pack(make_trial)) is make_trial
+    assert len(pickling.dumps(make_trial)) < 100 and pickle.loads(pickling.dumps(make_trial)) is make_trial
 
 
 def test_nothing_is_left_registered(nowhere):
     import cloudpickle
 
-    packing.pack(nowhere.four)
+    pickling.dumps(nowhere.four)
     assert "nowhere" not in cloudpickle.list_registry_pickle_by_value()
 
 
 def test_what_cannot_be_sent_is_said(monkeypatch):
     with pytest.raises(haiku_mup.MupError, match="cannot pickle '_thread.lock'"):
-        packing.pack(threading.Lock())
+        pickling.dumps(threading.Lock())
     monkeypatch.setitem(sys.modules, "cloudpickle", None)
     with pytest.raises(haiku_mup.MupError, match=r"pip install 'haiku-mup\[sweep\]' for functions"):
-        packing.pack(lambda: 1)
+        pickling.dumps(lambda: 1)

@@ -1,0 +1,162 @@
+"""The dispatcher of a sweep: submits tasks, keeps their results, and tries again what failed."""
+import collections
+import concurrent.futures
+import dataclasses
+import functools
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import BrokenExecutor, CancelledError, Future
+from typing import Any
+
+from haiku_mup.sweep.runner import pickling, tasks
+from haiku_mup.sweep.runner.executors import SweepExecutor
+from haiku_mup.sweep.runner.folder import SweepFolder
+from haiku_mup.sweep.runner.schedule import Cell, Key, Schedule
+
+MAX_TRIES, POLL_SECONDS = 3, 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """The tracing of a program, or the run of a cell."""
+
+    program: Key
+    cell: Cell | None = None
+    tries: int = 0              # that failed
+    alone: bool = False         # whether it runs while no other task does: a worker died while it ran
+
+
+@dataclasses.dataclass(kw_only=True)
+class Dispatcher:
+    """Runs the tasks of a sweep on an executor."""
+
+    runner: tasks.TrialRunner
+    schedule: Schedule
+    executor: SweepExecutor
+    folder: SweepFolder | None
+    chunk: int | None                           # of trials side by side on a device; None: programs choose
+    check_interrupt: Callable[[], None]         # called several times a second; may raise
+
+    def __post_init__(self) -> None:
+        self._pickled_runner = functools.cache(lambda: pickling.dumps(self.runner))
+        self._traced: dict[Key, tasks.TracedProgram] = {}
+        self._threads: dict[Key, int] = {}      # of a worker
+        self._failed: dict[Key, str] = {}       # programs that can't be traced, and why
+        self._compiled: set[Key] = set()        # programs of which a cell has finished
+        self._pending: collections.deque[Task] = collections.deque()
+        self._running: dict[Future[Any], Task] = {}
+
+    def run(self, programs: Sequence[Key]) -> None:
+        """Traces the programs, runs the cells that the schedule has waiting, and closes the executor."""
+        try:
+            self._pending.extend(map(Task, programs))
+            self._run_tasks()
+            # Threads should change seldom. Large trials go first, so that no worker idles for long at the end.
+            order = sorted(self._traced, key=lambda key: (self._threads[key], -self._traced[key].info.carry))
+            self.schedule.start({key: self._traced[key].cell for key in order}, self._failed)
+            self._run_tasks()
+        except BaseException:
+            self._stop()
+            raise
+        self.executor.close(at_once=False)
+
+    def _run_tasks(self) -> None:
+        """Runs tasks until there are none."""
+        while True:
+            while len(self._running) < self.executor.capacity and (task := self._next_task()):
+                self._submit(task)
+            if not self._running:
+                return
+            self.check_interrupt()
+            done, _ = concurrent.futures.wait(self._running, POLL_SECONDS, concurrent.futures.FIRST_COMPLETED)
+            died = []
+            for future in sorted(done, key=list(self._running).index):      # in the order of submission
+                task = self._running.pop(future)
+                error = CancelledError() if future.cancelled() else future.exception()
+                if isinstance(error, BrokenExecutor):
+                    died.append(task)
+                elif error:
+                    self._retry(task, f"{type(error).__name__}: {error}")
+                else:
+                    self._end(task, future.result())
+            if died:
+                died += self._running.values()
+                self._stop()
+                for task in died:
+                    self._retry(task, "a worker died while it ran", alone=True)
+            if reason := self.executor.lost():
+                while self._running:
+                    self._give_up(self._running.popitem()[1], reason)
+
+    def _stop(self) -> None:
+        """Ends the workers, and cancels what those of the caller have not begun."""
+        self.executor.close(at_once=True)       # first, since loky logs an error at cancelled tasks
+        for future in self._running:
+            future.cancel()
+        self._running.clear()
+
+    def _submit(self, task: Task, pickled: bytes | None = None) -> None:
+        call = ("trace", *task.program, self.chunk) if task.cell is None else (
+            "run_cell", *task.program, self._traced[task.program], task.cell)
+        try:
+            self._running[self.executor.submit(tasks.run_task, self.runner.sweep_id, pickled, *call)] = task
+        except RuntimeError as error:           # the executor was shut down, or broke
+            self._give_up(task, f"{type(error).__name__}: {error}")
+
+    def _next_task(self) -> Task | None:
+        if any(task.alone for task in self._running.values()):
+            return None
+        if self._pending:
+            return None if self._pending[0].alone and self._running else self._pending.popleft()
+        while (program := self._next_program()) is not None:
+            cells = self.schedule.waiting[program]
+            cell = cells.pop() if self.folder and self.folder.is_shared else cells.popleft()
+            losses = self.folder and self.folder.find(cell)
+            if not losses:
+                return Task(program, cell)
+            self.schedule.end(cell, losses)
+        return None
+
+    def _next_program(self) -> Key | None:
+        """Returns the first program with waiting cells, if workers have or can now get its number of threads.
+
+        Where a program's first cell compiles it for all workers, the others wait for it.
+        """
+        compiling = {task.program for task in self._running.values()} - self._compiled
+        for program, cells in self.schedule.waiting.items():
+            if cells and not (self.executor.shares_compiled and program in compiling):
+                if self._threads[program] != self.executor.threads and not self._running:
+                    self.executor.set_threads(self._threads[program])
+                return program if self._threads[program] == self.executor.threads else None
+        return None
+
+    def _end(self, task: Task, result: Any) -> None:
+        """Keeps the result of a task, or tries it again."""
+        if result == tasks.RUNNER_MISSING:
+            self._submit(task, self._pickled_runner())
+        elif isinstance(result, tasks.Failure):
+            self._give_up(task, result.reason) if result.is_final else self._retry(task, result.reason)
+        elif task.cell is None:
+            for category, text in result.warnings:
+                warnings.warn(text, category, stacklevel=2)
+            self._traced[task.program] = self.folder.agree(*task.program, result) if self.folder else result
+            self._threads[task.program] = self.executor.threads_for(result.info.carry)
+        else:
+            self._compiled.add(task.program)
+            if self.folder:
+                self.folder.save(task.cell, result)
+            self.schedule.end(task.cell, result)
+
+    def _retry(self, task: Task, reason: str, alone: bool = False) -> None:
+        """Tries a task again; gives it up after MAX_TRIES, or after one more if it has never run alone."""
+        again = dataclasses.replace(task, tries=task.tries + 1, alone=alone)
+        if again.tries < MAX_TRIES or alone > task.alone:
+            self._pending.append(again)
+        else:
+            self._give_up(task, reason)
+
+    def _give_up(self, task: Task, reason: str) -> None:
+        if task.cell is None:
+            self._failed[task.program] = reason
+        else:
+            self.schedule.end(task.cell, [reason] * len(task.cell))
