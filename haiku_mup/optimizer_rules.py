@@ -2,24 +2,26 @@
 import dataclasses
 from typing import Any
 
-from haiku_mup.rules import optimizers
+from haiku_mup.rules import Factors, optimizers
 from haiku_mup.rules.optimizers import *  # noqa: F403
-from haiku_mup.rules.optimizers import RULES, SHAPE_SCALINGS, Coupling, ParameterGrowth, Scales, choose
+from haiku_mup.rules.optimizers import RULES, SHAPE_SCALINGS, Coupling, Matrix, ParameterGrowth, Scales, choose
 
 # Names and arguments of 0.2.0.
 LAWS = SHAPE_SCALINGS
 ENTRYWISE, NORMED, SUMMED = (tuple(name for name, rule in RULES.items() if rule.coupling is coupling)
                              for coupling in (Coupling.ENTRY, Coupling.PARAMETER, Coupling.MODEL))
-_FIELDS = ("factors", "size", "m_in", "m_out", "base", "target", "shape_scaling", "layers")
+_ONE = Matrix(1, 1)
 
 
 class Known(ParameterGrowth):
-    """A `ParameterGrowth` as 0.2.0 made it: with positional arguments, and with `law` for `shape_scaling`."""
+    """A `ParameterGrowth` with positional arguments, and with `law` for `shape_scaling`."""
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        if "law" in kwargs:
-            kwargs["shape_scaling"] = kwargs.pop("law")
-        super().__init__(**dict(zip(_FIELDS, args)), **kwargs)
+    factors: Factors
+
+    def __init__(self, factors: Factors, size: float = 1.0, m_in: float = 1.0, m_out: float = 1.0,
+                 base: Matrix = _ONE, target: Matrix = _ONE, law: str = "plain", layers: float = 1.0):
+        super().__init__(factors=factors, size=size, m_in=m_in, m_out=m_out, base=base, target=target,
+                         shape_scaling=law, layers=layers)
 
     @property
     def law(self) -> str:
@@ -27,7 +29,8 @@ class Known(ParameterGrowth):
         return self.shape_scaling
 
     def _replace(self, **changes: Any) -> "Known":
-        return Known(**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | changes)
+        names = {field.name: field.name for field in dataclasses.fields(self)} | {"shape_scaling": "law"}
+        return Known(**{name: getattr(self, field) for field, name in names.items()} | changes)
 
 
 def scales(rule: str, growth: ParameterGrowth, *,       # type: ignore[no-redef]

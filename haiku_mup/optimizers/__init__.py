@@ -1,1 +1,1 @@
-"""Wraps optax optimizers, and tells from trials what an optimizer does."""
+"""Wraps optax optimizers in the factors of a parametrization, and checks what kind of optimizer each is."""

@@ -1,38 +1,44 @@
-"""AdamW in μP, with all of it right: factors, ε, decay, schedule and clip."""
+"""AdamW in μP: factors, ε, decay, schedule and clip in the right order."""
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import jax
 import optax
 
-from haiku_mup.mup import Mup
-
 Rate: TypeAlias = float | jax.Array | Callable[[Any], Any]      # a number, or a schedule
 
 
-def adamw(mup: Mup, learning_rate: Rate, b1: float = 0.9, b2: float = 0.999,
+class OptimizerWrapper(Protocol):
+    """A captured model that wraps optimizers: `haiku_mup.Mup`, which is above this module."""
+
+    def wrap_optimizer(self, optimizer: optax.GradientTransformation, *, scale_eps: bool = False,
+                       lr_mults: Mapping[str, float] | None = None) -> optax.GradientTransformationExtraArgs:
+        """Wraps an optimizer of Adam's kind; see `haiku_mup.Mup.wrap_optimizer`."""
+
+
+def adamw(mup: OptimizerWrapper, learning_rate: Rate, b1: float = 0.9, b2: float = 0.999,
           eps: float = 1e-8, weight_decay: Rate = 1e-4, *, eps_root: float = 0.0,
           mu_dtype: Any = None, mask: Any = None, nesterov: bool = False, clip: float | None = None,
           decay_follows_lr: bool = True, scale_eps: bool = True,
           lr_mults: Mapping[str, float] | None = None) -> optax.GradientTransformationExtraArgs:
-    """`optax.adamw` in μP: at base width bit for bit the same, and at every other what was tuned there.
+    """Returns `optax.adamw` in μP: bit for bit the same at base width, and tuned alike at every other width.
 
     A parameter loses in a step what it loses at the base: lr · weight_decay · p, with the learning rate of this
-    step. Or, with decay_follows_lr=False, weight_decay · p, whatever the learning rate and its schedule
-    (Loshchilov & Hutter, arXiv 1711.05101, tune both apart; `weight_decay` may have a schedule of its own).
-    Adam's ε acts as at the base: gradients are made as large as there, behind the clip, which sees them as
-    they are.
+    step. With decay_follows_lr=False it loses weight_decay · p, whatever the learning rate and its schedule
+    (Loshchilov & Hutter, arXiv 1711.05101, tune the two separately; `weight_decay` may have a schedule of its
+    own). Adam's ε acts as at the base: gradients are made as large as there, behind the clip, which sees them
+    as they are.
 
     Args:
-      mup: that has captured the target.
+      mup: a `Mup` that has captured the target.
       learning_rate: a number or a schedule.
-      b1, b2, eps, eps_root, mu_dtype, nesterov: as optax.adamw has them.
+      b1, b2, eps, eps_root, mu_dtype, nesterov: as in optax.adamw.
       weight_decay: a number or a schedule.
-      mask: which parameters decay, as optax.adamw has it.
-      clip: the largest global norm of the gradients; None for any.
+      mask: which parameters decay, as in optax.adamw.
+      clip: the largest global norm of the gradients; None for no limit.
       decay_follows_lr: whether the decay is multiplied by the learning rate, as in optax.adamw.
       scale_eps: whether ε acts as at the base.
-      lr_mults: see `Mup.wrap_optimizer`. A decay that follows the learning rate follows these, too.
+      lr_mults: see `Mup.wrap_optimizer`. A decay that follows the learning rate is multiplied, too.
 
     Returns:
       An optax transformation.
@@ -49,14 +55,15 @@ def adamw(mup: Mup, learning_rate: Rate, b1: float = 0.9, b2: float = 0.999,
     adam = {"b1": b1, "b2": b2, "eps": eps, "eps_root": eps_root, "mu_dtype": mu_dtype, "nesterov": nesterov}
     inner = (optax.adamw(learning_rate, **adam, weight_decay=weight_decay, mask=mask) if decay_follows_lr
              else optax.adam(learning_rate, **adam))
-    parts: list[optax.GradientTransformation] = [
+    chain: list[optax.GradientTransformation] = [
         mup.wrap_optimizer(inner, scale_eps=scale_eps, lr_mults=lr_mults)]
     if clip is not None:
-        parts.insert(0, optax.clip_by_global_norm(clip))
+        chain.insert(0, optax.clip_by_global_norm(clip))
     if not decay_follows_lr:
-        parts.append(optax.add_decayed_weights(_negative(weight_decay), mask))
-    return optax.with_extra_args_support(optax.chain(*parts) if len(parts) > 1 else parts[0])
+        chain.append(optax.add_decayed_weights(_negative(weight_decay), mask))
+    return optax.with_extra_args_support(optax.chain(*chain) if len(chain) > 1 else chain[0])
 
 
-def _negative(x: Any) -> Any:
-    return (lambda step: -x(step)) if callable(x) else -x
+def _negative(rate: Any) -> Any:
+    """Returns minus a number, or minus a schedule: behind the learning rate updates are added."""
+    return (lambda step: -rate(step)) if callable(rate) else -rate

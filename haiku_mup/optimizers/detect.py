@@ -19,14 +19,14 @@ STEPS = 64                  # … or after so many steps
 
 
 class Decay(enum.StrEnum):
-    """What an optimizer does without a gradient."""
+    """The kind of an update that an optimizer makes without a gradient."""
 
     LINEAR = "linear"       # it takes away a part of the parameter
     COUPLED = "coupled"     # anything else, such as an L2 term that Adam normalises
 
 
 class Traits(NamedTuple):
-    """What an optimizer does with one parameter.
+    """The traits of an optimizer, as it treats one parameter.
 
     Attributes:
       behaviour: how its updates depend on gradients and on the parameter; None if that is unclear.

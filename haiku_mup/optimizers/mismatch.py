@@ -1,4 +1,4 @@
-"""Warns of an optimizer rule that doesn't fit what an optimizer does, with the remedy."""
+"""Warns about an optimizer rule that doesn't fit what an optimizer does, with the remedy."""
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -57,7 +57,7 @@ class MismatchCheck:
         self._judge(states, {name: traits for name, traits in found.items() if name in self._judged})
 
     def _judge(self, states: list[Any], found: Mapping[str, Traits]) -> None:
-        """Warns of the worst mismatch of all parameters, and of their decay."""
+        """Warns about the worst mismatch of all parameters, and about their decay."""
         names = class_names(states)
         for name in sorted(names & set(OUTERMOST)):
             self._warn(name, None, OUTERMOST[name])
@@ -78,7 +78,7 @@ class MismatchCheck:
                 return self._warn(f"{self._call} {behaviour}", None if alike else name, text)
 
     def _judge_decay(self, name: str | None, decay: Decay | None) -> None:
-        """Warns of a decay that depends on the width."""
+        """Warns about a decay that depends on the width."""
         if decay and self._rule.coupling is Coupling.PARAMETER:
             self._warn("decay by norm", name, (
                 "decays weights, by an amount that depends on the width, and its rule can't mend that; "
@@ -90,7 +90,7 @@ class MismatchCheck:
                 "independent of the width; decay behind it, as optax.adamw does"))
 
     def _warn(self, kind: str, name: str | None, text: str) -> None:
-        """Warns of an optimizer, or of what it does with one parameter, unless it did of this kind."""
+        """Warns about the optimizer, or about what it does with one parameter; once of each kind."""
         who = f"this optimizer, for {name!r}," if name else "this optimizer"
         context.warn_once(self._warned, kind, f"{self._call}: {who} {text}")
 

@@ -42,7 +42,7 @@ class Matrix(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParameterGrowth:
-    """How one parameter grows from the base to the target: the argument of `OptimizerRule.scales`.
+    """Ratios and factors of one parameter that grows from the base to the target: the argument of a rule.
 
     Attributes:
       factors: the parametrization's factors of this parameter.
@@ -77,7 +77,7 @@ class ParameterGrowth:
 
 
 class Behaviour(enum.StrEnum):
-    """What an optimizer does with a parameter when it is tried, from the least like Adam on."""
+    """The behaviour of an optimizer that is tried on a parameter, from the least like Adam on."""
 
     NOT_ENTRYWISE = "neither"   # an entry's update depends on other entries, in another way than BY_NORM
     BY_NORM = "by norm"         # twice the parameter gives twice the update
@@ -87,7 +87,7 @@ class Behaviour(enum.StrEnum):
 
 
 class Coupling(enum.StrEnum):
-    """What an entry's update depends on, beside the gradients and the value of this entry."""
+    """The values that an entry's update depends on, beside this entry's own value and gradients."""
 
     ENTRY = "entry"             # nothing
     PARAMETER = "parameter"     # the parameter's norm
@@ -190,7 +190,7 @@ class OptimizerRule:
 
     @property
     def entrywise(self) -> bool:
-        """Whether an entry's update depends on this entry alone."""
+        """Returns whether an entry's update depends on this entry alone."""
         return self.coupling is Coupling.ENTRY
 
 

@@ -68,8 +68,8 @@ class Parametrization:
       attention: exponent of the key size's ratio in a multiplier of attention logits beside the usual 1 / √d.
       draws: whether draws get their std from the table; False leaves each initializer's draw as it is.
       spectral: whether a hidden weight whose fan-out grows less than its fan-in is drawn smaller.
-      plain: the optimizer that trains in it without factors, "adam" or "sgd"; None if each needs factors.
-      reason: why there is no learning rate for an optimizer; None if there is one for each.
+      plain: the optimizer that trains in it without factors, "adam" or "sgd"; "" if each needs factors.
+      reason: why there is no learning rate for an optimizer; "" if there is one for each.
       depth_alpha: α: a branch of `haiku_mup.residual` is multiplied by r^-α, where r is the ratio of the
         numbers of blocks. With 0 these may differ, and nothing depends on them; with None they may not differ.
       block: additional exponents of parameters in blocks that repeat: of r, which takes the place of m_in.
@@ -90,16 +90,16 @@ class Parametrization:
     attention: float = 0.0
     draws: bool = True
     spectral: bool = False
-    plain: str | None = None
-    reason: str | None = None
+    plain: str = ""
+    reason: str = ""
     depth_alpha: float | None = None
     block: RoleExponents = RoleExponents()
 
     def __post_init__(self) -> None:
         """Raises MupError for a field that is no such value."""
         for field in ("plain", "reason"):
-            if getattr(self, field) == "":      # 0.2.0's None
-                object.__setattr__(self, field, None)
+            if getattr(self, field) is None:
+                object.__setattr__(self, field, "")
         for role in (*ROLES, "block"):
             exponents = getattr(self, role)
             if not are_role_exponents(exponents):
@@ -108,8 +108,8 @@ class Parametrization:
                                "may be None")
         right = {"name": type(self.name) is str, "tied": self.tied is None or is_power(self.tied),
                  "attention": is_exponent(self.attention), "draws": type(self.draws) is bool,
-                 "spectral": type(self.spectral) is bool, "plain": self.plain in (None, "adam", "sgd"),
-                 "reason": self.reason is None or type(self.reason) is str,
+                 "spectral": type(self.spectral) is bool, "plain": self.plain in ("", "adam", "sgd"),
+                 "reason": type(self.reason) is str,
                  "depth_alpha": self.depth_alpha is None or (
                      is_exponent(self.depth_alpha) and self.depth_alpha >= 0)}
         for field in (field for field, is_right in right.items() if not is_right):
@@ -217,8 +217,8 @@ class Parametrization:
         """
         return dataclasses.replace(
             self, name=name, input=self.input.moved(input), hidden=self.hidden.moved(hidden),
-            output=self.output.moved(output), block=self.block.moved(block), plain=None,
-            reason=None if self.plain else self.reason,
+            output=self.output.moved(output), block=self.block.moved(block), plain="",
+            reason="" if self.plain else self.reason,
             tied=self.tied and self.tied.times(input))
 
     def equivalent(self, other: "Parametrization") -> bool:

@@ -27,7 +27,7 @@ _FORMS: dict[tuple[str, str | None], dict[str, Power]] = {
     ("abcd", "adam"): {"hidden": Power(-1, 0)},
     ("abcd", "sgd"): _TABLE_9,
 }
-_REASONS = {
+_REASONS: dict[str | None, str] = {
     "adam": "a plain optimizer trains the wrapped model; give it as it is",
     "sgd": "a plain optax.sgd trains the wrapped model; give it as it is",
 }
@@ -119,7 +119,7 @@ def maximal_update(form: str = "table8", *, optimizer: str | None = None, spectr
         moved = dataclasses.replace(moved, **{role: getattr(moved, role).scale_eps()
                                               for role in ("input", "hidden", "output")})
     return dataclasses.replace(moved, name=name + (f", depth^-{depth_alpha:g}" if depth_alpha else ""),
-                               spectral=spectral, plain=optimizer, reason=optimizer and _REASONS[optimizer],
+                               spectral=spectral, plain=optimizer or "", reason=_REASONS.get(optimizer, ""),
                                depth_alpha=depth_alpha, block=block)
 
 

@@ -60,9 +60,8 @@ def _encode_parametrization(parametrization: Parametrization) -> dict[str, Any]:
             return [plain(getattr(x, name)) for name in _EXPONENTS]
         return list(x) if isinstance(x, Power) else x
 
-    values = {field.name: plain(getattr(parametrization, field.name))
-              for field in dataclasses.fields(parametrization)}
-    return values | {key: values[key] or "" for key in ("plain", "reason")}     # as 0.2.0 reads them
+    return {field.name: plain(getattr(parametrization, field.name))
+            for field in dataclasses.fields(parametrization)}
 
 
 def _axes(fans: Fans) -> list[list[int]]:

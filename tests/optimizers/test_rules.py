@@ -16,8 +16,8 @@ from small_models import KEY, MODELS, captured, mlp
 from trees import equal, mapped
 
 import haiku_mup
-from haiku_mup import maximal_update, neural_tangent, optimizer_rules, standard
-from haiku_mup.optimizer_rules import RULES, Known, Matrix, scales
+from haiku_mup import maximal_update, neural_tangent, standard
+from haiku_mup.optimizer_rules import RULES, Matrix, ParameterGrowth, scales
 
 X = MODELS["mlp"][1]
 contrib = optax.contrib
@@ -38,21 +38,22 @@ contrib = optax.contrib
 ])
 def test_factors_by_hand(rule, role, m_in, m_out, expected):
     factors = maximal_update().factors(role, m_in, m_out)
-    assert scales(rule, Known(factors, factors.init, m_in, m_out)) == expected
+    growth = ParameterGrowth(factors=factors, size=factors.init, m_in=m_in, m_out=m_out)
+    assert scales(rule, growth) == expected
 
 
-@pytest.mark.parametrize("base, target, law, expected", [
+@pytest.mark.parametrize("base, target, shape_scaling, expected", [
     ((64, 64), (256, 256), "width", 1), ((64, 256), (256, 1024), "width", 1),
     ((64, 256), (256, 2048), "width", 1),               # wide at base and target
     ((256, 64), (2048, 256), "width", 0.5**0.5),        # high at both: √(m_out / m_in)
     ((64, 64), (256, 64), "width", 0.5), ((64, 64), (64, 256), "width", 1),
     ((64, 64), (256, 256), "rms", 0.5), ((64, 64), (256, 256), "plain", 1),
 ])
-def test_muons_hidden_factor_by_hand(base, target, law, expected):
+def test_muons_hidden_factor_by_hand(base, target, shape_scaling, expected):
     m_in, m_out = target[0] / base[0], target[1] / base[1]
-    known = Known(maximal_update().factors("hidden", m_in, m_out), m_in=m_in, m_out=m_out,
-                  base=Matrix(*base), target=Matrix(*target), shape_scaling=law)
-    assert scales("muon", known).update == pytest.approx(expected, rel=1e-12)
+    growth = ParameterGrowth(factors=maximal_update().factors("hidden", m_in, m_out), m_in=m_in, m_out=m_out,
+                             base=Matrix(*base), target=Matrix(*target), shape_scaling=shape_scaling)
+    assert scales("muon", growth).update == pytest.approx(expected, rel=1e-12)
 
 
 def test_novograd_normalises_a_stack_as_a_whole_and_its_layers_keep_their_rate():
@@ -116,7 +117,7 @@ def test_with_the_neighbouring_rule_it_is_another(name, x64):
                                   "novograd", "sgd"])
 def test_it_is_the_same_in_every_form(name, table, x64):
     rule = rows()[name]
-    if table.plain and rule in optimizer_rules.ENTRYWISE:
+    if table.plain and RULES[rule].entrywise:
         with pytest.raises(haiku_mup.MupError, match="as it is"):
             of(name, rule, table)
     else:

@@ -16,7 +16,7 @@ from trees import equal
 
 import haiku_mup
 from haiku_mup import maximal_update, neural_tangent, standard
-from haiku_mup.rules import FIXED, HIDDEN, INPUT, OUTPUT, ROLES, Parametrization, Power, Row
+from haiku_mup.rules import FIXED, HIDDEN, INPUT, OUTPUT, ROLES, Parametrization, Power, RoleExponents
 
 FORMS = {form: maximal_update(form) for form in ("table8", "table3", "table9", "mean_field")}
 FORMS |= {f"abcd {o}": maximal_update("abcd", optimizer=o) for o in ("adam", "sgd")}
@@ -392,8 +392,8 @@ def test_values_that_are_not_drawn_keep_what_they_stand_for():
 
 
 def test_ones_own_table_works_and_is_kept(tmp_path):
-    mine = Parametrization("mine", hidden=Row(init=Power(-0.25), forward=Power(-0.5), adam=None), tied=None,
-                           attention=-0.25, spectral=True)
+    mine = Parametrization("mine", hidden=RoleExponents(init=Power(-0.25), forward=Power(-0.5), adam=None),
+                           tied=None, attention=-0.25, spectral=True)
     mup = of(MODELS["rectangular"], mine)
     mup.save(tmp_path / "base.json")
     again = haiku_mup.Mup.load(tmp_path / "base.json")
@@ -550,7 +550,7 @@ def test_a_glob_over_a_modules_bias_leaves_the_check_right():
 
 
 def test_sgds_rates_that_are_no_pair_are_refused():
-    rule = Parametrization("mine", hidden=Row(adam=Power(-1)))
+    rule = Parametrization("mine", hidden=RoleExponents(adam=Power(-1)))
     mup = of(MODELS["rectangular"], rule)
     with pytest.raises(haiku_mup.MupError, match="scale_eps=True needs a table"):
         mup.wrap_optimizer(optax.sgd(0.1), adam=False, scale_eps=True)
@@ -561,9 +561,9 @@ def test_sgds_rates_that_are_no_pair_are_refused():
 
 
 @pytest.mark.parametrize("kwargs", [
-    {"name": 3}, {"hidden": None}, {"hidden": Row(init=None)}, {"hidden": Row(init=Power(math.nan))},
-    {"tied": (1, 2)}, {"input": Row(forward=0.5)}, {"attention": None}, {"hidden": Row(init=Power(64))},
-    {"plain": "lion"}])
+    {"name": 3}, {"hidden": None}, {"hidden": RoleExponents(init=None)},
+    {"hidden": RoleExponents(init=Power(math.nan))}, {"tied": (1, 2)}, {"input": RoleExponents(forward=0.5)},
+    {"attention": None}, {"hidden": RoleExponents(init=Power(64))}, {"plain": "lion"}])
 def test_a_table_that_cannot_be_is_refused(kwargs):
     with pytest.raises(haiku_mup.MupError, match=next(iter(kwargs))):
         Parametrization(**{"name": "mine"} | kwargs)
@@ -571,7 +571,8 @@ def test_a_table_that_cannot_be_is_refused(kwargs):
 
 def test_tables_that_store_or_tie_otherwise_are_not_equivalent():
     nine = FORMS["table9"]
-    bare = {role: getattr(nine, role)._replace(stored=Power()) for role in ("input", "hidden", "output")}
+    bare = {role: dataclasses.replace(getattr(nine, role), stored=Power())
+            for role in ("input", "hidden", "output")}
     assert not dataclasses.replace(nine, **bare).equivalent(nine)
     assert not Parametrization("a", tied=Power(-1)).equivalent(Parametrization("b"))
 
