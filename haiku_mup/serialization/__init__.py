@@ -1,1 +1,1 @@
-"""Files of captured bases, and the comparison of a checkpoint's Mup with the code's."""
+"""Files of captured bases, and the comparison of a checkpoint's Mup with the one at hand."""

@@ -1,83 +1,105 @@
-"""Whether two Mups make the same of a model: a checkpoint's, and the code's."""
+"""Compares a checkpoint's Mup with the one at hand: the same base, the same parametrization."""
 import dataclasses
 import itertools
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from haiku_mup.errors import MupError
 from haiku_mup.parameters.globs import multiplier_of
 from haiku_mup.parameters.record import Record
 from haiku_mup.parameters.scaling import ParameterScaling, compare
 from haiku_mup.parameters.table import Row, as_text
-from haiku_mup.serialization import state_dict as store
+from haiku_mup.serialization import state_dict
 from haiku_mup.tracing.capture import Declarations
 
 SHOWN, WIDTH = 8, 140       # parameters that differ; columns
-SIDES = ("checkpoint", "here")
-MULTS = slice(Declarations._fields.index("init_mults"), None)
 
 
-def check(state: Any, entries: Mapping[str, ParameterScaling], declared: Declarations) -> None:
-    """Raises where a state dict's base, or its parametrization, isn't that of these entries.
+class Difference(NamedTuple):
+    """The rows of a parameter in which the two differ.
+
+    Attributes:
+      checkpoint: those that follow from the checkpoint's base and parametrization.
+      here: those of the Mup at hand.
+    """
+
+    checkpoint: list[Row]
+    here: list[Row]
+
+
+def check(state: Any, scalings: Mapping[str, ParameterScaling], declared: Declarations) -> None:
+    """Raises if a state dict's base or parametrization is not that of a Mup.
+
+    Args:
+      state: what `Mup.state_dict` returned.
+      scalings: the Mup's parameters, by name.
+      declared: what its user declared.
 
     Raises:
-      MupError: it shows what both make of the parameters in which they differ.
+      MupError: they differ; it shows the rows of the table that do.
     """
-    records, theirs = store.decode(state, "the state dict")
+    theirs, their_declarations = state_dict.decode(state, "the state dict")
     ours: dict[str, ParameterScaling] = {}
-    for entry in entries.values():
-        ours.setdefault(entry.base.name, entry)         # of blocks that repeat the first
-    if records.keys() != ours.keys():
-        raise MupError(f"the checkpoint's Mup is of another model: {min(records.keys() ^ ours.keys())!r} is a "
-                       f"parameter of {'it' if records.keys() - ours.keys() else 'this one'} alone; load the "
+    for scaling in scalings.values():
+        ours.setdefault(scaling.base.name, scaling)         # the first of blocks that repeat
+    if theirs.keys() != ours.keys():
+        raise MupError(f"the checkpoint's Mup is of another model: {min(theirs.keys() ^ ours.keys())!r} is a "
+                       f"parameter of {'it' if theirs.keys() - ours.keys() else 'this one'} alone; load the "
                        "checkpoint of this model")
-    named = theirs.parametrization != declared.parametrization
-    tuned = theirs[MULTS] != declared[MULTS]
-    differing = [name for name in ours if named or tuned or not _same(records[name], ours[name].base)]
-    if not differing:
+    what = _differing_declaration(their_declarations, declared)
+    names = [name for name in ours if what or not _is_same(theirs[name], ours[name].base)]
+    if not names:
         return
-    rows = [pair for name in differing if (pair := _pair(records[name], ours[name], theirs, declared))]
-    what = (f"{theirs.parametrization.name} in the checkpoint, and "
-            f"{declared.parametrization.name} here") if named else \
-        "other init_mults or lr_mults" if tuned else "another base"
-    many = f", so that {len(rows)} of {len(ours)} parameters differ" * bool(rows)
-    raise MupError(f"the checkpoint's Mup is not this one: {what}{many}; take the base and the parametrization "
-                   f"that the checkpoint was trained with{_shown(rows)}")
+    found = (_difference(theirs[name], ours[name], their_declarations, declared) for name in names)
+    differences = [difference for difference in found if difference]
+    many = f", so that {len(differences)} of {len(ours)} parameters differ" * bool(differences)
+    raise MupError(f"the checkpoint's Mup is not this one: {what or 'another base'}{many}; take the base and "
+                   f"the parametrization that the checkpoint was trained with{_as_table(differences)}")
 
 
-def _same(a: Record, b: Record) -> bool:
-    """Whether two records are one: the std of an initializer may have been measured, with some error."""
+def _differing_declaration(theirs: Declarations, ours: Declarations) -> str | None:
+    """Returns which declaration differs, of those that change factors; None if none does."""
+    if theirs.parametrization != ours.parametrization:
+        return f"{theirs.parametrization.name} in the checkpoint, and {ours.parametrization.name} here"
+    if (theirs.init_mults, theirs.lr_mults) != (ours.init_mults, ours.lr_mults):
+        return "other init_mults or lr_mults"
+    return None
+
+
+def _is_same(a: Record, b: Record) -> bool:
+    """Returns whether two records are the same, up to the error of a std that was measured on draws."""
     error = 1e-6 + 5 * (a.moments.error + b.moments.error)
-    near = all(abs(x - y) <= error * max(abs(x), abs(y), b.moments.std) or math.isnan(x) and math.isnan(y)
-               for x, y in ((a.moments.std, b.moments.std), (a.moments.mean, b.moments.mean)))
-    # A file keeps no more than this.
+    close = all(abs(x - y) <= error * max(abs(x), abs(y), b.moments.std) or math.isnan(x) and math.isnan(y)
+                for x, y in ((a.moments.std, b.moments.std), (a.moments.mean, b.moments.mean)))
+    # A file keeps neither place nor lifted_by_user.
     same = dataclasses.replace(a, moments=b.moments, place=b.place, lifted_by_user=b.lifted_by_user) == b
-    return near and same and a.moments.drawn == b.moments.drawn
+    return close and same and a.moments.drawn == b.moments.drawn
 
 
-def _pair(record: Record, entry: ParameterScaling, theirs: Declarations,
-          ours: Declarations) -> tuple[list[Row], list[Row]] | None:
-    """The rows of both sides, where they differ."""
+def _difference(record: Record, scaling: ParameterScaling, theirs: Declarations,
+                ours: Declarations) -> Difference | None:
+    """Returns the rows of both sides; None if they agree, or if theirs can't be the base of this target."""
     name = record.name
-    draw, *rates = (multiplier_of(name, given, argument) for argument, given in (
-        ("init_mults", theirs.init_mults), ("lr_mults", theirs.lr_mults), ("lr_mults", ours.lr_mults)))
+    init_mult = multiplier_of(name, theirs.init_mults, "init_mults")
+    their_lr_mult, our_lr_mult = (multiplier_of(name, each.lr_mults, "lr_mults") for each in (theirs, ours))
     try:
-        depth = entry.depth * math.prod(entry.base.stacks) / math.prod(record.stacks)
-        other = compare(record, entry.target, theirs.parametrization, depth).with_init_mult(draw)
-        found = Row.of(other, rates[0]), Row.of(entry, rates[1])
-    except (MupError, ZeroDivisionError):       # theirs can't be the base of this target at all
+        depth = scaling.depth * math.prod(scaling.base.stacks) / math.prod(record.stacks)
+        other = compare(record, scaling.target, theirs.parametrization, depth).with_init_mult(init_mult)
+        found = Difference(Row.of(other, their_lr_mult), Row.of(scaling, our_lr_mult))
+    except (MupError, ZeroDivisionError):
         return None
-    return found if found[0] != found[1] else None
+    return found if found.checkpoint != found.here else None
 
 
-def _shown(rows: list[tuple[list[Row], list[Row]]]) -> str:
-    """A table with a line for each side of each parameter."""
-    if not rows:
+def _as_table(differences: list[Difference]) -> str:
+    """Returns a table with a line for each row of each side."""
+    if not differences:
         return ""
-    few = [(side, row) for pair in rows[:SHOWN] for side, half in zip(SIDES, pair) for row in half]
-    head, *lines = as_text([row for _, row in few], WIDTH).split("\n")
-    width = max(map(len, SIDES))
-    sides = itertools.chain((side for side, _ in few), itertools.repeat(""))
+    shown = [(side, row) for difference in differences[:SHOWN]
+             for side, rows in zip(Difference._fields, difference) for row in rows]
+    head, *lines = as_text([row for _, row in shown], WIDTH).split("\n")
+    width = max(map(len, Difference._fields))
+    sides = itertools.chain((side for side, _ in shown), itertools.repeat(""))      # notes follow the rows
     text = [f":\n{'':{width}}  {head}", *(f"{side:{width}}  {line}" for side, line in zip(sides, lines))]
-    return "\n".join([*text, *[f"and {len(rows) - SHOWN} more"] * (len(rows) > SHOWN)])
+    return "\n".join([*text, *[f"and {len(differences) - SHOWN} more"] * (len(differences) > SHOWN)])

@@ -1,11 +1,11 @@
-"""What was captured of a base, as plain values and as a JSON file; and back, trusting nothing."""
+"""The captured base as plain values and as a JSON file. Decoding checks every value."""
 import dataclasses
 import json
 import math
 import os
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from haiku_mup.errors import MupError
 from haiku_mup.parameters.fans import Fans
@@ -18,33 +18,35 @@ from haiku_mup.serialization import atomic_files
 from haiku_mup.tracing.capture import Declarations
 
 FORMAT, VERSION = "haiku_mup base", 1
-_EXPONENTS = ("init", "forward", "sgd", "adam", "eps", "gradient", "stored")    # a role's list in a file
-MULTS = ("init_mults", "lr_mults")        # where there are any: files without them are as they were
-LIMIT = 2**26       # bytes: of 200 a parameter, so that 300,000 parameters fit
+EXPONENTS = ("init", "forward", "sgd", "adam", "eps", "gradient", "stored")     # a role's list in a file
+MULTS = ("init_mults", "lr_mults")      # only if there are any, so that other files are as in earlier versions
+LIMIT = 2**26                           # bytes: at 200 a parameter, 300,000 parameters fit
+Error: TypeAlias = Callable[[str, str], MupError]       # from an entry of the state, and what is wrong with it
 
 
-# --- to plain values ---
+# --- encoding ---
 
 def encode(records: Mapping[str, Record], declared: Declarations) -> dict[str, Any]:
-    """Dicts, lists, strings, numbers and None; each parameter carries a checksum."""
+    """Returns dicts, lists, strings, numbers and None. The head and each parameter have a checksum."""
     head = {
         "format": FORMAT, "version": VERSION,
-        "fans": {glob: _axes(fans) for glob, fans in declared.fans.items()},
+        "fans": {glob: _encode_fans(fans) for glob, fans in declared.fans.items()},
         "readouts": list(declared.readouts),
         "parametrization": _encode_parametrization(declared.parametrization),
     } | {key: dict(getattr(declared, key)) for key in MULTS if getattr(declared, key)}
-    parameters = {name: _sealed(_encode(record)) for name, record in records.items()}
-    return _sealed(head | {"names": list(parameters)}) | {"parameters": parameters}
+    parameters = {name: with_checksum(_encode_record(record)) for name, record in records.items()}
+    return with_checksum(head | {"names": list(parameters)}) | {"parameters": parameters}
 
 
-def _encode(record: Record) -> dict[str, Any]:
+def _encode_record(record: Record) -> dict[str, Any]:
+    """Returns the values of a record. Blocks of rows are called "parts" in files, as in version 0.2.0."""
     stacks = {"stacks": list(record.stacks)} if record.stacks else {}
     return stacks | {
         "leaf": record.leaf, "local": record.local, "shape": list(record.shape),
         "std": None if math.isnan(record.moments.std) else record.moments.std,
         "mean": None if math.isnan(record.moments.mean) else record.moments.mean,
         "drawn": record.moments.drawn, "error": record.moments.error,
-        "fans": _axes(record.fans), "known": record.fans.known,
+        "fans": _encode_fans(record.fans), "known": record.fans.known,
         "layer": "" if record.layer is None else record.layer.value,
         "inexact": record.inexact, "key_size": record.key_size,
         "scaled_attention": record.scaled_attention, "parts": list(record.row_sizes),
@@ -54,94 +56,121 @@ def _encode(record: Record) -> dict[str, Any]:
 
 
 def _encode_parametrization(parametrization: Parametrization) -> dict[str, Any]:
-    """Returns its fields; a role's exponents as a list of powers, in the order of `_EXPONENTS`."""
+    """Returns its fields, with a role's exponents as a list of powers in the order of `EXPONENTS`."""
     def plain(x: Any) -> Any:
         if isinstance(x, RoleExponents):
-            return [plain(getattr(x, name)) for name in _EXPONENTS]
+            return [plain(getattr(x, name)) for name in EXPONENTS]
         return list(x) if isinstance(x, Power) else x
 
     return {field.name: plain(getattr(parametrization, field.name))
             for field in dataclasses.fields(parametrization)}
 
 
-def _axes(fans: Fans) -> list[list[int]]:
+def _encode_fans(fans: Fans) -> list[list[int]]:
     return [list(fans.fan_in), list(fans.fan_out), list(fans.lookup)]
 
 
-def _sealed(values: dict[str, Any]) -> dict[str, Any]:
-    return values | {"crc": _crc(values)}
+def with_checksum(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns the values and their checksum."""
+    return values | {"crc": _checksum(values)}
 
 
-def _crc(values: Mapping[str, Any]) -> int:
+def _checksum(values: Mapping[str, Any]) -> int:
     return zlib.crc32(json.dumps(values, sort_keys=True).encode())
 
 
-# --- and back ---
+# --- decoding ---
 
 def decode(state: Any, source: str) -> tuple[dict[str, Record], Declarations]:
-    """The records and what the user declared.
+    """Returns the records and the user's declarations.
+
+    Args:
+      state: what `encode` returned, or what JSON made of it.
+      source: the name of the file, for errors.
 
     Raises:
-      MupError: whatever `encode` doesn't make; it names the source and the entry.
+      MupError: any value that `encode` doesn't make; it names the source and the entry.
     """
-    def wrong(entry: str, what: str) -> MupError:
-        return MupError(f"{source}: {entry}: {what}; save the base again: mup.save(path)")
+    def error(entry: str, text: str) -> MupError:
+        return MupError(f"{source}: {entry}: {text}; save the base again: mup.save(path)")
 
     try:
         state = json.loads(json.dumps(state))           # tuples are lists from here on
     except (TypeError, ValueError, RecursionError):
-        raise wrong("the file", "holds what JSON has no values for") from None
-    state = _dict(state, "the file", wrong)
+        raise error("the file", "holds what JSON has no values for") from None
+    state = _dict(state, "the file", error)
+    _check_version(state, error)
+    parameters = _dict(state.get("parameters"), "parameters", error)
+    _check_checksum({key: value for key, value in state.items() if key != "parameters"}, "the head", error)
+    names = _strings(state.get("names"), "names", error)
+    if sorted(parameters) != sorted(names):
+        raise error("parameters", "they are not those that were saved")
+    declared = _decode_declarations(state, error)
+    return {name: _decode_parameter(name, parameters[name], error) for name in names}, declared
+
+
+def _check_version(state: Mapping[str, Any], error: Error) -> None:
     if state.get("format") != FORMAT:
-        raise wrong("format", f"{str(state.get('format'))[:40]!r} is not {FORMAT!r}")
+        raise error("format", f"{str(state.get('format'))[:40]!r} is not {FORMAT!r}")
     version = state.get("version")
     if version != VERSION or isinstance(version, bool):
         newer = ", but newer: upgrade haiku_mup" * (isinstance(version, int) and version > VERSION)
-        raise wrong("version", f"{str(version)[:40]} is not {VERSION}{newer}")
-    parameters = _dict(state.get("parameters"), "parameters", wrong)
-    _check_seal({key: value for key, value in state.items() if key != "parameters"}, "the head", wrong)
-    names = _strings(state.get("names"), "names", wrong)
-    if sorted(parameters) != sorted(names):
-        raise wrong("parameters", "they are not those that were saved")
-    declared = Declarations(
-        {glob: _fans(axes, f"fans: {glob}", wrong)
-         for glob, axes in _dict(state.get("fans"), "fans", wrong).items()},
-        tuple(_strings(state.get("readouts"), "readouts", wrong)), _rule(state.get("parametrization"), wrong),
-        *(_mults(key, state.get(key, {}), wrong) for key in MULTS))
-    return {name: _decode(name, parameters[name], wrong) for name in names}, declared
+        raise error("version", f"{str(version)[:40]} is not {VERSION}{newer}")
 
 
-def _decode(name: str, values: Any, wrong: Callable[[str, str], MupError]) -> Record:
+def _check_checksum(values: Mapping[str, Any], entry: str, error: Error) -> None:
+    rest = {key: value for key, value in values.items() if key != "crc"}
+    if values.get("crc") != _checksum(rest):
+        raise error(entry, "was changed since it was saved, or damaged")
+
+
+def _decode_declarations(state: Mapping[str, Any], error: Error) -> Declarations:
+    init_mults, lr_mults = (_decode_multipliers(key, state.get(key, {}), error) for key in MULTS)
+    return Declarations(
+        fans={glob: _decode_fans(axes, f"fans: {glob}", error)
+              for glob, axes in _dict(state.get("fans"), "fans", error).items()},
+        readouts=tuple(_strings(state.get("readouts"), "readouts", error)),
+        parametrization=_decode_parametrization(state.get("parametrization"), error),
+        init_mults=init_mults, lr_mults=lr_mults)
+
+
+def _decode_parameter(name: str, values: Any, error: Error) -> Record:
     entry = f"{name[:200]!r}"
-    values = _dict(values, entry, wrong)
-    _check_seal(values, entry, wrong)
+    values = _dict(values, entry, error)
+    _check_checksum(values, entry, error)
     values = {"stacks": []} | values                        # earlier files have none
     if set(values) != _KEYS:
-        raise wrong(entry, f"keys {sorted(set(values) ^ _KEYS)[:5]} are missing or unknown")
-    return _record(name, values, lambda what: wrong(entry, what))
+        raise error(entry, f"keys {sorted(set(values) ^ _KEYS)[:5]} are missing or unknown")
+    for key, is_valid in _VALID.items():
+        if not is_valid(values[key]):
+            raise error(entry, f"{key} is {str(values[key])[:60]}")
+    if problem := _contradiction(name, values):
+        raise error(entry, problem)
+    return _decode_record(name, values)
 
 
-def _record(name: str, values: dict[str, Any], wrong: Callable[[str], MupError]) -> Record:
-    for key, good in _GOOD.items():
-        if not good(values[key]):
-            raise wrong(f"{key} is {str(values[key])[:60]}")
-    shape, rank = tuple(values["shape"]), len(values["shape"])
-    fan_in, fan_out, lookup = map(tuple, values["fans"])
-    every = [*fan_in, *fan_out, *lookup]
+def _contradiction(name: str, values: Mapping[str, Any]) -> str | None:
+    """Returns what contradicts what in a parameter's values, each valid by itself; None if nothing does."""
+    shape, parts, delta, delta_parts = (values[key] for key in ("shape", "parts", "delta", "delta_parts"))
+    rank, axes = len(shape), [axis for group in values["fans"] for axis in group]
     if not name.endswith("/" + values["leaf"]) or not values["local"].endswith("/" + values["leaf"]):
-        raise wrong(f"leaf is {values['leaf']!r}, which is not the end of the name")
-    if any(axis >= rank for axis in every) or len(set(every)) < len(every):
-        raise wrong(f"fans {values['fans']} don't fit shape {list(shape)}")
-    if values["delta"] is not None and len(values["delta"]) != rank:
-        raise wrong(f"delta {values['delta']} and shape {list(shape)} differ in rank")
-    if values["parts"] and (not rank or sum(values["parts"]) != shape[0]):
-        raise wrong(f"parts {values['parts']} don't add up to the rows of {list(shape)}")
-    if values["delta_parts"] and (
-            values["delta"] is None or len(values["delta_parts"]) != len(values["parts"])):
-        raise wrong(f"delta_parts is {values['delta_parts']}")
+        return f"leaf is {values['leaf']!r}, which is not the end of the name"
+    if any(axis >= rank for axis in axes) or len(set(axes)) < len(axes):
+        return f"fans {values['fans']} don't fit shape {shape}"
+    if delta is not None and len(delta) != rank:
+        return f"delta {delta} and shape {shape} differ in rank"
+    if parts and (not rank or sum(parts) != shape[0]):
+        return f"parts {parts} don't add up to the rows of {shape}"
+    if delta_parts and (delta is None or len(delta_parts) != len(parts)):
+        return f"delta_parts is {delta_parts}"
+    return None
+
+
+def _decode_record(name: str, values: Mapping[str, Any]) -> Record:
+    fan_in, fan_out, lookup = map(tuple, values["fans"])
     std, mean = (math.nan if values[key] is None else float(values[key]) for key in ("std", "mean"))
     return Record(
-        name=name, leaf=values["leaf"], local=values["local"], shape=shape,
+        name=name, leaf=values["leaf"], local=values["local"], shape=tuple(values["shape"]),
         moments=Moments(std, mean, values["drawn"], float(values["error"])),
         fans=Fans(fan_in, fan_out, values["known"], lookup),
         layer=LayerKind(values["layer"]) if values["layer"] else None,
@@ -152,62 +181,58 @@ def _record(name: str, values: dict[str, Any], wrong: Callable[[str], MupError])
         delta_row_sizes=tuple(values["delta_parts"]))
 
 
-def _check_seal(values: Mapping[str, Any], entry: str, wrong: Callable[[str, str], MupError]) -> None:
-    rest = {key: value for key, value in values.items() if key != "crc"}
-    if values.get("crc") != _crc(rest):
-        raise wrong(entry, "was changed since it was saved, or damaged")
-
-
-def _dict(x: Any, entry: str, wrong: Callable[[str, str], MupError]) -> dict[str, Any]:
-    if not isinstance(x, Mapping) or not all(isinstance(key, str) for key in x):
-        raise wrong(entry, f"a mapping should be here, and {type(x).__name__} is")
-    return dict(x)
-
-
-def _fans(x: Any, entry: str, wrong: Callable[[str, str], MupError]) -> Fans:
-    if not (isinstance(x, list) and len(x) == 3 and all(map(_whole_list(-64, 63), x))):
-        raise wrong(entry, f"{str(x)[:60]} are no axes")
+def _decode_fans(x: Any, entry: str, error: Error) -> Fans:
+    if not (isinstance(x, list) and len(x) == 3 and all(map(_int_list(-64, 63), x))):
+        raise error(entry, f"{str(x)[:60]} are no axes")
     fan_in, fan_out, lookup = map(tuple, x)
     return Fans(fan_in, fan_out, lookup=lookup)
 
 
-def _strings(x: Any, entry: str, wrong: Callable[[str, str], MupError]) -> list[str]:
+def _decode_parametrization(x: Any, error: Error) -> Parametrization:
+    """Returns the parametrization. A role's exponents are a list of powers: lists of two numbers, or None."""
+    entry = "parametrization"
+    values = _EARLIER | _dict(x, entry, error)
+    if set(values) != {field.name for field in dataclasses.fields(Parametrization)}:
+        raise error(entry, f"keys {sorted(values)} are not a parametrization's")
+    try:
+        exponents = {role: RoleExponents(**{name: power and Power._make(power)
+                                            for name, power in zip(EXPONENTS, values[role], strict=True)})
+                     for role in (*ROLES, "block")}
+        return Parametrization(**values | exponents | {"tied": values["tied"] and Power._make(values["tied"])})
+    except (TypeError, ValueError) as problem:
+        raise error(entry, str(problem)[:200]) from None
+
+
+def _decode_multipliers(key: str, x: Any, error: Error) -> dict[str, float]:
+    try:
+        return parse_multipliers(key, _dict(x, key, error))
+    except MupError as problem:
+        raise error(key, str(problem)[:200]) from None
+
+
+# --- checks of values ---
+
+def _dict(x: Any, entry: str, error: Error) -> dict[str, Any]:
+    if not isinstance(x, Mapping) or not all(isinstance(key, str) for key in x):
+        raise error(entry, f"a mapping should be here, and {type(x).__name__} is")
+    return dict(x)
+
+
+def _strings(x: Any, entry: str, error: Error) -> list[str]:
     if not isinstance(x, list) or not all(isinstance(name, str) for name in x):
-        raise wrong(entry, f"a list of names should be here, and {str(x)[:60]} is")
+        raise error(entry, f"a list of names should be here, and {str(x)[:60]} is")
     return x
 
 
-def _rule(x: Any, wrong: Callable[[str, str], MupError]) -> Parametrization:
-    """The parametrization: rows are lists of powers, which are lists of two numbers, or None."""
-    entry = "parametrization"
-    values = _EARLIER | _dict(x, entry, wrong)
-    if set(values) != {field.name for field in dataclasses.fields(Parametrization)}:
-        raise wrong(entry, f"keys {sorted(values)} are not a parametrization's")
-    try:
-        rows = {role: RoleExponents(**{name: power and Power._make(power)
-                                       for name, power in zip(_EXPONENTS, values[role], strict=True)})
-                for role in (*ROLES, "block")}
-        return Parametrization(**values | rows | {"tied": values["tied"] and Power._make(values["tied"])})
-    except (TypeError, ValueError) as error:
-        raise wrong(entry, str(error)[:200]) from None
-
-
-def _mults(key: str, x: Any, wrong: Callable[[str, str], MupError]) -> dict[str, float]:
-    try:
-        return parse_multipliers(key, _dict(x, key, wrong))
-    except MupError as error:
-        raise wrong(key, str(error)[:200]) from None
-
-
-def _whole(low: int, high: int) -> Callable[[Any], bool]:
+def _int(low: int, high: int) -> Callable[[Any], bool]:
     return lambda x: isinstance(x, int) and not isinstance(x, bool) and low <= x <= high
 
 
-def _whole_list(low: int, high: int) -> Callable[[Any], bool]:
-    return lambda x: isinstance(x, list) and len(x) <= 64 and all(map(_whole(low, high), x))
+def _int_list(low: int, high: int) -> Callable[[Any], bool]:
+    return lambda x: isinstance(x, list) and len(x) <= 64 and all(map(_int(low, high), x))
 
 
-def _size(x: Any) -> bool:
+def _is_size(x: Any) -> bool:
     return (isinstance(x, (int, float)) and not isinstance(x, bool)) and 0 <= x < math.inf
 
 
@@ -215,20 +240,21 @@ def _is(kind: type) -> Callable[[Any], bool]:
     return lambda x: isinstance(x, kind)
 
 
-def _or_none(good: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda x: x is None or good(x)
+def _or_none(is_valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda x: x is None or is_valid(x)
 
 
-_EARLIER = {"depth_alpha": None, "block": [[0.0, 0.0]] * len(_EXPONENTS)}     # from before there was a depth
-_SHAPE = _whole_list(0, 2**62)
-_GOOD: dict[str, Callable[[Any], bool]] = {
-    "leaf": _is(str), "local": _is(str), "shape": _SHAPE, "std": _or_none(_size), "mean": _or_none(_size),
-    "drawn": _is(bool), "error": _size, "known": _is(bool), "layer": lambda x: x in ("", *LayerKind),
-    "fans": lambda x: isinstance(x, list) and len(x) == 3 and all(map(_whole_list(0, 63), x)),
-    "inexact": _is(bool), "key_size": _or_none(_whole(1, 2**62)), "scaled_attention": _is(bool),
+# Of files from before numbers of blocks could differ.
+_EARLIER = {"depth_alpha": None, "block": [[0.0, 0.0]] * len(EXPONENTS)}
+_SHAPE = _int_list(0, 2**62)
+_VALID: dict[str, Callable[[Any], bool]] = {
+    "leaf": _is(str), "local": _is(str), "shape": _SHAPE, "std": _or_none(_is_size), "mean": _or_none(_is_size),
+    "drawn": _is(bool), "error": _is_size, "known": _is(bool), "layer": lambda x: x in ("", *LayerKind),
+    "fans": lambda x: isinstance(x, list) and len(x) == 3 and all(map(_int_list(0, 63), x)),
+    "inexact": _is(bool), "key_size": _or_none(_int(1, 2**62)), "scaled_attention": _is(bool),
     "parts": _SHAPE, "stacks": _SHAPE, "delta": _or_none(_SHAPE), "delta_parts": _SHAPE,
 }
-_KEYS = {*_GOOD, "crc"}
+_KEYS = {*_VALID, "crc"}
 
 
 # --- the file ---
@@ -239,7 +265,7 @@ def write(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
 
 
 def read(path: str | os.PathLike[str]) -> Any:
-    """The values of a JSON file, of at most `LIMIT` bytes.
+    """Returns the values of a JSON file of at most `LIMIT` bytes.
 
     Raises:
       MupError: no JSON, too much of it, or values that JSON doesn't have; it names the file.
@@ -250,7 +276,7 @@ def read(path: str | os.PathLike[str]) -> Any:
     if len(data) > LIMIT:
         raise MupError(f"{name}: more than {LIMIT} bytes; this is no file of Mup.save")
     try:
-        return json.loads(data, parse_constant=_no_constant, object_pairs_hook=_no_doubles)
+        return json.loads(data, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
         raise MupError(f"{name}: not readable as JSON ({type(error).__name__}: {str(error)[:200]}); it is "
                        "truncated, or no file of Mup.save") from None
@@ -260,7 +286,7 @@ def _no_constant(text: str) -> None:
     raise ValueError(f"{text} is no number of JSON's")
 
 
-def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a key appears twice")

@@ -268,4 +268,4 @@ def test_a_file_with_other_multipliers_is_refused(wrong):
     state = captured(mlp, X).state_dict()
     head = {k: v for k, v in state.items() if k not in ("parameters", "crc")} | {"lr_mults": wrong}
     with pytest.raises(haiku_mup.MupError, match="lr_mults"):
-        haiku_mup.Mup.from_state_dict(store._sealed(head) | {"parameters": state["parameters"]})
+        haiku_mup.Mup.from_state_dict(store.with_checksum(head) | {"parameters": state["parameters"]})

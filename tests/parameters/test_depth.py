@@ -534,12 +534,12 @@ def earlier(state):
 
     state = json.loads(json.dumps(state))
     new = "stacks", "crc"
-    parameters = {name: store._sealed({key: value for key, value in values.items() if key not in new})
+    parameters = {name: store.with_checksum({key: value for key, value in values.items() if key not in new})
                   for name, values in state.pop("parameters").items()}
     state.pop("crc")
     for key in ("depth_alpha", "block"):
         del state["parametrization"][key]
-    return store._sealed(state) | {"parameters": parameters}
+    return store.with_checksum(state) | {"parameters": parameters}
 
 
 def test_an_earlier_file_loads_and_says_that_it_does_not_know_the_depth():
@@ -561,7 +561,7 @@ def test_a_file_with_stacks_that_are_none_is_refused(stacks):
     name = next(iter(state["parameters"]))
     values = dict(state["parameters"][name], stacks=stacks)
     del values["crc"]
-    state["parameters"] = state["parameters"] | {name: store._sealed(values)}
+    state["parameters"] = state["parameters"] | {name: store.with_checksum(values)}
     with pytest.raises(haiku_mup.MupError, match="stacks is"):
         haiku_mup.Mup.from_state_dict(state)
 

@@ -425,7 +425,7 @@ def test_a_table_that_is_none_is_refused(change):
     head = {key: value for key, value in state.items() if key not in ("parameters", "crc")}
     head["parametrization"] = head["parametrization"] | change
     with pytest.raises(haiku_mup.MupError, match="parametrization|JSON"):
-        haiku_mup.Mup.from_state_dict(store._sealed(head) | {"parameters": state["parameters"]})
+        haiku_mup.Mup.from_state_dict(store.with_checksum(head) | {"parameters": state["parameters"]})
 
 
 @pytest.mark.parametrize("wrong", ["mup", maximal_update, 3])

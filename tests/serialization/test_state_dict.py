@@ -3,6 +3,7 @@ import copy
 import functools
 import json
 import os
+import pathlib
 import zlib
 
 import haiku as hk
@@ -11,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import saved_bases
 from small_models import KEY, MODELS, captured, one
 from trees import equal
 
 import haiku_mup
 from haiku_mup.rules import ROLES
-from haiku_mup.serialization import state_dict as store
+from haiku_mup.serialization import state_dict
 
 PIXELS = jnp.linspace(-1, 1, 12).reshape(2, 6)
 
@@ -193,7 +195,7 @@ def test_the_text_that_is_damaged_loads_as_it_is(tmp_path):
 
 
 def test_a_huge_file_is_not_read_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "LIMIT", 1000)
+    monkeypatch.setattr(state_dict, "LIMIT", 1000)
     (tmp_path / "base.json").write_text(text())
     with pytest.raises(haiku_mup.MupError, match="more than 1000 bytes"):
         haiku_mup.Mup.load(tmp_path / "base.json")
@@ -280,3 +282,15 @@ def test_a_base_after_a_load_takes_its_place(tmp_path):
     with mup.init_base():
         jax.eval_shape(make(8).init, KEY, inputs)
     assert target(mup, make, inputs).table() == captured(make, inputs).table()
+
+
+@pytest.mark.parametrize("name", saved_bases.MODELS)
+def test_a_file_of_version_0_2_0_keeps_its_meaning(name):
+    """Rows of [x, h], key sizes, a delta, stacks, and declarations: the same as if captured now."""
+    folder = pathlib.Path(__file__).with_name("version_0_2_0")
+    mup = haiku_mup.Mup.load(folder / f"{name}.json")
+    assert mup.state_dict() == json.loads((folder / f"{name}.json").read_text())
+    assert mup.state_dict() == saved_bases.base(name).state_dict()
+    rows = saved_bases.rows(name, mup)
+    assert rows == json.loads((folder / f"{name}.rows.json").read_text())
+    assert len({row["role"] for row in rows}) == 4
