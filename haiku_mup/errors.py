@@ -1,8 +1,39 @@
-"""The library's own error and warning, and the one sentence form that errors about a parameter have."""
+"""The package's error and warning, and the line of a model that they carry."""
+import linecache
+from collections.abc import Sequence
+from typing import NamedTuple, Self
+
+SHOWN = 32      # parameters in one error
+
+
+class SourceLine(NamedTuple):
+    """A line of a user's model.
+
+    Attributes:
+      file: its file, as Python's frames have it.
+      number: its number, from 1 on.
+      function: the qualified name of the function that it is in.
+    """
+
+    file: str
+    number: int
+    function: str
+
+    def __str__(self) -> str:
+        """Returns the line as a traceback shows it.
+
+        >>> print(SourceLine("model.py", 12, "net"))
+          File "model.py", line 12, in net
+        """
+        source = linecache.getline(self.file, self.number).strip()
+        place = f'  File "{self.file}", line {self.number}, in {self.function}'
+        return f"{place}\n    {source}" if source else place
 
 
 class MupError(ValueError):
     """A parametrization that cannot be right: it names the parameter, the shapes and the remedy.
+
+    A note on it, which tracebacks show, has the line of the model that made the parameter.
 
     >>> def fn(x, width):
     ...     with haiku_mup.apply_mup():
@@ -12,22 +43,78 @@ class MupError(ValueError):
     >>> mup, key, x = haiku_mup.Mup(), jax.random.PRNGKey(0), jnp.ones(2)
     >>> with mup.init_base():
     ...     _ = jax.eval_shape(base.init, key, x)
-    >>> with mup.init_target():                                 # doctest: +ELLIPSIS
-    ...     _ = target.init(key, x)
-    Traceback (most recent call last):
-    haiku_mup.errors.MupError: 'linear_1/w': base (8, 10), target (16, 10): ... make it haiku_mup.Readout ...
+    >>> try:
+    ...     with mup.init_target():
+    ...         _ = target.init(key, x)
+    ... except haiku_mup.MupError as error:
+    ...     print(error)                                        # doctest: +ELLIPSIS
+    ...     print(error.__notes__[0].splitlines()[-1].strip())
+    'linear_1/w': base (8, 10), target (16, 10): ... make it haiku_mup.Readout ...
+    return hk.Linear(10)(x)                         # should be haiku_mup.Readout(10)
     """
 
+    name: str | None = None             # of the parameter, where `about` made the error
+    shapes: str = ""
+    remedy: str = ""
+    line: SourceLine | None = None
+
     @classmethod
-    def about(cls, name: str, base: object, target: object, text: str) -> "MupError":
-        """The error for parameter `name`; `base` and `target` are shapes, or None where there is none.
+    def about(cls, name: str, base: object, target: object, text: str,
+              line: SourceLine | None = None) -> Self:
+        """Returns the error for parameter `name`.
+
+        Args:
+          name: the parameter's name.
+          base, target: its shapes, or None where there is none.
+          text: what is wrong, and the remedy.
+          line: the line of the model that made it.
 
         >>> MupError.about("linear/w", (5, 8), (5, 9, 2), "rank differs; rebuild the base model")
         MupError("'linear/w': base (5, 8), target (5, 9, 2): rank differs; rebuild the base model")
         """
-        sides = [f"{side} {shape}" for side, shape in (("base", base), ("target", target))
-                 if shape is not None]
-        return cls(f"{name!r}: {', '.join(sides)}: {text}")
+        shapes = ", ".join(f"{side} {shape}" for side, shape in (("base", base), ("target", target))
+                           if shape is not None)
+        error = cls(f"{name!r}: {shapes}: {text}")
+        error.shapes, error.remedy = shapes, text
+        return error.made_at(name, line)
+
+    def made_at(self, name: str, line: SourceLine | None) -> Self:
+        """Adds a note with the line that makes parameter `name`, unless there is one; returns the error."""
+        if self.line is None:
+            self.name, self.line = name, line
+            if line is not None:
+                self.add_note(f"{name!r} is made here:\n{line}")
+        return self
+
+    def with_source(self, source: str) -> "MupError":
+        """Returns the error of a base that was loaded, with the file's name in the message."""
+        error = MupError(f"{self} (the base is from {source!r})")
+        for note in getattr(self, "__notes__", ()):
+            error.add_note(note)
+        return error
+
+    @classmethod
+    def of_all(cls, errors: Sequence["MupError"]) -> "MupError":
+        """Returns one error in place of several; a remedy that they share is said once.
+
+        >>> errors = [MupError.about(name, (8, 1), (16, 1), "make it a Readout") for name in "ab"]
+        >>> print(MupError.of_all(errors))
+        'a': base (8, 1), target (16, 1); 'b': base (8, 1), target (16, 1): make it a Readout
+        """
+        if len(errors) == 1:
+            return errors[0]
+        sentences, lines = dict[str, list[str]](), dict[SourceLine, list[str]]()
+        for error in errors[:SHOWN]:
+            subjects = sentences.setdefault(error.remedy or str(error), [])
+            subjects += [f"{error.name!r}: {error.shapes}"] * bool(error.remedy)
+            if error.line is not None:
+                lines.setdefault(error.line, []).append(repr(error.name))
+        text = [": ".join(["; ".join(subjects), remedy] if subjects else [remedy])
+                for remedy, subjects in sentences.items()]
+        found = cls("\n".join(text + [f"and {len(errors) - SHOWN} more"] * (len(errors) > SHOWN)))
+        for line, names in lines.items():
+            found.add_note(f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} made here:\n{line}")
+        return found
 
 
 class MupWarning(UserWarning):

@@ -1,50 +1,50 @@
-"""Mup: puts a captured model and its optimizer in μP, and says what it made of each parameter."""
-import functools
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+"""Mup: captures a model at its base and at the target, and puts the model and its optimizer in μP."""
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self
 
-import haiku as hk
-import jax
 import numpy as np
 import optax
 
-from haiku_mup.captures import Captures
 from haiku_mup.errors import MupError
-from haiku_mup.optimizers import trees
-from haiku_mup.optimizers import wrapper as optim
-from haiku_mup.parameters.factors import Factor, broadcastable
-from haiku_mup.parameters.globs import multipliers_by_name, parse_multipliers
-from haiku_mup.parameters.scaling import ParameterScaling, RowBlock
+from haiku_mup.optimizers.wrap import RatesOfModel, check_adam
+from haiku_mup.parameters.declarations import Declarations
+from haiku_mup.parameters.fans import Axes
+from haiku_mup.parameters.globs import parse_multipliers
+from haiku_mup.parameters.record import Record
+from haiku_mup.parameters.scaling import ParameterScaling
 from haiku_mup.parameters.table import Row, as_text
-from haiku_mup.rules import optimizers as optimizer_rules
-from haiku_mup.tracing import context
-from haiku_mup.tracing.wrapped import WrappedModel
+from haiku_mup.rules.parametrization import Parametrization
+from haiku_mup.rules.tables import maximal_update
+from haiku_mup.tracing.capture import Capture
+from haiku_mup.tracing.scope import activated
+from haiku_mup.tracing.target_capture import CapturedModel, TargetCapture, with_delta
+from haiku_mup.tracing.unwrapped import note_captured
+from haiku_mup.tracing.wrapped import Model, WrappedModel, wrap
 
-Model = TypeVar("Model", hk.Transformed, hk.TransformedWithState, hk.MultiTransformed,
-                hk.MultiTransformedWithState)
 
+class Mup:
+    """The μP of one model: which of its dimensions are widths, and by how many times they grow from its base.
 
-class Mup(Captures):
-    """The μP of one model: what its widths are at a base, and at the target that is to be trained.
-
-    Rules: Tensor Programs V (arXiv 2203.03466), Table 8, or another parametrization's; at base width nothing
+    Rules: Tensor Programs V (arXiv 2203.03466), Table 8, or another parametrization's. At base width nothing
     changes, bit for bit.
 
     Args:
-      fans: {glob over "module/name": (fan_in_axes, fan_out_axes)} for parameters of one's own that are not
+      fans: {glob over "module/name": (fan_in_axes, fan_out_axes)} for parameters of your own that are not
         (in, out): axes of one layer, without stack axes; a third item, `lookup_axes`, for those that may
         grow and count for nothing, such as the experts of a mixture. See also `haiku_mup.fans`.
       readouts: a glob over module names, or several: hk.Linear and convolutions that are output layers as
         they stand, as in `Mup(readouts="*/logits")` for hk.nets.ResNet50; or over "module/name", for parameters
-        of one's own that make outputs.
-      init_mults: {glob over "module/name": multiplier} of draws' stds, on top of μP, at every width. What isn't
-        drawn, such as a bias of zeros, stays as it is.
-      lr_mults: the same of learning rates; see `wrap_optimizer`.
+        of your own that make outputs.
+      init_mults: {glob over "module/name": multiplier} of the stds of draws, on top of μP, at every width. What
+        is not drawn, such as a bias of zeros, stays as it is.
+      lr_mults: the same for learning rates; see `wrap_optimizer`.
       parametrization: `maximal_update()` by default; another form of it, `standard()`, `neural_tangent()`, or a
-        `Parametrization` of one's own. Where weights are multiplied in the forward pass, Haiku's linear,
-        convolutional and embedding layers multiply activations; any other parameter is multiplied where it is
-        read, which takes one more array of its size. A custom getter of one's own sees, in every form, what
-        Table 8's would keep.
+        `Parametrization` of your own. Where weights are multiplied in the forward pass, Haiku's linear,
+        convolutional and embedding layers multiply activations. Any other parameter is multiplied where it is
+        read, which takes one more array of its size. In every form, custom getters of your own see the
+        parameters that Table 8 keeps.
 
     >>> def fn(x, width):
     ...     with haiku_mup.apply_mup():
@@ -65,8 +65,152 @@ class Mup(Captures):
     (1, 10)
     """
 
+    def __init__(self, *, fans: Mapping[str, Sequence[Axes]] | None = None,
+                 readouts: str | Sequence[str] = (), parametrization: Parametrization | None = None,
+                 init_mults: Mapping[str, float] | None = None,
+                 lr_mults: Mapping[str, float] | None = None) -> None:
+        self._declarations = Declarations.parse(
+            fans=fans, readouts=readouts, parametrization=parametrization, init_mults=init_mults,
+            lr_mults=lr_mults)
+        self._base: Mapping[str, Record] | None = None
+        self._source: str | None = None                     # where the base was loaded from
+        self._target: CapturedModel | None = None
+        self._open_capture: TargetCapture | None = None     # of the init_target that is open
+        self._warned: set[str] = set()
+
+    def __repr__(self) -> str:
+        """Returns the parametrization, if it is no default, and the numbers of captured parameters."""
+        parametrization = self._declarations.parametrization
+        parts = [] if parametrization == maximal_update() else [parametrization.name]
+        for side, parameters in (("base", self._base), ("target", self._target and self._target.scalings)):
+            parts += [] if parameters is None else [f"{side}={len(parameters)} parameters"]
+        return f"Mup({', '.join(parts)})"
+
+    # --- captures ---
+
+    @contextlib.contextmanager
+    def init_base(self) -> Iterator[None]:
+        """Captures the base: the init that runs in this context. `jax.eval_shape` of it is enough.
+
+        A second one before `init_target` takes the place of the first.
+
+        Raises:
+          MupError: after `init_target`; nothing captured; one name with two shapes.
+
+        After the example of `Mup`:
+
+        >>> mup = haiku_mup.Mup()
+        >>> with mup.init_base():
+        ...     shapes = jax.eval_shape(base.init, key, x)
+        >>> mup
+        Mup(base=6 parameters)
+        """
+        if self._target is not None or self._open_capture is not None:
+            raise MupError("init_base after init_target: its factors would no longer hold; make a new "
+                           "Mup()")
+        with contextlib.closing(Capture(self._declarations, self._warned)) as capture:
+            with activated(capture):
+                yield
+            capture.check("init_base")
+            self._base, self._source = capture.records, None
+
+    @contextlib.contextmanager
+    def init_delta(self) -> Iterator[None]:
+        """Captures a delta: a model that differs from the base in every width that may ever grow.
+
+        Capture one, between `init_base` and `init_target`, if a dimension is equal in base and target but
+        should still count as a width.
+
+        Raises:
+          MupError: before `init_base` or after `init_target`; what `init_target` raises, for these shapes.
+
+        After the example of `Mup`; here the target is the base itself, whose readout stays a readout:
+
+        >>> mup = haiku_mup.Mup()
+        >>> with mup.init_base():
+        ...     _ = jax.eval_shape(base.init, key, x)
+        >>> with mup.init_delta():
+        ...     _ = jax.eval_shape(target.init, key, x)
+        >>> with mup.init_target():
+        ...     _ = jax.eval_shape(base.init, key, x)
+        >>> [row.role for row in mup.table() if row.name.endswith("w")]
+        ['input', 'hidden', 'output']
+        """
+        if self._base is None or self._target is not None or self._open_capture is not None:
+            raise MupError("init_delta belongs after init_base and before init_target; make a new Mup()")
+        with contextlib.closing(Capture(self._declarations, self._warned)) as capture:
+            with activated(capture):
+                yield
+            capture.check("init_delta")
+            self._base = with_delta(self._base, capture.records, self._declarations.parametrization)
+
+    @contextlib.contextmanager
+    def init_target(self) -> Iterator[None]:
+        """Captures the target: the init that runs in this context, which draws in μP.
+
+        It holds for the thread that enters it, and for what is traced in it: other threads, and programs
+        that were compiled ahead of time, don't see it.
+
+        Raises:
+          MupError: before `init_base`; as it ends: nothing captured; parameters that only one of the two has;
+            parameters that can't be right in μP, all of them at once, each with the line that made it; shapes
+            other than an earlier init_target's.
+
+        After the example of `Mup`, once more under jit:
+
+        >>> with mup.init_target():
+        ...     params = jax.jit(target.init)(key, x)
+        >>> mup
+        Mup(base=6 parameters, target=6 parameters)
+        """
+        if self._base is None:
+            raise MupError("init_target before init_base: initialise the base model first, inside `with "
+                           "mup.init_base():`")
+        capture, outer = TargetCapture(self._declarations, self._warned, self._base), self._open_capture
+        self._open_capture = capture
+        try:
+            with activated(capture):
+                yield
+            model = capture.captured(self._target)
+        except MupError as error:
+            if self._source is None:
+                raise
+            raise error.with_source(self._source) from error
+        finally:
+            self._open_capture = outer
+            capture.close()
+        self._target = model
+        note_captured(model.shapes, model.has_multipliers)
+
+    def _captured_model(self, function: str) -> CapturedModel:
+        """Returns the target beside its base; inside of init_target, as far as it was captured.
+
+        Args:
+          function: what the user called, for the error.
+
+        Raises:
+          MupError: before `init_target`.
+        """
+        if self._open_capture is not None:
+            return self._open_capture.captured(self._target)
+        if self._target is None:
+            raise MupError(f"{function} before init_target: initialise the base inside `with "
+                           "mup.init_base():` and the target inside `with mup.init_target():` first")
+        return self._target
+
+    def _captured(self, function: str) -> Mapping[str, ParameterScaling]:
+        """Returns each parameter beside the base's, by name, as `_captured_model` does."""
+        return self._captured_model(function).scalings
+
+    def _rates(self, function: str) -> RatesOfModel:
+        """Returns the learning rates' factors of the target."""
+        return RatesOfModel(scalings=self._captured(function), lr_mults=self._declarations.lr_mults,
+                            parametrization=self._declarations.parametrization)
+
+    # --- the model and its optimizer ---
+
     def wrap_model(self, model: Model) -> Model:
-        """The model with init and apply in μP, of the type that was given.
+        """Returns the model with init and apply in μP, of the type that was given.
 
         Args:
           model: an hk.Transformed, TransformedWithState, MultiTransformed or MultiTransformedWithState.
@@ -89,20 +233,15 @@ class Mup(Captures):
         >>> params = jax.jit(model.init)(key, x)                # the draws are in μP
         >>> logits = jax.jit(model.apply)(params, None, x)      # and so are the multipliers
         """
-        scope = WrappedModel(*self._whole("wrap_model"), plain=bool(self._declarations.parametrization.plain))
-        if not (hasattr(model, "_replace") and hasattr(model, "init") and hasattr(model, "apply")):
-            raise MupError(f"wrap_model: a {type(model).__name__} is not a transformed model; give it "
-                           "what hk.transform returns")
-        if any(map(context.is_bound, jax.tree.leaves((model.init, model.apply)))):
-            raise MupError("wrap_model: this model is wrapped already; wrap the plain one, once")
-        wrap = functools.partial(context.bound, scope)
-        return model._replace(init=wrap(model.init), apply=jax.tree.map(wrap, model.apply))
+        captured = self._captured_model("wrap_model")
+        plain = bool(self._declarations.parametrization.plain)
+        return wrap(model, WrappedModel(captured.scalings, captured.branches, plain=plain))
 
     def wrap_optimizer(self, optimizer: optax.GradientTransformation | optax.MultiSteps, adam: bool = True, *,
                        rule: str | None = None, scale_decay: bool = False, scale_eps: bool = False,
                        lr_mults: Mapping[str, float] | None = None,
                        ) -> optax.GradientTransformationExtraArgs:
-        """The optimizer with each parameter's learning rate in μP. Its state is the inner one's.
+        """Returns the optimizer with each parameter's learning rate in μP. Its state is the inner one's.
 
         Gradient clipping by the global norm belongs outside: `optax.chain(clip, wrapped)`. So does what
         evaluates the loss at its parameters (line searches, SAM) and what averages parameters: inside, an
@@ -112,7 +251,7 @@ class Mup(Captures):
         Args:
           optimizer: any optax optimizer.
           adam: whether it is of Adam's kind (entrywise normalised), or SGD's.
-          rule: what kind it is of, for these and others: "adam", "sgd", "any" (SGD, Adam and all between),
+          rule: the kind of optimizer, for these and others: "adam", "sgd", "any" (SGD, Adam and all between),
             "adafactor", "lamb", "lars", "muon", "novograd", "momo" or "momo_adam". The README's table has all
             of optax's; `haiku_mup.optimizer_rules` says what follows from each, and why.
           scale_decay: False leaves what weight decay takes from a parameter in a step independent of
@@ -148,32 +287,18 @@ class Mup(Captures):
         ['-0.100', '-0.025', '-0.100']
         >>> optimizer = mup.wrap_optimizer(optax.lamb(0.01), rule="lamb", lr_mults={"readout/*": 2.0})
         """
-        from haiku_mup.optimizers.factors import OptimizerScaling
-        from haiku_mup.optimizers.mismatch import MismatchCheck
-
-        self._lr(adam)                      # raises for what is no bool
-        scalings, parametrization = self._captured("wrap_optimizer"), self._declarations.parametrization
-        optimizer_rule = optimizer_rules.choose(rule, adam, scale_eps)
-        self._needs_factors("wrap_optimizer", optimizer_rule)
-        if optim.is_wrapped(optimizer):
-            raise MupError("wrap_optimizer: this optimizer is wrapped already; wrap the plain one, once")
-        given = self._declarations.lr_mults if lr_mults is None else parse_multipliers("lr_mults", lr_mults)
-        scaling = OptimizerScaling(
-            optimizer, scalings, parametrization, optimizer_rule, scale_decay=scale_decay,
-            lr_mults=multipliers_by_name(scalings, given, "lr_mults"))
-        self._declarations = self._declarations._replace(lr_mults=given)
-        call = f"wrap_optimizer({f'adam={adam}' if rule is None else f'rule={rule!r}'})"
-        check_rule = MismatchCheck(optimizer, optimizer_rule, scalings, parametrization, call, self._warned)
-        check_rule(_tree(scalings, lambda scaling: jax.ShapeDtypeStruct(scaling.target.shape, "float32")))
-
-        def check(params):
-            trees.check_params(scalings, params)
-            check_rule(params)
-
-        return optim.scale_optimizer(optimizer, scaling, check)
+        check_adam(adam)
+        rates, declarations = self._rates("wrap_optimizer"), self._declarations
+        if lr_mults is not None:
+            declarations = declarations._replace(lr_mults=parse_multipliers("lr_mults", lr_mults))
+            rates = rates.with_multipliers(declarations.lr_mults)
+        wrapped = rates.wrap(optimizer, adam=adam, rule=rule, scale_decay=scale_decay, scale_eps=scale_eps,
+                             warned=self._warned)
+        self._declarations = declarations
+        return wrapped
 
     def muon_dimensions(self, params: Any) -> Any:
-        """What `optax.contrib.muon` asks for: that it take hidden weights, and Adam all else.
+        """Returns what `optax.contrib.muon` asks for, so that it takes hidden weights, and Adam all else.
 
         By itself it takes every parameter of rank 2, embeddings and readouts, too, and none of a `layer_stack`,
         whose weights have rank 3.
@@ -200,7 +325,7 @@ class Mup(Captures):
         return muon.dimension_numbers(self._captured("muon_dimensions"), params)
 
     def scale_updates(self, adam: bool = True) -> optax.GradientTransformationExtraArgs:
-        """The bare factors as an optax transform, to place in a chain of one's own.
+        """Returns the bare factors as an optax transform, to place in a chain of your own.
 
         Put it behind what makes updates from gradients, and before the decay.
 
@@ -220,13 +345,12 @@ class Mup(Captures):
         ...                         optax.add_decayed_weights(1e-4), optax.scale(-3e-4))
         >>> state = optimizer.init(params)
         """
-        entries = self._captured("scale_updates")
-        self._needs_factors("scale_updates")
-        return optim.scale_by_name(trees.by_name(self._rates(entries, adam)), functools.partial(
-            trees.check_params, entries))
+        return self._rates("scale_updates").scale_updates(adam)
+
+    # --- what μP makes of each parameter ---
 
     def lr_scales(self, adam: bool = True) -> dict[str, dict[str, float | np.ndarray]]:
-        """The factors of the learning rate.
+        """Returns the factors of the learning rate.
 
         Args:
           adam: Adam's factors, or SGD's.
@@ -245,12 +369,10 @@ class Mup(Captures):
         >>> mup.lr_scales(adam=False)["linear_1"]
         {'b': 4.0, 'w': 1.0}
         """
-        entries = self._captured("lr_scales")
-        rates = self._rates(entries, adam)
-        return _tree(entries, lambda entry: broadcastable(rates[entry.target.name]))
+        return self._rates("lr_scales").by_module(adam)
 
     def table(self) -> list[Row]:
-        """What μP made of each parameter.
+        """Returns what μP makes of each parameter.
 
         Returns:
           A `Row` for each parameter, in the order of their creation.
@@ -263,10 +385,10 @@ class Mup(Captures):
         >>> [row.name for row in mup.table() if row.role == "hidden"]
         ['linear_1/w']
         """
-        return self._rows("table")
+        return self._rates("table").rows()
 
     def summary(self, width: int = 100) -> str:
-        """The table as text, aligned.
+        """Returns the table as text, aligned.
 
         Args:
           width: columns; names that don't fit lose their middle.
@@ -288,10 +410,12 @@ class Mup(Captures):
         readout/w   64×10   256×10   output      0.11        0.11        0.25        1       4
         readout/b   10      10       fixed          0           0           1        1       1
         """
-        return as_text(self._rows("summary"), width)
+        return as_text(self._rates("summary").rows(), width)
+
+    # --- the base in checkpoints and in files ---
 
     def check(self, state: Mapping[str, Any]) -> None:
-        """Raises where a checkpoint's Mup isn't this one: training would go on with other factors.
+        """Raises if a checkpoint's Mup isn't this one, so that training would go on with other factors.
 
         Args:
           state: what `state_dict` gave as the checkpoint was written.
@@ -315,42 +439,107 @@ class Mup(Captures):
         checkpoint  linear/w    784×32  784×256  input    0.03142     0.03142           1        1       8
         here        linear/w    784×64  784×256  input    0.03142     0.03142           1        1       4
         """
-        from haiku_mup.serialization import compare as agreement
+        from haiku_mup.serialization import compare
 
-        agreement.check(state, self._captured("check"), self._declarations)
+        compare.check(state, self._captured("check"), self._declarations)
 
-    def _rows(self, what: str) -> list[Row]:
-        entries = self._captured(what)
-        lr_mults = self._lr_mults(entries)
-        return [row for name, entry in entries.items() for row in Row.of(entry, lr_mults[name])]
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what was captured of the base (and delta), as plain values for inside a checkpoint.
 
-    def _lr_mults(self, entries: Mapping[str, ParameterScaling]) -> dict[str, float]:
-        return multipliers_by_name(entries, self._declarations.lr_mults, "lr_mults")
+        Returns:
+          What JSON has values for. It holds for each parameter its name, shape, the std of its initializer,
+          fans, and which dimensions are widths.
 
-    def _rates(self, entries: Mapping[str, ParameterScaling], adam: bool) -> dict[str, Factor]:
-        """The factor of each parameter's learning rate."""
-        lr, lr_mults = self._lr(adam), self._lr_mults(entries)
-        return {name: entry.factor(lambda part, x=lr_mults[name]: lr(part) * x)     # type: ignore[misc]
-                for name, entry in entries.items()}
+        Raises:
+          MupError: before `init_base`.
 
-    def _lr(self, adam: bool) -> Callable[[RowBlock], float]:
-        if not isinstance(adam, (bool, np.bool_)):
-            raise MupError(f"adam={adam!r}: give True for Adam's factors, or False for SGD's")
-        parametrization = self._declarations.parametrization
-        return lambda block: parametrization.learning_rate(block.factors, "adam" if adam else "sgd")
+        After the example of `Mup`:
 
-    def _needs_factors(self, what: str, optimizer_rule: optimizer_rules.OptimizerRule = optimizer_rules.ADAM,
-                       ) -> None:
-        """Raises if a plain optimizer of this rule trains the wrapped model."""
-        parametrization = self._declarations.parametrization
-        if parametrization.plain and optimizer_rule.entrywise:
-            raise MupError(f"{what}: in {parametrization.name} {parametrization.reason}")
+        >>> state = mup.state_dict()
+        >>> state["parameters"]["linear_1/w"]["shape"]
+        [64, 64]
+        """
+        if self._base is None:
+            raise MupError("nothing to save before init_base: initialise the base inside `with "
+                           "mup.init_base():`")
+        from haiku_mup.serialization import state_dict  # here and below: for those who save
 
+        return state_dict.encode(self._base, self._declarations)
 
-def _tree(entries: Mapping[str, ParameterScaling], value) -> dict[str, dict[str, Any]]:
-    """value(entry) of each parameter, as Haiku nests them: {"module": {"name": …}}."""
-    tree: dict[str, dict[str, Any]] = {}
-    for name, entry in sorted(entries.items()):
-        leaf = entry.target.leaf
-        tree.setdefault(name[:-len(leaf) - 1], {})[leaf] = value(entry)
-    return tree
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> Self:
+        """Returns a Mup that has seen the base of which `state_dict` was taken, ready for `init_target`.
+
+        Args:
+          state: what `state_dict` gave.
+
+        Raises:
+          MupError: values that `state_dict` never gives, or that were changed; it names the entry.
+
+        After the example of `Mup`:
+
+        >>> import json
+        >>> haiku_mup.Mup.from_state_dict(json.loads(json.dumps(mup.state_dict())))
+        Mup(base=6 parameters)
+        """
+        return cls._restored(state, "the state dict")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes what was captured of the base to a small JSON file: all of it, or nothing.
+
+        Args:
+          path: the file, which is replaced if it exists.
+
+        Raises:
+          MupError: before `init_base`.
+          OSError: a path that can't be written.
+
+        After the example of `Mup`: tune today, and train next month without the base's code.
+
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "base.json")
+        >>> mup.save(path)
+        >>> again = haiku_mup.Mup.load(path)
+        >>> with again.init_target():
+        ...     _ = jax.eval_shape(target.init, key, x)
+        >>> again.lr_scales() == mup.lr_scales()
+        True
+        """
+        from haiku_mup.serialization import state_dict
+
+        state_dict.write(path, self.state_dict())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Returns a Mup that has seen the base that was saved, ready for `init_target`.
+
+        Restored parameters need no new draw: `jax.eval_shape(model.init, ...)` inside `init_target` will do.
+
+        Args:
+          path: a file that `save` wrote.
+
+        Raises:
+          MupError: a file that is truncated, changed by hand, of a newer version, or no such file of ours; it
+            names the file and the entry.
+          OSError: a path that can't be read.
+
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "base.json")
+        >>> _ = path.write_text('{"format": "of another program"}')
+        >>> haiku_mup.Mup.load(path)                            # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        haiku_mup.errors.MupError: ...base.json: format: 'of another program' is not 'haiku_mup base'; ...
+        """
+        from haiku_mup.serialization import state_dict
+
+        return cls._restored(state_dict.read(path), os.fspath(path))
+
+    @classmethod
+    def _restored(cls, state: Any, source: str) -> Self:
+        """Returns a Mup with the base of a state dict; `source` says in errors where it is from."""
+        from haiku_mup.serialization import state_dict
+
+        mup = cls()
+        mup._base, mup._declarations = state_dict.decode(state, source)
+        mup._source = source
+        return mup

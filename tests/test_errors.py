@@ -14,8 +14,8 @@ from small_models import KEY, MODELS, captured, entry, mlp, one
 from trees import equal
 
 import haiku_mup
-from haiku_mup.tracing import context
-from haiku_mup.tracing import getters as uses
+from haiku_mup.tracing.getters import enclosing
+from haiku_mup.tracing.scope import active_context, applied_context
 
 X = MODELS["mlp"][1]
 normal = hk.initializers.RandomNormal()
@@ -24,8 +24,8 @@ normal = hk.initializers.RandomNormal()
 @pytest.fixture(autouse=True)
 def _contexts_are_as_they_were():
     yield
-    assert context.active_context() is None and context._applied_context.get() is None
-    assert uses.enclosing.get() is None
+    assert active_context() is None and applied_context.get() is None
+    assert enclosing.get() is None
     params = mlp(8).init(KEY, X)        # and the plain model is plain
     assert params["readout"]["w"].shape == (8, 3)
 

@@ -83,7 +83,7 @@ class Trainer:
 
     def __init__(self, *, model: Any, optimizer: Any, loss_fn: Any, mup: Any, inputs: ModelInputs,
                  stats: Sequence[Stat], weight_decay: bool):
-        captured, branches = mup._whole("coord_check")
+        captured, branches = mup._captured_model("coord_check")
         self.scalings: dict[str, ParameterScaling] = dict(captured)
         self.branches: list[float] = list(branches.values())
         self._model, self._optimizer, self._loss_fn, self._inputs = model, optimizer, loss_fn, inputs

@@ -9,7 +9,7 @@ from haiku_mup.errors import MupError
 from haiku_mup.parameters.factors import scaled
 from haiku_mup.parameters.haiku_layers import Attention, LayerType, register
 from haiku_mup.parameters.initializers import Initializer
-from haiku_mup.tracing import context
+from haiku_mup.tracing.multipliers import multiplier
 
 
 class MultiHeadAttention(hk.MultiHeadAttention):
@@ -83,7 +83,7 @@ def _scale_query(attention: MultiHeadAttention, done: list[bool], next_method, a
     done.append(True)
     queries = next_method(*args, **kwargs)      # [..., T', H·K]
     shape = (args[0].shape[-1], queries.shape[-1])
-    return scaled(queries, context.multiplier(f"{name}/w", shape))
+    return scaled(queries, multiplier(f"{name}/w", shape))
 
 
 register(LayerType(MultiHeadAttention, attention=Attention(lambda module: module.key_size, scales_logits=True)))

@@ -10,7 +10,7 @@ from haiku_mup.layers import sharded_lookup
 from haiku_mup.parameters.factors import scaled
 from haiku_mup.parameters.haiku_layers import TIED, LayerType, register
 from haiku_mup.parameters.initializers import Initializer
-from haiku_mup.tracing import context
+from haiku_mup.tracing.multipliers import multiplier, tied_multiplier
 
 
 class SharedEmbed(hk.Embed):
@@ -108,9 +108,9 @@ class SharedReadout(hk.Module):
             if not isinstance(weight, SharedEmbed):
                 raise MupError(f"SharedReadout: given {type(weight).__name__}; make it a SharedEmbed")
             weights = weight.get_weights()
-            factor = context.multiplier(f"{weight.module_name}/embeddings", weights.shape)
+            factor = multiplier(f"{weight.module_name}/embeddings", weights.shape)
         else:
-            weights, factor = jnp.asarray(weight), context.tied_multiplier()
+            weights, factor = jnp.asarray(weight), tied_multiplier()
         if isinstance(x, hk.Module):
             raise MupError("SharedReadout: given a module for the activations; call SharedReadout()(embed, x)")
         if weights.ndim != 2 or weights.shape[1:] != x.shape[-1:]:

@@ -10,7 +10,7 @@ from haiku_mup.errors import MupError
 from haiku_mup.parameters.factors import scaled
 from haiku_mup.parameters.haiku_layers import READOUT, LayerType, register, weight_shape
 from haiku_mup.parameters.initializers import Initializer
-from haiku_mup.tracing import context
+from haiku_mup.tracing.multipliers import multiplier
 
 
 class Readout(hk.Linear):
@@ -117,7 +117,7 @@ class ConvReadout(hk.ConvND):
 
 def _multiplied(layer: Readout | ConvReadout, inputs: jax.Array) -> jax.Array:
     """Returns the inputs times `output_mult` and μP's factor."""
-    factor = context.multiplier(f"{layer.module_name}/w", weight_shape(layer, inputs))
+    factor = multiplier(f"{layer.module_name}/w", weight_shape(layer, inputs))
     multiplied: jax.Array = scaled(inputs, layer.output_mult * factor)
     return multiplied
 

@@ -6,7 +6,7 @@ import jax
 
 from haiku_mup.errors import MupError
 from haiku_mup.parameters.factors import scaled
-from haiku_mup.tracing import context
+from haiku_mup.tracing.multipliers import compute_branch
 
 T = TypeVar("T")
 
@@ -50,6 +50,6 @@ def residual(x: T, branch: Callable[[T], T]) -> T:
     if not callable(branch):
         raise MupError(f"residual: the branch is a {type(branch).__name__}; give a function of x that computes "
                        "it, so that its parameters are known: residual(x, lambda x: layer(norm(x)))")
-    out, factor = context.branched(branch, x)
+    out, factor = compute_branch(branch, x)
     total: T = jax.tree.map(lambda a, b: a + scaled(b, factor), x, out)
     return total

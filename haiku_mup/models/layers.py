@@ -11,7 +11,7 @@ from haiku_mup.layers import MultiHeadAttention
 from haiku_mup.parameters.factors import scaled
 from haiku_mup.parameters.haiku_layers import weight_shape
 from haiku_mup.parameters.initializers import Initializer
-from haiku_mup.tracing import context
+from haiku_mup.tracing.multipliers import multiplier
 
 _gelu_tanh = functools.partial(jax.nn.gelu, approximate=True)
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {         # by transformers' names
@@ -47,7 +47,7 @@ class Query(hk.Linear):
         self.attn_mult = attn_mult
 
     def __call__(self, inputs: jax.Array, *, precision: Any = None) -> jax.Array:
-        factor = context.multiplier(f"{self.module_name}/w", weight_shape(self, inputs))
+        factor = multiplier(f"{self.module_name}/w", weight_shape(self, inputs))
         queries: jax.Array = scaled(super().__call__(inputs, precision=precision), factor)
         if isinstance(self.attn_mult, (int, float)) and self.attn_mult == 1:
             return queries              # bit for bit those of the plain layer

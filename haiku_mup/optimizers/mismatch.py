@@ -11,7 +11,7 @@ from haiku_mup.rules import FIXED
 from haiku_mup.rules.optimizers import RULES, Behaviour, Coupling, OptimizerRule, rule_of, rule_of_states
 from haiku_mup.rules.parametrization import Parametrization
 from haiku_mup.rules.tables import standard
-from haiku_mup.tracing import context
+from haiku_mup.tracing.warn import warn_once
 
 OUTERMOST = {       # optimizers of optax that must be around the wrapped one, by the names of their states
     "MechanicState": "has optax.contrib.mechanize inside, which takes sums over all parameters; put it around: "
@@ -92,7 +92,7 @@ class MismatchCheck:
     def _warn(self, kind: str, name: str | None, text: str) -> None:
         """Warns about the optimizer, or about what it does with one parameter; once of each kind."""
         who = f"this optimizer, for {name!r}," if name else "this optimizer"
-        context.warn_once(self._warned, kind, f"{self._call}: {who} {text}")
+        warn_once(self._warned, kind, f"{self._call}: {who} {text}")
 
     def _misfit(self, behaviour: Behaviour | None, states: Collection[str]) -> str:
         """Says what the optimizer does that the rule isn't for, and which rule is right."""

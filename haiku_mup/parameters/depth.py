@@ -40,7 +40,7 @@ class Pair(NamedTuple):
 
     def error(self, text: str) -> MupError:
         """Returns the error for this parameter, with both shapes."""
-        return MupError.about(self.target.name, self.base.shape, self.target.shape, text)
+        return MupError.about(self.target.name, self.base.shape, self.target.shape, text, self.target.line)
 
     @property
     def may_gain_blocks(self) -> bool:
@@ -95,7 +95,8 @@ class Pairs:
         base = self._base.get(f"{module}/{record.leaf}")
         if base is None:
             raise MupError.about(record.name, None, record.shape, "the base has no such parameter; "
-                                 "build base and target from one function, and capture the base again")
+                                 "build base and target from one function, and capture the base again",
+                                 record.line)
         ratio = math.prod((family.ratio for family in families), start=_ratio_of_stacks(base, record))
         pair, alpha = Pair(base, record, tuple(families), ratio), self.parametrization.depth_alpha
         if alpha is None and base.name != record.name:
@@ -139,10 +140,10 @@ class Pairs:
             return
         counts = "; ".join(_counts(family.swapped) for family in families)
         if has_counterpart and counts and alpha is not None:
-            raise MupError.about(name, record.shape, None, f"{counts}: {FEWER}")
+            raise MupError.about(name, record.shape, None, f"{counts}: {FEWER}", record.line)
         raise MupError.about(name, record.shape, None, f"the {model} has no such parameter" + (
             f": {counts}; {IF_BLOCKS}" if has_counterpart and counts else
-            f"; build base and {model} from one function, and capture the base again"))
+            f"; build base and {model} from one function, and capture the base again"), record.line)
 
 
 def _ratio_of_stacks(base: Record, target: Record) -> float:
@@ -152,10 +153,10 @@ def _ratio_of_stacks(base: Record, target: Record) -> float:
     if base.stacks and len(base.stacks) != len(target.stacks):
         raise MupError.about(target.name, base.shape, target.shape, "the layer_stacks around it have "
                              f"{target.stacks} layers, those at the base {base.stacks}; build both from one "
-                             "function")
+                             "function", target.line)
     if any((b == 0) != (t == 0) for b, t in zip(base.stacks, target.stacks)):
         raise MupError.about(target.name, base.shape, target.shape, "a layer_stack without layers has no "
-                             "ratio; build base and target with one layer at least")
+                             "ratio; build base and target with one layer at least", target.line)
     return math.prod((t / b for b, t in zip(base.stacks, target.stacks) if b != t), start=1.0)
 
 
@@ -187,10 +188,12 @@ def _check_alike(records: Mapping[str, Record], parent: str, members: Mapping[in
             a, b = first.get(rest), block.get(rest)
             if a is None or b is None:
                 name = a.name if a else joined(parent, rest)
-                raise MupError(f"{name!r}: it is not in each of {_listed(members)}: {ALIKE.format('name')}")
+                error = MupError(f"{name!r}: it is not in each of {_listed(members)}: {ALIKE.format('name')}")
+                raise error.made_at(name, (a or b).line)        # type: ignore[union-attr]
             differ = [what for what, (x, y) in _compared(a, b).items() if x != y]
             if differ:
-                raise MupError(f"{b.name!r}: {b.shape}, {a.name!r}: {a.shape}: {ALIKE.format(differ[0])}")
+                error = MupError(f"{b.name!r}: {b.shape}, {a.name!r}: {a.shape}: {ALIKE.format(differ[0])}")
+                raise error.made_at(b.name, b.line)
 
 
 def _below(records: Mapping[str, Record], module: str) -> dict[str, Record]:

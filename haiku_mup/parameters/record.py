@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from haiku_mup.errors import SourceLine
 from haiku_mup.parameters.fans import Fans
 from haiku_mup.parameters.haiku_layers import LayerKind
 from haiku_mup.parameters.initializers import Moments
@@ -34,6 +35,7 @@ class Record:
       stacks: the numbers of layers of the layer_stacks around it, outermost first; without transparent ones,
         whose layers have names of their own.
       place: the place where it was made; None for one that was loaded.
+      line: the line of the model that made it; None for one that was loaded. It takes no part in comparisons.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Record:
     delta_row_sizes: tuple[int, ...] = ()
     stacks: tuple[int, ...] = ()
     place: Place | None = None
+    line: SourceLine | None = dataclasses.field(default=None, compare=False)
 
     @property
     def module(self) -> str:

@@ -135,7 +135,7 @@ def compare(base: Record, target: Record, parametrization: rules.Parametrization
     Raises:
       MupError: for what cannot be right; it names the parameter, both shapes and the remedy.
     """
-    error = functools.partial(MupError.about, target.name, base.shape, target.shape)
+    error = functools.partial(MupError.about, target.name, base.shape, target.shape, line=target.line)
     if len(base.shape) != len(target.shape) or len(base.row_sizes) != len(target.row_sizes):
         raise error("rank differs; rebuild the base model")
     if any(b == 0 != t for b, t in zip(base.shape, target.shape)):

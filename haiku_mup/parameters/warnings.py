@@ -4,7 +4,7 @@ from fractions import Fraction
 from itertools import product
 from typing import NamedTuple
 
-from haiku_mup.errors import MupError
+from haiku_mup.errors import MupError, SourceLine
 from haiku_mup.parameters.haiku_layers import TIED
 from haiku_mup.parameters.scaling import ParameterScaling
 from haiku_mup.rules import HIDDEN, OUTPUT, Parametrization, rescale
@@ -16,10 +16,12 @@ class Message(NamedTuple):
     Attributes:
       kind: a Mup warns once of each kind.
       text: the parameter, both shapes and the remedy.
+      line: the line of the model that made the parameter.
     """
 
     kind: str
     text: str
+    line: SourceLine | None
 
 
 def parameter_warning(scaling: ParameterScaling, parametrization: Parametrization) -> Message | None:
@@ -63,7 +65,7 @@ def model_warnings(scalings: Mapping[str, ParameterScaling], ties_used: bool) ->
 
 def _about(kind: str, scaling: ParameterScaling, text: str) -> Message:
     target = scaling.target
-    return Message(kind, str(MupError.about(target.name, scaling.base.shape, target.shape, text)))
+    return Message(kind, str(MupError.about(target.name, scaling.base.shape, target.shape, text)), target.line)
 
 
 def _odd_fan_ins(scalings: Mapping[str, ParameterScaling]) -> Iterator[Message]:

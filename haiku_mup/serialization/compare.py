@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from haiku_mup.errors import MupError
+from haiku_mup.parameters.declarations import Declarations
 from haiku_mup.parameters.globs import multiplier_of
 from haiku_mup.parameters.record import Record
 from haiku_mup.parameters.scaling import ParameterScaling, compare
 from haiku_mup.parameters.table import Row, as_text
 from haiku_mup.serialization import state_dict
-from haiku_mup.tracing.capture import Declarations
 
 SHOWN, WIDTH = 8, 140       # parameters that differ; columns
 

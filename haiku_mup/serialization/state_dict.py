@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from haiku_mup.errors import MupError
+from haiku_mup.parameters.declarations import Declarations
 from haiku_mup.parameters.fans import Fans
 from haiku_mup.parameters.globs import parse_multipliers
 from haiku_mup.parameters.haiku_layers import LayerKind
@@ -15,7 +16,6 @@ from haiku_mup.parameters.initializers import Moments
 from haiku_mup.parameters.record import Record
 from haiku_mup.rules import ROLES, Parametrization, Power, RoleExponents
 from haiku_mup.serialization import atomic_files
-from haiku_mup.tracing.capture import Declarations
 
 FORMAT, VERSION = "haiku_mup base", 1
 EXPONENTS = ("init", "forward", "sgd", "adam", "eps", "gradient", "stored")     # a role's list in a file

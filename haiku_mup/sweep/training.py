@@ -10,10 +10,11 @@ import optax
 
 from haiku_mup.coordinates.model_inputs import ModelInputs, model_inputs
 from haiku_mup.errors import MupError
-from haiku_mup.mup import Mup, _tree
+from haiku_mup.mup import Mup
 from haiku_mup.optimizers.factors import OptimizerScaling
 from haiku_mup.optimizers.mismatch import find_rule
 from haiku_mup.optimizers.trees import check_params
+from haiku_mup.optimizers.wrap import by_module
 from haiku_mup.optimizers.wrapper import scale_optimizer
 from haiku_mup.parameters.fans import Axes
 from haiku_mup.rules.optimizers import ADAM, OptimizerRule, choose
@@ -150,7 +151,7 @@ class Training:
         optimizer = self.optimizer(1e-3, **_placeholders(self.optimizer, 0.5))
         scalings = mup._captured("training")
         if rule is None:
-            shapes = _tree(scalings, lambda scaling: jax.ShapeDtypeStruct(scaling.target.shape, "float32"))
+            shapes = by_module(scalings, lambda scaling: jax.ShapeDtypeStruct(scaling.target.shape, "float32"))
             rule = find_rule(optimizer, shapes)
         if rule is None and parametrization.draws and not parametrization.plain:
             raise MupError("training: what kind this optimizer is of doesn't show when it is tried; say it: "
@@ -230,7 +231,7 @@ class _Target:
 
 def _scale_drawn(params: Any, mup: Mup, scale: Any) -> Any:
     """Multiplies the parameters that are drawn; leaves constants, such as biases of zero and gains of one."""
-    drawn = _tree(mup._captured("training"), lambda scaling: scaling.target.moments.drawn)
+    drawn = by_module(mup._captured("training"), lambda scaling: scaling.target.moments.drawn)
     return {module: {name: x * scale.astype(x.dtype) if drawn[module][name] else x
                      for name, x in leaves.items()} for module, leaves in params.items()}
 

@@ -1,8 +1,7 @@
-"""What happens to a parameter where it is used: it is multiplied, or what its layer is given in its place."""
-import contextlib
+"""Applies forward factors: to a parameter as it is read, or to inputs or outputs of the layer that owns it."""
 import contextvars
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
@@ -13,7 +12,11 @@ from haiku_mup.errors import MupError
 from haiku_mup.parameters.factors import Factor, RowFactors, map_factor, scale_gradient, scaled
 from haiku_mup.parameters.haiku_layers import READOUT, Weight, layer_type, record_of
 from haiku_mup.parameters.scaling import ForwardFactors
-from haiku_mup.tracing import haiku_internals as naming
+from haiku_mup.tracing.haiku_internals import TransformedFunction, leaf_name
+from haiku_mup.tracing.scope import ActiveContext, during
+from haiku_mup.tracing.warn import warn_once
+
+PLAIN = ForwardFactors()
 
 
 class Call(NamedTuple):
@@ -50,69 +53,64 @@ enclosing: contextvars.ContextVar[Call | None] = contextvars.ContextVar("enclosi
 _product: contextvars.ContextVar[_Product | None] = contextvars.ContextVar("product", default=None)
 
 
-class Uses(Protocol):
-    """What knows how parameters are used: a part of what a `context.ActiveContext` is."""
+def read(active: ActiveContext, next_getter: Callable[[Any], Any], value: Any, context: hk.GetterContext,
+         foreign: Callable[[], TransformedFunction | None]) -> Any:
+    """Returns a parameter as the model uses it: multiplied, unless its layer multiplies activations instead.
 
-    def forward_factors(self, name: str, shape: tuple[int, ...]) -> ForwardFactors:
-        """What happens to the parameter of this name (without a lift's prefix) and shape where it is used."""
-
-    def lifted(self, name: str, shape: tuple[int, ...]) -> bool:
-        """Whether this may be a parameter that the user lifted, and that a model of its own is called with."""
-
-    def stray(self, name: str, shape: tuple[int, ...]) -> str:
-        """What to say where the model has a parameter that nobody captured, if anything."""
-
-
-def read(active: Uses, transform_depth: int, next_getter: Callable[[Any], Any], value: Any,
-         context: hk.GetterContext, warn: Callable[[str], None]) -> Any:
-    """A parameter as it is used: multiplied, unless its layer multiplies activations in its place.
-
-    Other getters run between: what they see, and give, is the parameter as Table 8 keeps it, in every form.
+    Other getters run in between: in every form they see, and return, the parameter that Table 8 keeps.
 
     Args:
-      active: which knows its factors.
-      transform_depth: how many of Haiku's transforms that run are around the model, or it itself.
-      next_getter: what the other getters make of a value.
-      value: as it is stored.
+      active: the context that knows its factors.
+      next_getter: applies the other getters to a value.
+      value: the parameter as it is stored.
       context: what Haiku tells a getter.
-      warn: called with what to say of a parameter that nobody captured.
+      foreign: returns what runs of another model, which has this parameter.
 
     Raises:
-      MupError: another model's parameter that looks like one of this; a layer that couldn't apply a factor.
+      MupError: another model's parameter that looks like one of this model; a layer that couldn't apply a
+        factor.
+
+    Warns:
+      MupWarning: a parameter that was not captured, where no wrapped optimizer would say so.
     """
     name, shape = context.full_name, tuple(map(int, context.original_shape))
     if not isinstance(value, (jax.Array, np.ndarray, np.generic)):
         return next_getter(value)
     factors = active.forward_factors(name, shape)
-    if factors == ForwardFactors():
-        text = active.stray(name, shape)
-        if text and not naming.apart(transform_depth):
-            warn(text)
+    if factors == PLAIN:
+        text = active.uncaptured(name, shape)
+        if text and foreign() is None:
+            warn_once(active.warned, "uncaptured", text)
         return next_getter(value)
-    apart = naming.apart(transform_depth)
-    if apart == naming.INIT or (apart and factors.plain):
+    other = foreign()
+    if other == TransformedFunction.INIT or (other and factors.plain):
         return next_getter(value)
-    if apart and not active.lifted(name, shape):
+    if other and not active.is_lifted(name, shape):
         raise MupError.about(name, None, shape, "a model that was transformed apart is called inside this one "
                              "with parameters of its own, and this one of them has the name and the shape of a "
                              "parameter that has factors here; rename its modules, or call it outside, or, "
                              "where it is in μP, too, wrap it: mup.wrap_model(inner)")
-    factor, stored = _factor(factors, shape, context), factors.stored
+    return _multiplied(value, next_getter, factors, _factor(factors, shape, context))
+
+
+def _multiplied(value: Any, next_getter: Callable[[Any], Any], factors: ForwardFactors, factor: Factor) -> Any:
+    """Returns a stored value times a factor, with other getters applied to θ times the value in between."""
+    theta = factors.stored
     value = value if factors.gradient == 1 else scale_gradient(value, factors.gradient)
-    shown = scaled(value, stored)
+    shown = scaled(value, theta)
     found = next_getter(shown)
-    if found is shown:
+    if found is shown:          # one multiplication instead of three, and no rounding in between
         return scaled(value, factor)
-    return found if factor == stored else scaled(scaled(found, map_factor(lambda x: 1 / x, stored)), factor)
+    return found if factor == theta else scaled(scaled(found, map_factor(lambda x: 1 / x, theta)), factor)
 
 
 def _factor(factors: ForwardFactors, shape: tuple[int, ...], context: hk.GetterContext) -> Factor:
     """Returns what a parameter is multiplied by as it is read: 1, where its layer multiplies activations."""
-    leaf, product = naming.leaf_name(context), _product.get()
+    leaf, product = leaf_name(context), _product.get()
     if product is None or product.module is not context.module or product.leaf != leaf:
-        itself = layer_type(context.module).kinds.get(leaf) == READOUT
-        # Itself, where a subclass doesn't call its base's method.
-        return factors.multiplier if itself else factors.forward
+        is_readout = layer_type(context.module).kinds.get(leaf) == READOUT
+        # A readout that is read elsewhere is of a subclass that doesn't call its base's method.
+        return factors.multiplier if is_readout else factors.forward
     if product.factor != factors.forward:
         raise MupError.about(context.full_name, None, shape, "its factor in the forward pass is "
                              f"{factors.forward}, and its layer multiplied its inputs by {product.factor}; "
@@ -120,7 +118,7 @@ def _factor(factors: ForwardFactors, shape: tuple[int, ...], context: hk.GetterC
     return 1.0
 
 
-def call(active: Uses, next_method, args, kwargs, context: hk.MethodContext) -> Any:
+def call(active: ActiveContext, next_method, args, kwargs, context: hk.MethodContext) -> Any:
     """Calls a method of a module; multiplies inputs or outputs in place of a weight, where it has one."""
     if context.method_name != "__call__":
         return next_method(*args, **kwargs)
@@ -130,7 +128,7 @@ def call(active: Uses, next_method, args, kwargs, context: hk.MethodContext) -> 
         return _called(active, next_method, args, kwargs, context)
 
 
-def _called(active: Uses, next_method, args, kwargs, context: hk.MethodContext) -> Any:
+def _called(active: ActiveContext, next_method, args, kwargs, context: hk.MethodContext) -> Any:
     record = record_of(context.orig_class)      # not a base's: a subclass may do other things with its inputs
     if record is None:
         return next_method(*args, **kwargs)
@@ -141,17 +139,7 @@ def _called(active: Uses, next_method, args, kwargs, context: hk.MethodContext) 
     return next_method(*args, **kwargs)
 
 
-@contextlib.contextmanager
-def during(variable: contextvars.ContextVar[Any], value: Any) -> Iterator[None]:
-    """A context in which a variable has a value."""
-    token = variable.set(value)
-    try:
-        yield
-    finally:
-        variable.reset(token)
-
-
-def _inputs_scaled(active: Uses, next_method, args, kwargs, module: Any, weight: Weight) -> Any:
+def _inputs_scaled(active: ActiveContext, next_method, args, kwargs, module: Any, weight: Weight) -> Any:
     """Calls a layer with its inputs multiplied by its weight's factor."""
     inputs = _activations(args, kwargs, weight)
     if inputs is None:
@@ -165,7 +153,7 @@ def _inputs_scaled(active: Uses, next_method, args, kwargs, module: Any, weight:
         return next_method(*args, **kwargs)
 
 
-def _outputs_scaled(active: Uses, next_method, args, kwargs, module: Any, weight: Weight) -> Any:
+def _outputs_scaled(active: ActiveContext, next_method, args, kwargs, module: Any, weight: Weight) -> Any:
     """Calls a layer and multiplies its outputs by its weight's factor."""
     shape = weight.shape(module, _activations(args, kwargs, weight))
     factor = active.forward_factors(f"{module.module_name}/{weight.leaf}", shape).forward
@@ -181,7 +169,7 @@ def _activations(args, kwargs, weight: Weight) -> Any:
 
 
 def _channels(inputs: Any, factor: Factor) -> Any:
-    """Inputs times a factor, or one for each of the weight's rows, which are the inputs' last axis."""
+    """Returns inputs times a factor, or one for each of the weight's rows, which are the inputs' last axis."""
     if isinstance(factor, RowFactors):
         rows = factor.array().reshape(*(1,) * (inputs.ndim - 1), -1)
         return inputs * jnp.asarray(rows, inputs.dtype)

@@ -1,189 +1,271 @@
-"""What a parameter is called in the parameter tree, which only partly shows where it is made."""
+"""Reads Haiku's private names and Python's frames: what runs around a line of a model. No other file does."""
+import dataclasses
 import functools
+import os
 import sys
 import types
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from enum import StrEnum
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import haiku as hk
+import jax
 
-from haiku_mup.errors import MupError
+from haiku_mup.errors import MupError, SourceLine
 from haiku_mup.parameters.place import Branch, Place, Site, Stack
 
-# Functions of Haiku's that call an init or an apply for themselves -> what of Haiku's they are.
-_CALLERS = {("haiku._src.lift", "__call__"): "lift",
-            ("haiku._src.layer_stack", "per_layer_init_fn"): "layer_stack",
-            ("haiku._src.layer_stack", "layer"): "layer_stack"}
-INIT, APPLY = "init", "apply"
-_TRANSFORMS = {f"transform_with_state.<locals>.{what}_fn": what for what in (INIT, APPLY)}
-_CALLING, _TRANSFORMING = {name for _, name in _CALLERS}, {f"{what}_fn" for what in (INIT, APPLY)}
+# Python's stack while a parameter is made. `Nesting` walks down it once, and takes what the arrows name. Haiku
+# has no other place for it: `context.lifted_prefix_name` knows nothing of transparent stacks, has a prefix
+# twice under hk.remat, and doesn't end where a wrapped model begins.
+#
+#   creator of apply_mup()                       sys._getframe(1)
+#   hk.get_parameter
+#   hk.Linear.__call__
+#   block                                        → the line of the user's model: the first outside of libraries
+#   transform_with_state.<locals>.init_fn        → a transform, whose caller is …
+#   _LayerStack.__call__.<locals>.per_layer_init_fn      → … layer_stack
+#   _LayerStack.__call__.<locals>.scanned_init_fn        → names of each layer, where the stack is transparent
+#   LiftingModule.__call__                       → prefix of names; where a user lifts, the transform's caller
+#   _LayerStack.__call__                         → a layer_stack, with its number of layers
+#   net                                          the user's function
+#   transform_with_state.<locals>.init_fn        → a transform: the model's own
+#   bind.<locals>.wrapped                        ends names and stacks, if a wrapped model runs
+#   jax.eval_shape, `with mup.init_target():`, …
+_LIFT, _LAYER_STACK, _TRANSFORM = "haiku._src.lift", "haiku._src.layer_stack", "haiku._src.transform"
+_OF_INTEREST = frozenset(("__call__", "scanned_init_fn", "per_layer_init_fn", "layer", "init_fn", "apply_fn",
+                          "wrapped"))
+_WRAPPED = "bind.<locals>.wrapped"
+ORIGINAL = "_original_fn"       # attribute of an init or an apply: the function that Haiku transformed
 _homes: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()   # module -> its parameter's name
 
 
-def place(names: tuple[str, ...], leaf: str, branch: Branch | None) -> Place:
-    """Where the parameter is that is being made, which the tree calls by these names."""
-    first, *others = (name[:-len(leaf) - 1] for name in names)
-    parts = [first.split("/"), *(other.split("/") for other in others)]
-    varied = tuple(i for i, same in enumerate(zip(*parts)) if len(set(same)) > 1)
-    return Place(first, varied, stacks(), branch)
+class TransformedFunction(StrEnum):
+    """The function of a transformed model that runs."""
+
+    INIT = "init"
+    APPLY = "apply"
 
 
-def site() -> Site:
-    """Where the model that is being traced is."""
-    return Site(hk.experimental.current_name(), stacks())
+_FUNCTIONS = {f"transform_with_state.<locals>.{function}_fn": function for function in TransformedFunction}
 
 
-def stacks() -> tuple[Stack, ...]:
-    """The layer_stacks around this call, outermost first; read off Python's own stack, as names are."""
-    found = []
-    for frame in _frames("__call__"):
-        if frame.f_globals.get("__name__") == "haiku._src.layer_stack":
+class Caller(StrEnum):
+    """The part of Haiku that calls an init or an apply for itself."""
+
+    LIFT = "lift"
+    LAYER_STACK = "layer_stack"
+
+
+@dataclasses.dataclass(slots=True)
+class Transform:
+    """An init or an apply that runs.
+
+    Attributes:
+      function: which of the two.
+      context: Haiku's context of it, which holds its parameters.
+      caller: the part of Haiku that calls it; None where a user's function does.
+    """
+
+    function: TransformedFunction
+    context: Any
+    caller: Caller | None = None
+
+    @property
+    def parameters(self) -> set[int]:
+        """Returns the ids of its parameters."""
+        return {id(x) for leaves in self.context.collect_params().values() for x in leaves.values()}
+
+
+class Nesting:
+    """The transforms, lifts and layer_stacks around a line of a model. Not to be kept: it holds parameters.
+
+    Attributes:
+      transforms: those that run, innermost first, down to the bottom of Python's stack.
+      renamings: for each lift and transparent layer_stack around, innermost first, a function from a module's
+        name below it to the names above it: one, or one for each layer. They end where a wrapped model begins.
+      stacks: the layer_stacks around, outermost first, down to the same place.
+      line: the innermost line of the user's.
+    """
+
+    __slots__ = ("line", "renamings", "stacks", "transforms")
+
+    def __init__(self) -> None:
+        self.transforms: list[Transform] = []
+        self.renamings: list[Callable[[str], list[str]]] = []
+        self.line: SourceLine | None = None
+        stacks: list[Stack] = []
+        in_model = True
+        frame: types.FrameType | None = sys._getframe(1)
+        while frame is not None:
+            code = frame.f_code
+            if self.line is None and not _is_library(code.co_filename):
+                self.line = SourceLine(code.co_filename, frame.f_lineno, code.co_qualname)
+            if code.co_name in _OF_INTEREST:
+                if code.co_qualname == _WRAPPED:
+                    in_model = False
+                self._add_transform(frame)
+                if in_model:
+                    self._add_level(frame, stacks)
+            frame = frame.f_back
+        self.line = self.line or users_line()
+        self.stacks = tuple(reversed(stacks))
+
+    def _add_transform(self, frame: types.FrameType) -> None:
+        """Adds the transform that runs in a frame, or what calls the latest one."""
+        name, where = frame.f_code.co_name, frame.f_globals.get("__name__")
+        if where == _TRANSFORM and (function := _FUNCTIONS.get(frame.f_code.co_qualname)):
+            self.transforms.append(Transform(function, frame.f_locals["ctx"]))
+        elif self.transforms and self.transforms[-1].caller is None:
+            if where == _LIFT and name == "__call__":
+                self.transforms[-1].caller = Caller.LIFT
+            elif where == _LAYER_STACK and name in ("per_layer_init_fn", "layer"):
+                self.transforms[-1].caller = Caller.LAYER_STACK
+
+    def _add_level(self, frame: types.FrameType, stacks: list[Stack]) -> None:
+        """Adds the lift, the names or the stack that a frame tells of."""
+        name, where = frame.f_code.co_name, frame.f_globals.get("__name__")
+        if where == _LIFT and name == "__call__":
+            self.renamings.append(functools.partial(_prefixed, frame.f_locals["self"].prefix_name))
+        elif where == _LAYER_STACK and name == "scanned_init_fn":
             stack: Any = frame.f_locals["self"]
+            if stack._transparency_map is not None:
+                self.renamings.append(functools.partial(_unstacked, stack))
+        elif where == _LAYER_STACK and name == "__call__":
+            stack = frame.f_locals["self"]
             lift = frame.f_locals["params_and_state_fn"]        # a lambda around the module of hk.lift
             prefix = next((cell.cell_contents.prefix_name for cell in lift.__closure__ or ()
                            if hasattr(cell.cell_contents, "prefix_name")), stack._name)
-            found.append(Stack(prefix, int(stack._count), stack._transparency_map is not None))
-    return tuple(reversed(found))
+            stacks.append(Stack(prefix, int(stack._count), stack._transparency_map is not None))
 
+    # --- names in the parameter tree ---
 
-def stored_names(context_: hk.GetterContext, outside: int = 0) -> tuple[str, ...]:
-    """The names of a parameter in the tree: one, but for a transparent layer_stack.
+    def modules_in_tree(self, module: str, lifts_around: int = 0) -> tuple[str, ...]:
+        """Returns the names in the tree of a module: one, or one for each layer of a transparent layer_stack.
 
-    Args:
-      context_: what Haiku tells a creator.
-      outside: how many of the outermost levels not to count, for a tree that is itself below them.
-    """
-    leaf = leaf_name(context_)
-    modules: tuple[str, ...] = (context_.full_name[:-len(leaf) - 1],)
-    levels = _levels()
-    for level in levels[:len(levels) - outside]:
-        modules = tuple(name for module in modules for name in level(module))
-    return tuple(f"{module}/{leaf}" for module in modules)
+        Args:
+          module: its name as Haiku has it on this line.
+          lifts_around: how many of the outermost lifts and transparent stacks not to count, for a tree that is
+            itself below them.
+        """
+        names: tuple[str, ...] = (module,)
+        for renaming in self.renamings[:len(self.renamings) - lifts_around]:
+            names = tuple(above for name in names for above in renaming(name))
+        return names
 
+    def stored_names(self, context: hk.GetterContext, lifts_around: int = 0) -> tuple[str, ...]:
+        """Returns the names in the tree of a parameter, "module/name", as `modules_in_tree` does."""
+        leaf = leaf_name(context)
+        modules = self.modules_in_tree(context.full_name[:-len(leaf) - 1], lifts_around)
+        return tuple(f"{module}/{leaf}" for module in modules)
 
-def in_tree(module: str) -> str:
-    """The name in the tree of a module that is called this here; the first, in a transparent layer_stack."""
-    for level in _levels():
-        module = level(module)[0]
-    return module
+    def place(self, names: tuple[str, ...], leaf: str, branch: Branch | None) -> Place:
+        """Returns where the parameter is made that the tree calls by these names."""
+        first, *others = (name[:-len(leaf) - 1] for name in names)
+        parts = [first.split("/"), *(other.split("/") for other in others)]
+        varied = tuple(i for i, same in enumerate(zip(*parts)) if len(set(same)) > 1) if others else ()
+        return Place(first, varied, self.stacks, branch)
 
+    def site(self) -> Site:
+        """Returns the place in the model's code, which is the same at init and at apply."""
+        return Site(hk.experimental.current_name(), self.stacks)
 
-def depth() -> int:
-    """How many levels of lifts and transparent stacks there are around this call."""
-    return len(_levels())
+    @property
+    def stacked_layers(self) -> tuple[int, ...]:
+        """Returns how many layers the stacks have that put an axis in front of a parameter's own."""
+        return tuple(stack.layers for stack in self.stacks if not stack.transparent)
 
+    # --- whose a parameter is ---
 
-def _levels() -> list[Callable[[str], list[str]]]:
-    """For each lift and transparent layer_stack around, innermost first, what it makes of a module's name.
+    def foreign_transform(self, transform_depth: int) -> TransformedFunction | None:
+        """Returns what runs of another model with parameters of its own, called by a user's function.
 
-    They are read off Python's own stack: `context.lifted_prefix_name` tells of no transparency map, has a
-    prefix twice under hk.remat, and knows nothing of where a wrapped model begins that is lifted itself.
-    """
-    levels: list[Callable[[str], list[str]]] = []
-    for frame in _frames("__call__", "scanned_init_fn"):
-        where, what = frame.f_globals.get("__name__"), frame.f_code.co_name
-        if where == "haiku._src.lift" and what == "__call__":
-            levels.append(functools.partial(_prefixed, frame.f_locals["self"].prefix_name))
-        elif where == "haiku._src.layer_stack" and what == "scanned_init_fn":
-            stack: Any = frame.f_locals["self"]
-            if stack._transparency_map is not None:
-                levels.append(functools.partial(_flat, stack))
-    return levels
+        Args:
+          transform_depth: how many of the outermost transforms are around the model that asks, its own
+            included.
 
+        Returns:
+          `INIT` in an init that no hk.lift calls; `APPLY` in an apply with parameters of which the transform
+          around it has none, though it may have what they were made from; None elsewhere.
+        """
+        inner = self.transforms[:max(0, len(self.transforms) - transform_depth + 1)]
+        for around, transform in pairwise(reversed(inner)):
+            if transform.caller is None and not transform.parameters & around.parameters:
+                return transform.function
+        return None
 
-def _frames(*functions: str) -> Iterator[types.FrameType]:
-    """The frames of the model that is being traced, in functions of these names, innermost first."""
-    frame: types.FrameType | None = sys._getframe(1)
-    while frame is not None and (code := frame.f_code).co_qualname != "bound.<locals>.wrapped":
-        if code.co_name in functions:
-            yield frame
-        frame = frame.f_back
+    def is_lifted_by_user(self, transform_depth: int) -> bool:
+        """Returns whether a user's function lifts the parameter that is made, and calls an apply with it."""
+        inner = self.transforms[:max(0, len(self.transforms) - transform_depth)]
+        return any(transform.caller == Caller.LIFT for transform in inner)
 
 
 def _prefixed(prefix: str, module: str) -> list[str]:
+    """Returns the name of a module outside of a lift."""
     return [f"{prefix}/{module}" if prefix else module]
 
 
-def _flat(stack: Any, module: str) -> list[str]:
+def _unstacked(stack: Any, module: str) -> list[str]:
+    """Returns the names that a transparent layer_stack gives to the same module of each layer."""
     return [stack._transparency_map.stacked_to_flat(module, i) for i in range(stack._count)]
 
 
-# --- whose a parameter is ---
+# --- the line of the user's model ---
 
-class _Transform(NamedTuple):
-    """An init or an apply of a transformed function that runs.
-
-    Attributes:
-      what: `INIT` or `APPLY`.
-      parameters: the ids of its parameters.
-      by: what of Haiku's called it, one of `_CALLERS`; "" for a user's function.
-    """
-
-    what: str
-    parameters: Callable[[], set[int]]
-    by: str
+def users_line() -> SourceLine | None:
+    """Returns the innermost line of the user's that runs, else the innermost of this package's models."""
+    return _innermost(lambda file: not _is_library(file)) or _innermost(_is_model)
 
 
-def transforms() -> int:
-    """How many of Haiku's transforms run here."""
-    return len(_transforms())
-
-
-def apart(transform_depth: int) -> str:
-    """Whether what runs here is a model that a user's function calls, with parameters of its own.
-
-    Args:
-      transform_depth: how many of the outermost transforms are around the model that asks, and it itself.
-
-    Returns:
-      `INIT` in an init that no hk.lift calls; `APPLY` in an apply with parameters of which the transform
-      around has none, though it may have what they were made from; "" elsewhere.
-    """
-    running = _transforms()
-    for around, one in pairwise(reversed(running[:max(0, len(running) - transform_depth + 1)])):
-        if not one.by and not one.parameters() & around.parameters():
-            return one.what
-    return ""
-
-
-def is_lifted_by_user(transform_depth: int) -> bool:
-    """Whether the parameter that is being made is lifted by a user's function, which calls an apply with it."""
-    running = _transforms()
-    return any(one.by == "lift" for one in running[:max(0, len(running) - transform_depth)])
-
-
-def _transforms() -> list[_Transform]:
-    """Those that run here, innermost first, read off Python's own stack."""
-    found: list[_Transform] = []
+def _innermost(accepts: Callable[[str], bool]) -> SourceLine | None:
+    """Returns the innermost line that runs in a file that a function accepts."""
     frame: types.FrameType | None = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
-        what = _TRANSFORMS.get(code.co_qualname) if code.co_name in _TRANSFORMING else None
-        if what and frame.f_globals.get("__name__") == "haiku._src.transform":
-            found.append(_Transform(what, functools.partial(_parameters, frame.f_locals["ctx"]), ""))
-        elif code.co_name in _CALLING and found and not found[-1].by:
-            by = _CALLERS.get((frame.f_globals.get("__name__", ""), code.co_name), "")
-            found[-1] = found[-1]._replace(by=by)
+        if accepts(code.co_filename):
+            return SourceLine(code.co_filename, frame.f_lineno, code.co_qualname)
         frame = frame.f_back
-    return found
+    return None
 
 
-def _parameters(ctx: Any) -> set[int]:
-    return {id(x) for leaves in ctx.collect_params().values() for x in leaves.values()}
+_PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
+_LIBRARIES = (_PACKAGE, *(os.path.dirname(module.__file__) + os.sep for module in (hk, jax)), "<frozen ")
+_STANDARD = os.path.dirname(os.__file__) + os.sep
 
 
-def leaf_name(context_: hk.GetterContext) -> str:
-    """The parameter's own name, which may hold slashes."""
-    module = context_.module
+@functools.cache
+def _is_library(file: str) -> bool:
+    """Returns whether a file belongs to this package, Haiku, JAX or Python's standard library."""
+    installed = "site-packages" in file or "dist-packages" in file      # below the standard library's folder
+    return file.startswith(_LIBRARIES) or (file.startswith(_STANDARD) and not installed)
+
+
+def _is_model(file: str) -> bool:
+    """Returns whether a file is one of this package's models."""
+    return file.startswith(f"{_PACKAGE}models{os.sep}")
+
+
+# --- modules and parameters ---
+
+def leaf_name(context: hk.GetterContext) -> str:
+    """Returns the parameter's own name, which may hold slashes."""
+    module = context.module
     owner = "~" if module is None else module.module_name
-    full: str = context_.full_name
+    full: str = context.full_name
     return full[len(owner) + 1:] if full.startswith(owner + "/") else full.rpartition("/")[2]
 
 
 def check_home(name: str, module: Any) -> None:
-    """A SharedEmbed that is asked for its matrix inside a layer_stack would silently make another."""
+    """Raises where a SharedEmbed is asked for its matrix at a second place, and would make another one.
+
+    Args:
+      name: the matrix's name in the parameter tree.
+      module: the SharedEmbed.
+
+    Raises:
+      MupError: it has made its matrix under another name, outside of the layer_stack or lift that is around.
+    """
     home = _homes.setdefault(module, name)
     if home != name:
         raise MupError(f"{name!r}: this SharedEmbed has its matrix at {home!r} already, and would make "

@@ -1,119 +1,108 @@
-"""The scope of a captured model in μP: it rescales draws, and tells layers their multipliers."""
-from collections.abc import Hashable, Mapping
+"""Wrapped models: in their init they rescale draws, in their apply they multiply."""
+import contextlib
+import functools
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import haiku as hk
+import jax
 
 from haiku_mup.errors import MupError
 from haiku_mup.parameters.haiku_layers import TIED, layer_type
-from haiku_mup.parameters.initializers import Rescaled, known_moments
-from haiku_mup.parameters.place import Branch, Site, Stack
-from haiku_mup.parameters.record import Record
+from haiku_mup.parameters.initializers import known_moments
+from haiku_mup.parameters.place import Branch, Site
 from haiku_mup.parameters.scaling import ForwardFactors, ParameterScaling
-from haiku_mup.tracing import context
-from haiku_mup.tracing.context import CreatedParameter
-from haiku_mup.tracing.haiku_internals import check_home, leaf_name, stacks, stored_names
+from haiku_mup.tracing import getters
+from haiku_mup.tracing.creation import CreatedParameter, Creation
+from haiku_mup.tracing.factor_lookup import FactorLookup, tied_multiplier
+from haiku_mup.tracing.haiku_internals import ORIGINAL, Nesting, check_home
+from haiku_mup.tracing.scope import (
+    ActiveContext,
+    RunningModel,
+    activated,
+    applied_context,
+    during,
+    running_model,
+)
 
-
-class FactorLookup:
-    """What happens to parameters where they are used, by what a layer knows of them there."""
-
-    def __init__(self) -> None:
-        self._found: dict[tuple[str, tuple[int, ...]], dict[tuple[Stack, ...], ForwardFactors]] = {}
-
-    def add(self, record: Record, factors: ForwardFactors) -> ForwardFactors:
-        """Takes one in; gives what is known of one that looks the same, or else itself."""
-        around = record.place.stacks if record.place else ()
-        return self._found.setdefault((record.local, record.shape), {}).setdefault(around, factors)
-
-    def get(self, name: str, shape: tuple[int, ...]) -> ForwardFactors | None:
-        """Of the parameter with this name (without a lift's prefix) and shape, in the stacks that are around.
-
-        Raises:
-          MupError: there are several, and none in these stacks.
-        """
-        found = self._found.get((name, shape), {})
-        if len(set(found.values())) < 2:
-            return next(iter(found.values()), None)
-        if (around := stacks()) not in found:
-            raise MupError.about(name, None, shape, "other layers have this name and shape, and this one was "
-                                 "not captured where it is; capture the model that is wrapped")
-        return found[around]
-
-    def has(self, name: str, shape: tuple[int, ...]) -> bool:
-        """Whether there is a parameter with this name and shape."""
-        return (name, shape) in self._found
-
-    def key(self) -> Hashable:
-        """What is equal where all is."""
-        return frozenset((*at, around, factors) for at, found in self._found.items()
-                         for around, factors in found.items())
+Model = TypeVar("Model", hk.Transformed, hk.TransformedWithState, hk.MultiTransformed,
+                hk.MultiTransformedWithState)
+_MARK = "_haiku_mup"        # attribute of the functions that `bind` makes
 
 
 class WrappedModel:
-    """A captured model in μP, for its init and its apply. Equal content is one key in JAX's caches.
+    """A captured model in μP, as its init and its apply see it. Equal content is one key in JAX's caches.
 
     Args:
-      entries: base beside target, by name.
+      scalings: base beside target, by name.
       branches: the multiplier of each branch of haiku_mup.residual, relative to those that it is not in.
-      plain: whether plain optimizers train it, which meet no check of what was captured.
+      plain: whether plain optimizers train it, which check no names.
 
     Raises:
       MupError: two layers that look alike from inside and have different multipliers.
     """
 
-    transform_depth = 0     # its functions know where they run
+    transform_depth = 0     # each of its functions knows where it runs
 
-    def __init__(self, entries: Mapping[str, ParameterScaling], branches: Mapping[Site, float],
+    def __init__(self, scalings: Mapping[str, ParameterScaling], branches: Mapping[Site, float],
                  plain: bool = False):
-        self._draws = {name: (e.target.shape, e.draw, e.target.moments, e.target.stacks)
-                       for name, e in entries.items()}
-        self._branches = dict(branches)
         self.warned: set[str] = set()
+        self._plain, self._branches = plain, dict(branches)
+        self._captured = {name: (s.target.shape, s.draw, s.target.moments, s.target.stacks)
+                          for name, s in scalings.items()}
+        targets = [(s, s.target) for s in scalings.values()]
+        self._lifted = {(target.local, target.shape) for _, target in targets if target.lifted_by_user}
+        self._tied = {s.multiplier for s, target in targets if target.layer == TIED}
         self._factors = FactorLookup()
-        self._lifted_by_user = {(e.target.local, e.target.shape) for e in entries.values()
-                                if e.target.lifted_by_user}
-        self._plain = plain
-        self._tied = {e.multiplier for e in entries.values() if e.target.layer == TIED}
-        for entry in entries.values():
-            if self._factors.add(entry.target, entry.forward_factors) != entry.forward_factors:
-                raise MupError.about(entry.target.name, entry.base.shape, entry.target.shape, "another layer "
-                                     "has this name and shape within its lift, and another multiplier; rename "
-                                     "one")
+        for scaling, target in targets:
+            if self._factors.add(target, scaling.forward_factors) != scaling.forward_factors:
+                raise MupError.about(
+                    target.name, scaling.base.shape, target.shape, "another layer has this name and shape "
+                    "within its lift, and another multiplier; rename one", target.line)
         self._key: Hashable = self._factors.key(), *map(frozenset, (
-            self._draws.items(), self._tied, self._branches.items(), self._lifted_by_user, {plain}))
+            self._captured.items(), self._tied, self._branches.items(), self._lifted, {plain}))
         self._hash = hash(self._key)
 
     def __eq__(self, other):
+        """Returns whether another wrapped model computes the same."""
         return isinstance(other, WrappedModel) and self._key == other._key
 
     def __hash__(self):
+        """Returns the hash of its contents."""
         return self._hash
 
-    def create(self, next_creator, shape, dtype, init, context_, enclosing):
-        names, shape_ = stored_names(context_), tuple(map(int, context_.original_shape))
-        name = names[0]
-        known, draw, moments_, layers = self._draws.get(name, (None, 1.0, None, None))
-        value, now = None, known_moments(init, shape_)
-        try:
-            if layer_type(context_.module).kinds.get(leaf_name(context_)) == TIED:
-                check_home(name, context_.module)
-        except MupError as error:
-            value = error
-        if known != shape_:
-            value, draw = MupError.about(name, None, shape_, "not captured in init_target"
-                                         + f", which saw {known}" * (known is not None)
-                                         + "; capture the model that is wrapped"), 1.0
-        elif now and moments_ and abs(now.std - moments_.std) > 1e-6 * now.std:
-            value = MupError.about(name, None, shape_, f"the initializer's std is {now.std:.3g}, and "
-                                   f"init_target saw {moments_.std:.3g}; capture the model that is wrapped")
-        elif layers != (found := tuple(stack.layers for stack in stacks() if not stack.transparent)):
-            value = MupError.about(name, None, shape_, f"it is in stacks of {found} layers, and init_target "
-                                   f"saw {layers}; capture the model that is wrapped")
-        array, value = make(next_creator, shape, dtype, init, draw, name, value, self.warned)
-        return array, CreatedParameter(names, leaf_name(context_), array, value)
+    def create(self, creation: Creation) -> tuple[Any, CreatedParameter]:
+        """Makes a parameter as it was captured."""
+        _, factor, *_ = self._captured.get(creation.names[0], (None, 1.0))
+        error = self._difference(creation)
+        return creation.make(error, 1.0 if error else factor, self.warned)
 
-    def keep(self, created: CreatedParameter) -> None:
-        """All is known already."""
+    def _difference(self, creation: Creation) -> MupError | None:
+        """Returns the error for a parameter that isn't what was captured."""
+        name, shape, nesting = creation.names[0], creation.layer_shape, creation.nesting
+        captured, _, moments, layers = self._captured.get(name, (None, 1.0, None, None))
+        now = known_moments(creation.init, shape)
+        if captured != shape:
+            saw = "" if captured is None else f", which saw {captured}"
+            text = f"not captured in init_target{saw}; capture the model that is wrapped"
+        elif now and moments and abs(now.std - moments.std) > 1e-6 * now.std:
+            text = (f"the initializer's std is {now.std:.3g}, and init_target saw {moments.std:.3g}; capture "
+                    "the model that is wrapped")
+        elif layers != nesting.stacked_layers:
+            text = (f"it is in stacks of {nesting.stacked_layers} layers, and init_target saw {layers}; "
+                    "capture the model that is wrapped")
+        else:
+            return _second_home(creation)
+        return MupError.about(name, None, shape, text, nesting.line)
 
-    def branch(self, branch: Branch) -> float:
+    def keep(self, created: Sequence[CreatedParameter]) -> None:
+        """Raises for parameters that are not what was captured; all else is known already."""
+        errors = [parameter.value for parameter in created if isinstance(parameter.value, MupError)]
+        if errors:
+            raise MupError.of_all(errors)
+
+    def branch_multiplier(self, branch: Branch) -> float:
+        """Returns what a branch is multiplied by that the branch around it isn't."""
         if branch.site not in self._branches:
             if set(self._branches.values()) <= {1.0}:
                 return 1.0
@@ -123,25 +112,34 @@ class WrappedModel:
         return self._branches[branch.site] / outer
 
     def forward_factors(self, name: str, shape: tuple[int, ...]) -> ForwardFactors:
-        return self._factors.get(name, shape) or ForwardFactors()
+        """Returns what happens to a parameter where it is used; nothing to one that was not captured."""
+        return self._factors.get(name, shape) or getters.PLAIN
 
     @property
-    def lifts(self) -> bool:
-        return bool(self._lifted_by_user)
+    def has_lifted(self) -> bool:
+        """Returns whether a user's function lifts some parameter."""
+        return bool(self._lifted)
 
-    def lifted(self, name: str, shape: tuple[int, ...]) -> bool:
-        return (name, shape) in self._lifted_by_user
+    def is_lifted(self, name: str, shape: tuple[int, ...]) -> bool:
+        """Returns whether a user's function may lift this parameter."""
+        return (name, shape) in self._lifted
 
-    def stray(self, name: str, shape: tuple[int, ...]) -> str:
-        if not self._plain or self._factors.has(name, shape):
-            return ""
+    def uncaptured(self, name: str, shape: tuple[int, ...]) -> str | None:
+        """Returns what to warn of where plain optimizers train a parameter that was not captured."""
+        if not self._plain or (name, shape) in self._factors:
+            return None
         return str(MupError.about(name, None, shape, "not captured in init_target, and so not in μP, where no "
                                   "wrapped optimizer would say so; make it inside apply_mup()"))
 
-    def matrix_read(self, context_) -> None:
-        """Said as the target was captured."""
+    def table_read(self, context: hk.GetterContext) -> None:
+        """Does nothing: the capture has warned."""
 
     def multiplier(self, name: str, shape: tuple[int, ...]) -> float:
+        """Returns what a layer multiplies its product by.
+
+        Raises:
+          MupError: it was not captured with this shape.
+        """
         factors = self._factors.get(name, shape)
         if factors is None:
             raise MupError.about(name, None, shape, "this layer was not captured with this shape; put it "
@@ -149,30 +147,92 @@ class WrappedModel:
         return factors.multiplier
 
     def tied_multiplier(self) -> float:
-        return one_tied(self._tied)
+        """Returns what a readout multiplies by that was given the matrix of an embedding."""
+        return tied_multiplier(self._tied)
 
 
-def one_tied(values: set[float]) -> float:
-    """The multiplier of the one SharedEmbed that there is."""
-    if not values:
-        raise MupError("a SharedReadout has no SharedEmbed: make the embedding a haiku_mup.SharedEmbed, "
-                       "inside apply_mup() and before the readout")
-    if len(values) > 1:
-        raise MupError("a SharedReadout was given an array, and the SharedEmbeds of this model grow by "
-                       "different ratios; give it the SharedEmbed itself: SharedReadout()(embed, x)")
-    return next(iter(values))
+def _second_home(creation: Creation) -> MupError | None:
+    """Returns the error for the matrix of a SharedEmbed that is made a second time, elsewhere."""
+    try:
+        if layer_type(creation.context.module).kinds.get(creation.leaf) == TIED:
+            check_home(creation.names[0], creation.context.module)
+    except MupError as error:
+        return error.with_traceback(None).made_at(creation.names[0], creation.nesting.line)
+    return None
 
 
-def make(next_creator, shape, dtype, init, draw, name, value, warned):
-    """The parameter, rescaled; loud where another creator took the rescaled draw away, or changed it."""
-    if draw == 1 or isinstance(value, MupError):
-        return next_creator(shape, dtype, init), value
-    rescaled = Rescaled(init, draw)
-    array = next_creator(shape, dtype, rescaled)
-    text = (f"{name!r}: shape {tuple(shape)}: a custom creator inside apply_mup() {{}}, so that it may not "
-            "be in μP; put the creator around apply_mup()")
-    if rescaled.result is None:
-        value = MupError(text.format("replaced its initializer"))
-    elif rescaled.result is not array:
-        context.warn_once(warned, "creator", text.format("changed its draw"))
-    return array, value
+# --- functions of a wrapped model ---
+
+def wrap(model: Model, context: WrappedModel) -> Model:
+    """Returns a transformed model whose init and apply run in a context.
+
+    Args:
+      model: what hk.transform, or a function like it, returned.
+      context: the model as it was captured.
+
+    Raises:
+      MupError: a model that is wrapped already, or that is none.
+    """
+    if not (hasattr(model, "_replace") and hasattr(model, "init") and hasattr(model, "apply")):
+        raise MupError(f"wrap_model: a {type(model).__name__} is not a transformed model; give it "
+                       "what hk.transform returns")
+    if any(map(_is_bound, jax.tree.leaves((model.init, model.apply)))):
+        raise MupError("wrap_model: this model is wrapped already; wrap the plain one, once")
+    bind_to = functools.partial(bind, context)
+    return model._replace(init=bind_to(model.init), apply=jax.tree.map(bind_to, model.apply))
+
+
+def bind(context: ActiveContext, function: Callable[..., Any], inside: bool = False) -> Callable[..., Any]:
+    """Returns a function that runs in a context, and so does what Haiku transforms anew from it.
+
+    Args:
+      context: the context.
+      function: an init, an apply, or a function that Haiku transforms.
+      inside: whether it is the last, and so runs inside of a transform already.
+    """
+    @functools.wraps(function)
+    def wrapped(*args, **kwargs):
+        """Calls the function in the context."""
+        def hooked():
+            """Calls the function with its parameters' factors."""
+            with _hooks(context, running):
+                return function(*args, **kwargs)
+
+        # Outside of a transform there are two more: the one below, which getters need, and the function's own.
+        running = RunningModel(len(Nesting().transforms) + (0 if inside else 2))
+        with activated(context), during(applied_context, None), during(running_model, running):
+            return hooked() if inside else hk.transform(hooked).apply({}, None)
+
+    original = getattr(function, ORIGINAL, None)
+    if original is not None:
+        setattr(wrapped, ORIGINAL, bind(context, original, inside=True))
+    setattr(wrapped, _MARK, True)
+    return wrapped
+
+
+def _is_bound(function: Any) -> bool:
+    """Returns whether `bind` made a function, or what Haiku made it from."""
+    return hasattr(function, _MARK) or hasattr(getattr(function, ORIGINAL, None), _MARK)
+
+
+@contextlib.contextmanager
+def _hooks(context: ActiveContext, running: RunningModel) -> Iterator[None]:
+    """Returns a context manager in which parameters have their factors, before getters of the model's own."""
+    def foreign():
+        """Returns what runs of another model."""
+        return Nesting().foreign_transform(running.transform_depth)
+
+    def getter(next_getter, value, getter_context):
+        """Reads a parameter, unless another wrapped model, inside this one, does."""
+        if running_model.get() is not running:
+            return next_getter(value)
+        return getters.read(context, next_getter, value, getter_context, foreign)
+
+    def interceptor(next_method, args, kwargs, method_context):
+        """Calls a method; within apply_mup(), that one's interceptor does."""
+        if running_model.get() is not running or applied_context.get() is not None:
+            return next_method(*args, **kwargs)
+        return getters.call(context, next_method, args, kwargs, method_context)
+
+    with hk.custom_getter(getter), hk.intercept_methods(interceptor):
+        yield

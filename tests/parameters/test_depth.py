@@ -378,8 +378,8 @@ def test_the_scales_by_hand():
     assert (adam["block_5/up"]["w"], adam["block_5/up"]["b"]) == (pytest.approx(0.5 * 3**-0.5), root)
     assert adam["block_0/layer_norm"]["scale"] == root and adam["first"]["w"] == adam["readout"]["w"] == 1.0
     assert (sgd["block_5/up"]["w"], sgd["block_5/up"]["b"], sgd["readout"]["w"]) == (1.0, 2.0, 2.0)
-    (multiplier,) = set(mup._branches.values())
-    assert multiplier == root and len(mup._branches) == 6
+    (multiplier,) = set(mup._target.branches.values())
+    assert multiplier == root and len(mup._target.branches) == 6
 
 
 def test_an_init_that_shrinks_with_the_depth_is_taken_back():
@@ -410,7 +410,7 @@ def test_stacks_of_different_ratios():
     mup = capture(body, (2, 8), (8, 8))
     assert {(row.name[:7], row.depth) for row in mup.table() if "coder" in row.name} == {
         ("encoder", 4.0), ("decoder", 8.0)}
-    assert sorted(mup._branches.values()) == [1 / 8, 1 / 4]
+    assert sorted(mup._target.branches.values()) == [1 / 8, 1 / 4]
     params = mup.wrap_model(model(body, 8, 8)).init(KEY, X)
     found = mup.wrap_model(model(body, 8, 8)).apply(params, X)
 
@@ -459,8 +459,9 @@ def test_a_branch_without_parameters_has_its_blocks_factor():
                 return haiku_mup.residual(x, jnp.tanh)
         return hk.layer_stack(blocks)(lambda x: Sub()(haiku_mup.residual(x, mlp)))(x)
 
-    assert set(capture(body)._branches.values()) == {1 / 3}
-    assert set(capture(stacked)._branches.values()) == {1 / 3} and len(capture(stacked)._branches) == 2
+    assert set(capture(body)._target.branches.values()) == {1 / 3}
+    branches = capture(stacked)._target.branches
+    assert set(branches.values()) == {1 / 3} and len(branches) == 2
 
 
 def test_without_an_alpha_depths_may_differ_and_nothing_is_scaled():
@@ -525,7 +526,7 @@ def test_it_is_kept_in_a_file(name, tmp_path):
     assert again.state_dict() == mup.state_dict()
     with again.init_target():
         jax.eval_shape(model(STRUCTURES[name], *TARGET).init, KEY, X)
-    assert again.table() == mup.table() and again._branches == mup._branches
+    assert again.table() == mup.table() and again._target.branches == mup._target.branches
 
 
 def earlier(state):
@@ -794,7 +795,7 @@ def test_gpt2_may_have_more_layers(stacked):
 
     mup = completep()
     wrapped, rows = two_depths(mup, models.GPT2LMHeadModel, config), mup.table()
-    assert {row.depth for row in rows} == {1.0, 3.0} and set(mup._branches.values()) == {1 / 3}
+    assert {row.depth for row in rows} == {1.0, 3.0} and set(mup._target.branches.values()) == {1 / 3}
     assert all((row.depth == 3) == bool(re.search(r"/h(_\d+)?/", row.name)) for row in rows)
     assert all(row.target_std == pytest.approx(row.base_std) for row in rows)      # √(2 L) is taken back
     assert jax.eval_shape(wrapped.init, KEY, IDS)

@@ -14,8 +14,8 @@ from trees import equal
 
 import haiku_mup
 from haiku_mup.parameters.record import Record
-from haiku_mup.tracing import context
-from haiku_mup.tracing import haiku_internals as naming
+from haiku_mup.tracing import haiku_internals, unwrapped
+from haiku_mup.tracing.scope import active_context
 from haiku_mup.tracing.wrapped import WrappedModel
 
 X = MODELS["mlp"][1]
@@ -143,7 +143,7 @@ def test_after_an_exception_anywhere_all_is_as_before(where):
         with pytest.raises(ZeroDivisionError), entry():
             hk.transform(fn).init(KEY, X)
             raise ZeroDivisionError
-        assert context.active_context() is None and equal(mlp(32).init(KEY, X), plain)
+        assert active_context() is None and equal(mlp(32).init(KEY, X), plain)
         with mup.init_base():
             jax.eval_shape(mlp(8).init, KEY, X)
     with mup.init_target():
@@ -178,7 +178,7 @@ def test_nothing_of_ours_is_kept_of_models_that_are_gone():
         gc.collect()
         objects = gc.get_objects()
         return np.array([len(objects), *(sum(type(o) is kind for o in objects) for kind in (
-            Record, haiku_mup.Mup, WrappedModel)), len(context._latest), len(naming._homes)])
+            Record, haiku_mup.Mup, WrappedModel)), len(unwrapped._latest), len(haiku_internals._homes)])
 
     for _ in range(3):
         life_of_a_model()

@@ -9,7 +9,6 @@ from typing import Any
 import haiku as hk
 import numpy as np
 
-from haiku_mup import captures
 from haiku_mup.errors import MupError, MupWarning
 from haiku_mup.models import config_json
 from haiku_mup.models.config import Config
@@ -25,6 +24,7 @@ from haiku_mup.models.huggingface.tensors import (
 )
 from haiku_mup.mup import Mup
 from haiku_mup.parameters.fans import matching
+from haiku_mup.tracing.unwrapped import has_multipliers
 
 _SHOWN = 8      # names in an error
 
@@ -120,7 +120,7 @@ def save_pretrained(path: str | os.PathLike[str], config: Config, params: Mappin
     layout = state_dict_layout(architecture, config, model, root)
     _check_params(model.__name__, config, layout, params)
     shapes = {f"{module}/{leaf}": np.shape(x) for module in params for leaf, x in params[module].items()}
-    if mup is None and captures.multiplied(shapes):
+    if mup is None and has_multipliers(shapes):
         warnings.warn("save_pretrained: a target with just these parameters has multipliers, which other "
                       "programs know nothing of, and which are not in these weights; if they are that model's, "
                       "give its Mup: save_pretrained(..., mup=mup)", MupWarning, stacklevel=2)

@@ -1,0 +1,123 @@
+"""Wraps an optimizer for a captured model: applies its rule's factors, and warns if the rule doesn't fit."""
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import optax
+
+from haiku_mup.errors import MupError
+from haiku_mup.optimizers.factors import OptimizerScaling
+from haiku_mup.optimizers.mismatch import MismatchCheck
+from haiku_mup.optimizers.trees import by_name, check_params
+from haiku_mup.optimizers.wrapper import is_wrapped, scale_by_name, scale_optimizer
+from haiku_mup.parameters.factors import Factor, broadcastable
+from haiku_mup.parameters.globs import multipliers_by_name
+from haiku_mup.parameters.scaling import ParameterScaling
+from haiku_mup.parameters.table import Row
+from haiku_mup.rules import Parametrization
+from haiku_mup.rules import optimizers as optimizer_rules
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RatesOfModel:
+    """The learning rates of a captured model's parameters.
+
+    Attributes:
+      scalings: base beside target, by name.
+      parametrization: that of the model.
+      lr_mults: {glob over "module/name": multiplier} of the user's.
+    """
+
+    scalings: Mapping[str, ParameterScaling]
+    parametrization: Parametrization
+    lr_mults: Mapping[str, float]
+
+    def with_multipliers(self, lr_mults: Mapping[str, float]) -> "RatesOfModel":
+        """Returns the same with other multipliers of the user's."""
+        return dataclasses.replace(self, lr_mults=lr_mults)
+
+    def multipliers(self) -> dict[str, float]:
+        """Returns the user's multiplier of each parameter's learning rate."""
+        return multipliers_by_name(self.scalings, self.lr_mults, "lr_mults")
+
+    def factors(self, adam: bool) -> dict[str, Factor]:
+        """Returns the factor of each parameter's learning rate, for Adam or for SGD.
+
+        Raises:
+          MupError: a parametrization without such rates.
+        """
+        check_adam(adam)
+        rate, multipliers = self.parametrization.learning_rate, self.multipliers()
+        optimizer: Literal["adam", "sgd"] = "adam" if adam else "sgd"
+        return {name: scaling.factor(lambda block, x=multipliers[name]:         # type: ignore[misc]
+                                     rate(block.factors, optimizer) * x)
+                for name, scaling in self.scalings.items()}
+
+    def by_module(self, adam: bool) -> dict[str, dict[str, float | np.ndarray]]:
+        """Returns the factors as numbers that broadcast to the parameters, in a tree like theirs."""
+        factors = self.factors(adam)
+        return by_module(self.scalings, lambda scaling: broadcastable(factors[scaling.target.name]))
+
+    def rows(self) -> list[Row]:
+        """Returns the rows of the table, in which these rates are."""
+        multipliers = self.multipliers()
+        return [row for name, scaling in self.scalings.items() for row in Row.of(scaling, multipliers[name])]
+
+    def scale_updates(self, adam: bool) -> optax.GradientTransformationExtraArgs:
+        """Returns a transform that multiplies each parameter's update by the factor of its learning rate."""
+        self._require_factors("scale_updates", optimizer_rules.ADAM)
+        return scale_by_name(by_name(self.factors(adam)), functools.partial(check_params, self.scalings))
+
+    def wrap(self, optimizer: Any, *, adam: bool, rule: str | None, scale_decay: bool, scale_eps: bool,
+             warned: set[str]) -> optax.GradientTransformationExtraArgs:
+        """Returns an optimizer with each parameter's learning rate multiplied; see `Mup.wrap_optimizer`.
+
+        Args:
+          optimizer: any optax optimizer.
+          adam, rule, scale_decay, scale_eps: as in `Mup.wrap_optimizer`.
+          warned: the kinds of warning that the Mup has given.
+        """
+        optimizer_rule = optimizer_rules.choose(rule, adam, scale_eps)
+        self._require_factors("wrap_optimizer", optimizer_rule)
+        if is_wrapped(optimizer):
+            raise MupError("wrap_optimizer: this optimizer is wrapped already; wrap the plain one, once")
+        factors = OptimizerScaling(optimizer, self.scalings, self.parametrization, optimizer_rule,
+                                   scale_decay=scale_decay, lr_mults=self.multipliers())
+        call = f"wrap_optimizer({f'adam={adam}' if rule is None else f'rule={rule!r}'})"
+        check_rule = MismatchCheck(optimizer, optimizer_rule, self.scalings, self.parametrization, call, warned)
+        check_rule(by_module(self.scalings, lambda s: jax.ShapeDtypeStruct(s.target.shape, "float32")))
+
+        def check(params):
+            """Checks parameters as the state is made."""
+            check_params(self.scalings, params)
+            check_rule(params)
+
+        return scale_optimizer(optimizer, factors, check)
+
+    def _require_factors(self, function: str, optimizer_rule: optimizer_rules.OptimizerRule) -> None:
+        """Raises if a plain optimizer of this rule trains the wrapped model.
+
+        Args:
+          function: what the user called.
+          optimizer_rule: the rule.
+        """
+        if self.parametrization.plain and optimizer_rule.entrywise:
+            raise MupError(f"{function}: in {self.parametrization.name} {self.parametrization.reason}")
+
+
+def check_adam(adam: Any) -> None:
+    """Raises for what is no bool."""
+    if not isinstance(adam, (bool, np.bool_)):
+        raise MupError(f"adam={adam!r}: give True for Adam's factors, or False for SGD's")
+
+
+def by_module(scalings: Mapping[str, ParameterScaling],
+              value: Callable[[ParameterScaling], Any]) -> dict[str, dict[str, Any]]:
+    """Returns a value for each parameter, as Haiku nests them: {module: {name: value}}."""
+    tree: dict[str, dict[str, Any]] = {}
+    for _, scaling in sorted(scalings.items()):
+        tree.setdefault(scaling.target.in_tree, {})[scaling.target.leaf] = value(scaling)
+    return tree

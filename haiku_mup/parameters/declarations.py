@@ -1,0 +1,58 @@
+"""What a user declares of a model from outside: the arguments of `Mup`."""
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, Self
+
+from haiku_mup.errors import MupError
+from haiku_mup.parameters.fans import Axes, Fans, parse_fans
+from haiku_mup.parameters.globs import parse_multipliers
+from haiku_mup.rules.parametrization import Parametrization
+from haiku_mup.rules.tables import maximal_update
+
+
+class Declarations(NamedTuple):
+    """The arguments of `Mup`, checked.
+
+    Attributes:
+      fans: {glob over "module/name": Fans}.
+      readouts: globs over names of modules, and over "module/name" of parameters that no layer of Haiku's owns.
+      parametrization: of the model.
+      init_mults, lr_mults: {glob over "module/name": multiplier}.
+    """
+
+    fans: Mapping[str, Fans]
+    readouts: tuple[str, ...]
+    parametrization: Parametrization
+    init_mults: Mapping[str, float] = types.MappingProxyType({})
+    lr_mults: Mapping[str, float] = types.MappingProxyType({})
+
+    @classmethod
+    def parse(cls, *, fans: Mapping[str, Sequence[Axes]] | None, readouts: str | Sequence[str],
+              parametrization: Parametrization | None, init_mults: Mapping[str, float] | None,
+              lr_mults: Mapping[str, float] | None) -> Self:
+        """Returns the arguments of `Mup`, checked.
+
+        Raises:
+          MupError: one of another kind; multipliers of rates in a parametrization without learning rates.
+        """
+        found = cls(parse_fans(fans), _patterns(readouts), _parametrization(parametrization),
+                    parse_multipliers("init_mults", init_mults), parse_multipliers("lr_mults", lr_mults))
+        if found.parametrization.plain and lr_mults:
+            raise MupError(f"lr_mults: in {found.parametrization.name} a plain optimizer trains the wrapped "
+                           "model, and has no factors; take another form")
+        return found
+
+
+def _patterns(readouts: str | Sequence[str]) -> tuple[str, ...]:
+    patterns = (readouts,) if isinstance(readouts, str) else readouts
+    if not isinstance(patterns, Iterable) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise MupError(f"readouts: {readouts!r}: give a glob over module names, or several")
+    return tuple(patterns)
+
+
+def _parametrization(given: Parametrization | None) -> Parametrization:
+    parametrization = maximal_update() if given is None else given
+    if not isinstance(parametrization, Parametrization):
+        raise MupError(f"parametrization: {parametrization!r}: give a haiku_mup.Parametrization, such as "
+                       "haiku_mup.maximal_update('table9')")
+    return parametrization

@@ -1,0 +1,94 @@
+"""The making of parameters: what Haiku asks a creator for, and the rescaled draw."""
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import haiku as hk
+
+from haiku_mup.errors import MupError
+from haiku_mup.parameters.factors import Factor
+from haiku_mup.parameters.initializers import Initializer, Rescaled
+from haiku_mup.parameters.record import Record
+from haiku_mup.parameters.scaling import ParameterScaling
+from haiku_mup.tracing.haiku_internals import Nesting, leaf_name
+from haiku_mup.tracing.warn import warn_once
+
+
+class CreatedParameter(NamedTuple):
+    """A parameter that a creator has made; whether the tree has it shows as apply_mup() ends.
+
+    Attributes:
+      names: "module/name" in the tree, with the prefix of hk.lift and layer_stack; a transparent layer_stack
+        has several.
+      leaf: the last part of them.
+      array: the parameter, as the creator returned it.
+      value: its record, beside the base's where there is one, or the error to raise; None in a wrapped model.
+    """
+
+    names: tuple[str, ...]
+    leaf: str
+    array: Any
+    value: Record | ParameterScaling | MupError | None
+
+
+@dataclasses.dataclass(kw_only=True)
+class Creation:
+    """A parameter that is to be made: what Haiku gives a creator, and what runs around it.
+
+    Attributes:
+      next_creator: makes it, given its shape, its dtype and its initializer.
+      shape, dtype, init: these.
+      context: what Haiku tells of the parameter.
+      nesting: what runs around it.
+    """
+
+    next_creator: Callable[..., Any]
+    shape: Any
+    dtype: Any
+    init: Initializer
+    context: hk.GetterContext
+    nesting: Nesting
+
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        """Returns its names in the parameter tree: one, or one for each layer of a transparent layer_stack."""
+        return self.nesting.stored_names(self.context)
+
+    @functools.cached_property
+    def leaf(self) -> str:
+        """Returns its own name."""
+        return leaf_name(self.context)
+
+    @functools.cached_property
+    def layer_shape(self) -> tuple[int, ...]:
+        """Returns its shape in one layer, as the model asked for it."""
+        return tuple(map(int, self.context.original_shape))
+
+    def make(self, value: Record | ParameterScaling | MupError | None, factor: Factor,
+             warned: set[str]) -> tuple[Any, CreatedParameter]:
+        """Makes the parameter, with its draw multiplied by a factor.
+
+        Args:
+          value: what to keep of it. Where that is an error, the draw stays as it is.
+          factor: multiplies what the initializer draws.
+          warned: the kinds of warning that the Mup has given.
+
+        Returns:
+          The parameter, and what is known of it: an error, where another creator took the rescaled draw away.
+
+        Warns:
+          MupWarning: another creator changed the rescaled draw.
+        """
+        if factor == 1 or isinstance(value, MupError):
+            array = self.next_creator(self.shape, self.dtype, self.init)
+            return array, CreatedParameter(self.names, self.leaf, array, value)
+        rescaled = Rescaled(self.init, factor)
+        array = self.next_creator(self.shape, self.dtype, rescaled)
+        text = (f"{self.names[0]!r}: shape {tuple(self.shape)}: a custom creator inside apply_mup() {{}}, so "
+                "that it may not be in μP; put the creator around apply_mup()")
+        if rescaled.result is None:
+            value = MupError(text.format("replaced its initializer")).made_at(self.names[0], self.nesting.line)
+        elif rescaled.result is not array:
+            warn_once(warned, "creator", text.format("changed its draw"), self.nesting.line)
+        return array, CreatedParameter(self.names, self.leaf, array, value)

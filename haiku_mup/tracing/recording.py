@@ -1,0 +1,78 @@
+"""Records a parameter as it is made: its name, its shape, its initializer's std, and what its layer tells."""
+import jax.numpy as jnp
+
+from haiku_mup.parameters.declarations import Declarations
+from haiku_mup.parameters.fans import declared_fans
+from haiku_mup.parameters.globs import matching
+from haiku_mup.parameters.haiku_layers import (
+    NAMED,
+    LayerKind,
+    fans_of,
+    is_haikus,
+    layer_type,
+    record_of,
+)
+from haiku_mup.parameters.initializers import moments
+from haiku_mup.parameters.record import Record
+from haiku_mup.tracing.creation import Creation
+from haiku_mup.tracing.getters import Call, enclosing
+from haiku_mup.tracing.multipliers import current_branch
+
+
+def recorded(creation: Creation, declarations: Declarations, transform_depth: int) -> Record:
+    """Returns the record of a parameter that is to be made.
+
+    Args:
+      creation: the parameter.
+      declarations: what the user says of the model.
+      transform_depth: how many of Haiku's transforms run around the model's function, its own included.
+
+    Raises:
+      MupError: declared fans that the shape doesn't have; several declarations that differ.
+    """
+    name, leaf, shape, context = creation.names[0], creation.leaf, creation.layer_shape, creation.context
+    nesting, call, dtype = creation.nesting, enclosing.get(), jnp.dtype(creation.dtype)
+    key_size, scales_logits = attention_of(context.full_name, call)
+    fans = declared_fans(declarations.fans, name, shape) or fans_of(context.module, leaf, shape)
+    return Record(
+        name=name, leaf=leaf, local=context.full_name, shape=shape, fans=fans,
+        moments=moments(creation.init, shape, dtype), layer=_layer_kind(creation, declarations),
+        inexact=bool(jnp.issubdtype(dtype, jnp.inexact)), key_size=key_size, scaled_attention=scales_logits,
+        row_sizes=row_sizes(context.full_name, call), stacks=nesting.stacked_layers,
+        lifted_by_user=nesting.is_lifted_by_user(transform_depth),
+        place=nesting.place(creation.names, leaf, current_branch.get()), line=nesting.line)
+
+
+def _layer_kind(creation: Creation, declarations: Declarations) -> LayerKind | None:
+    """Returns what kind of layer makes a parameter, as its class or the user says."""
+    module, leaf, name = creation.context.module, creation.leaf, creation.names[0]
+    layer = layer_type(module)
+    if kind := layer.kinds.get(leaf):
+        return kind
+    # Mup(readouts=...) names layers that multiply their inputs by a weight, and parameters that no layer of
+    # Haiku's owns.
+    is_weight = layer.scaled_inputs is not None and layer.scaled_inputs.leaf == leaf
+    declared_name = name[:-len(leaf) - 1] if is_weight else None if is_haikus(module) else name
+    return NAMED if declared_name and matching(declared_name, declarations.readouts) else None
+
+
+def row_sizes(name: str, call: Call | None) -> tuple[int, ...]:
+    """Returns the sizes of a parameter's blocks of rows, as the layer that is called around it tells."""
+    if call is None:
+        return ()
+    sizes = layer_type(call.module).row_sizes.get(name.removeprefix(f"{call.module.module_name}/"))
+    return tuple(map(int, sizes(call.module, *call.args, **call.kwargs))) if sizes else ()
+
+
+def attention_of(name: str, call: Call | None) -> tuple[int | None, bool]:
+    """Returns the key size of the attention whose queries a parameter makes, and whether it scales its logits.
+
+    It is None for other parameters.
+    """
+    attention = layer_type(call.module).attention if call else None
+    if call is None or attention is None or name != f"{call.module.module_name}/{attention.queries}/w":
+        return None, False
+    record = record_of(call.orig_class)     # a subclass with a `__call__` of its own may scale in any way
+    if attention.scales_logits or (record is not None and record.attention is not None):
+        return int(attention.key_size(call.module)), attention.scales_logits
+    return None, False

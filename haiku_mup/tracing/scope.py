@@ -1,0 +1,140 @@
+"""Tells which context is active: a Mup's capture, a wrapped model, or none: standard parametrization."""
+import contextlib
+import contextvars
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import haiku as hk
+import jax
+
+from haiku_mup.parameters.place import Branch
+from haiku_mup.parameters.scaling import ForwardFactors
+from haiku_mup.tracing.creation import CreatedParameter, Creation
+from haiku_mup.tracing.haiku_internals import Nesting
+
+
+class ActiveContext(Protocol):
+    """What a Mup puts in force around an init or an apply. Hashable: it is in the keys of JAX's caches.
+
+    Names of parameters are those that layers know, without the prefix of hk.lift and layer_stack.
+
+    Attributes:
+      transform_depth: while it captures, how many of Haiku's transforms run around a model's function, the
+        model's own included.
+      warned: the kinds of warning that its Mup has given.
+    """
+
+    transform_depth: int
+    warned: set[str]
+
+    @property
+    def has_lifted(self) -> bool:
+        """Returns whether a user's function lifts some parameter of the model."""
+
+    def create(self, creation: Creation) -> tuple[Any, CreatedParameter]:
+        """Makes a parameter; returns it, and what is known of it."""
+
+    def keep(self, created: Sequence[CreatedParameter]) -> None:
+        """Takes those parameters that are in the tree as apply_mup() ends."""
+
+    def forward_factors(self, name: str, shape: tuple[int, ...]) -> ForwardFactors:
+        """Returns what happens to a parameter where it is used."""
+
+    def is_lifted(self, name: str, shape: tuple[int, ...]) -> bool:
+        """Returns whether a user's function may lift this parameter, and call another model with it."""
+
+    def uncaptured(self, name: str, shape: tuple[int, ...]) -> str | None:
+        """Returns what to warn of as this parameter is read; None where it was captured, or may be missing."""
+
+    def table_read(self, context: hk.GetterContext) -> None:
+        """Called as a lookup table, such as an embedding's, is read by more than a lookup."""
+
+    def branch_multiplier(self, branch: Branch) -> float:
+        """Returns what a branch of haiku_mup.residual is multiplied by, once it has been computed."""
+
+    def multiplier(self, name: str, shape: tuple[int, ...]) -> float:
+        """Returns what a layer of this package multiplies its product with a parameter by."""
+
+    def tied_multiplier(self) -> float:
+        """Returns what a readout multiplies by that was given the matrix of an embedding."""
+
+
+# A ContextVar is not in the keys of JAX's caches: a function that was traced in one context would be reused in
+# another, and its creators would never run. A user context is. None is standard parametrization.
+_user_context = jax.make_user_context(default_value=None)
+
+
+def active_context() -> ActiveContext | None:
+    """Returns the context that is active in this thread."""
+    active: ActiveContext | None = _user_context.value
+    return active
+
+
+def activated(context: ActiveContext | None) -> contextlib.AbstractContextManager[None]:
+    """Returns a context manager in which `context`, or none, is active in this thread."""
+    entered: contextlib.AbstractContextManager[None] = _user_context(context)
+    return entered
+
+
+@dataclasses.dataclass(eq=False)
+class RunningModel:
+    """A wrapped model that runs.
+
+    Attributes:
+      transform_depth: how many of Haiku's transforms run around its function, its own included.
+    """
+
+    transform_depth: int
+
+
+running_model: contextvars.ContextVar[RunningModel | None] = contextvars.ContextVar(
+    "running model", default=None)
+
+
+class AppliedContext:
+    """An apply_mup() that is open, and serves an active context.
+
+    Attributes:
+      active: the context that it serves.
+      lifts_around: how many lifts and transparent stacks are around it.
+      created: the parameters that were made in it: each with its name in the tree around the apply_mup(), and
+        whether it is lifted on the way there.
+    """
+
+    def __init__(self, active: ActiveContext):
+        self.active = active
+        self.lifts_around = len(Nesting().renamings)
+        self.created: list[tuple[CreatedParameter, str, bool]] = []
+
+    def add(self, created: CreatedParameter, creation: Creation) -> None:
+        """Adds a parameter that has just been made."""
+        nesting, name = creation.nesting, created.names[0]
+        if self.lifts_around:
+            name, *_ = nesting.stored_names(creation.context, self.lifts_around)
+        self.created.append((created, name, len(nesting.renamings) > self.lifts_around))
+
+
+applied_context: contextvars.ContextVar[AppliedContext | None] = contextvars.ContextVar(
+    "apply_mup", default=None)
+
+
+@contextlib.contextmanager
+def during(variable: contextvars.ContextVar[Any], value: Any) -> Iterator[None]:
+    """Returns a context manager in which a variable has a value."""
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
+
+
+def transform_depth(active: ActiveContext) -> int:
+    """Returns how many transforms run around the function of the model that a context is for."""
+    running = running_model.get()
+    return active.transform_depth if running is None else running.transform_depth
+
+
+def is_foreign(active: ActiveContext) -> bool:
+    """Returns whether a model runs that a context isn't for, and surely no part of its model that is lifted."""
+    return not active.has_lifted and Nesting().foreign_transform(transform_depth(active)) is not None

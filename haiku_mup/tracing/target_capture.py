@@ -1,0 +1,265 @@
+"""Captures a target: compares each parameter with the base's as it is made, and draws it in μP."""
+import contextlib
+import dataclasses
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import haiku as hk
+
+from haiku_mup.errors import MupError
+from haiku_mup.parameters.branches import branch_multipliers, check_branches
+from haiku_mup.parameters.declarations import Declarations
+from haiku_mup.parameters.depth import Pair, Pairs
+from haiku_mup.parameters.globs import multiplier_of
+from haiku_mup.parameters.haiku_layers import TIED
+from haiku_mup.parameters.place import Branch, Site
+from haiku_mup.parameters.record import Record
+from haiku_mup.parameters.scaling import ForwardFactors, ParameterScaling, compare
+from haiku_mup.parameters.warnings import model_warnings, parameter_warning
+from haiku_mup.rules import ONE, Parametrization
+from haiku_mup.tracing.capture import Capture
+from haiku_mup.tracing.creation import CreatedParameter, Creation
+from haiku_mup.tracing.factor_lookup import FactorLookup
+from haiku_mup.tracing.getters import PLAIN, enclosing
+from haiku_mup.tracing.haiku_internals import Nesting
+from haiku_mup.tracing.recording import row_sizes
+from haiku_mup.tracing.unwrapped import note_initialized
+from haiku_mup.tracing.warn import warn_once
+
+BY_DEPTH = ("this parametrization draws it by the depth, which shows only when all numbered modules are made; "
+            "take hk.layer_stack, or a form in which a Mup wraps the optimizer")
+
+
+class CapturedModel(NamedTuple):
+    """A target beside its base.
+
+    Attributes:
+      scalings: of its parameters, by name.
+      branches: the multiplier of each branch of haiku_mup.residual, relative to those that it is not in.
+    """
+
+    scalings: Mapping[str, ParameterScaling]
+    branches: Mapping[Site, float]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Returns the shapes that parameters have in the tree, by name."""
+        return {name: (*s.target.stacks, *s.target.shape) for name, s in self.scalings.items()}
+
+    @property
+    def has_multipliers(self) -> bool:
+        """Returns whether the model is wrong without its wrapper."""
+        return not (all(scaling.forward_factors.plain for scaling in self.scalings.values())
+                    and set(self.branches.values()) <= {1.0})
+
+    def check_same_shapes(self, earlier: "CapturedModel") -> None:
+        """Raises where an earlier capture saw other parameters, or the same with other shapes."""
+        for name, scaling in [*self.scalings.items(), *earlier.scalings.items()]:
+            now, before = (model.scalings[name].target if name in model.scalings else None
+                           for model in (self, earlier))
+            if now is None or before is None or (now.shape, now.stacks) != (before.shape, before.stacks):
+                raise MupError.about(
+                    name, scaling.base.shape, now and now.shape, f"an earlier init_target saw "
+                    f"{before and before.shape}; make a new Mup() for another width or depth",
+                    scaling.target.line)
+
+
+class TargetCapture(Capture):
+    """One `with init_target()`.
+
+    Args:
+      declarations: what the user says of the model.
+      warned: the kinds of warning that the Mup has given.
+      base: the base's records, by name.
+
+    Attributes:
+      base: the same.
+      scalings: each parameter beside the base's, by name, as far as the depth was known as it was made.
+    """
+
+    def __init__(self, declarations: Declarations, warned: set[str], base: Mapping[str, Record]):
+        super().__init__(declarations, warned)
+        self.base = base
+        self.scalings: dict[str, ParameterScaling] = {}
+        self._pairs = Pairs(base, declarations.parametrization)
+        self._factors = FactorLookup()                      # of all that were made, in the tree or not
+        self._base_by_local: dict[str, list[Record]] = {}   # by the names that layers know
+        self._branches: dict[Site, Branch] = {}             # those that were computed
+        self._made_in: dict[Site, Record] = {}              # some parameter that each branch makes
+        self._ties_used = False
+
+    def close(self) -> None:
+        """Lets go of what it captured."""
+        super().close()
+        self.base, self.scalings, self._factors = {}, {}, FactorLookup()
+        self._pairs = Pairs({}, self.declarations.parametrization)
+        self._base_by_local, self._branches, self._made_in = {}, {}, {}
+
+    # --- parameters that are made ---
+
+    def _value(self, record: Record, creation: Creation) -> ParameterScaling:
+        """Returns a parameter beside the base's."""
+        self._pairs.add_modules(name[:-len(record.leaf) - 1] for name in creation.names)
+        scaling = self._compared(record)
+        self._note_use(record, scaling.multiplier)
+        self._factors.add(record, scaling.forward_factors)
+        if record.place and record.place.branch:
+            self._made_in.setdefault(record.place.branch.site, record)
+        return scaling
+
+    def _compared(self, record: Record) -> ParameterScaling:
+        """Returns a parameter beside the base's, as far as the depth is known."""
+        pair = self._pairs.find(record)
+        parametrization = self.declarations.parametrization
+        if pair.may_gain_blocks and parametrization.block.init != ONE:
+            raise pair.error(BY_DEPTH)
+        return self._scaling(pair, whole=parametrization.depth_alpha is None)
+
+    def _scaling(self, pair: Pair, whole: bool) -> ParameterScaling:
+        """Returns what follows from a pair, with the user's multiplier."""
+        scaling = compare(pair.base, pair.target, self.declarations.parametrization, pair.depth, whole)
+        mult = multiplier_of(pair.target.name, self.declarations.init_mults, "Mup(init_mults=...)")
+        return scaling.with_init_mult(mult)
+
+    def _keep(self, parameter: CreatedParameter) -> None:
+        """Keeps a parameter, beside the base's that has its name, under each of its names."""
+        value = parameter.value
+        assert isinstance(value, ParameterScaling)
+        for name in parameter.names:
+            scaling = value if name == value.target.name else self._compared(
+                dataclasses.replace(value.target, name=name))
+            if scaling.init_mult != value.init_mult:
+                raise MupError(f"init_mults: {name!r} is drawn together with {value.target.name!r}; give both "
+                               "one multiplier")
+            self._keep_record(scaling.target)
+            self.scalings.setdefault(name, scaling)
+            if warning := parameter_warning(scaling, self.declarations.parametrization):
+                warn_once(self.warned, *warning)
+
+    # --- factors, while the model runs ---
+
+    def forward_factors(self, name: str, shape: tuple[int, ...]) -> ForwardFactors:
+        """Returns what happens to a parameter where it is used; before it is made, as the base tells."""
+        found = self._factors.get(name, shape)
+        return self._predicted(name, shape) if found is None else found
+
+    def _predicted(self, name: str, shape: tuple[int, ...]) -> ForwardFactors:
+        """Returns the factors of a parameter that is to be made."""
+        nesting, values = Nesting(), set()
+        if not self._base_by_local:
+            for record in self.base.values():
+                self._base_by_local.setdefault(record.local, []).append(record)
+        module, _, leaf = name.rpartition("/")
+        known = self.base.get(f"{self._pairs.base_module(nesting.modules_in_tree(module)[0])}/{leaf}")
+        for record in [known] if known else self._base_by_local.get(name, []):
+            with contextlib.suppress(MupError):     # which is kept in full as the parameter is made
+                values.add(self._compared(dataclasses.replace(
+                    record, shape=shape, stacks=nesting.stacked_layers,
+                    row_sizes=row_sizes(name, enclosing.get()))).forward_factors)
+        return values.pop() if len(values) == 1 else PLAIN
+
+    def multiplier(self, name: str, shape: tuple[int, ...]) -> float:
+        """Returns what a layer multiplies its product by."""
+        self._ties_used |= name.endswith("/embeddings")
+        return self.forward_factors(name, shape).multiplier
+
+    def tied_multiplier(self) -> float:
+        """Returns what a readout multiplies by that was given the matrix of an embedding."""
+        self._ties_used = True
+        return super().tied_multiplier()
+
+    def branch_multiplier(self, branch: Branch) -> float:
+        """Returns what a branch is multiplied by, as far as the depth is known.
+
+        Numbered modules count as they are made.
+        """
+        self._branches.setdefault(branch.site, branch)
+        outer = self._depth_ratio(branch.outer) if branch.outer else 1.0
+        value = self.declarations.parametrization.branch(self._depth_ratio(branch) / outer)
+        note_initialized(self.warned, str(branch.site), (), value != 1)
+        return value
+
+    def _depth_ratio(self, branch: Branch) -> float:
+        """Returns by how many times there are more of the blocks that a branch is in."""
+        record = self._made_in.get(branch.site)
+        return self._pairs.find(record).depth if record else 1.0
+
+    def table_read(self, context: hk.GetterContext) -> None:
+        """Warns where an embedding's matrix is read, which may be to make logits.
+
+        Warns:
+          MupWarning: its width grows, and it is no SharedEmbed.
+        """
+        nesting = Nesting()
+        base = self.base.get(nesting.stored_names(context)[0])
+        shape = tuple(map(int, context.original_shape))
+        ties = self.declarations.parametrization.tied != ONE
+        if ties and base is not None and base.shape[1:] != shape[1:] and base.layer != TIED:
+            warn_once(self.warned, "tied", str(MupError.about(
+                base.name, base.shape, shape, "an hk.Embed's matrix is read; if that makes logits, they lack "
+                "μP's multiplier: use haiku_mup.SharedEmbed and SharedReadout")), nesting.line)
+
+    # --- the whole model ---
+
+    def captured(self, earlier: CapturedModel | None) -> CapturedModel:
+        """Returns all that was captured, beside the base.
+
+        Args:
+          earlier: what an earlier init_target of the same Mup captured.
+
+        Raises:
+          MupError: what `check` raises; what only the whole shows, such as blocks that one of the two lacks;
+            other shapes than earlier.
+
+        Warns:
+          MupWarning: of what is probably not meant, once for each kind.
+        """
+        self.check("init_target")
+        parametrization = self.declarations.parametrization
+        pairs = Pairs(self.base, parametrization)
+        found = pairs.find_all(self.records, "target")
+        check_branches(pairs, found)
+        scalings = {name: self._final(pair) for name, pair in found.items()}
+        for warning in model_warnings(scalings, self._ties_used) if parametrization.draws else ():
+            warn_once(self.warned, *warning)
+        model = CapturedModel(scalings, branch_multipliers(pairs, found, self._branches.values()))
+        if earlier is not None:
+            model.check_same_shapes(earlier)
+        return model
+
+    def _final(self, pair: Pair) -> ParameterScaling:
+        """Returns a parameter's scaling, now that the depth is known; as it was, where no depth has a say.
+
+        Raises:
+          MupError: it was drawn by another depth.
+        """
+        earlier = self.scalings[pair.target.name]
+        if self.declarations.parametrization.depth_alpha is None and pair.base is earlier.base:
+            return earlier
+        scaling = self._scaling(pair, whole=True)
+        if scaling.draw != earlier.draw:
+            raise pair.error(BY_DEPTH)
+        return scaling
+
+
+def with_delta(base: Mapping[str, Record], delta: Mapping[str, Record],
+               parametrization: Parametrization) -> dict[str, Record]:
+    """Returns the base's records, with the shapes that a delta has.
+
+    Raises:
+      MupError: a parameter that can't be right between the two, or that one of them lacks.
+    """
+    errors: list[MupError] = []
+    plain = {name: dataclasses.replace(record, delta=None, delta_row_sizes=()) for name, record in base.items()}
+    pairs = Pairs(plain, parametrization)
+    found = pairs.find_all(delta, "delta")
+    check_branches(pairs, found)
+    for pair in found.values():
+        try:
+            compare(pair.base, pair.target, parametrization, pair.depth)
+        except MupError as error:
+            errors.append(error)
+    if errors:
+        raise MupError.of_all(errors)
+    return {name: dataclasses.replace(record, delta=delta[name].shape, delta_row_sizes=delta[name].row_sizes)
+            for name, record in plain.items()}
