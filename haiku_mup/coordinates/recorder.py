@@ -16,7 +16,7 @@ from haiku_mup.coordinates.state_records import RecordInfo, is_record, records_i
 from haiku_mup.errors import MupError
 from haiku_mup.layers import SharedReadout
 from haiku_mup.parameters.haiku_layers import TIED, Attention, layer_type
-from haiku_mup.tracing.haiku_internals import leaf_name, stored_names
+from haiku_mup.tracing.haiku_internals import Nesting, leaf_name
 
 T = TypeVar("T")
 
@@ -228,7 +228,7 @@ class Recorder:
         """Notes under which full names a record is stored: Haiku's custom setter of state."""
         entry = leaf_name(context)
         if not self._prepared and is_record(entry) and self._current is not None:
-            for name in stored_names(context):
+            for name in Nesting().stored_names(context):
                 self.records.setdefault((name[:-len(entry) - 1], entry), self._current)
         return next_setter(value)
 
