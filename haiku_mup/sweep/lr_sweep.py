@@ -12,7 +12,8 @@ from typing import Literal
 
 from haiku_mup.errors import MupError, MupWarning
 from haiku_mup.serialization import atomic_files
-from haiku_mup.sweep.result import Sweep, csv_text
+from haiku_mup.sweep.result import Sweep
+from haiku_mup.sweep.rows import csv_text
 from haiku_mup.sweep.spec import MakeTrial, SweepSpec
 
 Advance = Callable[[str, int, int], None]       # of a parametrization and a width, so many trials have ended

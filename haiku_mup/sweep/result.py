@@ -1,7 +1,5 @@
 """`Sweep`: the losses of a sweep, and the curves, optima, figures and recommendation that follow from them."""
-import csv
 import dataclasses
-import io
 import math
 import os
 import warnings
@@ -12,10 +10,11 @@ import numpy as np
 
 from haiku_mup.errors import MupError, MupWarning
 from haiku_mup.sweep import loss_curves
-from haiku_mup.sweep.loss_curves import Curve, CurveTable, final_loss, log_with_floor
+from haiku_mup.sweep.loss_curves import Curve, CurveTable
 from haiku_mup.sweep.optimum import Optimum
 from haiku_mup.sweep.program import DEFAULT_LOSS
 from haiku_mup.sweep.recommendation import Advice, advise
+from haiku_mup.sweep.rows import best_setting_rows, csv_text, trial_rows
 from haiku_mup.sweep.trial import Missing, Trial
 
 
@@ -55,8 +54,7 @@ class Sweep:
         >>> haiku_mup.Sweep({Trial("mup", 64, (("lr", 0.5),), 0): {"train_loss": np.array([9., 2.])}}).rows()
         [{'parametrization': 'mup', 'width': 64, 'lr': 0.5, 'seed': 0, 'train_loss': 2.0}]
         """
-        return [trial.row() | {name: final_loss(x) for name, x in losses.items()}
-                for trial, losses in self.losses.items()]
+        return trial_rows(self.losses)
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Writes `rows` as a csv file.
@@ -93,9 +91,10 @@ class Sweep:
 
         folder = SweepFolder(out)
         grid = grid_from_json(folder.arguments)
-        unfinished = [] if folder.arguments["search"] == SearchMethod.ADAPTIVE else [
-            Missing(trial, "it has not finished") for trial in grid if trial not in folder.losses]
-        return cls({trial: folder.losses[trial] for trial in grid if trial in folder.losses}, unfinished)
+        losses = {trial: folder.losses[trial] for trial in grid if trial in folder.losses}
+        if folder.arguments["search"] == SearchMethod.ADAPTIVE:
+            grid = []       # which of its trials an adaptive search would still run is unknown
+        return cls(losses, [Missing(trial, "it has not finished") for trial in grid if trial not in losses])
 
     # --- what the losses say ---
 
@@ -115,7 +114,8 @@ class Sweep:
         >>> sweep.curves()["mup"][64].best
         -1.0
         """
-        return loss_curves.curves(self._best_setting_rows(loss or self.loss), loss or self.loss)
+        loss = loss or self.loss
+        return loss_curves.curves(best_setting_rows(self.losses, loss), loss)
 
     def best(self, loss: str | None = None) -> dict[str, dict[int, Optimum]]:
         """Returns the best learning rate of each parametrization and width, with its interval over seeds.
@@ -223,8 +223,8 @@ class Sweep:
         """
         from haiku_mup.sweep import figures
 
-        return figures.lr_transfer(self._best_setting_rows(loss or self.loss),
-                                   None if path is None else os.fspath(path), loss=loss or self.loss,
+        rows = best_setting_rows(self.losses, loss or self.loss)
+        return figures.lr_transfer(rows, None if path is None else os.fspath(path), loss=loss or self.loss,
                                    title=title, caption=caption)
 
     def plot_curves(self, path: str | os.PathLike[str] | None = None, *, loss: str | None = None,
@@ -268,40 +268,9 @@ class Sweep:
 
     def _losses_by_seed(self, parametrization: str, width: int, log2_lr: float, loss: str) -> list[np.ndarray]:
         """Returns the losses of each seed at one rate, with the best setting of the other hyperparameters."""
-        return [self.losses[row["trial"]][loss] for row in self._best_setting_rows(loss)
+        return [self.losses[row["trial"]][loss] for row in best_setting_rows(self.losses, loss)
                 if row["parametrization"] == parametrization and row["width"] == width
                 and math.isclose(math.log2(row["lr"]), log2_lr, abs_tol=1e-9)]
-
-    def _best_setting_rows(self, loss: str) -> list[dict[str, Any]]:
-        """Returns the rows of the trials with the best setting of the other hyperparameters at their rate.
-
-        Raises:
-          MupError: no trial returned that loss.
-        """
-        if self.losses and not any(loss in losses for losses in self.losses.values()):
-            returned = dict.fromkeys(name for losses in self.losses.values() for name in losses)
-            raise MupError(f"loss={loss!r}: no trial returned it; there are {', '.join(map(repr, returned))}")
-        at_rate: dict[Any, dict[Any, list[dict[str, Any]]]] = {}        # by curve and rate, then by setting
-        for trial, losses in self.losses.items():
-            by_setting = at_rate.setdefault((trial.parametrization, trial.width, trial.point[0]), {})
-            row = trial.row() | {loss: final_loss(losses[loss]), "trial": trial}
-            by_setting.setdefault(trial.point, []).append(row)
-        return [row for by_setting in at_rate.values()
-                for row in min(by_setting.values(), key=lambda rows: _mean_log_loss(rows, loss))]
-
-
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Returns a table as csv, with a column for every name.
-
-    >>> csv_text([{"lr": 0.5, "loss": 1.0}])
-    'lr,loss\\n0.5,1.0\\n'
-    """
-    text = io.StringIO()
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _format(optimum: Optimum) -> str:
@@ -319,8 +288,3 @@ def _nearest_rate(curve: Curve, lr: float | None) -> float:
     """Returns log2 of the curve's rate that is nearest to a rate, or to the optimum if that is None."""
     wanted = math.log2(lr) if lr else curve.optimum.log2_lr
     return float(curve.log2_lr[abs(curve.log2_lr - np.nan_to_num(wanted)).argmin()])
-
-
-def _mean_log_loss(rows: Sequence[Mapping[str, Any]], loss: str) -> float:
-    """Returns the mean logarithm of a loss over rows."""
-    return float(np.mean([log_with_floor(row[loss]) for row in rows]))

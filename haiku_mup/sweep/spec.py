@@ -143,6 +143,7 @@ def describe_changes(earlier: Mapping[str, Any], arguments: Mapping[str, Any]) -
 
 
 def _describe_change(name: str, earlier: Any, argument: Any) -> str:
+    """Returns how an argument differs from an earlier one: what a list lost and gained, else both values."""
     label = "learning rates and hyperparameters" if name == "points" else name
     if not (isinstance(earlier, list) and isinstance(argument, list)):
         return f"{label} was {earlier!r}, and is {argument!r}"
