@@ -1,0 +1,82 @@
+"""Muon: how its updates scale by shape, and which parameters it takes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from small_models import KEY, MODELS, captured, mlp
+
+import haiku_mup
+
+X = MODELS["mlp"][1]
+contrib = optax.contrib
+
+
+@pytest.mark.parametrize("kwargs, factor", [
+    ({"consistent_rms": 0.2}, 0.5), pytest.param({}, 1.0, marks=pytest.mark.slow),
+    pytest.param({"learning_rate": optax.linear_schedule(0.0, 1.0, 3)}, 1.0, marks=pytest.mark.slow)])
+def test_muons_scale_by_shape_is_found_out(kwargs, factor):
+    """With consistent_rms a hidden weight's factor is m^-½; and it is found under a schedule, too."""
+    params = mlp(32).init(KEY, X)
+    grads = jax.tree.map(jnp.cos, params)
+    mup = captured(mlp, X)
+    plain = contrib.muon(**{"learning_rate": 1.0, **kwargs}, muon_weight_dimension_numbers=mup.muon_dimensions)
+    found = []
+    for o in (mup.wrap_optimizer(plain, rule="muon"), plain):
+        state = jax.jit(o.init)(params)
+        for _ in range(2):
+            update, state = jax.jit(o.update)(grads, state, params)
+        found.append(update["linear_1"]["w"])
+    np.testing.assert_allclose(found[0], factor * found[1], rtol=1e-5, atol=1e-9)
+
+
+def stacked():
+    make, x = MODELS["stack"]
+    return captured(make, x), make(32).init(KEY, x)
+
+
+def test_muon_without_dimensions_in_a_stack_is_refused():
+    mup, params = stacked()
+    with pytest.raises(haiku_mup.MupError, match="no matrix in one layer.*muon_dimensions"):
+        mup.wrap_optimizer(contrib.muon(1.0), rule="muon").init(params)
+
+
+@pytest.mark.slow
+def test_muon_with_dimensions_takes_each_layer_of_a_stack():
+    mup, params = stacked()
+    opt = mup.wrap_optimizer(contrib.muon(1.0, muon_weight_dimension_numbers=mup.muon_dimensions), rule="muon")
+    update, _ = opt.update(jax.tree.map(jnp.ones_like, params), opt.init(params), params)
+    wide, high = (jnp.linalg.norm(update[f"__layer_stack_no_per_layer/{name}"]["w"], axis=(1, 2))
+                  for name in ("linear_1", "linear"))
+    np.testing.assert_allclose(wide / high, [2**0.5] * 3, rtol=1e-5)    # √max(1, out / in), in each layer
+
+
+def test_muon_takes_whole_kernels_and_leaves_embeddings_to_adam():
+    make, x = MODELS["cnn"]
+    found = captured(make, x).muon_dimensions(make(32).init(KEY, x))
+    taken = {f"{m}/{n}": tuple(d) for m, ds in found.items() for n, d in ds.items() if d}
+    assert taken == {"conv2_d_transpose/w": ((0, 1, 3), (2,))}
+    make, x = MODELS["tied"]
+    found = captured(make, x).muon_dimensions(make(32).init(KEY, x))
+    assert found["linear"]["w"] and found["shared_embed"]["embeddings"] is None
+
+
+def test_what_is_no_muon_is_refused():
+    mup = captured(mlp, X)
+    params = mlp(32).init(KEY, X)
+    with pytest.raises(haiku_mup.MupError, match="no MuonState"):
+        mup.wrap_optimizer(optax.adam(0.1), rule="muon").init(params)
+    halved = optax.chain(contrib.muon(1.0), optax.stateless(         # another scale by shape
+        lambda u, p: jax.tree.map(lambda x: x * x.shape[-1], u)))
+    with pytest.raises(haiku_mup.MupError, match="no rule"):
+        mup.wrap_optimizer(halved, rule="muon").init(params)
+
+
+def test_muon_with_a_traced_rate_is_refused_and_with_injected_ones_right():
+    mup = captured(mlp, X)
+    params = mlp(32).init(KEY, X)
+    with pytest.raises(haiku_mup.MupError, match="traced"):
+        jax.jit(lambda lr: mup.wrap_optimizer(contrib.muon(lr), rule="muon").init(params))(0.1)
+    injected = optax.inject_hyperparams(contrib.muon)(learning_rate=0.1)
+    assert mup.wrap_optimizer(injected, rule="muon").init(params)
