@@ -22,7 +22,7 @@ from haiku_mup.rules.optimizers import choose
 from haiku_mup.rules.tables import maximal_update
 
 if TYPE_CHECKING:           # imported when a check runs, since these take long
-    from haiku_mup.coordinates.trainer import StepRecord, Trainer
+    from haiku_mup.coordinates.trainer import StepResult, Trainer
 
 Model: TypeAlias = hk.Transformed | hk.TransformedWithState
 Parametrize: TypeAlias = Callable[[Mup, Any, Any], tuple[Any, Any]]
@@ -170,7 +170,7 @@ class _Setup:
 
 
 def _train(setup: _Setup, widths: Sequence[int], seeds: Sequence[int], batches: Sequence[Any],
-           progress: bool) -> "tuple[dict[int, Trainer], dict[tuple[int, int], list[StepRecord]]]":
+           progress: bool) -> "tuple[dict[int, Trainer], dict[tuple[int, int], list[StepResult]]]":
     """Returns the trainer of each width, and what the steps of each (width, seed) computed, in their order."""
     # The narrowest runs first, which tells whether training diverges; then the widest, during whose long run
     # the others are compiled.
@@ -280,7 +280,7 @@ def _check_losses(trials: Mapping[tuple[int, int], Any], seeds: Sequence[int], n
                        "learning rate; a check needs a finite loss at the smallest width")
 
 
-def _check_moves(trials: "Mapping[tuple[int, int], Sequence[StepRecord]]") -> None:
+def _check_moves(trials: "Mapping[tuple[int, int], Sequence[StepResult]]") -> None:
     """Raises if no update moved any parameter, so that there is nothing to judge."""
     from haiku_mup.coordinates.quantities import ParameterKind
 

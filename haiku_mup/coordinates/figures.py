@@ -202,7 +202,7 @@ def _label_failures(axes: Axes, lines: Sequence[Line], *, gap: float, top: float
 
 
 def spread(heights: Mapping[str, float], gap: float, top: float) -> dict[str, float]:
-    """Returns heights below `top` that are at least `gap` apart, each as near to the given one as may be.
+    """Returns heights below `top` that are at least `gap` apart, each as close as possible to the given one.
 
     >>> spread({"a": 0.0, "b": 0.1}, 1.0, top=5.0), spread({"a": 0.0, "b": 0.1}, 1.0, top=0.0)
     ({'a': 0.0, 'b': 1.0}, {'a': -1.0, 'b': 0.0})

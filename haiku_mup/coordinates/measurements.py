@@ -13,11 +13,11 @@ from haiku_mup.coordinates.findings import Point
 from haiku_mup.coordinates.model_expectations import ModelExpectations
 from haiku_mup.coordinates.quantities import CHANGE_MARK, ParameterKind, RecordKind, title
 from haiku_mup.coordinates.slope_range import FLAT, ExpectedSlopes, Range
-from haiku_mup.coordinates.trainer import StepRecord, Trainer
+from haiku_mup.coordinates.trainer import StepResult, Trainer
 from haiku_mup.rules.optimizers import OptimizerRule
 
-Trials: TypeAlias = Mapping[tuple[int, int], Sequence[StepRecord]]      # (width, seed) -> steps
-NOISE = 16      # gradients below so many rounding errors of one operation are taken for noise
+Trials: TypeAlias = Mapping[tuple[int, int], Sequence[StepResult]]      # (width, seed) -> steps
+NOISE = 16      # gradients below so many rounding errors of one operation count as noise
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +51,7 @@ def as_points(trainers: Mapping[int, Trainer], trials: Trials, *, parametrizatio
       trainers: the trainer of each width, the narrowest first.
       trials: the steps of each width and seed.
       parametrization: its name.
-      stats: the statistics that were taken.
+      stats: the statistics of each array.
       rule: the optimizer's rule.
       activation_changes: whether to measure how far activations move: all steps see the same batch.
       weight_decay: whether the optimizer decays weights.
@@ -79,7 +79,7 @@ class _TrialReader:
     """Reads measurements from the steps of a trial.
 
     Attributes:
-      stats: the statistics that were taken.
+      stats: the statistics of each array.
       expectations: the slopes that are expected.
       names: the names of blocks, in models of different depths.
       noise: the parameters whose gradient is rounding noise.
@@ -94,7 +94,7 @@ class _TrialReader:
     activation_changes: bool
     weight_decay: bool
 
-    def forward_pass(self, trainer: Trainer, steps: Sequence[StepRecord]) -> Iterator[Measurement]:
+    def forward_pass(self, trainer: Trainer, steps: Sequence[StepResult]) -> Iterator[Measurement]:
         """Yields what was recorded in the forward passes of the steps, and how far it moved since the first."""
         for (module, entry), info in sorted(trainer.records.items(), key=lambda item: item[1].order):
             name, representative = self.names.module(module)
@@ -104,10 +104,11 @@ class _TrialReader:
                 quantity = f"{info.kind} {title(name, info.suffix)}{self.names.layer(module, entry, layer)}"
                 if info.kind == RecordKind.OUTPUT:
                     quantity = info.kind + info.suffix
-                yield from self._array(quantity, expected, [_mean_over_calls(each[layer]) for each in sums])
+                means = [_mean_over_calls(each[layer]) for each in sums]
+                yield from self._recorded_array(quantity, expected, means)
 
-    def _array(self, quantity: str, expected: ExpectedSlopes,
-               rows: Sequence[np.ndarray | None]) -> Iterator[Measurement]:
+    def _recorded_array(self, quantity: str, expected: ExpectedSlopes,
+                        rows: Sequence[np.ndarray | None]) -> Iterator[Measurement]:
         """Yields the statistics of one recorded array at each step, and how far it moved."""
         count, initial = len(self.stats), rows[0]
         for step, row in enumerate(rows):
@@ -125,7 +126,7 @@ class _TrialReader:
                             value=_size(change, stat), expected=expected.change_after(step),
                             activation_change=True)
 
-    def parameters(self, steps: Sequence[StepRecord]) -> Iterator[Measurement]:
+    def parameters(self, steps: Sequence[StepResult]) -> Iterator[Measurement]:
         """Yields the parameters, their updates, changes and decay, at each step."""
         for name, initial in steps[0].parameters.items():
             module, _, leaf = name.rpartition("/")
@@ -176,7 +177,7 @@ class _TrialReader:
 
 # --- models of different depths ---
 
-def _stack_sizes(step: StepRecord) -> dict[str, dict[str, Layers]]:
+def _stack_sizes(step: StepResult) -> dict[str, dict[str, Layers]]:
     """Returns the sizes of the stacks of each recorded array, and of each parameter."""
     found = {module: {entry: np.shape(x)[:-1] for entry, x in entries.items()}
              for module, entries in step.records.items()}
@@ -204,7 +205,7 @@ def _few_block_slopes(measurements: Mapping[int, Iterable[Measurement]]) -> dict
     What training changes in the stream adds up from block to block: the input of block l of n (from 0) has
     changed by l / n of what the whole stack changes, beside the change from before the first block. The mean
     over blocks is (n - 1) / 2n of the whole: a quarter for 2 blocks, half for many. For 1 block it is nothing,
-    and only the change from before is left, which is taken for an eighth.
+    and only the change from before is left; it counts as an eighth.
 
     Args:
       measurements: those of one seed, by width.

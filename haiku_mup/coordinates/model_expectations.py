@@ -40,22 +40,20 @@ class ModelExpectations:
           module: the name of the module that the array is recorded for.
           info: what the recorder knows of the array.
         """
-        query = f"{module}/query/w"
+        weight = f"{module}/w"
         if info.kind == RecordKind.LOGITS:
-            known = all(query in at and at[query].base.key_size for at in self.scalings.values())
-            own = expected_slopes.logit_slopes(query, self.scalings) if known else ExpectedSlopes(
-                INVERSE_ROOT_TO_FLAT, FLAT)
+            expected = self._logits(f"{module}/{info.queries}/w")
         elif info.readout is not None:
-            own = self._readouts[info.readout]
-        elif any(at[f"{module}/w"].multiplier != 1 for at in self.scalings.values() if f"{module}/w" in at):
-            own = self._product(f"{module}/w")      # queries, which μP's attention multiplies
+            expected = self._readouts[info.readout]
+        elif any(at[weight].multiplier != 1 for at in self.scalings.values() if weight in at):
+            expected = self._product(weight)        # queries, which μP's attention multiplies
         else:
-            own = ExpectedSlopes(FLAT, FLAT)
-            for readout in info.preceding_readouts:     # from whose outputs it may be computed
-                own = own._replace(initial=own.initial | self._readouts[readout].initial)
+            expected = ExpectedSlopes(FLAT, FLAT)
+            for readout in info.preceding_readouts:     # it may be computed from their outputs
+                expected = expected._replace(initial=expected.initial | self._readouts[readout].initial)
         # Entrywise normalised updates do not depend on how small gradients are; others do.
         change = self._independent_branches if self._gradients == FLAT else self._gradients
-        return ExpectedSlopes(own.initial.plus(self._small_hidden_weights), own.change.plus(change))
+        return ExpectedSlopes(expected.initial.plus(self._small_hidden_weights), expected.change.plus(change))
 
     def of_parameter(self, name: str) -> ExpectedSlopes | None:
         """Returns what is expected of a parameter; None where that is unknown.
@@ -66,10 +64,11 @@ class ModelExpectations:
         """
         if self._gradients_unknown or not self._everywhere(name):
             return None
-        own = expected_slopes.parameter_slopes(name, self.scalings, muon=self.rule.coupling is Coupling.MATRIX)
+        muon = self.rule.coupling is Coupling.MATRIX
+        initial, change = expected_slopes.parameter_slopes(name, self.scalings, muon=muon)
         fixed = all(block.role == FIXED for at in self.scalings.values() for block in at[name].row_blocks)
-        change = own.change.plus(self._output_errors if fixed else self._gradients)
-        return ExpectedSlopes(own.initial, change | own.initial if self.weight_decay else change)
+        change = change.plus(self._output_errors if fixed else self._gradients)
+        return ExpectedSlopes(initial, change | initial if self.weight_decay else change)
 
     def starts_at_zero(self, name: str) -> bool:
         """Returns whether a parameter is zero at initialization, at every width."""
@@ -78,6 +77,12 @@ class ModelExpectations:
     def _everywhere(self, name: str) -> bool:
         """Returns whether the models of all widths have the parameter."""
         return all(name in at for at in self.scalings.values())
+
+    def _logits(self, query_weight: str) -> ExpectedSlopes:
+        """Returns what is expected of attention logits; of an unknown attention, what 1/√d and 1/d give."""
+        if all(query_weight in at and at[query_weight].base.key_size for at in self.scalings.values()):
+            return expected_slopes.logit_slopes(query_weight, self.scalings)
+        return ExpectedSlopes(INVERSE_ROOT_TO_FLAT, FLAT)
 
     def _product(self, weight: str) -> ExpectedSlopes:
         """Returns what is expected of a weight's product: what its table says, but never growth.

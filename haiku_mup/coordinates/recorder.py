@@ -88,7 +88,7 @@ class Recorder:
         self._prepared = False
         self._current: RecordInfo | None = None                     # of the entry that is being written
         # Of the trace that is going on:
-        self._calls: list[tuple[Any, Any, Any]] = []                # what, whose, in which trace: each record
+        self._calls: list[tuple[Any, Any, Any]] = []                # of each record: name, owner, JAX's trace
         self._outputs_of_readouts: dict[int, tuple[Any, str]] = {}  # id of an array: itself, and the readout
         self._active_modules: list[Any] = []
         self._projections: list[tuple[str, dict[str, Any]]] = []    # active attentions: name, {layer: output}
@@ -112,8 +112,8 @@ class Recorder:
             raise MupError("a coordinate check can't record inside hk.lift(hk.transform(f).init), which has no "
                            "state; make it hk.transform_with_state(f) and hk.lift_with_state") from error
         entries = records_in(state)
-        # A second trace of what is below a stack knows nothing of the stack's prefix: its names are not in the
-        # state. And apply doesn't know any prefix. So what init says, and the state has, counts from now on.
+        # Only names that are in the state are right: a second trace below a stack notes names without the
+        # stack's prefix. And apply knows no prefixes at all, so from now on nothing is noted.
         self.records = {key: info for key, info in self.records.items() if key[1] in entries.get(key[0], ())}
         self._prepared = True
         return {module: {name: np.zeros(x.shape, x.dtype) for name, x in names.items()}
@@ -123,7 +123,8 @@ class Recorder:
         """Returns the model's output, and its state with the records added to those in `state`."""
         return self._model.apply(params, state, rng, *args, **kwargs)
 
-    def record(self, kind: RecordKind, owner: Any, value: Any, name: str = "") -> None:
+    def record(self, kind: RecordKind, owner: Any, value: Any, name: str = "", *,
+               queries: str | None = None) -> None:
         """Adds the arrays of a tree to the state of the current module.
 
         Args:
@@ -131,6 +132,7 @@ class Recorder:
           owner: the module that is called, or a name; it tells the second call from the first.
           value: a tree of arrays.
           name: tells it from others of the module.
+          queries: of logits, the name of the layer that projects the attention's queries.
         """
         number = self._count_calls((kind, name), owner)
         top_level = [readout for readout in self._readouts if readout == "~"]     # of parameters of no module
@@ -140,7 +142,7 @@ class Recorder:
             info = self._current = RecordInfo(
                 kind=kind, suffix=f"{name}{path}" + f"@{number}" * (number > 0), order=len(self.records),
                 shape=tuple(x.shape), eps=float(jnp.finfo(x.dtype).eps), readout=readout,
-                preceding_readouts=tuple(preceding))
+                preceding_readouts=tuple(preceding), queries=queries)
             measured = self._measure(x)
             sums = hk.get_state(info.entry, measured.shape, measured.dtype, init=jnp.zeros)
             hk.set_state(info.entry, sums + measured)
@@ -180,7 +182,8 @@ class Recorder:
             outputs[module.module_name.removeprefix(f"{name}/")] = out
         readout = TIED if isinstance(module, SharedReadout) else module.module_name
         if readout == TIED or readout in self._readouts:
-            # By identity: who computes with the array has another one. The array is kept, so that its id is.
+            # By identity, since anything computed from an output is another array. Keeping the array keeps its
+            # id from being used again.
             self._outputs_of_readouts.update((id(x), (x, readout)) for _, x in _arrays(out))
         self.record(RecordKind.ACTIVATION, module, out)
         return out
@@ -212,7 +215,7 @@ class Recorder:
         # [..., T', H, D] and [..., T, H, D]
         query, key = (outputs[side].reshape(*outputs[side].shape[:-1], -1, size) for side in sides)
         logits = jnp.einsum("...thd,...Thd->...htT", query, key) / np.sqrt(size).astype(query.dtype)
-        self.record(RecordKind.LOGITS, module, logits)
+        self.record(RecordKind.LOGITS, module, logits, queries=attention.queries)
 
     def _count_calls(self, what: Any, owner: Any) -> int:
         """Returns how many records of this name and owner there were before in this trace, and counts one more.

@@ -83,7 +83,7 @@ def estimate(x: np.ndarray, y: np.ndarray) -> Estimate:
     """Returns the slope of y against x, and half of its 95% interval.
 
     With one seed the interval is that of the regression: from the points' distances from their line. Two widths
-    have none, and half the interval is then taken for 0.
+    leave no residuals, and the interval is then 0 wide.
 
     Args:
       x: log2 widths [widths].

@@ -24,6 +24,7 @@ class RecordInfo(NamedTuple):
       readout: the module of the readout that returned it, without the prefix of a lift; TIED for a
         SharedReadout; None for other arrays.
       preceding_readouts: the readouts that were called before it was computed, named alike.
+      queries: of logits, the name of the layer that projects the attention's queries; None for other arrays.
     """
 
     kind: RecordKind
@@ -33,6 +34,7 @@ class RecordInfo(NamedTuple):
     eps: float
     readout: str | None
     preceding_readouts: tuple[str, ...]
+    queries: str | None = None
 
     @property
     def entry(self) -> str:
@@ -55,9 +57,10 @@ def split_state(state: Tree) -> tuple[dict[str, dict[str, Any]], dict[str, dict[
     return _filtered(state, lambda name: not is_record(name)), records_in(state)
 
 
-def merge_state(own: Tree, records: Tree) -> dict[str, dict[str, Any]]:
+def merge_state(model_state: Tree, records: Tree) -> dict[str, dict[str, Any]]:
     """Returns the state that has both the model's own entries and the records."""
-    return {module: {**own.get(module, {}), **records.get(module, {})} for module in {**own, **records}}
+    return {module: {**model_state.get(module, {}), **records.get(module, {})}
+            for module in {**model_state, **records}}
 
 
 def _filtered(state: Tree, keep: Callable[[str], bool]) -> dict[str, dict[str, Any]]:

@@ -23,7 +23,7 @@ from haiku_mup.parameters.scaling import ParameterScaling
 T = TypeVar("T")
 
 
-class StepRecord(NamedTuple):
+class StepResult(NamedTuple):
     """Results of one training step.
 
     Attributes:
@@ -97,7 +97,7 @@ class Trainer:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._init = BackgroundJit(self._initialize)
         self._step = BackgroundJit(self._train_step)
-        # Parameters are measured apart from the step, by NumPy where it sees their memory: one program less.
+        # Parameters are measured outside the step's program. On a CPU, NumPy does it, and nothing is compiled.
         in_memory = jax.default_backend() == "cpu" and all(isinstance(stat, str) for stat in stats)
         self._measure = functools.partial(self._statistics, numpy_statistics_by_layer) if in_memory else \
             BackgroundJit(functools.partial(self._statistics, statistics_by_layer))
@@ -112,11 +112,11 @@ class Trainer:
             self._measure.start(pool, self._parameter_arrays(
                 initial=params, before=params, after=params, gradients=gradients, decay=decay))
 
-    def train(self, seed: int, batches: Sequence[Any]) -> list[StepRecord]:
+    def train(self, seed: int, batches: Sequence[Any]) -> list[StepResult]:
         """Trains from one seed, a step for each batch, and returns what each step computed."""
         return [measure() for measure in _one_behind(self._steps(seed, batches))]
 
-    def _steps(self, seed: int, batches: Sequence[Any]) -> Iterator[Callable[[], StepRecord]]:
+    def _steps(self, seed: int, batches: Sequence[Any]) -> Iterator[Callable[[], StepResult]]:
         """Yields, for each step, a function that measures it."""
         key = _key(seed)
         initial, *states = self._init(key, self._inputs.arrays)
@@ -129,11 +129,11 @@ class Trainer:
                 before, *states, key, np.int32(number), batch)
             arrays = self._parameter_arrays(
                 initial=initial, before=before, after=after, gradients=gradients, decay=decay)
-            yield functools.partial(self._step_record, loss, records, arrays)
+            yield functools.partial(self._step_result, loss, records, arrays)
 
-    def _step_record(self, loss: Any, records: Any, arrays: Any) -> StepRecord:
+    def _step_result(self, loss: Any, records: Any, arrays: Any) -> StepResult:
         """Measures the parameters, and returns them with what was measured in the step."""
-        return StepRecord(loss, records, self._measure(arrays))
+        return StepResult(loss, records, self._measure(arrays))
 
     # --- what is compiled ---
 

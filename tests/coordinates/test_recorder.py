@@ -27,8 +27,8 @@ def recorded(fn, x=X, stats=("l1",), rng=None):
         return jax.grad(loss, has_aux=True)(params)[1]
 
     out, new = run(params, state)
-    own, records = split_state(new)
-    assert jax.tree.structure(own) == jax.tree.structure(state)
+    model_state, records = split_state(new)
+    assert jax.tree.structure(model_state) == jax.tree.structure(state)
     found = {}
     for (module, entry), info in recorder.records.items():
         row = np.asarray(records[module][entry])
