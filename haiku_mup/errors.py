@@ -83,7 +83,7 @@ class MupError(ValueError):
         if self.line is None:
             self.name, self.line = name, line
             if line is not None:
-                self.add_note(f"{name!r} is made here:\n{line}")
+                self.add_note(_note([name], line))
         return self
 
     def with_source(self, source: str) -> "MupError":
@@ -108,13 +108,17 @@ class MupError(ValueError):
             subjects = sentences.setdefault(error.remedy or str(error), [])
             subjects += [f"{error.name!r}: {error.shapes}"] * bool(error.remedy)
             if error.line is not None:
-                lines.setdefault(error.line, []).append(repr(error.name))
+                lines.setdefault(error.line, []).append(error.name or "")
         text = [": ".join(["; ".join(subjects), remedy] if subjects else [remedy])
                 for remedy, subjects in sentences.items()]
         found = cls("\n".join(text + [f"and {len(errors) - SHOWN} more"] * (len(errors) > SHOWN)))
         for line, names in lines.items():
-            found.add_note(f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} made here:\n{line}")
+            found.add_note(_note(names, line))
         return found
+
+
+def _note(names: Sequence[str], line: SourceLine) -> str:
+    return f"{', '.join(map(repr, names))}: made by this line of the model:\n{line}"
 
 
 class MupWarning(UserWarning):

@@ -34,11 +34,11 @@ class FactorLookup:
         found = self._shared.get(key)
         if found is not None or key not in self._shared:
             return found
-        stacks = Nesting().stacks
-        if stacks not in self._by_stacks[key]:
+        nesting = Nesting()
+        if nesting.stacks not in self._by_stacks[key]:
             raise MupError.about(name, None, shape, "other layers have this name and shape, and this one was "
-                                 "not captured where it is; capture the model that is wrapped")
-        return self._by_stacks[key][stacks]
+                                 "not captured where it is; capture the model that is wrapped", nesting.line)
+        return self._by_stacks[key][nesting.stacks]
 
     def __contains__(self, key: tuple[str, tuple[int, ...]]) -> bool:
         """Returns whether a parameter with this local name and shape was added."""

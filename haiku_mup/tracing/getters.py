@@ -12,7 +12,7 @@ from haiku_mup.errors import MupError
 from haiku_mup.parameters.factors import Factor, RowFactors, map_factor, scale_gradient, scaled
 from haiku_mup.parameters.haiku_layers import READOUT, Weight, layer_type, record_of
 from haiku_mup.parameters.scaling import ForwardFactors
-from haiku_mup.tracing.haiku_internals import TransformedFunction, leaf_name
+from haiku_mup.tracing.haiku_internals import TransformedFunction, leaf_name, users_line
 from haiku_mup.tracing.scope import ActiveContext, during
 from haiku_mup.tracing.warn import warn_once
 
@@ -89,7 +89,7 @@ def read(active: ActiveContext, next_getter: Callable[[Any], Any], value: Any, c
         raise MupError.about(name, None, shape, "a model that was transformed apart is called inside this one "
                              "with parameters of its own, and this one of them has the name and the shape of a "
                              "parameter that has factors here; rename its modules, or call it outside, or, "
-                             "where it is in μP, too, wrap it: mup.wrap_model(inner)")
+                             "where it is in μP, too, wrap it: mup.wrap_model(inner)", users_line())
     return _multiplied(value, next_getter, factors, _factor(factors, shape, context))
 
 
@@ -114,7 +114,7 @@ def _factor(factors: ForwardFactors, shape: tuple[int, ...], context: hk.GetterC
     if product.factor != factors.forward:
         raise MupError.about(context.full_name, None, shape, "its factor in the forward pass is "
                              f"{factors.forward}, and its layer multiplied its inputs by {product.factor}; "
-                             "give it inputs like those that it was captured with")
+                             "give it inputs like those that it was captured with", users_line())
     return 1.0
 
 

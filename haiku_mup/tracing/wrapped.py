@@ -15,7 +15,7 @@ from haiku_mup.parameters.scaling import ForwardFactors, ParameterScaling
 from haiku_mup.tracing import getters
 from haiku_mup.tracing.creation import CreatedParameter, Creation
 from haiku_mup.tracing.factor_lookup import FactorLookup, tied_multiplier
-from haiku_mup.tracing.haiku_internals import ORIGINAL, Nesting, check_home
+from haiku_mup.tracing.haiku_internals import ORIGINAL, Nesting, check_home, users_line
 from haiku_mup.tracing.scope import (
     ActiveContext,
     RunningModel,
@@ -143,7 +143,7 @@ class WrappedModel:
         factors = self._factors.get(name, shape)
         if factors is None:
             raise MupError.about(name, None, shape, "this layer was not captured with this shape; put it "
-                                 "inside apply_mup(), and capture base and target again")
+                                 "inside apply_mup(), and capture base and target again", users_line())
         return factors.multiplier
 
     def tied_multiplier(self) -> float:
