@@ -16,7 +16,7 @@ from haiku_mup.coordinates.state_records import RecordInfo, is_record, records_i
 from haiku_mup.errors import MupError
 from haiku_mup.layers import SharedReadout
 from haiku_mup.parameters.haiku_layers import TIED, Attention, layer_type
-from haiku_mup.tracing.haiku_internals import Nesting, leaf_name
+from haiku_mup.tracing.haiku_internals import Nesting, is_lift, lacks_state, leaf_name, original_function
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ def transformed_function(model: Any) -> Callable[..., Any]:
     Raises:
       MupError: a model that Haiku didn't transform, or a multi-transform.
     """
-    function: Callable[..., Any] | None = getattr(getattr(model, "apply", None), "_original_fn", None)
+    function = original_function(getattr(model, "apply", None))
     if function is None:
         raise MupError(f"make_model returned {type(model).__name__}; a coordinate check needs what "
                        "hk.transform or hk.transform_with_state returns")
@@ -107,7 +107,7 @@ class Recorder:
         try:
             _, state = jax.eval_shape(lambda key: self._model.init(key, *args, **kwargs), key)
         except ValueError as error:
-            if type(error).__name__ != "NonEmptyStateError":
+            if not lacks_state(error):
                 raise
             raise MupError("a coordinate check can't record inside hk.lift(hk.transform(f).init), which has no "
                            "state; make it hk.transform_with_state(f) and hk.lift_with_state") from error
@@ -170,7 +170,7 @@ class Recorder:
         module = call.module
         # Not for a superclass's __call__, nor for a lift, whose call returns parameters.
         if call.method_name != "__call__" or any(module is active for active in self._active_modules) \
-                or type(module).__module__ == "haiku._src.lift":
+                or is_lift(module):
             return next_method(*args, **kwargs)
         attention = layer_type(module).attention
         with self._active(module, attends=attention is not None):

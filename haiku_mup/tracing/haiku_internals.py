@@ -271,3 +271,20 @@ def check_home(name: str, module: Any) -> None:
         raise MupError(f"{name!r}: this SharedEmbed has its matrix at {home!r} already, and would make "
                        "an untied copy here; read it outside of the layer_stack or lift, and close over "
                        "it: weights = embed.get_weights()")
+
+
+# --- transformed functions ---
+
+def original_function(function: Any) -> Callable[..., Any] | None:
+    """Returns the function that Haiku transformed into an init or an apply; None for any other function."""
+    return getattr(function, ORIGINAL, None)
+
+
+def is_lift(module: hk.Module) -> bool:
+    """Returns whether a module is that of hk.lift, whose call returns parameters."""
+    return type(module).__module__ == _LIFT
+
+
+def lacks_state(error: Exception) -> bool:
+    """Returns whether an error says that a plain hk.transform has no place for state."""
+    return type(error).__name__ == "NonEmptyStateError"
