@@ -3,12 +3,12 @@
 python -m benchmarks.sweep [--torch PYTHON] [--widths 64,128,256,512,1024] [--trials 2] [--growth]
 
 An MLP of 3 hidden layers on rows of 784 numbers, 12 learning rates x 5 seeds x 200 steps of 128 rows, float32.
-haiku_mup.lr_sweep makes the whole sweep; compilation and the start of its processes are in the total. A width's
-seconds are those of its trials, by the median cell. Of the loops, where a trial costs what another does,
---trials at each width are timed behind one that isn't, and stand for all 60; what compiling takes is in JAX's
-total. PYTHON is one that has torch and mup, in an environment of its own; without it PyTorch is left out. The
-peak is that of plain matrix products in a loop, in a process on each core, in the same run: [128, width] times
-[width, width], and [1024, 1024] squared. --growth sweeps the smallest width with 60 and 600 trials, instead.
+haiku_mup.lr_sweep runs the whole sweep; its total includes compilation and the start of its processes. The
+seconds of a width are those of its trials, by the median cell. In the loops all trials of a width cost the same:
+after one to warm up, --trials are timed, and multiplied to 60; JAX's total includes compilation. PYTHON is one
+that has torch and mup, in an environment of its own; without it PyTorch is left out. The peak is that of plain
+matrix products in a loop, in a process on each core, in the same run: [128, width] times [width, width], and
+[1024, 1024] squared. --growth sweeps the smallest width with 60 and 600 trials, instead.
 """
 import argparse
 import functools
@@ -25,15 +25,15 @@ WIDTHS = 64, 128, 256, 512, 1024
 
 
 def work(width):
-    """Floating-point operations of a step's matrix products: one forward, two backward, for inputs one."""
+    """Returns the FLOPs of a step's matrix products: one forward, two backward, one for the first layer."""
     first, others = INPUTS * width, (HIDDEN - 1) * width**2 + CLASSES * width
     return 2 * BATCH * (2 * first + 3 * others)
 
 
-# --- the four sides; each runs in a fresh process, and gives {width: seconds} and more ---
+# --- the sides; each runs in a fresh process, and returns {width: seconds} and more ---
 
-def problem():
-    """make_model, data and loss_fn, in Haiku."""
+def make_problem():
+    """Returns make_model, data and loss_fn, in Haiku."""
     import haiku as hk
     import jax
     import numpy as np
@@ -59,11 +59,11 @@ def problem():
 
 
 def sweep(widths, seeds):
-    """Seconds of a sweep by haiku_mup.lr_sweep."""
+    """Returns the seconds of a sweep by haiku_mup.lr_sweep."""
     import optax
 
     import haiku_mup
-    make_model, data, loss_fn = problem()
+    make_model, data, loss_fn = make_problem()
     make_trial = haiku_mup.training(make_model, data, loss_fn, optax.adam, steps=STEPS, batch_size=BATCH,
                                     base_width=BASE)
     return timed(functools.partial(haiku_mup.lr_sweep, make_trial, widths, LRS, seeds, progress=False))
@@ -94,16 +94,16 @@ def seconds_a_trial(ends):
 
 
 def loop(widths, trials):
-    """A jitted step in a loop over steps; the rate is an argument, so that a width compiles once."""
+    """Times a jitted step in a loop over steps; the rate is an argument, so a width compiles once."""
     import jax
     import jax.numpy as jnp
     import optax
 
     import haiku_mup
-    make_model, data, loss_fn = problem()
+    make_model, data, loss_fn = make_problem()
     optimizer = optax.inject_hyperparams(optax.adam)(learning_rate=0.1)
 
-    def compiled(width):
+    def make_programs(width):
         mup, key = haiku_mup.Mup(), jax.random.key(0)
         with mup.init_base():
             jax.eval_shape(make_model(BASE).init, key, data[0][:1])
@@ -113,16 +113,16 @@ def loop(widths, trials):
 
         @jax.jit
         def step(params, state, batch):
-            of_batch = functools.partial(loss_fn, model.apply)
-            loss, gradients = jax.value_and_grad(of_batch)(params, None, batch)
+            loss_of_params = functools.partial(loss_fn, model.apply)
+            loss, gradients = jax.value_and_grad(loss_of_params)(params, None, batch)
             updates, state = wrapped.update(gradients, state, params)
             return optax.apply_updates(params, updates), state, loss
 
         return jax.jit(lambda key: model.init(key, data[0][:1])), jax.jit(wrapped.init), step
 
-    def trial(init, start, step, seed):
+    def trial(init, init_optimizer, step, seed):
         params, losses = init(jax.random.key(seed)), []
-        state = start(params)
+        state = init_optimizer(params)
         for batch in batches(seed):
             params, state, loss = step(params, state, tuple(jnp.asarray(x[batch]) for x in data))
             losses.append(loss)
@@ -130,7 +130,7 @@ def loop(widths, trials):
 
     found, compiling = {}, 0
     for width in widths:
-        programs = compiled(width)
+        programs = make_programs(width)
         first = timed(functools.partial(trial, *programs, 0))
         each = [timed(functools.partial(trial, *programs, seed)) for seed in range(trials)]
         found[width] = sum(each) / trials * len(LRS) * SEEDS
@@ -139,15 +139,15 @@ def loop(widths, trials):
 
 
 def batches(seed):
-    """Rows of each step: an epoch shuffles anew, and drops what fills no batch."""
+    """Returns the rows of each step; an epoch shuffles anew, and drops the rows that fill no batch."""
     import numpy as np
-    rng, whole = np.random.default_rng(seed), ROWS // BATCH * BATCH
-    order = [rng.permutation(ROWS)[:whole] for _ in range(-(-STEPS * BATCH // whole))]
+    rng, epoch = np.random.default_rng(seed), ROWS // BATCH * BATCH
+    order = [rng.permutation(ROWS)[:epoch] for _ in range(-(-STEPS * BATCH // epoch))]
     return np.concatenate(order).reshape(-1, BATCH)[:STEPS]
 
 
 def torch(widths, trials):
-    """MuAdam in a loop over steps."""
+    """Times MuAdam in a loop over steps."""
     import mup
     import numpy as np
     import torch
@@ -183,7 +183,7 @@ def torch(widths, trials):
 
 
 def peak(widths, trials):
-    """Floating-point operations a second of a thread in plain matrix products."""
+    """Returns the FLOPs a second of a thread in plain matrix products."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -201,12 +201,12 @@ def peak(widths, trials):
 
 
 def growth(widths, trials):
-    """Seconds of the smallest width's sweep with 60 trials, and with ten times as many."""
+    """Returns the seconds of the smallest width's sweep with 60 trials, and with ten times as many."""
     return {times * len(LRS) * SEEDS: sweep(widths[:1], times * SEEDS) for times in (1, 10)}
 
 
 def timed(function):
-    """Seconds on the clock."""
+    """Calls the function; returns its seconds."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
@@ -218,8 +218,8 @@ NAMES = {"ours": "lr_sweep", "loop": "jitted loop", "torch": "mup, torch"}
 
 # --- processes of their own ---
 
-def started(side, args, core=None):
-    """A fresh process that measures a side, on one core with one thread or on all."""
+def start_process(side, args, core=None):
+    """Starts a fresh process that measures a side, on one core with one thread, or on all."""
     command = [args.torch if side == "torch" else sys.executable, __file__, "--side", side, "--trials",
                str(args.trials), "--widths", ",".join(map(str, args.widths))]
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -232,7 +232,7 @@ def started(side, args, core=None):
 
 
 def result(process):
-    """What it printed, with widths as numbers; None where it couldn't."""
+    """Returns what the process printed, with widths as numbers; None if it failed."""
     out, err = process.communicate()
     if process.returncode:
         print(f"left out: {(err.strip().splitlines() or ['no reason given'])[-1]}", file=sys.stderr)
@@ -241,62 +241,77 @@ def result(process):
 
 
 def peaks(args):
-    """The peak of all cores, each busy with products of its own."""
-    each = [result(process) for process in [started("peak", args, core) for core in os.sched_getaffinity(0)]]
-    return {key: sum(one[key] for one in each) for key in each[0]}
+    """Returns the peak of all cores, each busy with its own products."""
+    processes = [start_process("peak", args, core) for core in os.sched_getaffinity(0)]
+    by_core = [result(process) for process in processes]
+    return {key: sum(rates[key] for rates in by_core) for key in by_core[0]}
 
 
-# --- what is shown ---
+# --- the table ---
 
-def report(found, top, widths):
-    """A line for each width and for the whole: seconds, ratios, and shares of the peaks."""
-    trial_steps = len(LRS) * SEEDS * STEPS
+def report(found, peak_rates, widths):
+    """Formats a line for each width and for the whole: seconds, ratios, and shares of the peaks.
+
+    Args:
+      found: {side: {width or "whole": seconds}}; None for a side that failed.
+      peak_rates: {width or "whole": FLOPs a second}.
+      widths: of the models.
+    """
     lines = ["width " + "".join(f"{NAMES[side]:>13}" for side in found) + f"{'torch/ours':>12}{'loop/ours':>11}"
              f"{'GFLOP/s':>9}{'of [128, width]':>17}{'of [1024, 1024]':>17}"]
     for width in [*widths, "whole"]:
-        some = widths if width == "whole" else [width]
-        rate = sum(map(work, some)) * trial_steps / found["ours"][width]
+        flops = sum(map(work, widths if width == "whole" else [width])) * len(LRS) * SEEDS * STEPS
+        rate = flops / found["ours"][width]
         cells = "".join(f"{x[width]:>11.1f} s" if x else f"{'-':>13}" for x in found.values())
         ratios = [f"{found[side][width] / found['ours'][width]:.2f}" if found[side] else "-"
                   for side in ("torch", "loop")]
-        own = f"{rate / top[width]:.0%}" if width in top and width != "whole" else ""
-        lines.append(f"{width!s:<6}{cells}{ratios[0]:>12}{ratios[1]:>11}{rate / 1e9:>9.1f}{own:>17}"
-                     f"{rate / top['whole']:>17.0%}")
+        share = "" if width == "whole" else f"{rate / peak_rates[width]:.0%}"
+        lines.append(f"{width!s:<6}{cells}{ratios[0]:>12}{ratios[1]:>11}{rate / 1e9:>9.1f}{share:>17}"
+                     f"{rate / peak_rates['whole']:>17.0%}")
     return "\n".join(lines)
 
 
 def parse(argv=None):
-    it = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    it.add_argument("--torch", metavar="PYTHON", default=sys.executable, help="a Python that has torch and mup")
-    it.add_argument("--widths", type=lambda text: [int(x) for x in text.split(",")], default=list(WIDTHS))
-    it.add_argument("--trials", type=int, default=2, help="of a loop, timed at each width; default: 2")
-    it.add_argument("--growth", action="store_true", help="60 and 600 trials of the smallest width")
-    it.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
-    return it.parse_args(argv)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sweep", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--torch", metavar="PYTHON", default=sys.executable,
+                        help="a Python that has torch and mup")
+    parser.add_argument("--widths", type=lambda text: [int(x) for x in text.split(",")], default=list(WIDTHS))
+    parser.add_argument("--trials", type=int, default=2, help="of a loop, timed at each width; default: 2")
+    parser.add_argument("--growth", action="store_true", help="60 and 600 trials of the smallest width")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def print_growth(args):
+    """Prints what a trial's step costs with 60 trials, and with 600."""
+    seconds = result(start_process("growth", args))
+    few, many = (1e3 * x / trials / STEPS for trials, x in seconds.items())
+    for (trials, x), each in zip(seconds.items(), (few, many)):
+        print(f"{trials} trials: {x:.1f} s, {each:.3f} ms a trial-step")
+    print(f"ratio {many / few:.3f}")
+
+
+def print_table(args):
+    """Prints the table of all sides."""
+    peak_rates = peaks(args)
+    found = {side: result(start_process(side, args)) for side in NAMES}
+    if found["ours"] is None:
+        sys.exit("lr_sweep failed")
+    print(f"{len(LRS) * SEEDS} trials of {STEPS} steps at each width; of loops {args.trials} are timed, and "
+          "stand for all")
+    print(report(found, peak_rates, args.widths))
+    print(f"peak, in GFLOP/s: {peak_rates['whole'] / 1e9:.0f} of [1024, 1024]; of [128, width] "
+          + ", ".join(f"{peak_rates[width] / 1e9:.0f}" for width in args.widths))
 
 
 def main(argv=None):
-    """Prints the table."""
+    """Measures one side, in a process of its own, or starts all and prints the table."""
     args = parse(argv)
     if args.side:
         print(json.dumps(SIDES[args.side](args.widths, args.trials)))
-    elif args.growth:
-        seconds = result(started("growth", args))
-        each = {trials: 1e3 * x / trials / STEPS for trials, x in seconds.items()}
-        few, many = each.values()
-        for trials, x in each.items():
-            print(f"{trials} trials: {seconds[trials]:.1f} s, {x:.3f} ms a trial-step")
-        print(f"ratio {many / few:.3f}")
     else:
-        top = peaks(args)
-        found = {side: result(started(side, args)) for side in NAMES}
-        if found["ours"] is None:
-            sys.exit("lr_sweep failed")
-        print(f"{len(LRS) * SEEDS} trials of {STEPS} steps at each width; of loops {args.trials} are timed, "
-              "and stand for all")
-        print(report(found, top, args.widths))
-        print(f"peak, in GFLOP/s: {top['whole'] / 1e9:.0f} of [1024, 1024]; of [128, width] "
-              + ", ".join(f"{top[width] / 1e9:.0f}" for width in args.widths))
+        (print_growth if args.growth else print_table)(args)
 
 
 if __name__ == "__main__":

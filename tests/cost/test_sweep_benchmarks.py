@@ -32,7 +32,7 @@ def test_what_cannot_be_imported_is_left_out(monkeypatch, capsys):
     monkeypatch.setitem(sweep.SIDES, "torch", None)
     args = sweep.parse(["--torch", sys.executable, "--widths", "64"])
     monkeypatch.setattr(sweep.subprocess, "Popen", lambda *args, **kwargs: Failed())
-    assert sweep.result(sweep.started("torch", args)) is None
+    assert sweep.result(sweep.start_process("torch", args)) is None
     assert "left out: ModuleNotFoundError: No module named 'mup'" in capsys.readouterr().err
 
 
