@@ -1,4 +1,4 @@
-"""How many trials does search="adaptive" run, and how far from the grid's are the best rates that it finds?
+"""Counts the trials of search="adaptive", and measures how near its best rates come to the grid's.
 
 python -m benchmarks.adaptive FOLDER…
 

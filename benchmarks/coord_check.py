@@ -1,4 +1,4 @@
-"""How long does a coordinate check take, beside mup.coord_check.get_coord_data of PyTorch's mup?
+"""Times a coordinate check, beside mup.coord_check.get_coord_data of PyTorch's mup.
 
 python -m benchmarks.coord_check [--torch PYTHON] [--widths 128,256,512,1024,2048] [--seeds 5] [--layers 2]
 

@@ -1,4 +1,4 @@
-"""How long does a training step of GPT-2 take, and how much memory, beside transformers in PyTorch?
+"""Measures the time and memory of a GPT-2's training step, beside transformers in PyTorch.
 
 python -m benchmarks.gpt2 [--torch PYTHON] [--vocab 50257] [--blocks 6] [--width 384] [--heads 6] [--rounds 5]
 

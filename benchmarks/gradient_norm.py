@@ -1,4 +1,4 @@
-"""Does the gradients' global norm depend on the width in μP, and so what a clip by it does?
+"""Measures how the gradients' global norm depends on the width in μP, and so what a clip by it does.
 
 python -m benchmarks.gradient_norm
 """

@@ -1,4 +1,4 @@
-"""Are Haiku's own examples in μP as they stand? Sizes of their outputs over widths, at init and after a step.
+"""Puts Haiku's own examples in μP, unchanged, and measures their outputs over widths.
 
 pip download --no-binary :all: --no-deps dm-haiku && tar xzf dm_haiku-*.tar.gz
 python -m benchmarks.haiku_examples dm_haiku-0.0.17

@@ -1,4 +1,4 @@
-"""Does the best learning rate move with the width? A CNN with batch norm, standard and in μP."""
+"""Sweeps learning rates over widths: a CNN with batch norm, standard and in μP."""
 import functools
 import math
 import sys

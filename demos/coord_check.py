@@ -1,4 +1,4 @@
-"""Does what a network computes keep its size as it grows? A coordinate check, standard and in μP."""
+"""Checks how the sizes of what a network computes grow with its width, standard and in μP."""
 import functools
 import math
 import sys

@@ -1,4 +1,4 @@
-"""Does the best learning rate move with the depth? A residual MLP on MNIST digits, with and without an α."""
+"""Sweeps learning rates over depths: a residual MLP on MNIST digits, with and without an α."""
 import argparse
 import functools
 import sys

@@ -1,4 +1,4 @@
-"""Does the best learning rate move with the width? An MLP on MNIST digits, standard and in μP."""
+"""Sweeps learning rates over widths: an MLP on MNIST digits, standard and in μP."""
 import functools
 import sys
 

@@ -1,4 +1,4 @@
-"""Whose best learning rate stays: standard, neural tangent or μP? And are μP's forms one? An MLP with SGD."""
+"""Sweeps learning rates over widths: an MLP with SGD, standard, neural tangent, in μP and in μP's forms."""
 import argparse
 import functools
 import math

@@ -1,4 +1,4 @@
-"""Does the best learning rate move with the width? A transformer that reads the Bible, standard and in μP."""
+"""Sweeps learning rates over widths: a transformer that reads the Bible, standard and in μP."""
 import functools
 import pathlib
 import sys

@@ -1,4 +1,4 @@
-"""What haiku_mup and three other libraries of μP do: those rows of the README's table that can be measured.
+"""Measures haiku_mup and three other libraries of μP, for the README's table.
 
 python -m benchmarks.peers [--old FOLDER] [--flax-mup FOLDER]
 

@@ -1,1 +1,1 @@
-"""What the demos share: data, flags, losses, the sweep, its report."""
+"""Modules that several demos share: data, flags, losses, sweeps, reports."""
