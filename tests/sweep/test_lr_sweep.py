@@ -1,4 +1,4 @@
-"""lr_sweep: which trials run, with which losses, whatever runs them; what fails, and what is said of it."""
+"""`lr_sweep`: which trials run, with which losses, on any executor; what fails, and what the messages say."""
 import concurrent.futures
 import math
 import os
@@ -26,7 +26,7 @@ LRS = [0.125, 0.25, 0.5]
 
 @pytest.fixture(scope="module")
 def here():
-    """An executor that is a thread of this process."""
+    """Yields an executor that is a thread of this process."""
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
         yield executor
 
@@ -49,8 +49,8 @@ def test_losses_are_those_of_the_trials_one_by_one(here):
 
 
 @pytest.mark.parametrize("chunk", [1, 4])
-def test_a_portion_that_is_not_full_changes_nothing(here, chunk):
-    """Of six trials a width; a seed is a key, and no place among others."""
+def test_a_chunk_that_is_not_full_changes_nothing(here, chunk):
+    """Nor does the order: a trial's key comes from its seed, not from its place among the six of a width."""
     found, other = sweep(here, chunk=chunk), sweep(here, chunk=chunk, lrs=LRS[::-1], seeds=[1, 0])
     assert found.losses.keys() == other.losses.keys()
     for trial, losses in found.losses.items():
@@ -84,7 +84,7 @@ def test_other_hyperparameters_come_by_name(here):
 
 
 def test_losses_keep_their_order(here):
-    """The first is the one that is judged."""
+    """The first loss is the default of `Sweep`."""
     def make(width):
         return lambda lr, key: {"b": lr, "a": 1 / lr}
 
@@ -109,7 +109,7 @@ def test_the_settings_of_jax_are_those_of_the_caller(here):
     assert found["train_loss"].dtype == np.float64 and found["train_loss"][0] == 0.1
 
 
-def test_the_parametrization_is_named_by_who_makes_the_trials(here):
+def test_the_parametrization_has_the_name_of_the_function(here):
     def make(width):
         return make_trial(width)
 
@@ -126,13 +126,13 @@ def test_the_parametrization_is_named_by_who_makes_the_trials(here):
     (dict(hyperparameters=[{"lr": 1.0}]), "both say"),
     (dict(hyperparameters=[{"a": 1}, {"b": 1}]), "same names"), (dict(make=7), "a function from a width"),
 ])
-def test_arguments_that_cannot_be(here, arguments, said):
+def test_arguments_that_are_not_allowed(here, arguments, said):
     with pytest.raises(haiku_mup.MupError, match=said):
         sweep(here, **arguments)
 
 
 @pytest.mark.parametrize("wrong", [jnp.ones((2, 2)), jnp.ones(0), jnp.array(1), {}])
-def test_losses_that_cannot_be(here, wrong):
+def test_losses_that_are_not_allowed(here, wrong):
     with pytest.raises(haiku_mup.MupError, match="a trial returned losses"):
         sweep(here, lambda width: lambda lr, key: wrong)
 
@@ -170,7 +170,7 @@ def test_where_everything_fails_it_raises(here):
 
 
 class Faulty(concurrent.futures.Executor):
-    """Runs a job here, unless the plan has an error for it: {number of the job: error}."""
+    """Runs jobs in this thread, except those for which the plan has an error: {number of the job: error}."""
 
     def __init__(self, plan):
         self.plan, self.jobs = plan, []
@@ -186,7 +186,7 @@ class Faulty(concurrent.futures.Executor):
         return future
 
 
-def test_a_job_that_gets_lost_is_tried_three_times():
+def test_a_job_that_fails_is_tried_three_times():
     lost = OSError("lost on the way")
     assert len(sweep(Faulty({1: lost, 2: lost}), widths=[2], chunk=6).losses) == 6
     with pytest.warns(haiku_mup.MupWarning, match="3 of 6 trials are missing.*lost on the way"):
@@ -206,7 +206,7 @@ def test_an_executor_whose_workers_are_gone_ends_the_sweep():
 
 
 class Fragile(concurrent.futures.Executor):
-    """Runs what it is handed in in batches; a job that is poison takes the whole batch along."""
+    """Runs jobs in batches; a job that is poison breaks its whole batch."""
 
     _max_workers = 4
 
@@ -245,7 +245,7 @@ def test_a_cell_that_kills_its_worker_is_found_and_the_others_are_spared():
 
 
 def test_where_the_first_cell_fails_the_next_one_compiles_for_all(monkeypatch):
-    """Other cells wait for a program's first one; they must not wait for one that was given up."""
+    """Other cells wait for a program's first one, but not for one that was given up."""
     monkeypatch.setattr(executors.SweepExecutor, "shares_compiled", True)
     executor, lost = Faulty({}), OSError("lost on the way")
     executor.plan = {number: lost for number in (1, 2, 3)}
@@ -253,8 +253,8 @@ def test_where_the_first_cell_fails_the_next_one_compiles_for_all(monkeypatch):
         assert len(sweep(executor, widths=[2], chunk=1).losses) == 5
 
 
-def test_a_worker_that_lacks_the_work_is_sent_it(monkeypatch):
-    """As another process does: it knows nothing, and is sent the functions once."""
+def test_a_worker_is_sent_the_functions_once(monkeypatch):
+    """The executor runs jobs as another process does, without what this process knows."""
     class Elsewhere(Faulty):
         def submit(self, function, sweep_id, pickled, *args):
             self.sent = [*getattr(self, "sent", []), pickled is not None]
@@ -269,8 +269,8 @@ def test_a_worker_that_lacks_the_work_is_sent_it(monkeypatch):
     assert executor.sent == [False, True] + [False] * 6
 
 
-def test_what_cannot_be_sent_is_said(here):
-    """Where it has to be: in this process it need not."""
+def test_functions_that_cannot_be_pickled_are_an_error(here):
+    """It is an error only for other processes."""
     lock = threading.Lock()
 
     def make(width):
@@ -299,7 +299,7 @@ def test_warnings_of_workers_are_given_here(here):
 # --- processes of this machine ---
 
 @pytest.mark.slow
-def test_workers_that_die_take_nothing_along(here, tmp_path):
+def test_workers_that_die_lose_no_other_trials(here, tmp_path):
     with pytest.warns(haiku_mup.MupWarning, match="4 of 8 trials are missing") as caught:
         found = haiku_mup.lr_sweep(deadly, [2, 3, 4, 5], LRS[:2], 1, out=tmp_path, progress=False)
     text = str(caught[0].message)
@@ -310,8 +310,8 @@ def test_workers_that_die_take_nothing_along(here, tmp_path):
 
 
 @pytest.mark.slow
-def test_workers_that_are_ended_at_once_say_nothing(capfd, caplog):
-    """loky logs an error where it finds jobs cancelled that it hasn't handed to a worker."""
+def test_workers_that_are_killed_log_nothing(capfd, caplog):
+    """loky logs an error if jobs are cancelled before it hands them to a worker."""
     executor = executors.LokyExecutor()
     executor.set_threads(64)                # one worker
     running = [executor.submit(time.sleep, 60) for _ in range(6)]
@@ -334,7 +334,7 @@ def test_large_trials_get_several_cores(monkeypatch, carry, cores, threads):
 
 @pytest.mark.slow
 def test_devices_share_the_trials():
-    """Four of a CPU; the numbers are those of one."""
+    """Four devices of a CPU give the numbers of one."""
     code = """
 import haiku_mup, jax, numpy as np
 from sweep_program import make_trial

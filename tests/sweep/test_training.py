@@ -200,7 +200,7 @@ def test_each_epoch_has_each_row_once():
     (dict(steps=0), "steps=0"), (dict(batch_size=21), "batch_size=21"), (dict(batch_size=0), "batch_size=0"),
     (dict(data=(DATA[0], DATA[1][:5])), r"data of \[5, 20\] rows"), (dict(parametrization="mu"), "'mu'"),
 ])
-def test_arguments_that_cannot_be(options, said):
+def test_arguments_that_are_not_allowed(options, said):
     with pytest.raises(haiku_mup.MupError, match=said):
         training(**options)
 
