@@ -55,7 +55,7 @@ def make_trials(args, data):
 # --- the command line ---
 
 def add_flags(parser):
-    """Adds the flags of this demo alone."""
+    """Adds the flags that only this demo has."""
     parser.add_argument("--steps", type=flags.positive_int,
                         help=f"of {BATCH} images; default: {SIZES['default']['steps']}")
 

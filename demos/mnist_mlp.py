@@ -149,7 +149,7 @@ def work(width, pixels):
 # --- the command line ---
 
 def add_flags(parser):
-    """Adds the flags of this demo alone."""
+    """Adds the flags that only this demo has."""
     parser.add_argument("--epochs", type=flags.positive_int, help=f"default: {SIZES['default']['epochs']}")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adam", help="default: adam")
 

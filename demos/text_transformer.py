@@ -83,7 +83,7 @@ def load(args):
 # --- the command line ---
 
 def add_flags(parser):
-    """Adds the flags of this demo alone."""
+    """Adds the flags that only this demo has."""
     parser.add_argument("--steps", type=flags.positive_int, help=f"of {BATCH} rows of {LENGTH} words; default: "
                         + SIZES["default"]["steps"])
     parser.add_argument("--text", type=pathlib.Path, metavar="FILE",

@@ -14,7 +14,7 @@ class Digits(NamedTuple):
     Attributes:
       train_x: [train, pixels], float32, of mean 0 and standard deviation 1.
       train_y: [train], int32 from 0 to 9.
-      valid_x: [valid, pixels], with the mean and the standard deviation of train_x taken out.
+      valid_x: [valid, pixels], scaled by the mean and the standard deviation of the training images.
       valid_y: [valid].
       source: which digits these are.
     """

@@ -18,13 +18,13 @@ RESNET = Case(overhead.resnet, (2, 4), jax.random.normal(KEY, (2, 16, 16, 3)), r
 
 
 def unmerged(x):
-    """How many of two multiplications by constants XLA leaves: JAX 0.10's made them one, 0.12's does not."""
+    """Returns how many of two multiplications by constants XLA leaves unmerged: 0 in JAX 0.10, 1 in 0.12."""
     program = jax.jit(lambda x: x * 0.3 * 0.7).lower(x).compile()
     return program.cost_analysis()["flops"] // x.size - 1
 
 
 def scaled(step):
-    """How many numbers there are in parameters that have a factor."""
+    """Returns the size of all parameters that have a factor."""
     params = step.carry[0]
     return sum(params[row.name.rpartition("/")[0]][row.name.rpartition("/")[2]].size
                for row in step.mup.table() if row.adam_lr != 1)
@@ -37,7 +37,7 @@ def scaled(step):
     pytest.param(GPT2, 2 * 4 * 64, 16, marks=pytest.mark.slow),
     pytest.param(RESNET, 2 * 32, 16, marks=pytest.mark.slow)], ids=["mlp", "transformer", "gpt2", "resnet"])
 def test_only_readouts_multiply(case, inputs, most):
-    """A factored parameter has two more multiplications, each beside a constant of the optimizer's own.
+    """Counts FLOPs: a factor takes two more multiplications, each next to a constant of the optimizer's own.
 
     XLA merges them with it, or puts them into the same loop over memory.
     """
@@ -57,7 +57,7 @@ def test_at_the_base_nothing_is_added():
 
 
 def test_a_factor_that_is_not_constant_would_show(monkeypatch):
-    """The check is not blind: what XLA can't fold costs a multiplication for each number."""
+    """Shows that the check sees a factor that XLA can't fold: it costs a multiplication for each number."""
     plain = overhead.build(MLP, overhead.PLAIN)
     scaled_by_constant = trees.scaled
     monkeypatch.setattr(trees, "scaled", lambda x, s: scaled_by_constant(

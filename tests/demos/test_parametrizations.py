@@ -18,7 +18,7 @@ SMALL = ["--widths", "96", "--forms-at", "96", "--log2-lrs=-1:0:1", "--seeds", "
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run on scikit-learn's digits, which train faster: its exit code, its folder, and what it said."""
+    """Runs on scikit-learn's digits, which train faster; returns the exit code, folder and what was printed."""
     out = tmp_path_factory.mktemp("demo") / "new"
     code, said = demo_run(parametrizations.main, SMALL, out)
     return code, out, said

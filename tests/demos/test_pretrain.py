@@ -80,7 +80,7 @@ def test_text_comes_back_from_its_ids(text, level, size):
 
 @pytest.fixture(scope="module")
 def finished(text, tmp_path_factory):
-    """A run of GPT-2 that is its own base: its exit code and its folder."""
+    """Trains a GPT-2 that is its own base; returns the exit code and the folder."""
     folder = tmp_path_factory.mktemp("pretrain")
     code = main(flags(text, "--save-base", str(folder / "base.json"), "--out", str(folder / "out")))
     return code, folder
@@ -174,7 +174,7 @@ def start(text, out, *more, **env):
 
 @pytest.fixture
 def hears_ctrl_c():
-    """What a background shell starts ignores Ctrl-C, and so does what that starts."""
+    """Restores the handler of Ctrl-C, which processes started by a background shell inherit as ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -187,7 +187,7 @@ def ended(process):
 
 
 def wait_for(process, path, lines):
-    """Until the file has so many lines, or the process has ended."""
+    """Waits until the file has so many lines, or the process has ended."""
     while process.poll() is None and not (path.exists() and path.read_bytes().count(b"\n") >= lines):
         time.sleep(0.01)
 
@@ -229,7 +229,7 @@ def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(text, tmp_path, hears_ctrl_
 
 
 def launch(count, text, out, *more, by=None, extra=()):
-    """The same command in several processes, as a shell starts them, or srun; `extra` flags for the last."""
+    """Starts the same command in several processes, as a shell or srun does; `extra` flags for the last."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -250,7 +250,7 @@ def losses(folder):
 
 
 def difference(one, other):
-    """The largest relative difference of two runs' losses."""
+    """Returns the largest relative difference of two runs' losses."""
     a, b = losses(one), losses(other)
     return max(np.max(abs(a[name] - b[name]) / abs(a[name])) for name in a)
 
@@ -258,7 +258,7 @@ def difference(one, other):
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["gpt2", "bert"])
 def test_two_and_four_processes_have_the_losses_of_one(model, text, tmp_path):
-    """Four summands in another order round otherwise, by 6e-8 at most each time; training carries that on.
+    """Compares losses: a sum of four in another order rounds otherwise, by 6e-8 at most, and training adds up.
 
     Over 12 steps it is 2e-7 of the loss.
     """
@@ -287,7 +287,7 @@ def test_a_checkpoint_of_four_processes_goes_on_in_one_and_back(text, tmp_path):
 
 
 def awaited(process, seconds):
-    """What it said, and its exit code."""
+    """Waits for a process; returns its exit code and its errors."""
     _, err = process.communicate(timeout=seconds)
     return process.returncode, err
 
@@ -315,7 +315,7 @@ def test_a_process_of_two_that_is_killed_ends_both_and_both_go_on(text, tmp_path
 @pytest.mark.slow
 @pytest.mark.parametrize("who", [0, 1])
 def test_an_error_in_one_process_ends_the_others(who, text, tmp_path):
-    """A curve that can't be written fails where it is written; a wrong flag, where it was given."""
+    """Fails in the process that writes, by a curve that can't be written, or in the one with a wrong flag."""
     more, extra = ["--steps", "100000"], ()
     if who == 0:
         (tmp_path / "out" / "learning_curve.csv").mkdir(parents=True)
@@ -375,7 +375,7 @@ def test_half_of_the_variables_are_no_run_of_its_own(env, says, text, tmp_path, 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_learns(model, text, tmp_path):
-    """Also in words, and in μP at four times the base's width."""
+    """Trains in bytes and in words, and in μP at four times the base's width."""
     base = str(tmp_path / "base.json")
     for level, more in (("byte", ["--save-base", base]), ("byte", ["--width", "64", "--base", base]),
                         ("word", ["--parametrization", "sp"])):

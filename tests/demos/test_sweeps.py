@@ -22,7 +22,7 @@ DEMOS = {"text_transformer": text_transformer, "cnn": cnn, "mnist_mlp": mnist_ml
 @pytest.fixture(scope="module", params=[
     pytest.param("text_transformer", marks=pytest.mark.slow), "cnn"])
 def finished(request, tmp_path_factory):
-    """A run of each: the demo, its exit code, its folder, and what it said."""
+    """Runs each demo; returns it, the exit code, the folder, and what was printed."""
     demo, folder, flags = DEMOS[request.param], tmp_path_factory.mktemp("demo"), [*SMALL, *OWN[request.param]]
     if demo is text_transformer:
         (folder / "text").write_text(LINES)
@@ -141,7 +141,7 @@ def test_every_tenth_block_of_lines_validates_and_rare_words_are_unknown(tmp_pat
 
 
 def test_a_word_is_told_from_those_up_to_it_alone():
-    """The transformer is causal: a later word changes no earlier prediction, and an earlier one does."""
+    """Checks that a word changes later predictions and no earlier ones: the transformer is causal."""
     with jax.numpy_rank_promotion("raise"):
         model = text_transformer.hk.transform(lambda ids: text_transformer.network(ids, 32, 7))
         ids = jnp.arange(text_transformer.LENGTH)[None] % 7

@@ -18,7 +18,7 @@ MODELS = {"gpt2": models.GPT2LMHeadModel, "bert": models.BertForPreTraining,
 
 
 def config(name, width, scaling, layers=2, **ours):
-    """A configuration of this width, with heads of 16 at the base, or 4 of them."""
+    """Returns a configuration of a width: 4 heads that grow in size, or heads of 16 that grow in number."""
     heads = {"size": 4, "count": width // 16}[scaling]
     ours = {"initializer_range": 0.05, "layer_stack": True, "vocab_size": VOCAB} | ours
     if name == "gpt2":
@@ -76,7 +76,7 @@ def test_fails_in_the_standard_parametrization(name, scaling, optimizer):
 
 @pytest.mark.slow
 def test_a_small_one_passes_in_mup():
-    """What the grid does, for one model of one block, two widths and two steps."""
+    """Checks what the grid does, for one model of one block, two widths and two steps."""
     make = functools.partial(make_model, "gpt2", "size", layers=1, layer_stack=False)
     result = haiku_mup.coord_check(make, [32, 128], batch(), loss_fn, optax.adam(2.0**-8), base_width=32,
                                    steps=2, seeds=3, progress=False)

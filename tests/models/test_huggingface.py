@@ -26,7 +26,7 @@ HEADS = [(name, config) for name, config in ALL if not name.endswith("tModel") a
 
 
 def drawn(name, config):
-    """Parameters with values of their own, in NumPy: what an init gives, without compiling it."""
+    """Draws parameters in NumPy, with the shapes that an init gives, without compiling it."""
     rng = np.random.default_rng(1)
     return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes(name, config))
 
@@ -152,7 +152,7 @@ def test_an_untied_readout_has_the_bias_that_transformers_reads(twin, tmp_path):
 
 
 def test_a_new_head(tmp_path):
-    """A classification from a pre-trained model: the head is from the init, and all else is loaded."""
+    """Loads a classification from a pre-trained model: the head is from the init, all else from the file."""
     saved(tmp_path, "BertForPreTraining", BERT)
     with pytest.raises(haiku_mup.MupError, match="missing: classifier.bias, classifier.weight; left over: cls"):
         models.load_pretrained(tmp_path, models.BertForSequenceClassification)
@@ -255,7 +255,7 @@ def test_without_safetensors(tmp_path, monkeypatch):
 # --- multipliers, which other programs know nothing of ---
 
 def in_mup(name, config):
-    """The configuration at the target, its Mup, and the wrapped model."""
+    """Returns the configuration at the target, its Mup, and the wrapped model."""
     config = dataclasses.replace(config, attn_mult=1.5, output_mult=0.75)
     target = wider(config, 4)
     mup = captured(name, config, target)
@@ -297,7 +297,7 @@ def test_without_its_mup_it_computes_something_else(name, tied, tmp_path):
     ("GPT2LMHeadModel", GPT2, True), *(pytest.param(*row, marks=pytest.mark.slow) for row in (
         ("GPT2LMHeadModel", GPT2, False), ("BertModel", BERT, True), ("BertModel", BERT, False)))])
 def test_multipliers_that_would_be_lost_are_told(name, config, stacked, tmp_path):
-    """BertModel has no readout: only its queries are multiplied."""
+    """Covers BertModel, which has no readout: only its queries are multiplied."""
     config = dataclasses.replace(config, layer_stack=stacked)
     target, mup, _ = in_mup(name, config)
     base, params = drawn(name, config), drawn(name, target)
@@ -312,7 +312,7 @@ def test_multipliers_that_would_be_lost_are_told(name, config, stacked, tmp_path
 
 
 def deeper(alpha, stacked, more=4):
-    """A GPT-2 of more blocks than its base has, and of its width, so that branches alone are multiplied."""
+    """Returns a GPT-2 that is deeper than its base and as wide: only its branches have multipliers."""
     base = dataclasses.replace(GPT2, layer_stack=stacked)
     target = dataclasses.replace(base, n_layer=more * base.n_layer)
     mup = haiku_mup.Mup(parametrization=haiku_mup.maximal_update(depth_alpha=alpha))
@@ -353,7 +353,7 @@ def test_a_mup_that_weights_cannot_take(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif("TORCH_PYTHON" not in os.environ, reason="TORCH_PYTHON names no Python with transformers")
 def test_transformers_loads_what_is_saved(tmp_path, x64):
-    """All that it finds is used, nothing is missing, and it computes what the wrapped model does."""
+    """Checks that it uses all tensors, misses none, and computes what the wrapped model does."""
     expected = {}
     for number, (name, tied) in enumerate(FOLDED):
         config = dataclasses.replace(dict(HEADS)[name], tie_word_embeddings=tied, layer_stack=bool(number % 2))

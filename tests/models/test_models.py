@@ -90,7 +90,7 @@ def test_a_configuration_comes_back_from_its_file(config, tmp_path):
 
 
 def test_a_published_config_json_is_read(tmp_path):
-    """What computes nothing is left out."""
+    """Leaves out the fields that change nothing in what is computed."""
     values = {"model_type": "bert", "architectures": ["BertForMaskedLM"], "hidden_size": 24, "use_cache": True,
               "torch_dtype": "float32", "position_embedding_type": "absolute",
               "id2label": {"0": "a", "1": "b", "2": "c"}}
@@ -118,7 +118,7 @@ def test_at_the_base_nothing_changes(name):
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("tied", [True, False])
 def test_roles(name, tied):
-    """Embeddings and vectors are inputs, readouts outputs, the rest hidden; queries have the logits' factor."""
+    """Checks that embeddings and vectors are inputs, readouts outputs, and that queries scale the logits."""
     base = dataclasses.replace(CONFIGS[name], tie_word_embeddings=tied)
     for row in captured(name, base, wider(base, 4)).table():
         *_, last, leaf = row.name.split("/")
@@ -144,7 +144,7 @@ def sized(name, width, heads, hidden):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_sizes_of_mutransformers(name, tmp_path):
-    """Width 4 times, hidden layer 16 times, heads of twice the size; the base and the delta from a file."""
+    """Grows the width 4 times, the MLP 16 times, heads in size 2 times; base and delta are from a file."""
     mup = haiku_mup.Mup()
     with mup.init_base():
         shapes(name, sized(name, *BASE))
@@ -185,7 +185,7 @@ def test_what_is_added_to_the_residual_stream_is_drawn_smaller():
     ("BertForSequenceClassification", "attention_probs_dropout_prob", BERT),
     ("BertForSequenceClassification", "hidden_dropout_prob", BERT)])
 def test_dropout(name, field, model):
-    """Each rate is one of training's; without training, and without rates, no key is needed."""
+    """Checks that each rate drops out in training alone; without training or rates, no key is needed."""
     rates = {f.name: 0.0 for f in dataclasses.fields(model) if f.name.endswith(("_pdrop", "_prob", "dropout"))}
     ids, none = IDS, dataclasses.replace(model, layer_stack=True, initializer_range=0.5, **rates)
     some = dataclasses.replace(none, **{field: 0.5})
@@ -214,7 +214,7 @@ def test_zero_at_the_start():
 
 
 def test_the_page_runs():
-    """The examples of docs/guides/models.rst, one after the other."""
+    """Runs the examples of docs/guides/models.rst, one after the other."""
     text = (pathlib.Path(__file__).parents[2] / "docs" / "guides" / "models.rst").read_text(encoding="utf-8")
     names = {"functools": functools, "haiku_mup": haiku_mup, "hk": hk, "jax": jax, "jnp": jnp, "optax": optax,
              "pathlib": pathlib, "tempfile": tempfile}

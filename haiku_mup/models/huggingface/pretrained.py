@@ -41,8 +41,7 @@ def load_pretrained(path: str | os.PathLike[str], model: type[hk.Module] | None 
       model: the class of a model here; by default the one that config.json names.
       layer_stack: whether the model has its blocks in a `layer_stack`.
       ignore: globs over names of tensors to leave out.
-      new: globs over names of tensors that may be missing: the parameters lack them, to be taken from the
-        model's init.
+      new: globs over names of tensors that may be missing; take these parameters from the model's init.
       name: the model's name in the tree of parameters, if it isn't the default one.
 
     Returns:
