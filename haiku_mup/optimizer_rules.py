@@ -35,7 +35,20 @@ class Known(ParameterGrowth):
 
 def scales(rule: str, growth: ParameterGrowth, *,       # type: ignore[no-redef]
            scale_eps: bool = False, level: bool = False) -> Scales:
-    """Calls `haiku_mup.rules.optimizers.scales`; 0.2.0 called `scale_eps` `level`."""
+    """Computes the factors that a rule puts around an optimizer, for one parameter.
+
+    Args:
+      rule: a key of `RULES`.
+      growth: how the parameter grows.
+      scale_eps: whether gradients are made as large as at the base, so that the optimizer's ε acts alike at
+        every width.
+      level: the name of scale_eps in 0.2.0.
+
+    >>> from haiku_mup import maximal_update, optimizer_rules
+    >>> growth = ParameterGrowth(factors=maximal_update().factors("output", 4.0, 1.0))
+    >>> optimizer_rules.scales("lamb", growth, scale_eps=True)
+    Scales(gradient=4.0, update=1.0, parameter=1.0)
+    """
     return optimizers.scales(rule, growth, scale_eps=scale_eps or level)
 
 
