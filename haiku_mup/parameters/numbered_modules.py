@@ -6,7 +6,7 @@ difference which member at the base is compared with a member at the target: dep
 import functools
 import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _NUMBERED = re.compile(r"(.+)_(0|[1-9]\d*)")
 
@@ -57,6 +57,7 @@ class ModuleTree:
         self._parts: dict[tuple[str, str], dict[int | None, str]] = {}     # of (parent, stem), by number
         self._modules: set[str] = set()
         self._members: dict[tuple[str, str], dict[int, str]] = {}          # what `members` returned
+        self._counterparts: dict[Any, tuple[str, list[Family]]] = {}       # what `counterpart` returned
         for module in modules:
             self.add(module)
 
@@ -71,6 +72,7 @@ class ModuleTree:
         stem, number = split_number(part)
         self._parts.setdefault((parent, stem), {})[number] = part
         self._members.pop((parent, stem), None)
+        self._counterparts.clear()
 
     def members(self, parent: str, stem: str) -> dict[int, str]:
         """Returns {number: name} of the modules in `parent` called `stem` (number 0) or `stem_number`."""
@@ -95,7 +97,13 @@ class ModuleTree:
         >>> name, [family.ratio for family in families]
         ('a/block_0', [2.0])
         """
-        here, there, families = "", "", []          # the paths so far in this tree and in the other
+        key = module, id(base), len(base._modules)      # asked for each parameter of a module
+        if key not in self._counterparts:
+            self._counterparts[key] = self._find_counterpart(module, base)
+        return self._counterparts[key]
+
+    def _find_counterpart(self, module: str, base: "ModuleTree") -> tuple[str, list[Family]]:
+        here, there, families = "", "", []              # the paths so far in this tree and in the other
         for i, part in enumerate(module.split("/")):
             stem, number = split_number(part)
             ours, theirs = self.members(here, stem), base.members(there, stem)

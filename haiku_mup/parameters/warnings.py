@@ -1,4 +1,6 @@
 """Warnings of what runs in μP and is probably not meant, in one parameter and in a whole model."""
+import functools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from itertools import product
@@ -77,14 +79,18 @@ def _odd_fan_ins(scalings: Mapping[str, ParameterScaling]) -> Iterator[Message]:
     outputs = {name: ratio for name, scaling in scalings.items() if (ratio := _fan_out_ratio(scaling)) != 1}
     growing = {scalings[name].target.in_tree for name in outputs}
     ratios = {*outputs.values(), Fraction(1)}
-    explained = {x for a, b in product(ratios, repeat=2) for x in (a * b, a / b)}
+
+    @functools.cache            # only for a ratio that no output has by itself
+    def of_two() -> set[Fraction]:
+        return {x for a, b in product(ratios, repeat=2) for x in (a * b, a / b)}
+
     for scaling in scalings.values():
         if growing <= {scaling.target.in_tree}:          # nothing here that could make its inputs
             continue
         if not scaling.target.fans.known or not {HIDDEN, OUTPUT} & {block.role for block in scaling.row_blocks}:
             continue
         for ratio in _fan_in_ratios(scaling):
-            if ratio not in explained:
+            if ratio not in ratios and ratio not in of_two():
                 yield _about("mixed", scaling, (
                     f"its fan-in grows × {float(ratio):.4g}, and no layer's output does: a concatenation of a "
                     "growing and a fixed part? Give each an hk.Linear of its own and add them, so that each "
@@ -100,15 +106,16 @@ def _fan_in_ratios(scaling: ParameterScaling) -> list[Fraction]:
     """Returns the ratio of the fan-in, target / base, of each block of rows."""
     base, target = scaling.base, scaling.target
     if target.row_sizes:
-        return [Fraction(t, b) for b, t in zip(base.row_sizes, target.row_sizes) if b and t]
+        return [_product(((t, b),)) for b, t in zip(base.row_sizes, target.row_sizes) if b and t]
     return [_ratio(scaling, target.fans.fan_in)]
 
 
 def _ratio(scaling: ParameterScaling, axes: Iterable[int]) -> Fraction:
     """Returns the product of target / base over some axes, without those of size 0."""
     base, target = scaling.base.shape, scaling.target.shape
-    ratio = Fraction(1)
-    for axis in axes:
-        if base[axis] != target[axis] and base[axis] and target[axis]:      # most are equal, and fractions slow
-            ratio *= Fraction(target[axis], base[axis])
-    return ratio
+    return _product(tuple((target[axis], base[axis]) for axis in axes if base[axis] and target[axis]))
+
+
+@functools.lru_cache(maxsize=2**12)        # fractions are slow, and a model has few sizes
+def _product(sizes: tuple[tuple[int, int], ...]) -> Fraction:
+    return math.prod((Fraction(target, base) for target, base in sizes), start=Fraction(1))
