@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from haiku_mup.errors import MupError
-from haiku_mup.optimizers.wrap import RatesOfModel, check_adam
+from haiku_mup.optimizers.learning_rates import LearningRates, check_adam
 from haiku_mup.parameters.declarations import Declarations
 from haiku_mup.parameters.fans import Axes
 from haiku_mup.parameters.globs import parse_multipliers
@@ -202,9 +202,9 @@ class Mup:
         """Returns each parameter beside the base's, by name, as `_captured_model` does."""
         return self._captured_model(function).scalings
 
-    def _rates(self, function: str) -> RatesOfModel:
+    def _rates(self, function: str) -> LearningRates:
         """Returns the learning rates' factors of the target."""
-        return RatesOfModel(scalings=self._captured(function), lr_mults=self._declarations.lr_mults,
+        return LearningRates(scalings=self._captured(function), lr_mults=self._declarations.lr_mults,
                             parametrization=self._declarations.parametrization)
 
     # --- the model and its optimizer ---

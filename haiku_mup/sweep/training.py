@@ -12,9 +12,9 @@ from haiku_mup.coordinates.model_inputs import ModelInputs, model_inputs
 from haiku_mup.errors import MupError
 from haiku_mup.mup import Mup
 from haiku_mup.optimizers.factors import OptimizerScaling
+from haiku_mup.optimizers.learning_rates import by_module
 from haiku_mup.optimizers.mismatch import find_rule
 from haiku_mup.optimizers.trees import check_params
-from haiku_mup.optimizers.wrap import by_module
 from haiku_mup.optimizers.wrapper import scale_optimizer
 from haiku_mup.parameters.fans import Axes
 from haiku_mup.rules.optimizers import ADAM, OptimizerRule, choose

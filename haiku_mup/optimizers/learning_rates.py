@@ -22,7 +22,7 @@ from haiku_mup.rules import optimizers as optimizer_rules
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RatesOfModel:
+class LearningRates:
     """The learning rates of a captured model's parameters.
 
     Attributes:
@@ -35,7 +35,7 @@ class RatesOfModel:
     parametrization: Parametrization
     lr_mults: Mapping[str, float]
 
-    def with_multipliers(self, lr_mults: Mapping[str, float]) -> "RatesOfModel":
+    def with_multipliers(self, lr_mults: Mapping[str, float]) -> "LearningRates":
         """Returns the same with other multipliers of the user's."""
         return dataclasses.replace(self, lr_mults=lr_mults)
 
