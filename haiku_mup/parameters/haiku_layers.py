@@ -101,10 +101,11 @@ class LayerType:
     ...         init = hk.initializers.VarianceScaling(fan_in_axes=(2,))
     ...         w = hk.get_parameter("w", (4, 8, x.shape[-1]), init=init)
     ...         return jnp.einsum("...d,hkd->...hk", x, w)
-    >>> undo = register(LayerType(Outer, fans={"w": (-1, (0, 1))}))
+    >>> register(LayerType(Outer, fans={"w": (-1, (0, 1))}))
     >>> hk.testing.transform_and_run(lambda: fans_of(Outer(), "w", (4, 8, 16)))()
     Fans(fan_in=(2,), fan_out=(0, 1), known=True, lookup=())
-    >>> undo()
+    >>> unregister(Outer).fans
+    {'w': (-1, (0, 1))}
     """
 
     cls: type[hk.Module]
@@ -141,33 +142,43 @@ _haikus: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictionary()
 _UNKNOWN = LayerType(hk.Module)
 
 
-def register(record: LayerType) -> Callable[[], None]:
-    """Adds a record to the table, in place of one that its class may have.
+def register(record: LayerType) -> None:
+    """Adds a record to the table.
 
     Args:
-      record: what to know of a class.
-
-    Returns:
-      A function that undoes it.
+      record: the record of a class.
 
     Raises:
-      MupError: a class that is no subclass of hk.Module; fans that are neither axes nor a function.
+      MupError: a class that has a record; one that is no subclass of hk.Module; fans that are neither axes nor
+        a function.
     """
     cls = record.cls
     if not (isinstance(cls, type) and issubclass(cls, hk.Module)):
         raise MupError(f"LayerType: {cls!r} is no subclass of hk.Module")
+    if cls in _records:
+        raise MupError(f"LayerType: {cls.__name__} has a record already; unregister it first")
     for fans in (*record.fans.values(), *[record.other_fans] * (record.other_fans is not None)):
         if not callable(fans):
             as_fans(fans)
-    before = _records.get(cls)
-    _set(cls, record)
-    return functools.partial(_set, cls, before)
+    _records[cls] = record
+    _forget()
 
 
-def _set(cls: type, record: LayerType | None) -> None:
-    _records.pop(cls, None)
-    if record is not None:
-        _records[cls] = record
+def unregister(cls: type[hk.Module]) -> LayerType:
+    """Takes the record of just this class out of the table, and returns it.
+
+    Raises:
+      MupError: a class that has none.
+    """
+    if cls not in _records:
+        raise MupError(f"LayerType: {cls!r} has no record")
+    record = _records.pop(cls)
+    _forget()
+    return record
+
+
+def _forget() -> None:
+    """Clears what was derived from the records."""
     _merged.clear()
     _fans_of.cache_clear()
 

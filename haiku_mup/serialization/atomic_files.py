@@ -110,11 +110,3 @@ def safe_name(name: str) -> str:
     """
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "_+.") else "_" for c in name)
     return plain if plain == name else f"{plain}~{zlib.crc32(name.encode()):08x}"
-
-
-def taken(path: pathlib.Path, values: Mapping[str, Any]) -> bool:
-    """Returns whether `create_json` found a file. (Until the runner asks `create_json`.)"""
-    return not create_json(path, values)
-
-
-safe = safe_name

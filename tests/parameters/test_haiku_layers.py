@@ -17,6 +17,7 @@ from haiku_mup.parameters.haiku_layers import (
     layer_type,
     record_of,
     register,
+    unregister,
     vector,
 )
 
@@ -70,11 +71,19 @@ RECORD = LayerType(Mixer, fans={"w": (0, (1, 2)), "v": (-1, -2)},
 
 @pytest.fixture
 def registered():
-    """Registers records for the length of a test."""
-    undo = []
-    yield lambda *records: undo.extend(map(register, records))
-    for one_of_them in reversed(undo):
-        one_of_them()
+    """Registers records for the length of a test, in place of earlier ones."""
+    classes = set()
+
+    def add(*records):
+        for record in records:
+            if record.cls in classes:
+                unregister(record.cls)
+            classes.add(record.cls)
+            register(record)
+
+    yield add
+    for cls in classes:
+        unregister(cls)
 
 
 def test_roles_and_factors(registered):
@@ -264,15 +273,11 @@ def test_records_are_inherited_and_added_to():
 
     own, sub = Own(3), Sub(3)
     assert layer_type(own) is layer_type(hk.Linear(3)) is record_of(hk.Linear)
-    undo = register(LayerType(Own, fans={"gain": vector}, kinds={"w": READOUT}))
+    register(LayerType(Own, fans={"gain": vector}, kinds={"w": READOUT}))
     assert set(layer_type(sub).fans) == {"w", "b", "gain"} and layer_type(sub).kinds == {"w": READOUT}
     assert layer_type(sub).scaled_inputs == record_of(hk.Linear).scaled_inputs
     assert record_of(Sub) is None and record_of(Own).scaled_inputs is None
-    again = register(LayerType(Own))
-    assert not layer_type(sub).kinds
-    again()
-    assert layer_type(sub).kinds
-    undo()
+    unregister(Own)
     assert layer_type(sub) is record_of(hk.Linear)
 
 
@@ -284,6 +289,10 @@ def test_a_record_that_can_not_be_right(registered):
         register(LayerType(int))
     with pytest.raises(haiku_mup.MupError, match=r"fans: 0: give \(fan_in_axes, fan_out_axes\)"):
         register(LayerType(Mixer, fans={"w": 0}))
+    with pytest.raises(haiku_mup.MupError, match="Linear has a record already; unregister it first"):
+        register(LayerType(hk.Linear))
+    with pytest.raises(haiku_mup.MupError, match="Mixer'> has no record"):
+        unregister(Mixer)
     assert record_of(Mixer) is None
     registered(LayerType(Mixer, fans={"v": (0, 2)}))
     with pytest.raises(haiku_mup.MupError, match="'Mixer/v'.*name an axis that it doesn't have"):

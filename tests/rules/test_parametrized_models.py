@@ -200,17 +200,19 @@ def test_parameters_of_numpy_are_multiplied_alike():
 
 def test_inputs_that_hide_a_factor_are_refused():
     """Whatever keeps a layer from knowing its factor, it is not used without."""
-    from haiku_mup.parameters.haiku_layers import LayerType, Weight, register
+    from haiku_mup.parameters.haiku_layers import LayerType, Weight, register, unregister
 
     mup = of(MODELS["rectangular"], FORMS["table9"])
     model = mup.wrap_model(hk.transform(functools.partial(rectangular, width=32)))
     params = model.init(KEY, X)
-    undo = register(LayerType(hk.Linear, scaled_inputs=Weight("w", lambda *args: (1, 1))))
+    linear = unregister(hk.Linear)
+    register(LayerType(hk.Linear, scaled_inputs=Weight("w", lambda *args: (1, 1))))
     try:
         with pytest.raises(haiku_mup.MupError, match="its factor in the forward pass is 2.0"):
             model.apply(params, None, X)
     finally:
-        undo()
+        unregister(hk.Linear)
+        register(linear)
 
 
 def test_a_glob_over_a_modules_bias_leaves_the_check_right():
