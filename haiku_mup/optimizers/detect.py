@@ -95,6 +95,7 @@ def _try_on(optimizer: Any, tree: Any) -> dict[str, Traits]:
 
         behaviour = _behaviour(sizes(small), sizes(large), [np.abs(u.last[i]).sum() for u in small],
                                _mixes(small[1].last[i], other.last[i]))
+        # An accumulator that starts at a constant is full later on; the first update still shows the gradient.
         if behaviour is Behaviour.ADAM_LIKE and _answer(
                 sizes(small, "first")[0], sizes(large, "first")[0]) is Behaviour.SGD_LIKE:
             behaviour = Behaviour.BETWEEN
@@ -112,6 +113,7 @@ def _behaviour(small: list[float], large: list[float], whole: list[float], mixes
       whole: with small gradients, and a decay in them: a norm may be taken of both together.
       mixes: whether an entry's update depends on other entries.
     """
+    # A decay doubles with the parameter, too, so the whole update tells of a norm only if entries mix.
     if any(at_one > 0 and abs(at_two / at_one - 2) < 0.02 for _, at_one, at_two in (small, whole)[:1 + mixes]):
         return Behaviour.BY_NORM
     if mixes:

@@ -1,4 +1,4 @@
-"""Wraps an optimizer for a captured model: applies its rule's factors, and warns if the rule doesn't fit."""
+"""The learning rates of a captured model: their factors, alone or around an optimizer."""
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
@@ -23,12 +23,12 @@ from haiku_mup.rules import optimizers as optimizer_rules
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LearningRates:
-    """The learning rates of a captured model's parameters.
+    """The learning rates of a captured model's parameters, and the optimizers that are wrapped in them.
 
     Attributes:
-      scalings: base beside target, by name.
-      parametrization: that of the model.
-      lr_mults: {glob over "module/name": multiplier} of the user's.
+      scalings: the parameters, by name.
+      parametrization: the model's parametrization.
+      lr_mults: the user's {glob over "module/name": multiplier}.
     """
 
     scalings: Mapping[str, ParameterScaling]
@@ -36,18 +36,18 @@ class LearningRates:
     lr_mults: Mapping[str, float]
 
     def with_multipliers(self, lr_mults: Mapping[str, float]) -> "LearningRates":
-        """Returns the same with other multipliers of the user's."""
+        """Returns the learning rates with other multipliers from the user."""
         return dataclasses.replace(self, lr_mults=lr_mults)
 
     def multipliers(self) -> dict[str, float]:
-        """Returns the user's multiplier of each parameter's learning rate."""
+        """Returns the user's multiplier of each parameter's learning rate, by name."""
         return multipliers_by_name(self.scalings, self.lr_mults, "lr_mults")
 
     def factors(self, adam: bool) -> dict[str, Factor]:
         """Returns the factor of each parameter's learning rate, for Adam or for SGD.
 
         Raises:
-          MupError: a parametrization without such rates.
+          MupError: a parametrization without learning rates for it.
         """
         check_adam(adam)
         rate, multipliers = self.parametrization.learning_rate, self.multipliers()
@@ -62,7 +62,7 @@ class LearningRates:
         return by_module(self.scalings, lambda scaling: broadcastable(factors[scaling.target.name]))
 
     def rows(self) -> list[Row]:
-        """Returns the rows of the table, in which these rates are."""
+        """Returns the rows of `Mup.table`, which show these learning rates."""
         multipliers = self.multipliers()
         return [row for name, scaling in self.scalings.items() for row in Row.of(scaling, multipliers[name])]
 
@@ -86,8 +86,8 @@ class LearningRates:
             raise MupError("wrap_optimizer: this optimizer is wrapped already; wrap the plain one, once")
         factors = OptimizerScaling(optimizer, self.scalings, self.parametrization, optimizer_rule,
                                    scale_decay=scale_decay, lr_mults=self.multipliers())
-        call = f"wrap_optimizer({f'adam={adam}' if rule is None else f'rule={rule!r}'})"
-        check_rule = MismatchCheck(optimizer, optimizer_rule, self.scalings, self.parametrization, call, warned)
+        check_rule = MismatchCheck(optimizer, optimizer_rule, self.scalings, self.parametrization,
+                                   adam=adam, rule=rule, warned=warned)
         check_rule(by_module(self.scalings, lambda s: jax.ShapeDtypeStruct(s.target.shape, "float32")))
 
         def check(params):
@@ -109,7 +109,7 @@ class LearningRates:
 
 
 def check_adam(adam: Any) -> None:
-    """Raises for what is no bool."""
+    """Raises MupError unless `adam` is a bool."""
     if not isinstance(adam, (bool, np.bool_)):
         raise MupError(f"adam={adam!r}: give True for Adam's factors, or False for SGD's")
 

@@ -31,13 +31,15 @@ class MismatchCheck:
       scalings: the model's parameters, by name. Those that grow are judged; none in the standard
         parametrization.
       parametrization: the parametrization.
-      call: how the user asked for the rule, for the messages.
+      adam, rule: the arguments of `wrap_optimizer` that mean this rule, for the messages.
       warned: the kinds of warnings that were given already.
     """
 
     def __init__(self, optimizer: Any, optimizer_rule: OptimizerRule, scalings: Mapping[str, ParameterScaling],
-                 parametrization: Parametrization, call: str, warned: set[str]):
-        self._optimizer, self._rule, self._call, self._warned = optimizer, optimizer_rule, call, warned
+                 parametrization: Parametrization, *, adam: bool, rule: str | None, warned: set[str]):
+        self._optimizer, self._rule, self._warned = optimizer, optimizer_rule, warned
+        self._by_adam = rule is None
+        self._call = f"wrap_optimizer({f'adam={adam}' if self._by_adam else f'rule={rule!r}'})"
         self._scalings, self._parametrization = scalings, parametrization
         self._judged: Collection[str] = () if parametrization == standard() else {
             name for name, scaling in scalings.items() if any(b.role != FIXED for b in scaling.row_blocks)}
@@ -109,8 +111,8 @@ class MismatchCheck:
         refused = refusal(self._scalings, self._parametrization, meant)
         if refused:
             return f"{meant.description}{how}; {refused}"
-        short = "adam=" in self._call and meant.adam is not None
-        option = f"adam={meant.adam}" if short else f"rule={meant.name!r}"
+        by_adam = self._by_adam and meant.adam is not None
+        option = f"adam={meant.adam}" if by_adam else f"rule={meant.name!r}"
         return f"{meant.description}{how}; pass {option}{meant.advice}"
 
 

@@ -23,20 +23,20 @@ OPTIMIZERS = {
 }
 
 
-def trajectory(name, rule, optimizer, adam, steps=4):
+def trajectory(name, parametrization, optimizer, adam, steps=4):
     """Losses of a few steps; a plain optimizer, where the form needs no wrap."""
     fn, x, kwargs = MODELS[name]
     x = x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x
     base, target = (hk.without_apply_rng(hk.transform_with_state(functools.partial(fn, width=w)))
                     for w in (8, 32))
-    mup = haiku_mup.Mup(parametrization=rule, **kwargs)
+    mup = haiku_mup.Mup(parametrization=parametrization, **kwargs)
     with mup.init_base():
         jax.eval_shape(base.init, KEY, x)
     twice = name == "rectangular"       # draws of the target and of the wrapped model, which compile for long
     with mup.init_target():
         first = jax.jit(target.init)(KEY, x) if twice else jax.eval_shape(target.init, KEY, x)
     model = mup.wrap_model(target)
-    if not rule.plain:
+    if not parametrization.plain:
         optimizer = mup.wrap_optimizer(optimizer, adam=adam, scale_eps=adam)
 
     @jax.jit
@@ -69,8 +69,8 @@ def gaps(name, kind, forms):
     optimizer, adam = OPTIMIZERS[kind]
     without = {"abcd sgd"} if adam else set()           # it needs Adam's factors
     without |= {"table3"} if name == "tied" else set()  # it has no multiplier to tie with
-    forms = {form: rule for form, rule in forms.items() if form not in without}
-    first, *others = (trajectory(name, rule, optimizer, adam) for rule in forms.values())
+    forms = {form: parametrization for form, parametrization in forms.items() if form not in without}
+    first, *others = (trajectory(name, parametrization, optimizer, adam) for parametrization in forms.values())
     assert len(set(first)) == len(first)
     return {form: np.max(np.abs(np.divide(losses, first) - 1)) for form, losses in zip(list(forms)[1:], others)}
 
@@ -92,9 +92,11 @@ def test_all_forms_train_alike(name, kind, x64):
     assert max(found.values()) < 1e-9, found
 
 
-@pytest.mark.parametrize("rule", [neural_tangent(), *(
-    pytest.param(rule, marks=pytest.mark.slow) for rule in (standard(), maximal_update(spectral=True)))])
-def test_other_parametrizations_train_otherwise(rule, x64):
+@pytest.mark.parametrize("parametrization", [
+    neural_tangent(), *(pytest.param(other, marks=pytest.mark.slow)
+                        for other in (standard(), maximal_update(spectral=True)))])
+def test_other_parametrizations_train_otherwise(parametrization, x64):
     """The comparison is not blind."""
-    ours, other = (trajectory("rectangular", rule, optax.sgd(0.05), False) for rule in (maximal_update(), rule))
+    ours, other = (trajectory("rectangular", x, optax.sgd(0.05), False)
+                   for x in (maximal_update(), parametrization))
     assert not np.allclose(ours, other, rtol=1e-3)

@@ -16,14 +16,14 @@ ALL = [*FORMS.values(), standard(), neural_tangent(), maximal_update(spectral=Tr
 
 # --- the tables ---
 
-def table(rule, m=16.0):
+def table(parametrization, m=16.0):
     """{role: (init, forward, SGD, Adam) as exponents of m} where all widths grow by m."""
     ratios = {INPUT: (1.0, m), HIDDEN: (m, m), OUTPUT: (m, 1.0), FIXED: (1.0, 1.0)}
     return {role: tuple(math.log(x, m) for x in (f.init, f.forward, f.sgd, f.adam))
-            for role, f in ((role, rule.factors(role, *ratios[role])) for role in (INPUT, HIDDEN, OUTPUT))}
+            for role in (INPUT, HIDDEN, OUTPUT) for f in [parametrization.factors(role, *ratios[role])]}
 
 
-@pytest.mark.parametrize("rule, init, forward, sgd, adam", [
+@pytest.mark.parametrize("parametrization, init, forward, sgd, adam", [
     # DESIGN.md, section 3; Tensor Programs V, Tables 3, 8, 9; Everett et al., Table 1
     (FORMS["table8"], (0, -.5, 0), (0, 0, -1), (1, 0, 1), (0, -1, 0)),
     (FORMS["table3"], (0, -.5, -1), (0, 0, 0), (1, 0, -1), (0, -1, -1)),
@@ -34,10 +34,10 @@ def table(rule, m=16.0):
     (standard(), (0, -.5, -.5), (0, 0, 0), (0, 0, 0), (0, 0, 0)),
     (neural_tangent(), (0, 0, 0), (0, -.5, -.5), (0, 0, 0), (math.nan,) * 3),
 ], ids=[*FORMS, "standard", "ntp"])
-def test_exponents_are_the_papers(rule, init, forward, sgd, adam):
+def test_exponents_are_the_papers(parametrization, init, forward, sgd, adam):
     expected = dict(zip((INPUT, HIDDEN, OUTPUT), zip(init, forward, sgd, adam)))
-    for role, found in table(rule).items():
-        np.testing.assert_allclose(found, expected[role], atol=1e-12, err_msg=f"{rule.name} {role}")
+    for role, found in table(parametrization).items():
+        np.testing.assert_allclose(found, expected[role], atol=1e-12, err_msg=f"{parametrization.name} {role}")
 
 
 def test_unequal_proportions_by_hand():
@@ -52,12 +52,13 @@ def test_unequal_proportions_by_hand():
     assert hidden("abcd adam") ==  (2.0, 0.25, 1.0, 1.0, 1.0, 64.0, 0.25)
 
 
-@pytest.mark.parametrize("rule", ALL, ids=lambda rule: rule.name)
-def test_at_the_base_every_factor_is_one(rule):
+@pytest.mark.parametrize("parametrization", ALL, ids=lambda parametrization: parametrization.name)
+def test_at_the_base_every_factor_is_one(parametrization):
     for role in ROLES:
-        assert set(rule.factors(role, 1.0, 1.0)) <= {1.0} | {math.nan} or rule == neural_tangent()
-        assert all(x == 1 for x in rule.factors(role, 1.0, 1.0) if not math.isnan(x))
-    assert rule.attention_logits(48, 48) == 1.0
+        factors = parametrization.factors(role, 1.0, 1.0)
+        assert set(factors) <= {1.0} | {math.nan} or parametrization == neural_tangent()
+        assert all(x == 1 for x in factors if not math.isnan(x))
+    assert parametrization.attention_logits(48, 48) == 1.0
 
 
 def test_forms_are_equivalent_and_others_are_not():
@@ -108,9 +109,9 @@ INFERNO = [
 ]
 
 
-@pytest.mark.parametrize("rule, role, fan_in, fan_out, init, sgd, adam", INFERNO)
-def test_absolute_scales_are_infernos(rule, role, fan_in, fan_out, init, sgd, adam):
-    found = rule.factors(role, float(fan_in), float(fan_out))
+@pytest.mark.parametrize("parametrization, role, fan_in, fan_out, init, sgd, adam", INFERNO)
+def test_absolute_scales_are_infernos(parametrization, role, fan_in, fan_out, init, sgd, adam):
+    found = parametrization.factors(role, float(fan_in), float(fan_out))
     np.testing.assert_allclose((found.init, found.sgd, found.adam), (init, sgd, adam), rtol=1e-12)
     assert found.forward == found.gradient == 1
 

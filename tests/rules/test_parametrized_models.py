@@ -16,10 +16,10 @@ from haiku_mup import maximal_update, neural_tangent, standard
 from haiku_mup.rules import Parametrization, Power, RoleExponents
 
 
-def of(make, rule, **kwargs):
+def of(make, parametrization, **kwargs):
     fn, x, _ = make
     return captured(lambda w: hk.transform(functools.partial(fn, width=w)), x,
-                    mup=haiku_mup.Mup(parametrization=rule, **kwargs))
+                    mup=haiku_mup.Mup(parametrization=parametrization, **kwargs))
 
 
 @pytest.mark.parametrize("make", [mlp, cnn, attention, tied])
@@ -160,9 +160,9 @@ def test_convolutions_with_channels_first_are_multiplied(batched, form):
 
     x = jnp.linspace(-1, 1, 3 * 25).reshape(*(1,) * batched, 3, 5, 5)
     losses = []
-    for rule in (FORMS["table8"], FORMS[form]):
+    for parametrization in (FORMS["table8"], FORMS[form]):
         mup = captured(lambda w: hk.transform(functools.partial(fn, width=w)), x,
-                       mup=haiku_mup.Mup(readouts="head", parametrization=rule))
+                       mup=haiku_mup.Mup(readouts="head", parametrization=parametrization))
         model = mup.wrap_model(hk.transform(functools.partial(fn, width=32)))
         params = model.init(KEY, x)
         losses.append(model.apply(params, None, x))
@@ -233,8 +233,8 @@ def test_a_glob_over_a_modules_bias_leaves_the_check_right():
 
 
 def test_sgds_rates_that_are_no_pair_are_refused():
-    rule = Parametrization("mine", hidden=RoleExponents(adam=Power(-1)))
-    mup = of(MODELS["rectangular"], rule)
+    parametrization = Parametrization("mine", hidden=RoleExponents(adam=Power(-1)))
+    mup = of(MODELS["rectangular"], parametrization)
     with pytest.raises(haiku_mup.MupError, match="scale_eps=True needs a table"):
         mup.wrap_optimizer(optax.sgd(0.1), adam=False, scale_eps=True)
     mup.wrap_optimizer(optax.sgd(0.1), adam=False)
