@@ -92,8 +92,8 @@ class LayerType:
         its place. The class must define `__call__` itself.
       scaled_outputs: the table of a layer that looks up its outputs; the outputs are multiplied in its place.
       row_sizes: {name below the module's: function}. ``function(module, *args, **kwargs)`` of a call returns
-        the sizes of the blocks that make up the parameter's first axis, such as those of x and h in a matrix that
-        multiplies [x, h].
+        the sizes of the blocks that make up the parameter's first axis, such as those of x and h in a matrix
+        that multiplies [x, h].
       attention: for a layer that attends, its key size and the names of its projections.
 
     >>> class Outer(hk.Module):                     # [..., d] -> [..., heads, size]
