@@ -93,3 +93,10 @@ def entry(name, shape, init, module=None, dtype=jnp.float32):
     return layer
 
 
+
+
+def both(function, *args):
+    """Returns the parameters that a function makes, and its output with them."""
+    model = hk.without_apply_rng(hk.transform(function))
+    params = model.init(KEY, *args)
+    return params, model.apply(params, *args)
