@@ -13,8 +13,8 @@ import haiku_mup
 from haiku_mup import models
 
 ROOT = pathlib.Path(__file__).parents[2]
-OWN = haiku_mup.Mup.__base__.__module__         # of the class that Mup has its contexts from
-INTERNAL = {"MupError.about", "Row.of"}         # how the library itself makes them
+INTERNAL = {"MupError.about", "MupError.made_at", "MupError.of_all", "MupError.with_source", "Row.of"}
+# ... which make them, for the library alone
 
 
 def python(*arguments):
@@ -28,7 +28,7 @@ def public(package):
     for name in package.__all__:
         found[name] = value = getattr(package, name)
         for cls in reversed(value.__mro__) if inspect.isclass(value) else ():
-            for member, inner in vars(cls).items() if cls.__module__ in (value.__module__, OWN) else ():
+            for member, inner in vars(cls).items() if cls.__module__ == value.__module__ else ():
                 if not member.startswith("_") and (
                         inspect.isfunction(inner) or isinstance(inner, (property, classmethod, staticmethod))):
                     found[f"{name}.{member}"] = getattr(value, member)
