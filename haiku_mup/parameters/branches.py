@@ -41,13 +41,13 @@ def _is_in_each_block(pair: Pair, branch: Branch) -> bool:
                   for i, (b, t) in enumerate(zip(pair.base.stacks, pair.target.stacks)))
     return stacked and all(
         inside.count(True) == [stack.transparent for stack in place.stacks].count(True)
-        if family.index in place.varied else _same_up_to(place.module, branch.path, family.index)
+        if family.position in place.varied else _same_up_to(place.module, branch.path, family.position)
         for family in pair.families)
 
 
-def _same_up_to(module: str, path: str, index: int) -> bool:
+def _same_up_to(module: str, path: str, position: int) -> bool:
     """Returns whether a path leads through the same module, up to this part."""
-    return path.split("/")[:index + 1] == module.split("/")[:index + 1]
+    return path.split("/")[:position + 1] == module.split("/")[:position + 1]
 
 
 def branch_multipliers(pairs: Pairs, found: Mapping[str, Pair],

@@ -1,4 +1,4 @@
-"""What a user declares of a model from outside: the arguments of `Mup`."""
+"""Declarations that a user makes about a model from outside: the arguments of `Mup`."""
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Self

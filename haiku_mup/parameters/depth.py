@@ -47,7 +47,7 @@ class Pair(NamedTuple):
         """Returns whether the target may still make more such modules, so that `depth` is not final."""
         place = self.target.place
         return self.base.name != self.target.name and any(
-            place is None or family.index not in place.varied for family in self.families)
+            place is None or family.position not in place.varied for family in self.families)
 
     @property
     def differences(self) -> str | None:

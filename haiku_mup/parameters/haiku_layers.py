@@ -157,8 +157,8 @@ def register(record: LayerType) -> None:
         raise MupError(f"LayerType: {cls!r} is no subclass of hk.Module")
     if cls in _records:
         raise MupError(f"LayerType: {cls.__name__} has a record already; unregister it first")
-    for fans in (*record.fans.values(), *[record.other_fans] * (record.other_fans is not None)):
-        if not callable(fans):
+    for fans in (*record.fans.values(), record.other_fans):
+        if fans is not None and not callable(fans):
             as_fans(fans)
     _records[cls] = record
     _forget()

@@ -15,13 +15,13 @@ class Family(NamedTuple):
     """Numbered modules that base and target have in different numbers, on the path to some module.
 
     Attributes:
-      index: which part of the module's path, between slashes, is numbered.
+      position: which part of the module's path, between slashes, is numbered.
       stem: that part without its number.
       base_parent, target_parent: the path of the module that holds them, at the base and at the target.
       base_members, target_members: {number: that part} at the base and at the target.
     """
 
-    index: int
+    position: int
     stem: str
     base_parent: str
     target_parent: str
@@ -36,7 +36,7 @@ class Family(NamedTuple):
     @property
     def swapped(self) -> "Family":
         """Returns the family with base and target swapped."""
-        return Family(self.index, self.stem, self.target_parent, self.base_parent,
+        return Family(self.position, self.stem, self.target_parent, self.base_parent,
                       self.target_members, self.base_members)
 
     @property

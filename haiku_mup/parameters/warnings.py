@@ -1,4 +1,4 @@
-"""Warnings of what runs in μP and is probably not meant, in one parameter and in a whole model."""
+"""Warnings of models that run, but probably not as meant: by one parameter, and by all together."""
 import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping

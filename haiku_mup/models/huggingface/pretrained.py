@@ -23,7 +23,7 @@ from haiku_mup.models.huggingface.tensors import (
     state_dict_layout,
 )
 from haiku_mup.mup import Mup
-from haiku_mup.parameters.fans import matching
+from haiku_mup.parameters.globs import matching
 from haiku_mup.tracing.unwrapped import has_multipliers
 
 _SHOWN = 8      # names in an error

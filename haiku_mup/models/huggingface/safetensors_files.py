@@ -10,7 +10,7 @@ import numpy as np
 from haiku_mup.errors import MupError
 from haiku_mup.models.config import Config
 from haiku_mup.models.huggingface.names import Architecture
-from haiku_mup.parameters.fans import matching
+from haiku_mup.parameters.globs import matching
 
 FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
