@@ -17,6 +17,7 @@ from haiku_mup.tracing.context import apply_mup
 if TYPE_CHECKING:           # checks and sweeps are imported as they are asked for
     from haiku_mup.coordinates.check import coord_check
     from haiku_mup.coordinates.findings import Finding, Point
+    from haiku_mup.coordinates.forward_factors import ForwardFactor, forward_factors
     from haiku_mup.coordinates.recorder import probe
     from haiku_mup.coordinates.result import CoordCheck
     from haiku_mup.sweep.lr_sweep import lr_sweep
@@ -29,8 +30,9 @@ _ASKED_FOR = {      # no name here is that of a room, which would take its place
     "Advice": "sweep.recommendation", "CoordCheck": "coordinates.result", "Finding": "coordinates.findings",
     "Missing": "sweep.trial", "Point": "coordinates.findings", "Sweep": "sweep.result",
     "Training": "sweep.training", "Trial": "sweep.trial", "coord_check": "coordinates.check",
-    "draws": "sweep.trial", "lr_sweep": "sweep.lr_sweep", "probe": "coordinates.recorder",
-    "training": "sweep.training",
+    "ForwardFactor": "coordinates.forward_factors", "draws": "sweep.trial",
+    "forward_factors": "coordinates.forward_factors", "lr_sweep": "sweep.lr_sweep",
+    "probe": "coordinates.recorder", "training": "sweep.training",
 }
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "ConvReadout",
     "CoordCheck",
     "Finding",
+    "ForwardFactor",
     "Missing",
     "Mup",
     "MultiHeadAttention",
@@ -57,6 +60,7 @@ __all__ = [
     "coord_check",
     "draws",
     "fans",
+    "forward_factors",
     "get_shapes",
     "lr_sweep",
     "maximal_update",

@@ -1,0 +1,163 @@
+"""Scales of a program's values: how much larger a value is at the target than at the base, and why."""
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+CLOSE = 1e-4            # logarithms of scales that differ by less are equal: float32 rounds √n to 1e-7
+Equation = Any          # jax.extend.core.JaxprEqn
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Site:
+    """One operation that puts a factor of the width into its result.
+
+    Attributes:
+      equations: the operation in the target's program, after those whose sub-programs it is in.
+      action: "multiplied by", "divided by" or "a sum over".
+      base, target: by or over how much at the two widths.
+    """
+
+    equations: tuple[Equation, ...]
+    action: str
+    base: float
+    target: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """A number that the program knows, at both widths; of an array, its entries other than zero."""
+
+    base: float
+    target: float
+
+    @property
+    def log_scale(self) -> float:
+        """Returns the logarithm of target / base; 0 for zeros and for what is not finite."""
+        sizes = abs(self.base), abs(self.target)
+        return math.log(sizes[1] / sizes[0]) if all(0 < x < math.inf for x in sizes) else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """A value of the program, as far as its scale goes.
+
+    Attributes:
+      log_scale: logarithm of its scale.
+      sites: the operations that its scale comes from, in their order.
+      constant: its value, where the program knows it and all its entries other than zero are one number.
+      inputs: whether it depends on the program's inputs.
+      weights: whether it depends on parameters.
+    """
+
+    log_scale: float = 0.0
+    sites: tuple[Site, ...] = ()
+    constant: Constant | None = None
+    inputs: bool = False
+    weights: bool = False
+
+    @property
+    def scaled(self) -> bool:
+        """Tells whether its scale is another than 1."""
+        return abs(self.log_scale) > CLOSE
+
+    @property
+    def is_weight(self) -> bool:
+        """Tells whether it is made of parameters alone."""
+        return self.weights and not self.inputs
+
+    @property
+    def is_number(self) -> bool:
+        """Tells whether it is made of constants alone."""
+        return not (self.weights or self.inputs)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Leftover:
+    """A scale that nothing has taken back.
+
+    Attributes:
+      sites: the operations that it comes from, in their order.
+      log_scale: its logarithm.
+    """
+
+    sites: tuple[Site, ...]
+    log_scale: float
+
+
+class Leftovers:
+    """Keeps the scales that nothing has taken back, and the operation that is being looked at.
+
+    Attributes:
+      leftovers: in the program's order.
+    """
+
+    def __init__(self) -> None:
+        self.leftovers: list[Leftover] = []
+        self._around: list[Equation] = []
+
+    def leave(self, values: Iterable[Value]) -> None:
+        """Reports the values' scales as left over."""
+        for value in values:
+            if value.scaled and value.sites and not value.is_number:
+                self.leftovers.append(Leftover(value.sites, value.log_scale))
+
+    def site(self, action: str, base: float, target: float) -> Site:
+        """Returns the operation that the walk is at, as a site."""
+        return Site(tuple(self._around), action, base, target)
+
+    def marked(self, value: Value, action: str) -> Value:
+        """Returns a number that follows the width with the operation as its site; other values as they are."""
+        if not (value.constant and value.scaled):
+            return value
+        site = self.site(action, value.constant.base, value.constant.target)
+        return dataclasses.replace(value, sites=(site,))
+
+    def agreed(self, values: Sequence[Value]) -> Value:
+        """Returns the common scale of values that are added or joined; reports scales that differ."""
+        scales = [dataclasses.replace(self.marked(v, "added to"), inputs=True) for v in values
+                  if not v.is_number or v.constant and v.scaled]
+        if not scales:
+            return Value()
+        first = scales[0]
+        if all(abs(v.log_scale - first.log_scale) < CLOSE for v in scales):
+            return Value(first.log_scale, max((v.sites for v in scales), key=len))
+        self.leave(scales)
+        return Value()
+
+
+def depending_on(out: Value, values: Sequence[Value]) -> Value:
+    """Returns the result with what it depends on; operations that cancel are forgotten."""
+    if not out.scaled:
+        out = dataclasses.replace(out, sites=())
+    return dataclasses.replace(out, inputs=any(v.inputs for v in values),
+                               weights=any(v.weights for v in values))
+
+
+def given(base: Any, target: Any) -> Value:
+    """Returns the value of a literal or of an array that the program closes over."""
+    if not all(hasattr(x, "dtype") or np.isscalar(x) for x in (base, target)):
+        return Value()                              # a random key
+    try:
+        base, target = (np.asarray(x) for x in (base, target))
+    except TypeError:
+        return Value()
+    if not all(x.size and np.issubdtype(x.dtype, np.number) and x.size <= 2**24 for x in (base, target)):
+        return Value()
+    sizes = [x[x != 0] if x.ndim else x.ravel() for x in (base, target)]
+    if any(len(x) == 0 for x in sizes):
+        return Value(constant=Constant(0.0, 0.0))
+    if all((x == x.flat[0]).all() for x in sizes):
+        return number(float(sizes[0].flat[0].real), float(sizes[1].flat[0].real))
+    if base.shape == target.shape and ((base == 0) == (target == 0)).all():
+        ratios = sizes[1] / sizes[0]                # an array made of the width, such as a mask over its number
+        if np.allclose(ratios, ratios.flat[0], rtol=CLOSE, atol=0):
+            return number(float(abs(sizes[0]).max()), float(abs(sizes[1]).max()))
+    return Value()
+
+
+def number(base: float, target: float) -> Value:
+    constant = Constant(base, target)
+    return Value(constant.log_scale, constant=constant)

@@ -1,0 +1,184 @@
+"""Finds factors of the width in a model's forward pass, and the lines of the model that they stand in."""
+import dataclasses
+import functools
+import math
+import os
+import sysconfig
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import haiku as hk
+import jax
+
+import haiku_mup
+from haiku_mup.coordinates.factor_scales import Leftover, Site, Value
+from haiku_mup.coordinates.factor_walk import ProgramsDiffer, Walk
+from haiku_mup.coordinates.recorder import original
+from haiku_mup.errors import MupError
+
+_OURS = os.path.dirname(haiku_mup.__file__) + os.sep
+_PACKAGES = tuple(os.path.dirname(package.__file__) + os.sep for package in (jax, hk))
+_STANDARD_LIBRARY = sysconfig.get_paths()["stdlib"] + os.sep
+_POWERS = {1.0: "the width", 0.5: "the root of the width", 2.0: "the square of the width",
+           -1.0: "one over the width", -0.5: "one over the root of the width"}
+
+
+@dataclasses.dataclass(frozen=True)
+class ForwardFactor:
+    """A factor that follows the width, which nothing in the forward pass takes back.
+
+    Attributes:
+      file: of the model's line that has it.
+      line: number of that line.
+      function: the function that the line is in.
+      action: "multiplied by", "divided by", "added to" or "a sum over".
+      base: by or over how much at the base.
+      target: by or over how much at the target.
+      power: exponent of the ratio of the widths in what is left over.
+      others: lines of the model whose factors are in it, too, such as the sum that a division should take back.
+    """
+
+    file: str
+    line: int
+    function: str
+    action: str
+    base: float
+    target: float
+    power: float
+    others: tuple["ForwardFactor", ...] = ()
+
+    def __str__(self) -> str:
+        what = (f"{os.path.basename(self.file)}:{self.line}: {self.action} {self.base:.6g} at the base and "
+                f"{self.target:.6g} at the target")
+        more = "".join(f"; beside {other.action} {other.base:.6g} and {other.target:.6g} "
+                       f"(line {other.line})" for other in self.others)
+        return f"{what}{more}: {_named(self.power)} is left"
+
+
+def forward_factors(make_model: Callable[[int], Any], widths: Sequence[int],
+                    *inputs: Any) -> list[ForwardFactor]:
+    """Finds what follows the width in a model's forward pass, and isn't μP's.
+
+    It traces the plain model at two widths, runs nothing, and compares what its operations multiply by, divide
+    by and sum over. What belongs together is no finding: a mean (a sum over features, divided by their number),
+    attention logits that are divided by their key size, a norm and what it normalises. Products with weights
+    aren't either, whatever their size: `Mup` sees to them. What is left changes with the width what the layers
+    after it see: x·√d, 1/√d in attention of one's own, a sum over features where a mean is meant, an
+    `output_mult` made of the width. (Tensor Programs V, arXiv 2203.03466, Appendix B: a forward pass in μP has
+    the multipliers of Table 8 and no others.)
+
+    Args:
+      make_model: from a width to what hk.transform or hk.transform_with_state returns.
+      widths: two widths; base and target.
+      *inputs: what apply takes after parameters, state and the key: arrays, or jax.ShapeDtypeStructs.
+
+    Returns:
+      A `ForwardFactor` for each line that has one, in the order of the program; none for a right model.
+
+    Raises:
+      MupError: two equal widths; a model whose program changes with the width, so that there is nothing to
+        compare side by side.
+
+    >>> def make_model(width):
+    ...     def fn(x):
+    ...         with haiku_mup.apply_mup():
+    ...             x = jax.nn.relu(hk.Linear(width)(x)) * width**0.5
+    ...             return haiku_mup.Readout(10)(x)
+    ...     return hk.transform(fn)
+    >>> for found in haiku_mup.forward_factors(make_model, [64, 256], jnp.ones((2, 5))):
+    ...     print(found.action, found.base, found.target, found.power)
+    multiplied by 8.0 16.0 0.5
+    """
+    if len(widths) != 2 or widths[0] == widths[1]:
+        raise MupError(f"forward_factors: widths {list(widths)}: give two that differ, [base, target]")
+    try:
+        leftovers = _leftovers(*(_traced(make_model(width), inputs) for width in widths))
+    except ProgramsDiffer as error:
+        line = _users_line([error.equation]) if error.equation is not None else None
+        where = f" (from {line[0]}:{line[1]} on)" if line else ""
+        raise MupError(f"forward_factors: the model runs other operations at width {widths[1]} than at width "
+                       f"{widths[0]}{where}; give two widths at which it runs the same") from None
+    ratio = math.log(widths[1] / widths[0])
+    found = [_finding(leftover, leftover.log_scale / ratio) for leftover in leftovers
+             if not any(map(_is_ours, leftover.sites))]
+    return list({(f.file, f.line, f.action): f for f in reversed(found)}.values())[::-1]
+
+
+def _traced(model: Any, inputs: Sequence[Any]) -> tuple[Any, int]:
+    """Returns the program of a model's apply, and how many of its first inputs are parameters."""
+    plain = hk.transform_with_state(original(model))
+    key = jax.random.key(0)
+    params, state = jax.eval_shape(plain.init, key, *inputs)
+    program = jax.make_jaxpr(lambda params, rest: plain.apply(params, *rest))(params, (state, key, *inputs))
+    return program, len(jax.tree.leaves(params))
+
+
+def _leftovers(base: tuple[Any, int], target: tuple[Any, int]) -> list[Leftover]:
+    (base_program, count), (target_program, count_there) = base, target
+    if count != count_there:
+        raise ProgramsDiffer(None)
+    rest = len(target_program.jaxpr.invars) - count
+    walk = Walk()
+    outputs = walk.program(base_program, target_program,
+                           [Value(weights=True)] * count + [Value(inputs=True)] * rest)
+    walk.leave(outputs)
+    return walk.leftovers
+
+
+def _finding(leftover: Leftover, power: float) -> ForwardFactor:
+    """Returns a leftover with its lines: first the last factor, or where there is none the last sum."""
+    factors = [site for site in leftover.sites if site.action != "a sum over"] or list(leftover.sites)
+    first = factors[-1]
+    described = {site: ForwardFactor(*_users_line(site.equations), site.action, site.base, site.target, power)
+                 for site in leftover.sites}
+    others = tuple(described[site] for site in leftover.sites if site is not first)
+    return dataclasses.replace(described[first], others=others)
+
+
+def _named(power: float) -> str:
+    close = [name for known, name in _POWERS.items() if math.isclose(power, known, abs_tol=0.02)]
+    return close[0] if close else f"the width to the power of {power:.3g}"
+
+
+# --- lines of the model ---
+
+def _users_line(equations: Sequence[Any]) -> tuple[str, int, str]:
+    """Returns file, line and function: the innermost of the user's; where there is none, the innermost at all.
+
+    A program that JAX has in common for several calls of one function knows the line of the first call alone,
+    so the innermost equation whose function is the user's tells the line.
+    """
+    every: list[Any] = []
+    for equation in reversed(equations):
+        frames = list(_frames(equation))
+        for frame in frames:
+            if _is_users(frame.file_name):
+                return frame.file_name, frame.line_num, frame.function_name
+        every += frames
+    frame = next((f for f in every if not f.file_name.startswith(_PACKAGES)), every[0])
+    return frame.file_name, frame.line_num, frame.function_name
+
+
+def _frames(equation: Any) -> Iterator[Any]:
+    traceback = equation.source_info.traceback
+    yield from traceback.frames if traceback else ()
+
+
+def _is_users(file: str) -> bool:
+    return not file.startswith((_OURS, *_PACKAGES, _STANDARD_LIBRARY))
+
+
+@functools.cache
+def _is_layer(file: str) -> bool:
+    return file.startswith(tuple(_OURS + room + os.sep for room in ("layers", "models")))
+
+
+def _is_ours(site: Site) -> bool:
+    """Tells whether a layer of this library makes the factor: in μP it has the one that it should."""
+    frames = [frame for frame in _frames(site.equations[-1]) if not frame.file_name.startswith(_PACKAGES[0])]
+    for frame in frames:
+        if _is_layer(frame.file_name):
+            return True
+        if not frame.file_name.startswith(_PACKAGES[1]):
+            return False
+    return False
