@@ -8,6 +8,7 @@ In the order of a check:
 - measurements, quantities, depth_average: points from these numbers; the names of what they measure.
 - slope_range, expected_slopes, model_expectations: the slopes that the rules expect of each quantity.
 - slopes: the slope of each quantity over widths, its interval, and how far it is from the expected ones.
+- forward_factors, factor_walk, factor_rules, factor_scales: factors of the width in the traced program.
 - findings, diagnosis, report, result: what is wrong, its cause, the text, and the `CoordCheck` with all of it.
 - figures, figure_style: pictures.
 """

@@ -13,6 +13,7 @@ import jax
 import optax
 
 from haiku_mup.coordinates.array_stats import JUDGED, STATS, Stat, stat_name
+from haiku_mup.coordinates.forward_factors import ForwardFactor, forward_factors
 from haiku_mup.coordinates.result import CoordCheck
 from haiku_mup.errors import MupError
 from haiku_mup.mup import Mup
@@ -113,9 +114,12 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
     trainers, trials = _train(setup, ordered, chosen, batches, progress)
     _check_moves(trials)
     _check_grows(trainers)
-    return CoordCheck(as_points(
+    result = CoordCheck(as_points(
         trainers, trials, parametrization=_name(parametrization), stats=stats, rule=optimizer_rule,
         activation_changes=fix_batch, weight_decay=setup.weight_decay))
+    if result.ok or parametrization == "sp":
+        return result
+    return dataclasses.replace(result, factors=setup.forward_factors(ordered, batches[0]))
 
 
 # --- training ---
@@ -144,6 +148,17 @@ class _Setup:
     parametrization: Parametrization | None
     parametrize: Parametrize
     weight_decay: bool
+
+    def forward_factors(self, widths: Sequence[int], batch: Any) -> list[ForwardFactor]:
+        """Returns the factors of the width in the model's forward pass; none where they cannot be compared."""
+        from haiku_mup.coordinates.model_inputs import model_inputs
+
+        inputs = model_inputs(self.loss_fn, jax.random.key(0), batch)
+        args, kwargs = inputs.rebuild(inputs.arrays)
+        try:
+            return forward_factors(self.make_model, [widths[0], widths[-1]], *args, **kwargs)
+        except MupError:                # the model computes something else at another width: it has its reasons
+            return []
 
     def trainer(self, width: int, batch: Any, pool: concurrent.futures.Executor) -> "Trainer":
         """Returns the trainer of the model of a width, which the pool has begun to compile."""

@@ -159,5 +159,6 @@ def given(base: Any, target: Any) -> Value:
 
 
 def number(base: float, target: float) -> Value:
+    """Returns the value of a number that the program knows at both widths."""
     constant = Constant(base, target)
     return Value(constant.log_scale, constant=constant)

@@ -11,7 +11,8 @@ A scale other than 1 is left over where it meets an operation that does not comm
 of two values of different scales), and where it leaves the program.
 """
 import dataclasses
-from collections.abc import Mapping, Sequence
+import enum
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jax.extend.core import ClosedJaxpr, Literal
@@ -32,6 +33,13 @@ class ProgramsDiffer(Exception):
         self.equation = equation
 
 
+class Side(enum.Enum):
+    """The program that has an operation which the other leaves out."""
+
+    BASE = enum.auto()
+    TARGET = enum.auto()
+
+
 class Walk(Leftovers):
     """One walk through two programs, which keeps what is left over."""
 
@@ -45,44 +53,36 @@ class Walk(Leftovers):
         return self._jaxpr(base.jaxpr, target.jaxpr, [*constants, *values])
 
     def _jaxpr(self, base: Any, target: Any, values: Sequence[Value]) -> list[Value]:
-        env: dict[Any, Value] = dict(zip([*target.constvars, *target.invars], values))
-        only_base: dict[Any, Value] = {}    # results of the base's operations that the target hasn't
+        """Follows values through two programs, whose variables are the target's."""
+        inputs = [*target.constvars, *target.invars]
+        env: dict[Any, Value] = dict(zip(inputs, values))
+        twins: dict[Any, Any] = dict(zip([*base.constvars, *base.invars], inputs))
+        only_base: dict[Any, Value] = {}        # results of products that the target leaves out
 
         def read(b: Any, t: Any) -> Value:
-            if isinstance(b, Literal) or isinstance(t, Literal):
-                return given(b.val, t.val) if isinstance(b, Literal) and isinstance(t, Literal) else Value()
-            return only_base.get(b) or env[t]
+            """Returns the value of an operand."""
+            if isinstance(b, Literal) and isinstance(t, Literal):
+                return given(b.val, t.val)
+            return only_base[b] if b in only_base else env.get(t, Value())
 
-        left, right = list(base.eqns), list(target.eqns)
-        while left or right:
-            b, t = (side[0] if side else None for side in (left, right))
-            if b is not None and t is not None and _alike(b, t):
-                self._around.append(t)
-                found = self._equation(b, t, [read(*pair) for pair in zip(b.invars, t.invars)])
-                self._around.pop()
-                env.update(zip(t.outvars, found))
-                left, right = left[1:], right[1:]
-            elif t is not None and _by_number(t) and (b is None or len(right) > 1 and _alike(b, right[1])):
-                env[t.outvars[0]] = self._one_sided(t, 1.0, None, env)
-                right = right[1:]
-            elif b is not None and _by_number(b) and (t is None or len(left) > 1 and _alike(left[1], t)):
-                x = next(v for v in b.invars if not isinstance(v, Literal))
-                twin = next((v for e in right for v, w in zip(e.invars, left[1].invars)
-                             if w is b.outvars[0]), None) if len(left) > 1 else None
-                if twin is None:
-                    raise ProgramsDiffer(t)
-                only_base[b.outvars[0]] = self._one_sided(b, None, 1.0, {x: only_base.get(x) or env[twin]})
-                left = left[1:]
+        for b, t in _aligned(base.eqns, target.eqns):
+            if b is None:
+                env[t.outvars[0]] = self._one_sided(t, Side.TARGET, env[_operand(t)])
+            elif t is None:
+                x = _operand(b)
+                value = only_base[x] if x in only_base else env[twins[x]]
+                only_base[b.outvars[0]] = self._one_sided(b, Side.BASE, value)
             else:
-                raise ProgramsDiffer(t)
+                self._around.append(t)
+                env.update(zip(t.outvars, self._equation(b, t, [read(*v) for v in zip(b.invars, t.invars)])))
+                self._around.pop()
+                twins.update(zip(b.outvars, t.outvars))
         return [read(*pair) for pair in zip(base.outvars, target.outvars)]
 
-    def _one_sided(self, equation: Equation, base: float | None, target: float | None,
-                   env: Mapping[Any, Value]) -> Value:
-        """Returns the result of a product with a number that one program has and the other leaves out."""
+    def _one_sided(self, equation: Equation, side: Side, x: Value) -> Value:
+        """Returns the result of a product with a number that the other program leaves out, as it is 1 there."""
         by = float(next(v.val for v in equation.invars if isinstance(v, Literal)))
-        x = env[next(v for v in equation.invars if not isinstance(v, Literal))]
-        factor = number(by if base is None else base, by if target is None else target)
+        factor = number(by, 1.0) if side == Side.BASE else number(1.0, by)
         first = isinstance(equation.invars[0], Literal)
         self._around.append(equation)
         rule = multiplied if equation.primitive.name == "mul" else divided
@@ -91,6 +91,7 @@ class Walk(Leftovers):
         return out
 
     def _equation(self, base: Equation, target: Equation, values: list[Value]) -> list[Value]:
+        """Returns the values of an operation's results."""
         name = target.primitive.name
         if name in _STRUCTURES:
             return _STRUCTURES[name](self, base, target, values)
@@ -101,19 +102,49 @@ class Walk(Leftovers):
         return [depending_on(out, values)] * len(target.outvars)
 
     def _closed(self, base: Any, target: Any, values: Sequence[Value]) -> list[Value]:
+        """Follows values through two programs inside, with or without constants of their own."""
         if isinstance(target, ClosedJaxpr):
             return self.program(base, target, values)
         return self._jaxpr(base, target, values)
 
-def _alike(base: Equation, target: Equation) -> bool:
-    """Tells whether two equations are the same operation, on operands of other sizes."""
-    return base.primitive is target.primitive and len(base.invars) == len(target.invars)
+def _aligned(base: Sequence[Equation],
+             target: Sequence[Equation]) -> Iterator[tuple[Equation | None, Equation | None]]:
+    """Yields the equations of two programs side by side; None where one leaves out a product with 1.
+
+    Raises:
+      ProgramsDiffer: other differences.
+    """
+    i = j = 0
+    while i < len(base) or j < len(target):
+        b, t = (side[at] if at < len(side) else None for side, at in ((base, i), (target, j)))
+        if _same_operation(b, t):
+            yield b, t
+            i, j = i + 1, j + 1
+        elif _is_product_with_number(t) and (b is None or _same_operation(b, target[j + 1:j + 2])):
+            yield None, t
+            j += 1
+        elif _is_product_with_number(b) and (t is None or _same_operation(base[i + 1:i + 2], t)):
+            yield b, None
+            i += 1
+        else:
+            raise ProgramsDiffer(t)
 
 
-def _by_number(equation: Equation) -> bool:
-    """Tells whether it multiplies or divides by a number; programs leave out a product with 1."""
-    return equation.primitive.name in ("mul", "div") and [isinstance(v, Literal) for v in equation.invars] in (
-        [False, True], [True, False])
+def _same_operation(base: Any, target: Any) -> bool:
+    """Tells whether two equations are the same operation, on operands of other sizes; not if one is missing."""
+    b, t = (x[0] if isinstance(x, Sequence) and x else x for x in (base, target))
+    return bool(b and t) and b.primitive is t.primitive and len(b.invars) == len(t.invars)
+
+
+def _is_product_with_number(equation: Equation | None) -> bool:
+    """Tells whether an equation multiplies or divides by a literal; programs leave out a product with 1."""
+    return equation is not None and equation.primitive.name in ("mul", "div") and (
+        [isinstance(v, Literal) for v in equation.invars] in ([False, True], [True, False]))
+
+
+def _operand(equation: Equation) -> Any:
+    """Returns what a product with a number multiplies."""
+    return next(v for v in equation.invars if not isinstance(v, Literal))
 
 
 def _inner(equation: Equation) -> Any:
@@ -127,48 +158,45 @@ def _inner(equation: Equation) -> Any:
 # --- operations with programs inside ---
 
 def _scan(walk: Walk, base: Equation, target: Equation, values: list[Value]) -> list[Value]:
-    """The carry must come back with its scale: else a stack of layers multiplies it again in each."""
+    """Follows values through the body of a scan."""
     consts, carry = (target.params[k] for k in ("num_consts", "num_carry"))
-    return _loop(walk, base.params["jaxpr"], target.params["jaxpr"], values, consts, carry)
+    return _loop(walk, base.params["jaxpr"], target.params["jaxpr"], values, consts=consts, carry=carry)
 
 
 def _while(walk: Walk, base: Equation, target: Equation, values: list[Value]) -> list[Value]:
+    """Follows values through the body of a while loop; its condition makes none."""
     skip, consts = (target.params[k] for k in ("cond_nconsts", "body_nconsts"))
-    body = base.params["body_jaxpr"], target.params["body_jaxpr"]
-    return _loop(walk, *body, values[skip:], consts, len(values) - skip - consts)
+    return _loop(walk, base.params["body_jaxpr"], target.params["body_jaxpr"], values[skip:], consts=consts,
+                 carry=len(values) - skip - consts)
 
 
-def _loop(walk: Walk, base: Any, target: Any, values: list[Value], consts: int, carry: int) -> list[Value]:
+def _loop(walk: Walk, base: Any, target: Any, values: list[Value], *, consts: int, carry: int) -> list[Value]:
+    """Follows values through a loop's body, and reports a carry that comes back with another scale.
+
+    The body is walked until the dependences of the carry on inputs and weights stand still: at most three
+    times, since there are two of them. Only the last walk reports.
+    """
+    fixed, rest = values[:consts], values[consts + carry:]
     start = [dataclasses.replace(v, constant=None) for v in values[consts:consts + carry]]
-    rest = values[consts + carry:]
-    for _ in range(2):                      # once to see what a pass depends on, once more to report
-        seen = len(walk.leftovers)
-        out = walk._closed(base, target, [*values[:consts], *start, *rest])
-        grown = [abs(a.log_scale - b.log_scale) > CLOSE for a, b in zip(start, out)]
-        joined = [dataclasses.replace(b, inputs=a.inputs or b.inputs, weights=a.weights or b.weights,
-                                      constant=None, log_scale=a.log_scale, sites=a.sites)
+    reported = len(walk.leftovers)
+    for _ in range(3):
+        del walk.leftovers[reported:]
+        out = walk._closed(base, target, [*fixed, *start, *rest])
+        joined = [dataclasses.replace(a, inputs=a.inputs or b.inputs, weights=a.weights or b.weights)
                   for a, b in zip(start, out)]
         if joined == start:
             break
-        start, dropped = joined, walk.leftovers[seen:]
-        del walk.leftovers[seen:]
-    else:
-        walk.leftovers += dropped
+        start = joined
     walk.leave(dataclasses.replace(b, log_scale=b.log_scale - a.log_scale)
-               for a, b, more in zip(start, out, grown) if more)
+               for a, b in zip(start, out) if abs(a.log_scale - b.log_scale) > CLOSE)
     return [*start, *out[carry:]]
 
 
 def _cond(walk: Walk, base: Equation, target: Equation, values: list[Value]) -> list[Value]:
+    """Returns the common scales of what the branches return."""
     branches = zip(base.params["branches"], target.params["branches"])
     found = [walk._closed(b, t, values[1:]) for b, t in branches]
     return [depending_on(walk.agreed(outs), outs) for outs in zip(*found)]
 
 
-def _custom_vjp(walk: Walk, base: Equation, target: Equation, values: list[Value]) -> list[Value]:
-    """Walks what the forward pass computes."""
-    return walk._closed(_inner(base), _inner(target), values)
-
-
-_STRUCTURES = {"scan": _scan, "while": _while, "cond": _cond, "custom_vjp_call": _custom_vjp,
-               "custom_vjp_call_jaxpr": _custom_vjp}
+_STRUCTURES = {"scan": _scan, "while": _while, "cond": _cond}

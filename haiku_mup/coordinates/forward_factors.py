@@ -3,22 +3,20 @@ import dataclasses
 import functools
 import math
 import os
-import sysconfig
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import haiku as hk
 import jax
 
-import haiku_mup
 from haiku_mup.coordinates.factor_scales import Leftover, Site, Value
 from haiku_mup.coordinates.factor_walk import ProgramsDiffer, Walk
-from haiku_mup.coordinates.recorder import original
-from haiku_mup.errors import MupError
+from haiku_mup.coordinates.recorder import transformed_function
+from haiku_mup.errors import MupError, SourceLine
+from haiku_mup.tracing.haiku_internals import is_library
 
-_OURS = os.path.dirname(haiku_mup.__file__) + os.sep
-_PACKAGES = tuple(os.path.dirname(package.__file__) + os.sep for package in (jax, hk))
-_STANDARD_LIBRARY = sysconfig.get_paths()["stdlib"] + os.sep
+_PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
+_JAX, _HAIKU = (os.path.dirname(module.__file__) + os.sep for module in (jax, hk))
 _POWERS = {1.0: "the width", 0.5: "the root of the width", 2.0: "the square of the width",
            -1.0: "one over the width", -0.5: "one over the root of the width"}
 
@@ -48,6 +46,7 @@ class ForwardFactor:
     others: tuple["ForwardFactor", ...] = ()
 
     def __str__(self) -> str:
+        """Returns the finding as a sentence, after the file and the line."""
         what = (f"{os.path.basename(self.file)}:{self.line}: {self.action} {self.base:.6g} at the base and "
                 f"{self.target:.6g} at the target")
         more = "".join(f"; beside {other.action} {other.base:.6g} and {other.target:.6g} "
@@ -55,8 +54,8 @@ class ForwardFactor:
         return f"{what}{more}: {_named(self.power)} is left"
 
 
-def forward_factors(make_model: Callable[[int], Any], widths: Sequence[int],
-                    *inputs: Any) -> list[ForwardFactor]:
+def forward_factors(make_model: Callable[[int], Any], widths: Sequence[int], *args: Any,
+                    **kwargs: Any) -> list[ForwardFactor]:
     """Finds what follows the width in a model's forward pass, and isn't μP's.
 
     It traces the plain model at two widths, runs nothing, and compares what its operations multiply by, divide
@@ -70,7 +69,8 @@ def forward_factors(make_model: Callable[[int], Any], widths: Sequence[int],
     Args:
       make_model: from a width to what hk.transform or hk.transform_with_state returns.
       widths: two widths; base and target.
-      *inputs: what apply takes after parameters, state and the key: arrays, or jax.ShapeDtypeStructs.
+      *args, **kwargs: what apply takes after parameters, state and the key: arrays or jax.ShapeDtypeStructs,
+        and whatever else, such as ``is_training=True``.
 
     Returns:
       A `ForwardFactor` for each line that has one, in the order of the program; none for a right model.
@@ -92,10 +92,10 @@ def forward_factors(make_model: Callable[[int], Any], widths: Sequence[int],
     if len(widths) != 2 or widths[0] == widths[1]:
         raise MupError(f"forward_factors: widths {list(widths)}: give two that differ, [base, target]")
     try:
-        leftovers = _leftovers(*(_traced(make_model(width), inputs) for width in widths))
+        leftovers = _leftovers(*(_traced(make_model(width), args, kwargs) for width in widths))
     except ProgramsDiffer as error:
         line = _users_line([error.equation]) if error.equation is not None else None
-        where = f" (from {line[0]}:{line[1]} on)" if line else ""
+        where = f" (from {line.file}:{line.number} on)" if line else ""
         raise MupError(f"forward_factors: the model runs other operations at width {widths[1]} than at width "
                        f"{widths[0]}{where}; give two widths at which it runs the same") from None
     ratio = math.log(widths[1] / widths[0])
@@ -104,12 +104,21 @@ def forward_factors(make_model: Callable[[int], Any], widths: Sequence[int],
     return list({(f.file, f.line, f.action): f for f in reversed(found)}.values())[::-1]
 
 
-def _traced(model: Any, inputs: Sequence[Any]) -> tuple[Any, int]:
+def _traced(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, int]:
     """Returns the program of a model's apply, and how many of its first inputs are parameters."""
-    plain = hk.transform_with_state(original(model))
+    plain = hk.transform_with_state(transformed_function(model))
+    leaves, tree = jax.tree.flatten((args, kwargs))
+    arrays = {i: leaf for i, leaf in enumerate(leaves) if hasattr(leaf, "shape") and hasattr(leaf, "dtype")}
+
+    def called(function: Callable[..., Any], arrays: Mapping[int, Any], *first: Any) -> Any:
+        """Calls an init or an apply; what is no array, such as a flag, is not traced."""
+        args, kwargs = jax.tree.unflatten(tree, [arrays.get(i, leaf) for i, leaf in enumerate(leaves)])
+        return function(*first, *args, **kwargs)
+
     key = jax.random.key(0)
-    params, state = jax.eval_shape(plain.init, key, *inputs)
-    program = jax.make_jaxpr(lambda params, rest: plain.apply(params, *rest))(params, (state, key, *inputs))
+    params, state = jax.eval_shape(functools.partial(called, plain.init), arrays, key)
+    program = jax.make_jaxpr(lambda params, *rest: called(plain.apply, rest[-1], params, *rest[:-1]))(
+        params, state, key, arrays)
     return program, len(jax.tree.leaves(params))
 
 
@@ -142,43 +151,32 @@ def _named(power: float) -> str:
 
 # --- lines of the model ---
 
-def _users_line(equations: Sequence[Any]) -> tuple[str, int, str]:
-    """Returns file, line and function: the innermost of the user's; where there is none, the innermost at all.
+def _users_line(equations: Sequence[Any]) -> SourceLine:
+    """Returns the innermost line of the user's model; where there is none, the innermost outside of JAX.
 
-    A program that JAX has in common for several calls of one function knows the line of the first call alone,
-    so the innermost equation whose function is the user's tells the line.
+    Args:
+      equations: an operation, after those whose sub-programs it is in. A program that JAX has in common for
+        several calls of a library's function knows the line of the first call alone, so that an operation
+        without a line of the user's has the line of the call.
     """
-    every: list[Any] = []
-    for equation in reversed(equations):
-        frames = list(_frames(equation))
-        for frame in frames:
-            if _is_users(frame.file_name):
-                return frame.file_name, frame.line_num, frame.function_name
-        every += frames
-    frame = next((f for f in every if not f.file_name.startswith(_PACKAGES)), every[0])
-    return frame.file_name, frame.line_num, frame.function_name
+    frames = [frame for equation in reversed(equations) for frame in _frames(equation)]
+    found = next((f for f in frames if not is_library(f.file_name)), None) or next(
+        (f for f in frames if not f.file_name.startswith(_JAX)), frames[0])
+    return SourceLine(found.file_name, found.line_num, found.function_name)
 
 
-def _frames(equation: Any) -> Iterator[Any]:
+def _frames(equation: Any) -> list[Any]:
+    """Returns the frames in which an operation was traced, innermost first."""
     traceback = equation.source_info.traceback
-    yield from traceback.frames if traceback else ()
-
-
-def _is_users(file: str) -> bool:
-    return not file.startswith((_OURS, *_PACKAGES, _STANDARD_LIBRARY))
-
-
-@functools.cache
-def _is_layer(file: str) -> bool:
-    return file.startswith(tuple(_OURS + room + os.sep for room in ("layers", "models")))
+    return list(traceback.frames) if traceback else []
 
 
 def _is_ours(site: Site) -> bool:
     """Tells whether a layer of this library makes the factor: in μP it has the one that it should."""
-    frames = [frame for frame in _frames(site.equations[-1]) if not frame.file_name.startswith(_PACKAGES[0])]
-    for frame in frames:
-        if _is_layer(frame.file_name):
+    layers = tuple(os.path.join(_PACKAGE, room, "") for room in ("layers", "models"))
+    for frame in _frames(site.equations[-1]):
+        if frame.file_name.startswith(layers):
             return True
-        if not frame.file_name.startswith(_PACKAGES[1]):
+        if not frame.file_name.startswith((_JAX, _HAIKU)):
             return False
     return False

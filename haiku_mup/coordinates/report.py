@@ -3,17 +3,20 @@ import math
 from collections.abc import Sequence
 
 from haiku_mup.coordinates.findings import Finding
+from haiku_mup.coordinates.forward_factors import ForwardFactor
 
 ROWS = 20       # findings that are shown
 
 
-def report(findings: Sequence[Finding], *, parametrization: str, tol: float) -> str:
+def report(findings: Sequence[Finding], *, parametrization: str, tol: float,
+           factors: Sequence[ForwardFactor] = ()) -> str:
     """Returns the text.
 
     Args:
       findings: all findings, the worst first.
       parametrization: its name.
       tol: how far a slope may lie outside of what is expected.
+      factors: of the width, in the model's forward pass.
 
     >>> print(report([], parametrization="mup", tol=0.1))
     coordinate check: nothing was judged
@@ -26,6 +29,7 @@ def report(findings: Sequence[Finding], *, parametrization: str, tol: float) -> 
             f"{f.cause if f.excess > tol else 'ok'}" for f in shown]
     lines = [_verdict(findings, parametrization, tol),
              f"{'quantity':<{width}}  step  stat      slope        expected  cause", *rows]
+    lines[1:1] = [f"a factor of the width in the forward pass: {factor}" for factor in factors]
     if len(findings) > len(shown):
         lines.append(f"… and {len(findings) - len(shown)} more")
     return "\n".join(lines)

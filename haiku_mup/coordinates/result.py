@@ -8,6 +8,7 @@ from typing import Any
 
 from haiku_mup.coordinates.diagnosis import diagnosed
 from haiku_mup.coordinates.findings import Finding, Point
+from haiku_mup.coordinates.forward_factors import ForwardFactor
 from haiku_mup.coordinates.report import report
 from haiku_mup.coordinates.slopes import distance, judge
 from haiku_mup.errors import MupError
@@ -25,6 +26,7 @@ class CoordCheck:
 
     Attributes:
       points: all that was recorded.
+      factors: of the width, that the forward pass of a model that fails has beside μP's: see `forward_factors`.
 
     >>> points = [haiku_mup.Point("mup", width, 0, 0, "activation linear", "l1", width**0.5, "0")
     ...           for width in (64, 128, 256)]
@@ -34,6 +36,7 @@ class CoordCheck:
     """
 
     points: Sequence[Point]
+    factors: Sequence[ForwardFactor] = dataclasses.field(default=(), repr=False, compare=False)
 
     @functools.cached_property
     def findings(self) -> list[Finding]:
@@ -102,7 +105,7 @@ class CoordCheck:
         return self._report(TOL)
 
     def _report(self, tol: float) -> str:
-        return report(self.findings, tol=tol,
+        return report(self.findings, tol=tol, factors=self.factors,
                       parametrization=self.points[0].parametrization if self.points else "")
 
     def plot(self, path: str | os.PathLike[str] | None = None, *, compare: "CoordCheck | None" = None) -> Any:

@@ -100,7 +100,7 @@ class Nesting:
         frame: types.FrameType | None = sys._getframe(1)
         while frame is not None:
             code = frame.f_code
-            if self.line is None and not _is_library(code.co_filename):
+            if self.line is None and not is_library(code.co_filename):
                 self.line = SourceLine(code.co_filename, frame.f_lineno, code.co_qualname)
             if code.co_name in _OF_INTEREST:
                 if code.co_qualname == _WRAPPED:
@@ -215,7 +215,7 @@ def _unstacked(stack: Any, module: str) -> list[str]:
 
 def users_line() -> SourceLine | None:
     """Returns the innermost line of the user's that runs, else the innermost of this package's models."""
-    return _innermost(lambda file: not _is_library(file)) or _innermost(_is_model)
+    return _innermost(lambda file: not is_library(file)) or _innermost(_is_model)
 
 
 def _innermost(accepts: Callable[[str], bool]) -> SourceLine | None:
@@ -235,7 +235,7 @@ _STANDARD = os.path.dirname(os.__file__) + os.sep
 
 
 @functools.cache
-def _is_library(file: str) -> bool:
+def is_library(file: str) -> bool:
     """Returns whether a file belongs to this package, Haiku, JAX or Python's standard library."""
     installed = "site-packages" in file or "dist-packages" in file      # below the standard library's folder
     return file.startswith(_LIBRARIES) or (file.startswith(_STANDARD) and not installed)

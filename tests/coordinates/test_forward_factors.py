@@ -7,6 +7,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import haiku_mup
@@ -293,6 +294,35 @@ def test_a_deep_transformer_takes_seconds():
     start = time.process_time()
     assert found(deep, IDS) == []
     assert time.process_time() - start < 20
+
+
+def test_a_check_that_fails_names_the_line():
+    def loss_fn(apply, params, rng, batch):
+        return (apply(params, rng, batch)**2).mean()
+
+    def make_model(width):
+        def fn(x):
+            with haiku_mup.apply_mup():
+                return root(x, width)
+        return hk.transform(fn)
+
+    def check(parametrization):
+        return haiku_mup.coord_check(make_model, [16, 64], X, loss_fn, optax.sgd(1e-3), adam=False, steps=1,
+                                     parametrization=parametrization, progress=False)
+    result = check("mup")
+    assert not result.ok and [one.line for one in result.factors] == [line_of(root, "# HERE")]
+    assert f"test_forward_factors.py:{result.factors[0].line}: multiplied by" in str(result).splitlines()[1]
+    assert not check("sp").factors          # where it is no surprise
+
+
+def test_flags_are_not_traced():
+    def make_model(width):
+        def fn(x, scaled):
+            x = hk.Linear(width)(x)
+            return haiku_mup.Readout(3)(jnp.tanh(x * width**0.5 if scaled else x))
+        return hk.transform(fn)
+    assert haiku_mup.forward_factors(make_model, WIDTHS, X, scaled=False) == []
+    assert len(haiku_mup.forward_factors(make_model, WIDTHS, X, scaled=True)) == 1
 
 
 # --- what can't be compared ---
