@@ -6,33 +6,33 @@ import numpy as np
 import pytest
 
 import haiku_mup
-from benchmarks import adaptive, sweep
+from benchmarks import adaptive
+from benchmarks.sweep import settings, table
 
 FOUND = {"ours": {64: 2.0, 128: 4.0, "whole": 10.0}, "loop": {64: 6.0, 128: 4.0, "whole": 15.0},
-         "torch": {64: 10.0, 128: 8.0, "whole": 25.0}}
+         "theirs": {64: 10.0, 128: 8.0, "whole": 25.0}}
 TOP = {64: 1e12, 128: 1e12, "whole": 2e12}
 
 
 def test_work_is_that_of_each_product():
-    rows, sizes = sweep.BATCH, [sweep.INPUTS, 64, 64, 64, sweep.CLASSES]
+    rows, sizes = settings.BATCH, [settings.INPUTS, 64, 64, 64, settings.CLASSES]
     forward = [2 * rows * a * b for a, b in zip(sizes, sizes[1:])]
-    assert sweep.work(64) == 3 * sum(forward) - forward[0]          # no gradient for the inputs
+    assert settings.work(64) == 3 * sum(forward) - forward[0]          # no gradient for the inputs
 
 
 def test_report_has_ratios_and_shares():
-    head, narrow, _, whole = sweep.report(FOUND, TOP, [64, 128]).split("\n")
-    rate = sweep.work(64) * 12000 / 2.0
+    head, narrow, _, whole = table.report(FOUND, TOP, [64, 128]).split("\n")
+    rate = settings.work(64) * 12000 / 2.0
     assert narrow.split() == ["64", "2.0", "s", "6.0", "s", "10.0", "s", "5.00", "3.00", f"{rate / 1e9:.1f}",
                               f"{rate / 1e12:.0%}", f"{rate / 2e12:.0%}"]
     assert whole.split()[7:9] == ["2.50", "1.50"] and "torch/ours" in head
-    assert "  -  " in sweep.report(FOUND | {"torch": None}, TOP, [64, 128])
+    assert "  -  " in table.report(FOUND | {"theirs": None}, TOP, [64, 128])
 
 
 def test_what_cannot_be_imported_is_left_out(monkeypatch, capsys):
-    monkeypatch.setitem(sweep.SIDES, "torch", None)
-    args = sweep.parse(["--torch", sys.executable, "--widths", "64"])
-    monkeypatch.setattr(sweep.subprocess, "Popen", lambda *args, **kwargs: Failed())
-    assert sweep.result(sweep.start_process("torch", args)) is None
+    args = table.parse(["--torch", sys.executable, "--widths", "64"])
+    monkeypatch.setattr(table.subprocess, "Popen", lambda *args, **kwargs: Failed())
+    assert table.result(table.start_process("theirs", args)) is None
     assert "left out: ModuleNotFoundError: No module named 'mup'" in capsys.readouterr().err
 
 

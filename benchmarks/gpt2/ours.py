@@ -1,0 +1,60 @@
+"""haiku_mup's GPT-2, plain or wrapped."""
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import optax
+
+import haiku_mup
+from benchmarks.gpt2.settings import DECAY, LENGTH, LR, make_tokens
+from haiku_mup import models
+
+
+def make_model(args, width):
+    """Returns the model of a width."""
+    config = models.GPT2Config(
+        vocab_size=args.vocab, n_positions=LENGTH, n_embd=width, n_layer=args.blocks, n_head=args.heads,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, layer_stack=args.layer_stack)
+
+    def fn(ids):
+        with haiku_mup.apply_mup():
+            return models.GPT2LMHeadModel(config)(ids)
+
+    return hk.without_apply_rng(hk.transform(fn))
+
+
+def wrap(base, model, optimizer, ids):
+    """Wraps the model and the optimizer in μP."""
+    mup, key = haiku_mup.Mup(), jax.random.key(0)
+    with mup.init_base():
+        jax.eval_shape(base.init, key, ids)
+    with mup.init_target():
+        jax.eval_shape(model.init, key, ids)
+    return mup.wrap_model(model), mup.wrap_optimizer(optimizer)
+
+
+def make_step(args):
+    """Returns a function that makes one step, and returns the loss."""
+    ids, model = jnp.asarray(make_tokens(args)), make_model(args, args.width)
+    optimizer = optax.adamw(LR, weight_decay=DECAY)
+    if args.worker == "wrapped":
+        model, optimizer = wrap(make_model(args, args.width // 2), model, optimizer, ids)
+
+    def step(params, state):
+        def loss_fn(params):
+            return models.cross_entropy(model.apply(params, ids), models.next_tokens(ids))
+
+        loss, grads = jax.value_and_grad(loss_fn)(params)
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, loss
+
+    params = jax.jit(model.init)(jax.random.key(0), ids)
+    state = jax.jit(optimizer.init)(params)
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, state).compile()
+    carry = [params, state]
+    del params, state           # donated: only `carry` may hold them
+
+    def one_step():
+        *carry[:], loss = compiled(*carry)
+        return float(loss)
+
+    return one_step
