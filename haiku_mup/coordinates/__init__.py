@@ -2,7 +2,7 @@
 
 In the order of a check:
 
-- check: `coord_check` captures the model of each width, and trains it from each seed.
+- check, trials: `coord_check` captures the model of each width, and trains it from each seed.
 - model_inputs, trainer, compilation: how a model is initialized, compiled and trained step by step.
 - recorder, state_records, array_stats: how arrays are measured while the model runs.
 - measurements, quantities, depth_average: points from these numbers; the names of what they measure.

@@ -1,32 +1,21 @@
 """The coordinate check: trains models of several widths, and judges how the sizes of their arrays grow."""
-import concurrent.futures
-import contextlib
 import dataclasses
-import importlib.util
-import math
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
-import haiku as hk
 import jax
 import optax
 
 from haiku_mup.coordinates.array_stats import JUDGED, STATS, Stat, stat_name
-from haiku_mup.coordinates.forward_factors import ForwardFactor, forward_factors
+from haiku_mup.coordinates.measurements import as_points
 from haiku_mup.coordinates.result import CoordCheck
+from haiku_mup.coordinates.trainer import has_weight_decay
+from haiku_mup.coordinates.trials import CheckSetup, Model, Parametrize, train_all
 from haiku_mup.errors import MupError
-from haiku_mup.mup import Mup
 from haiku_mup.parameters.fans import Axes
 from haiku_mup.rules import Parametrization
 from haiku_mup.rules.optimizers import choose
 from haiku_mup.rules.tables import maximal_update
-
-if TYPE_CHECKING:           # imported when a check runs, since these take long
-    from haiku_mup.coordinates.trainer import StepResult, Trainer
-
-Model: TypeAlias = hk.Transformed | hk.TransformedWithState
-Parametrize: TypeAlias = Callable[[Mup, Any, Any], tuple[Any, Any]]
 
 
 def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch: Any,
@@ -98,130 +87,23 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
     >>> result.ok
     True
     """
-    from haiku_mup.coordinates.measurements import as_points
-    from haiku_mup.coordinates.trainer import has_weight_decay
-
     ordered = sorted(set(map(int, widths)))
     chosen = list(range(seeds) if isinstance(seeds, int) else seeds)
     batches = [batch] * steps if fix_batch else list(batch)
     _check_arguments(widths=ordered, seeds=chosen, steps=steps, batches=batches, stats=stats)
     optimizer_rule = choose(rule, adam)
-    setup = _Setup(
+    setup = CheckSetup(
         make_model=make_model, loss_fn=loss_fn, optimizer=optimizer, stats=tuple(stats),
         base=_base_of(make_model, base_model, ordered[0] if base_width is None else base_width),
         delta=delta_model, fans=fans, readouts=readouts, parametrization=_table(parametrization),
         parametrize=_parametrize(parametrization, adam, rule), weight_decay=has_weight_decay(optimizer))
-    trainers, trials = _train(setup, ordered, chosen, batches, progress)
-    _check_moves(trials)
-    _check_grows(trainers)
+    trainers, trials = train_all(setup, ordered, chosen, batches, progress)
     result = CoordCheck(as_points(
         trainers, trials, parametrization=_name(parametrization), stats=stats, rule=optimizer_rule,
         activation_changes=fix_batch, weight_decay=setup.weight_decay))
     if result.ok or parametrization == "sp":
         return result
     return dataclasses.replace(result, factors=setup.forward_factors(ordered, batches[0]))
-
-
-# --- training ---
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Setup:
-    """Settings that all widths share: arguments of `coord_check`, and what follows from them.
-
-    Attributes:
-      make_model, loss_fn, optimizer, stats, fans, readouts: as in `coord_check`.
-      base: from a width to the base.
-      delta: a model for `Mup.init_delta`, or None.
-      parametrization: the table that parameters are judged by; None for μP's.
-      parametrize: from (mup, model, optimizer) to what trains.
-      weight_decay: whether the optimizer decays weights.
-    """
-
-    make_model: Callable[[int], Model]
-    loss_fn: Callable[..., Any]
-    optimizer: Any
-    stats: Sequence[Stat]
-    fans: Mapping[str, Sequence[Axes]] | None
-    readouts: str | Sequence[str]
-    base: Callable[[int], Any]
-    delta: Model | None
-    parametrization: Parametrization | None
-    parametrize: Parametrize
-    weight_decay: bool
-
-    def forward_factors(self, widths: Sequence[int], batch: Any) -> list[ForwardFactor]:
-        """Returns the factors of the width in the model's forward pass; none where they cannot be compared."""
-        from haiku_mup.coordinates.model_inputs import model_inputs
-
-        inputs = model_inputs(self.loss_fn, jax.random.key(0), batch)
-        args, kwargs = inputs.rebuild(inputs.arrays)
-        try:
-            return forward_factors(self.make_model, [widths[0], widths[-1]], *args, **kwargs)
-        except MupError:                # the model computes something else at another width: it has its reasons
-            return []
-
-    def trainer(self, width: int, batch: Any, pool: concurrent.futures.Executor) -> "Trainer":
-        """Returns the trainer of the model of a width, which the pool has begun to compile."""
-        from haiku_mup.coordinates.model_inputs import model_inputs
-        from haiku_mup.coordinates.recorder import transformed_function
-        from haiku_mup.coordinates.trainer import Trainer
-
-        model, key = self.make_model(width), jax.random.key(0, impl="rbg")
-        transformed_function(model)             # raises for anything but a model
-        inputs = model_inputs(self.loss_fn, key, batch)
-        mup = Mup(fans=self.fans, readouts=self.readouts, parametrization=self.parametrization)
-        with mup.init_base():
-            inputs.shapes(self.base(width), key)
-        if self.delta is not None:
-            with mup.init_delta():
-                inputs.shapes(self.delta, key)
-        with mup.init_target():
-            inputs.shapes(model, key)
-        wrapped, optimizer = self.parametrize(mup, model, self.optimizer)
-        trainer = Trainer(model=wrapped, optimizer=optimizer, loss_fn=self.loss_fn, mup=mup, inputs=inputs,
-                          stats=self.stats, weight_decay=self.weight_decay)
-        trainer.start_compiling(pool, batch)
-        return trainer
-
-
-def _train(setup: _Setup, widths: Sequence[int], seeds: Sequence[int], batches: Sequence[Any],
-           progress: bool) -> "tuple[dict[int, Trainer], dict[tuple[int, int], list[StepResult]]]":
-    """Returns the trainer of each width, and what the steps of each (width, seed) computed, in their order."""
-    # The narrowest runs first, which tells whether training diverges; then the widest, during whose long run
-    # the others are compiled.
-    order = [widths[0], *reversed(widths[1:])]
-    trials: dict[tuple[int, int], Any] = {}
-    with _compiling_threads() as pool:
-        trainers = {width: setup.trainer(width, batches[0], pool) for width in order}
-        for width, seed in _with_progress([(width, seed) for width in order for seed in seeds], progress):
-            trials[width, seed] = trainers[width].train(seed, batches)
-            _check_losses(trials, seeds, widths[0])
-    return ({width: trainers[width] for width in widths},
-            jax.device_get({(width, seed): trials[width, seed] for width in widths for seed in seeds}))
-
-
-@contextlib.contextmanager
-def _compiling_threads() -> Iterator[concurrent.futures.Executor]:
-    """Yields a pool of threads; an error ends it without the work that has not begun."""
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        try:
-            yield pool
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _with_progress(trials: Sequence[tuple[int, int]], progress: bool) -> Iterator[tuple[int, int]]:
-    """Yields the (width, seed) of each trial, with a bar where it is wanted, and tqdm is installed."""
-    if not progress or importlib.util.find_spec("tqdm") is None:
-        yield from trials
-        return
-    import tqdm  # type: ignore[import-untyped]
-
-    with tqdm.tqdm(trials, desc="coordinate check", leave=False) as bar:
-        for width, seed in bar:
-            bar.set_postfix(width=width, seed=seed)
-            yield width, seed
 
 
 # --- arguments ---
@@ -280,35 +162,3 @@ def _check_arguments(*, widths: Sequence[int], seeds: Sequence[int], steps: int,
     if unknown or not set(JUDGED) & {stat for stat in stats if isinstance(stat, str)}:
         raise MupError(f"stats={tuple(map(stat_name, stats))}: give 'l1' or 'l2', which are judged; beside "
                        f"them {', '.join(STATS)} or functions")
-
-
-# --- what training did ---
-
-def _check_losses(trials: Mapping[tuple[int, int], Any], seeds: Sequence[int], narrowest: int) -> None:
-    """Raises as soon as all seeds of the narrowest width are trained, if all of them have diverged."""
-    if len(trials) != len(seeds):
-        return
-    losses = [[float(step.loss) for step in trial] for trial in trials.values()]
-    if not any(all(map(math.isfinite, of_seed)) for of_seed in losses):
-        step = min(i for of_seed in losses for i, loss in enumerate(of_seed) if not math.isfinite(loss))
-        raise MupError(f"the loss is {losses[0][-1]} at width {narrowest} from step {step} on: lower the "
-                       "learning rate; a check needs a finite loss at the smallest width")
-
-
-def _check_moves(trials: "Mapping[tuple[int, int], Sequence[StepResult]]") -> None:
-    """Raises if no update moved any parameter, so that there is nothing to judge."""
-    from haiku_mup.coordinates.quantities import ParameterKind
-
-    updates = [kinds[ParameterKind.UPDATE]
-               for trial in trials.values() for step in trial for kinds in step.parameters.values()]
-    if not any(update.any() for update in updates):
-        raise MupError("no parameter moved in any step: is the learning rate 0, as in a warm-up? Give a "
-                       "constant one, as large as the smallest model bears")
-
-
-def _check_grows(trainers: "Mapping[int, Trainer]") -> None:
-    """Raises if the models of all widths have the same shapes."""
-    first, *others = (trainer.shapes for trainer in trainers.values())
-    if all(shapes == first for shapes in others):
-        raise MupError(f"make_model gives the same shapes at widths {list(trainers)}: build the model from "
-                       "the width that it is given")

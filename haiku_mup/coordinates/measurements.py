@@ -2,7 +2,6 @@
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TypeAlias
 
 import numpy as np
 
@@ -14,9 +13,9 @@ from haiku_mup.coordinates.model_expectations import ModelExpectations
 from haiku_mup.coordinates.quantities import CHANGE_MARK, ParameterKind, RecordKind, title
 from haiku_mup.coordinates.slope_range import FLAT, ExpectedSlopes, Range
 from haiku_mup.coordinates.trainer import StepResult, Trainer
+from haiku_mup.coordinates.trials import Trials
 from haiku_mup.rules.optimizers import OptimizerRule
 
-Trials: TypeAlias = Mapping[tuple[int, int], Sequence[StepResult]]      # (width, seed) -> steps
 NOISE = 16      # gradients below so many rounding errors of one operation count as noise
 
 
