@@ -3,6 +3,7 @@ import concurrent.futures
 import math
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import threading
@@ -205,6 +206,31 @@ def test_an_executor_whose_workers_are_gone_ends_the_sweep():
         assert len(sweep(Broken({}), chunk=6).losses) == 6
 
 
+def test_an_executor_that_its_owner_shuts_down_ends_the_sweep():
+    """Whether it cancels what is pending, which `concurrent.futures.wait` doesn't notice, or not."""
+    def make(width):
+        def trial(lr, key):
+            jax.debug.callback(lambda: executor.shutdown(wait=False, cancel_futures=True))
+            return lr
+        return trial
+
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        with pytest.warns(haiku_mup.MupWarning, match="5 of 6 trials are missing.*cannot schedule new futures"):
+            assert len(sweep(executor, make, widths=[2], chunk=1).losses) == 1
+
+
+def test_attempts_at_a_task_are_different_calls():
+    """distributed gives the result of the first one again where calls are equal."""
+    class Recording(Faulty):
+        def submit(self, *call):
+            calls.append(call)
+            return super().submit(*call)
+
+    calls = []
+    sweep(Recording({1: OSError("lost"), 2: OSError("lost")}), widths=[2], chunk=6)
+    assert len(calls) == len({str(call) for call in calls}) == 4
+
+
 class Fragile(concurrent.futures.Executor):
     """Runs jobs in batches; a job that is poison breaks its whole batch."""
 
@@ -234,7 +260,7 @@ class Fragile(concurrent.futures.Executor):
 
 def test_a_cell_that_kills_its_worker_is_found_and_the_others_are_spared():
     def poison(job):
-        _, _, (_, _, method, *args) = job
+        _, _, (_, _, _, method, *args) = job
         return method == "run_cell" and any(trial.seed == 1 for trial in args[-1])
 
     executor = Fragile(poison)
@@ -256,11 +282,11 @@ def test_where_the_first_cell_fails_the_next_one_compiles_for_all(monkeypatch):
 def test_a_worker_is_sent_the_functions_once(monkeypatch):
     """The executor runs jobs as another process does, without what this process knows."""
     class Elsewhere(Faulty):
-        def submit(self, function, sweep_id, pickled, *args):
+        def submit(self, function, sweep_id, attempt, pickled, *args):
             self.sent = [*getattr(self, "sent", []), pickled is not None]
             mine, tasks._known = tasks._known, self.__dict__.setdefault("known", {})
             try:
-                return super().submit(function, sweep_id, pickled, *args)
+                return super().submit(function, sweep_id, attempt, pickled, *args)
             finally:
                 tasks._known = mine
 
@@ -307,6 +333,17 @@ def test_workers_that_die_lose_no_other_trials(here, tmp_path):
     same = sweep(here, widths=[2, 4], lrs=LRS[:2], seeds=1)
     assert [(t.width, t.point, list(x["train_loss"])) for t, x in found.losses.items()] == [
         (t.width, t.point, list(x["train_loss"])) for t, x in same.losses.items()]
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_between_tasks_is_replaced():
+    executor = executors.LokyExecutor()
+    executor.set_threads(64)                # one worker
+    pid = executor.submit(os.getpid).result()
+    os.kill(pid, signal.SIGKILL)
+    time.sleep(1)                           # loky notices
+    assert executor.submit(os.getpid).result() != pid
+    executor.close(at_once=True)
 
 
 @pytest.mark.slow

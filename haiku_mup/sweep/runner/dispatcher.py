@@ -1,11 +1,10 @@
 """The dispatcher of a sweep: submits tasks, keeps their results, and tries again what failed."""
 import collections
-import concurrent.futures
 import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import BrokenExecutor, CancelledError, Future
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
 from typing import Any
 
 from haiku_mup.sweep.runner import pickling, tasks
@@ -68,9 +67,9 @@ class Dispatcher:
             if not self._running:
                 return
             self.check_interrupt()
-            done, _ = concurrent.futures.wait(self._running, POLL_SECONDS, concurrent.futures.FIRST_COMPLETED)
+            wait(self._running, POLL_SECONDS, FIRST_COMPLETED)
             died = []
-            for future in sorted(done, key=list(self._running).index):      # in the order of submission
+            for future in [f for f in self._running if f.done()]:       # `wait` ignores some that are cancelled
                 task = self._running.pop(future)
                 error = CancelledError() if future.cancelled() else future.exception()
                 if isinstance(error, BrokenExecutor):
@@ -99,8 +98,9 @@ class Dispatcher:
         call = ("trace", *task.program, self.chunk) if task.cell is None else (
             "run_cell", *task.program, self._traced[task.program], task.cell)
         try:
-            self._running[self.executor.submit(tasks.run_task, self.runner.sweep_id, pickled, *call)] = task
-        except RuntimeError as error:           # the executor was shut down, or broke
+            future = self.executor.submit(tasks.run_task, self.runner.sweep_id, task.tries, pickled, *call)
+            self._running[future] = task
+        except Exception as error:              # the executor was shut down, or broke
             self._give_up(task, f"{type(error).__name__}: {error}")
 
     def _next_task(self) -> Task | None:

@@ -36,7 +36,7 @@ class SweepExecutor:
             self.capacity = TASKS_PER_WORKER * workers
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Returns the future of function(*args). Raises RuntimeError, as BrokenExecutor, if none can run it."""
+        """Returns the future of function(*args). Raises an error if no worker will run it."""
         with warnings.catch_warnings():         # that of distributed is of functions, which a worker gets once
             warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
             return self._executor.submit(function, *args)

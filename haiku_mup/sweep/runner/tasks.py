@@ -87,11 +87,11 @@ class TrialRunner:
 RUNNER_MISSING = Failure("this worker has not been sent the sweep's TrialRunner")
 
 
-def run_task(sweep_id: str, pickled: bytes | None, method: str, *args: Any) -> Any:
+def run_task(sweep_id: str, attempt: int, pickled: bytes | None, method: str, *args: Any) -> Any:
     """Calls a method of a sweep's `TrialRunner` in the sweep's settings of JAX.
 
-    Returns RUNNER_MISSING if the runner has to be sent along, pickled, and a `Failure` for an error: executors
-    may break at exceptions that can't be unpickled.
+    Returns RUNNER_MISSING if the runner has to be sent along, pickled; and a `Failure` for an error, since
+    executors may break at exceptions. A new `attempt` makes another call: distributed runs equal ones once.
     """
     try:
         runner = _known.get(sweep_id)
