@@ -13,7 +13,7 @@ from haiku_mup.sweep.runner.executors import TASKS_PER_WORKER
 
 def measure(widths, trials):
     """Returns seconds of the whole sweep; and of each width's trials, by the median time from cell to cell."""
-    ends, end = {width: [] for width in widths}, Dispatcher._end
+    ends, end = {width: [] for width in widths}, Dispatcher._receive
 
     def end_and_note(dispatcher, task, result):
         if task.cell:
@@ -21,7 +21,7 @@ def measure(widths, trials):
             ends[task.program[1]].append((time.perf_counter(), len(task.cell), workers))
         end(dispatcher, task, result)
 
-    Dispatcher._end = end_and_note
+    Dispatcher._receive = end_and_note
     whole = sweep(widths, SEEDS)
     return {width: seconds_a_trial(x) * TRIALS for width, x in ends.items()} | {"whole": whole}
 

@@ -113,10 +113,11 @@ def _run(spec: SweepSpec, *, out: str | os.PathLike[str] | None, grow: bool, exe
     folder = None if out is None else SweepFolder(out, spec.as_json(), grow)
     schedule = Schedule(spec.searches(), advance)
     try:
-        with deferred_interrupt() as check_interrupt:
-            Dispatcher(runner=TrialRunner(spec.makers, spec.hyperparameters), schedule=schedule, folder=folder,
-                       executor=choose_executor(executor), chunk=spec.chunk, check_interrupt=check_interrupt,
-                       ).run(list(itertools.product(spec.makers, spec.widths)))
+        with deferred_interrupt() as raise_if_interrupted:
+            dispatcher = Dispatcher(
+                runner=TrialRunner(spec.makers, spec.hyperparameters), schedule=schedule, folder=folder,
+                executor=choose_executor(executor), chunk=spec.chunk, raise_if_interrupted=raise_if_interrupted)
+            dispatcher.run(list(itertools.product(spec.makers, spec.widths)))
     except BaseException as error:
         sweep = Sweep(*schedule.results())
         with contextlib.suppress(OSError):

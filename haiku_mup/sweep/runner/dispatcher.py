@@ -21,8 +21,8 @@ class Task:
 
     program: Key
     cell: Cell | None = None
-    tries: int = 0              # that failed
-    alone: bool = False         # whether it runs while no other task does: a worker died while it ran
+    tries: int = 0              # how often it has failed
+    alone: bool = False         # whether no other task may run meanwhile, to see if it kills its worker
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -33,15 +33,15 @@ class Dispatcher:
     schedule: Schedule
     executor: SweepExecutor
     folder: SweepFolder | None
-    chunk: int | None                           # of trials side by side on a device; None: programs choose
-    check_interrupt: Callable[[], None]         # called several times a second; may raise
+    chunk: int | None                           # trials side by side on a device; None: programs choose
+    raise_if_interrupted: Callable[[], None]    # called several times a second
 
     def __post_init__(self) -> None:
-        self._pickled_runner = functools.cache(lambda: pickling.dumps(self.runner))
+        self._pickled_runner = functools.cache(functools.partial(pickling.dumps, self.runner))
         self._traced: dict[Key, tasks.TracedProgram] = {}
-        self._threads: dict[Key, int] = {}      # of a worker
-        self._failed: dict[Key, str] = {}       # programs that can't be traced, and why
-        self._compiled: set[Key] = set()        # programs of which a cell has finished
+        self._threads: dict[Key, int] = {}      # per worker
+        self._failed: dict[Key, str] = {}       # why programs could not be traced
+        self._compiled: set[Key] = set()        # programs with a finished cell
         self._pending: collections.deque[Task] = collections.deque()
         self._running: dict[Future[Any], Task] = {}
 
@@ -66,7 +66,7 @@ class Dispatcher:
                 self._submit(task)
             if not self._running:
                 return
-            self.check_interrupt()
+            self.raise_if_interrupted()
             wait(self._running, POLL_SECONDS, FIRST_COMPLETED)
             died = []
             for future in [f for f in self._running if f.done()]:       # `wait` ignores some that are cancelled
@@ -77,15 +77,14 @@ class Dispatcher:
                 elif error:
                     self._retry(task, f"{type(error).__name__}: {error}")
                 else:
-                    self._end(task, future.result())
+                    self._receive(task, future.result())
             if died:
                 died += self._running.values()
                 self._stop()
                 for task in died:
                     self._retry(task, "a worker died while it ran", alone=True)
-            if reason := self.executor.lost():
-                while self._running:
-                    self._give_up(self._running.popitem()[1], reason)
+            while self._running and (reason := self.executor.lost()):
+                self._give_up(self._running.popitem()[1], reason)
 
     def _stop(self) -> None:
         """Ends the workers, and cancels what those of the caller have not begun."""
@@ -95,8 +94,9 @@ class Dispatcher:
         self._running.clear()
 
     def _submit(self, task: Task, pickled: bytes | None = None) -> None:
-        call = ("trace", *task.program, self.chunk) if task.cell is None else (
-            "run_cell", *task.program, self._traced[task.program], task.cell)
+        traced = self._traced.get(task.program)
+        call = ("trace", *task.program, self.chunk) if traced is None else (
+            "run_cell", *task.program, traced.info.fingerprint, traced.chunk, task.cell)
         try:
             future = self.executor.submit(tasks.run_task, self.runner.sweep_id, task.tries, pickled, *call)
             self._running[future] = task
@@ -111,7 +111,7 @@ class Dispatcher:
         while (program := self._next_program()) is not None:
             cells = self.schedule.waiting[program]
             cell = cells.pop() if self.folder and self.folder.is_shared else cells.popleft()
-            losses = self.folder and self.folder.find(cell)
+            losses = self.folder and self.folder.load_cell(cell)
             if not losses:
                 return Task(program, cell)
             self.schedule.end(cell, losses)
@@ -130,7 +130,7 @@ class Dispatcher:
                 return program if self._threads[program] == self.executor.threads else None
         return None
 
-    def _end(self, task: Task, result: Any) -> None:
+    def _receive(self, task: Task, result: Any) -> None:
         """Keeps the result of a task, or tries it again."""
         if result == tasks.RUNNER_MISSING:
             self._submit(task, self._pickled_runner())
@@ -139,19 +139,18 @@ class Dispatcher:
         elif task.cell is None:
             for category, text in result.warnings:
                 warnings.warn(text, category, stacklevel=2)
-            self._traced[task.program] = self.folder.agree(*task.program, result) if self.folder else result
+            self._traced[task.program] = self.folder.register(*task.program, result) if self.folder else result
             self._threads[task.program] = self.executor.threads_for(result.info.carry)
         else:
             self._compiled.add(task.program)
             if self.folder:
-                self.folder.save(task.cell, result)
+                self.folder.save_cell(task.cell, result)
             self.schedule.end(task.cell, result)
 
     def _retry(self, task: Task, reason: str, alone: bool = False) -> None:
         """Tries a task again; gives it up after MAX_TRIES, or after one more if it has never run alone."""
-        again = dataclasses.replace(task, tries=task.tries + 1, alone=alone)
-        if again.tries < MAX_TRIES or alone > task.alone:
-            self._pending.append(again)
+        if task.tries + 1 < MAX_TRIES or alone > task.alone:
+            self._pending.append(dataclasses.replace(task, tries=task.tries + 1, alone=alone))
         else:
             self._give_up(task, reason)
 

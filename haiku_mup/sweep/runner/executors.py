@@ -4,10 +4,12 @@ import importlib.util
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future
 from typing import Any
@@ -26,8 +28,8 @@ TASKS_PER_WORKER = 2            # so that no worker waits for its next task
 class SweepExecutor:
     """Runs tasks on the caller's executor, and never closes or restarts it; subclasses start workers."""
 
-    capacity = 64               # how many tasks to have submitted at a time
-    threads = 1                 # of each worker
+    capacity = 64               # how many tasks to submit ahead; more than most executors have workers
+    threads = 1                 # per worker
     shares_compiled = False     # whether workers load what one of them has compiled
 
     def __init__(self, executor: Executor | None = None):
@@ -37,7 +39,7 @@ class SweepExecutor:
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Any:
         """Returns the future of function(*args). Raises an error if no worker will run it."""
-        with warnings.catch_warnings():         # that of distributed is of functions, which a worker gets once
+        with warnings.catch_warnings():         # distributed's is about functions, which a worker gets once
             warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
             return self._executor.submit(function, *args)
 
@@ -68,6 +70,8 @@ class LokyExecutor(SweepExecutor):
 
         super().__init__()
         self._cores = loky.cpu_count(only_physical_cores=True)      # hyperthreads add nothing here
+        self._folder = tempfile.mkdtemp(prefix="haiku_mup_")        # for compiled programs
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self.set_threads(1)
 
     def threads_for(self, state_bytes):
@@ -90,13 +94,12 @@ class LokyExecutor(SweepExecutor):
 
         if self._executor is None:
             cache = getattr(jax.config, "jax_compilation_cache_dir", None)
-            self._folder = tempfile.TemporaryDirectory(prefix="haiku_mup_", ignore_cleanup_errors=True)
             self._executor = ProcessPoolExecutor(
                 self.capacity // TASKS_PER_WORKER, initializer=_initialize_worker,
-                initargs=(os.getpid(), self._folder.name), env={
+                initargs=(os.getpid(), self._folder), env={
                     "NPROC": str(self.threads),             # XLA reads it: DefaultThreadPoolSize, pjrt/utils.cc
                     "LOKY_MAX_MEMORY_LEAK_SIZE": "1e15",    # else loky takes compiled programs for a leak
-                    "JAX_COMPILATION_CACHE_DIR": cache or self._folder.name,
+                    "JAX_COMPILATION_CACHE_DIR": cache or self._folder,
                     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
                     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"})
         return self._executor
@@ -105,7 +108,6 @@ class LokyExecutor(SweepExecutor):
         executor, self._executor = self._executor, None
         if executor is not None:
             executor.shutdown(wait=True, kill_workers=at_once)
-            self._folder.cleanup()
 
 
 class ThreadExecutor(SweepExecutor):
@@ -127,7 +129,7 @@ class ThreadExecutor(SweepExecutor):
     def _exit(self):
         self._thread.join(1.0)
         if self._thread.is_alive():             # inside XLA, where Python's own exit would crash
-            print(end="", flush=True)
+            sys.stdout.flush()
             os._exit(130)
 
 

@@ -17,7 +17,6 @@ from haiku_mup.sweep.runner.tasks import TracedProgram
 from haiku_mup.sweep.trial import Trial
 
 FORMAT, VERSION = "haiku_mup sweep", 1
-PACKAGES = ("jax", "jaxlib", "dm-haiku", "optax", "numpy")
 
 
 class SweepFolder:
@@ -72,7 +71,7 @@ class SweepFolder:
             raise MupError(f"{self.path} is the folder of another sweep: {changes}. Give another out"
                            + ", or grow=True to add what is new" * extends)
 
-    def agree(self, parametrization: str, width: int, traced: TracedProgram) -> TracedProgram:
+    def register(self, parametrization: str, width: int, traced: TracedProgram) -> TracedProgram:
         """Returns a program with its first run's sizes of chunk and cell. Raises MupError if it was changed."""
         path = self.path / "programs" / f"{atomic_files.safe_name(parametrization)}-{width}.json"
         if atomic_files.create_json(path, {
@@ -88,14 +87,14 @@ class SweepFolder:
                            f"what is there: {why}. Give another out, or remove this one")
         return traced._replace(chunk=int(there["chunk"]), cell=int(there["cell"]))
 
-    def find(self, cell: Sequence[Trial]) -> list[TrialLosses] | None:
+    def load_cell(self, cell: Sequence[Trial]) -> list[TrialLosses] | None:
         """Returns the losses of a cell's trials; None if it has not finished, here or in another process."""
         if any(trial not in self.losses for trial in cell):
             self._load(self._path(cell))
         losses = [self.losses[trial] for trial in cell if trial in self.losses]
         return losses if len(losses) == len(cell) else None
 
-    def save(self, cell: Sequence[Trial], losses: Sequence[TrialLosses]) -> None:
+    def save_cell(self, cell: Sequence[Trial], losses: Sequence[TrialLosses]) -> None:
         """Writes a cell to the disk."""
         atomic_files.write(self._path(cell), cell_file.encode(cell, losses))
 
@@ -117,7 +116,7 @@ class SweepFolder:
 
 def versions() -> dict[str, str]:
     """Returns the versions of the packages that losses may depend on."""
-    return {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "dm-haiku", "optax", "numpy")}
 
 
 def _head(arguments: Mapping[str, Any]) -> dict[str, Any]:

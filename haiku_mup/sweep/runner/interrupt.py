@@ -13,8 +13,8 @@ def deferred_interrupt() -> Iterator[Callable[[], None]]:
 
     A second Ctrl-C interrupts at once. Outside the main thread, and where SIGINT is ignored, nothing changes.
 
-    >>> with deferred_interrupt() as check_interrupt:
-    ...     check_interrupt()
+    >>> with deferred_interrupt() as raise_if_interrupted:
+    ...     raise_if_interrupted()
     """
     pressed = threading.Event()
     previous = signal.getsignal(signal.SIGINT)
@@ -24,15 +24,15 @@ def deferred_interrupt() -> Iterator[Callable[[], None]]:
         pressed.set()
         signal.signal(signal.SIGINT, previous)
 
-    def check_interrupt() -> None:
+    def raise_if_interrupted() -> None:
         if pressed.is_set():
             raise KeyboardInterrupt
 
     if is_deferred:
         signal.signal(signal.SIGINT, press)
     try:
-        yield check_interrupt
-        check_interrupt()
+        yield raise_if_interrupted
+        raise_if_interrupted()
     finally:
         if is_deferred:
             signal.signal(signal.SIGINT, previous)

@@ -19,17 +19,17 @@ from haiku_mup.sweep.trial import Trial
 # The settings of JAX that change numbers, or decide whether a program can be traced at all.
 SETTINGS = ("enable_x64", "default_matmul_precision", "default_prng_impl", "threefry_partitionable",
             "numpy_dtype_promotion", "numpy_rank_promotion")
-_known: Any = weakref.WeakValueDictionary()         # {id: TrialRunner} in this process
-_received: list["TrialRunner"] = []                 # keeps alive the last one from another process
+_known: Any = weakref.WeakValueDictionary()         # this process's TrialRunners, by the id of their sweep
+_received: list["TrialRunner"] = []                 # keeps the one alive that came last from another process
 
 
 class TracedProgram(NamedTuple):
     """Describes a program that a worker has traced."""
 
     info: ProgramInfo
-    chunk: int                                          # of trials side by side on a device
-    cell: int                                           # of trials that keep all devices busy
-    warnings: Sequence[tuple[type[Warning], str]]       # that tracing gave
+    chunk: int                                          # trials side by side on a device
+    cell: int                                           # trials side by side on all devices
+    warnings: Sequence[tuple[type[Warning], str]]       # what tracing warned of
 
 
 class Failure(NamedTuple):
@@ -44,19 +44,19 @@ class TrialRunner:
     """Makes a sweep's programs, each once in a process, and runs their trials. Its pickle has no programs."""
 
     make_trials: Mapping[str, Callable[[int], Callable[..., Any]]]      # by parametrization
-    names: Sequence[str]                                                # of the hyperparameters
+    hyperparameters: Sequence[str]                                      # their names, "lr" first
     settings: Mapping[str, Any] = dataclasses.field(
         default_factory=lambda: {name: getattr(jax.config, f"jax_{name}") for name in SETTINGS})
     sweep_id: str = dataclasses.field(default_factory=lambda: os.urandom(8).hex())
 
     def __post_init__(self) -> None:
         self._programs: dict[tuple[str, int], Program] = {}
-        self._device_arrays: dict[int, tuple[Any, Any]] = {}            # which programs share
-        self._lock = threading.Lock()                                   # tasks may run in several threads
+        self._device_arrays: dict[int, tuple[Any, Any]] = {}            # shared by the programs
+        self._lock = threading.Lock()                                   # executors may run tasks in threads
         _known[self.sweep_id] = self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TrialRunner, (self.make_trials, self.names, self.settings, self.sweep_id)
+        return TrialRunner, (self.make_trials, self.hyperparameters, self.settings, self.sweep_id)
 
     def trace(self, parametrization: str, width: int, chunk: int | None) -> TracedProgram:
         """Traces a program, which chooses the size of the chunk if that is None."""
@@ -67,20 +67,20 @@ class TrialRunner:
         chunk = chunk or program.auto_chunk()
         return TracedProgram(program.info, chunk, chunk * jax.local_device_count(), given)
 
-    def run_cell(self, parametrization: str, width: int, traced: TracedProgram,
+    def run_cell(self, parametrization: str, width: int, fingerprint: str, chunk: int,
                  cell: Sequence[Trial]) -> Sequence[TrialLosses] | Failure:
         """Returns the losses of a cell's trials."""
         program = self._program(parametrization, width)
-        if program.info.fingerprint != traced.info.fingerprint:
+        if program.info.fingerprint != fingerprint:
             return Failure("MupError: this worker's program is another than the first worker's: has it other "
                            "versions of jax, haiku_mup or your own code, or is make_trial random?", True)
-        return program.run(cell, traced.chunk)
+        return program.run(cell, chunk)
 
     def _program(self, parametrization: str, width: int) -> Program:
         with self._lock:
             if (parametrization, width) not in self._programs:
                 self._programs[parametrization, width] = Program(
-                    self.make_trials[parametrization](width), self.names, self._device_arrays)
+                    self.make_trials[parametrization](width), self.hyperparameters, self._device_arrays)
             return self._programs[parametrization, width]
 
 
