@@ -69,8 +69,8 @@ def forward_factors(make_model: Callable[[int], Any], widths: Sequence[int], *ar
     Args:
       make_model: from a width to what hk.transform or hk.transform_with_state returns.
       widths: two widths; base and target.
-      *args, **kwargs: what apply takes after parameters, state and the key: arrays or jax.ShapeDtypeStructs,
-        and whatever else, such as ``is_training=True``.
+      ``*args``, ``**kwargs``: what apply takes after parameters, state and the key: arrays or
+        jax.ShapeDtypeStructs, and whatever else, such as ``is_training=True``.
 
     Returns:
       A `ForwardFactor` for each line that has one, in the order of the program; none for a right model.
