@@ -95,7 +95,7 @@ def _try_on(optimizer: Any, tree: Any) -> dict[str, Traits]:
 
         behaviour = _behaviour(sizes(small), sizes(large), [np.abs(u.last[i]).sum() for u in small],
                                _mixes(small[1].last[i], other.last[i]))
-        # An accumulator that starts at a constant is full later on; the first update still shows the gradient.
+        # Some begin as SGD and turn to Adam, as RAdam does: their first update tells.
         if behaviour is Behaviour.ADAM_LIKE and _answer(
                 sizes(small, "first")[0], sizes(large, "first")[0]) is Behaviour.SGD_LIKE:
             behaviour = Behaviour.BETWEEN

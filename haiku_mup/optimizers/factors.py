@@ -51,8 +51,9 @@ class OptimizerScaling:
             return self._factors_of(self.optimizer_rule)
         names = muon.parameters_of_muon(state())
         if names is None:
-            raise MupError("wrap_optimizer(rule='muon'): the optimizer's state has no MuonState; give it "
-                           "optax.contrib.muon, or a chain with optax.contrib.scale_by_muon")
+            raise MupError(f"wrap_optimizer(rule={self.optimizer_rule.name!r}): the optimizer's state has no "
+                           "MuonState; give it optax.contrib.muon, or a chain with "
+                           "optax.contrib.scale_by_muon")
         adam = self._factors_of(ADAM)
         if not names:
             return adam
@@ -74,8 +75,7 @@ class OptimizerScaling:
 
                 return by_name({name: factor(name) for name in self._scalings})
 
-            # An optimizer that sees parameters undivided makes a decay that the factor of its update
-            # multiplies.
+            # A decay of parameters that the optimizer sees undivided is multiplied like the rest of its update.
             undivided = self._scale_decay and rule.coupling is not Coupling.PARAMETER
             self._factors[rule] = FactorsByName(
                 gradient=numbers(lambda name, s: s.gradient),

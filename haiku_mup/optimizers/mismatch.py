@@ -17,7 +17,7 @@ OUTERMOST = {       # optimizers of optax that must be around the wrapped one, b
     "MechanicState": "has optax.contrib.mechanize inside, which takes sums over all parameters; put it around: "
                      "optax.contrib.mechanize(mup.wrap_optimizer(…))",
     "ScheduleFreeState": "has optax.contrib.schedule_free inside, so that schedule_free_eval_params would mix "
-                         "parameters with such that are divided by their factors; put it around: "
+                         "parameters with parameters that are divided by their factors; put it around: "
                          "optax.contrib.schedule_free(mup.wrap_optimizer(…), learning_rate)",
 }
 
@@ -83,13 +83,13 @@ class MismatchCheck:
         """Warns about a decay that depends on the width."""
         if decay and self._rule.coupling is Coupling.PARAMETER:
             self._warn("decay by norm", name, (
-                "decays weights, by an amount that depends on the width, and its rule can't mend that; "
-                "take the decay out, and apply it behind: optax.chain(mup.wrap_optimizer(…), "
-                "optax.add_decayed_weights(-lr * decay))"))
+                "decays weights, by an amount that depends on the width, and no factor can correct that; "
+                "take the decay out, and apply it behind the wrapped optimizer: optax.chain("
+                "mup.wrap_optimizer(…), optax.add_decayed_weights(-lr * decay))"))
         elif decay is Decay.COUPLED:
             self._warn("coupled decay", name, (
                 "has a decay in front of what normalises gradients (an L2 term), which can't be made "
-                "independent of the width; decay behind it, as optax.adamw does"))
+                "independent of the width; apply the decay behind it, as optax.adamw does"))
 
     def _warn(self, kind: str, name: str | None, text: str) -> None:
         """Warns about the optimizer, or about what it does with one parameter; once of each kind."""
