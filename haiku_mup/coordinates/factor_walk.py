@@ -108,7 +108,7 @@ class Walk(Leftovers):
         return self._jaxpr(base, target, values)
 
 def _aligned(base: Sequence[Equation],
-             target: Sequence[Equation]) -> Iterator[tuple[Equation | None, Equation | None]]:
+             target: Sequence[Equation]) -> Iterator[tuple[Any, Any]]:
     """Yields the equations of two programs side by side; None where one leaves out a product with 1.
 
     Raises:

@@ -16,7 +16,7 @@ from haiku_mup.errors import MupError, SourceLine
 from haiku_mup.tracing.haiku_internals import is_library
 
 _PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
-_JAX, _HAIKU = (os.path.dirname(module.__file__) + os.sep for module in (jax, hk))
+_JAX, _HAIKU = (os.path.dirname(str(module.__file__)) + os.sep for module in (jax, hk))
 _POWERS = {1.0: "the width", 0.5: "the root of the width", 2.0: "the square of the width",
            -1.0: "one over the width", -0.5: "one over the root of the width"}
 

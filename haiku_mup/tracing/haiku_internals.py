@@ -230,7 +230,7 @@ def _innermost(accepts: Callable[[str], bool]) -> SourceLine | None:
 
 
 _PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
-_LIBRARIES = (_PACKAGE, *(os.path.dirname(module.__file__) + os.sep for module in (hk, jax)), "<frozen ")
+_LIBRARIES = (_PACKAGE, *(os.path.dirname(str(module.__file__)) + os.sep for module in (hk, jax)), "<frozen ")
 _STANDARD = os.path.dirname(os.__file__) + os.sep
 
 

@@ -23,5 +23,5 @@ def warn_once(warned: set[str], kind: str, text: str, line: SourceLine | None = 
     warning = MupWarning(text)
     warning.add_note(str(line))
     # Not warnings.warn, since the layer's own frames may be gone as the whole model is judged.
-    warnings.warn_explicit(warning, None, file, number)     # type: ignore[arg-type]
+    warnings.warn_explicit(warning, None, file, number)
     warned.add(kind)
