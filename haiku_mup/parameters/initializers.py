@@ -1,4 +1,5 @@
 """The mean and standard deviation of an initializer, read off its attributes or measured on draws."""
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -102,7 +103,8 @@ def _setting(x: Any) -> Any:
 
 # --- any other callable: draws, with the same keys every time, freed as they come ---
 
-class _Sample(NamedTuple):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Sample:
     """Statistics of a draw, which is then free to go: sums in double precision, and the first entries."""
 
     size: int
@@ -145,7 +147,7 @@ def _sample(x: Any) -> Any:
         block = block.astype(np.complex128 if np.iscomplexobj(x) else np.float64)
         total, square = total + block.sum(), square + (abs(block)**2).sum()
         low, high = min(low, abs(block).min(initial=low)), max(high, abs(block).max(initial=high))
-    return _Sample(x.size, total, square, low, high, x[:ENTRIES].copy())
+    return _Sample(size=x.size, total=total, square=square, low=low, high=high, head=x[:ENTRIES].copy())
 
 
 def _pooled(samples: Sequence[_Sample]) -> Moments:

@@ -3,15 +3,17 @@
 Modules with one name and numbers are a family if base and target have different numbers of them. It makes no
 difference which member at the base is compared with a member at the target: depth.py checks that all are alike.
 """
+import dataclasses
 import functools
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 _NUMBERED = re.compile(r"(.+)_(0|[1-9]\d*)")
 
 
-class Family(NamedTuple):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Family:
     """Numbered modules that base and target have in different numbers, on the path to some module.
 
     Attributes:
@@ -36,8 +38,9 @@ class Family(NamedTuple):
     @property
     def swapped(self) -> "Family":
         """Returns the family with base and target swapped."""
-        return Family(self.position, self.stem, self.target_parent, self.base_parent,
-                      self.target_members, self.base_members)
+        return Family(position=self.position, stem=self.stem,
+                      base_parent=self.target_parent, target_parent=self.base_parent,
+                      base_members=self.target_members, target_members=self.base_members)
 
     @property
     def name(self) -> str:
@@ -109,7 +112,8 @@ class ModuleTree:
             ours, theirs = self.members(here, stem), base.members(there, stem)
             is_member = ours.get(number or 0) == part and bool(theirs)
             if is_member and ours.keys() != theirs.keys():
-                families.append(Family(i, stem, there, here, theirs, ours))
+                families.append(Family(position=i, stem=stem, base_parent=there, target_parent=here,
+                                       base_members=theirs, target_members=ours))
             same = joined(there, part) in base._modules or not is_member
             here, there = joined(here, part), joined(there, part if same else theirs[min(theirs)])
         return there, families
