@@ -20,7 +20,8 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {         # by tra
     "tanh": jnp.tanh,
 }
 
-Block: TypeAlias = Callable[[jax.Array, Any, jax.Array | None], jax.Array]    # (x, layer index, mask) -> x
+# (x, layer index, mask) -> x
+BlockFunction: TypeAlias = Callable[[jax.Array, Any, jax.Array | None], jax.Array]
 
 
 def normal_init(std: float) -> Initializer:
@@ -97,8 +98,8 @@ class Attention(MultiHeadAttention):
         return x.reshape(*x.shape[:-1], self.num_heads, self.key_size)
 
 
-def apply_blocks(make_block: Callable[[str], Block], x: jax.Array, mask: jax.Array | None, *, count: int,
-                 name: str, layer_stack: bool, remat: bool, keep_inputs: bool,
+def apply_blocks(make_block: Callable[[str], BlockFunction], x: jax.Array, mask: jax.Array | None, *,
+                 count: int, name: str, layer_stack: bool, remat: bool, keep_inputs: bool,
                  ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """Applies blocks one after the other.
 
