@@ -1,1 +1,1 @@
-"""Where the library hooks into Haiku: contexts, creators, getters."""
+"""Hooks into Haiku: contexts, creators, getters and interceptors."""

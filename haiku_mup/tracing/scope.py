@@ -15,7 +15,7 @@ from haiku_mup.tracing.haiku_internals import Nesting
 
 
 class ActiveContext(Protocol):
-    """What a Mup puts in force around an init or an apply. Hashable: it is in the keys of JAX's caches.
+    """A capture or a wrapped model, around an init or an apply. Hashable: it is in the keys of JAX's caches.
 
     Names of parameters are those that layers know, without the prefix of hk.lift and layer_stack.
 
@@ -48,7 +48,7 @@ class ActiveContext(Protocol):
         """Returns what to warn of as this parameter is read; None where it was captured, or may be missing."""
 
     def table_read(self, context: hk.GetterContext) -> None:
-        """Called as a lookup table, such as an embedding's, is read by more than a lookup."""
+        """Notes that a lookup table, such as an embedding's, is read by more than a lookup."""
 
     def branch_multiplier(self, branch: Branch) -> float:
         """Returns what a branch of haiku_mup.residual is multiplied by, once it has been computed."""
