@@ -16,7 +16,7 @@ def measure(widths, trials):
     ends, end = {width: [] for width in widths}, Dispatcher._receive
 
     def end_and_note(dispatcher, task, result):
-        if task.cell:
+        if task.cell and isinstance(result, list):      # and not why it failed
             workers = dispatcher.executor.capacity // TASKS_PER_WORKER
             ends[task.program[1]].append((time.perf_counter(), len(task.cell), workers))
         end(dispatcher, task, result)

@@ -1,4 +1,4 @@
-"""Folders that haiku_mup 0.2.0 wrote: they load, and sweeps continue in them.
+"""Folders of haiku_mup 0.2.0 load, and sweeps continue in them.
 
 The arithmetic of the trials is exact, so that losses are equal bit for bit on every machine.
 """
@@ -19,14 +19,14 @@ FOLDERS = pathlib.Path(__file__).parent / "folders_of_0_2_0"
 
 
 def make_trial(width):
-    """A curve of three steps."""
+    """Returns a trial with a curve of three steps."""
     def trial(lr, key):
         return lr * jnp.arange(1, 4) + width * (jax.random.bits(key) % 1024).astype(jnp.float32)
     return trial
 
 
 def make_valley(width):
-    """Two losses; the first is lowest at a learning rate of 0.25."""
+    """Returns a trial with two losses; the first is lowest at a learning rate of 0.25."""
     def trial(lr, key):
         distance = lr - 0.25
         return {"train_loss": distance * distance + (jax.random.bits(key) % 1024).astype(jnp.float32) / 2**16,

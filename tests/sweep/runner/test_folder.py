@@ -1,4 +1,4 @@
-"""A sweep's folder: what is in it, what continues, what is refused, and what damage does."""
+"""The folder of a sweep: its files, continued and refused sweeps, damaged cells, full and read-only disks."""
 import concurrent.futures
 import csv
 import errno
@@ -30,14 +30,14 @@ def here():
 
 @pytest.fixture(scope="module")
 def finished(here, tmp_path_factory):
-    """A sweep that has finished, and its folder."""
+    """Returns a finished sweep and its folder."""
     out = tmp_path_factory.mktemp("finished") / "out"
     return haiku_mup.lr_sweep(make_trial, (2, 4), LRS, 2, out=out, executor=here, chunk=2, progress=False), out
 
 
 @pytest.fixture
 def found(finished, tmp_path):
-    """The same in a folder of the test's own, for `sweep` to go on with."""
+    """Returns a finished sweep; copies its folder to where `sweep` continues."""
     shutil.copytree(finished[1], tmp_path / "out")
     return finished[0]
 
@@ -61,7 +61,7 @@ def equal(a, b):
 
 
 def counted(make):
-    """The trials' maker, and how often it was called."""
+    """Returns a function that calls `make`, and the list of the widths that it was called with."""
     calls = []
 
     @functools.wraps(make)
@@ -135,7 +135,7 @@ def test_other_arguments_are_named_and_refused(found, sweep, tmp_path, change, s
 
 
 def test_another_program_is_refused(sweep, tmp_path):
-    """Even at a width that has finished; with the same code it is the same, and with other data it isn't."""
+    """Even at a width that has finished. A program is the same if its code and its data are."""
     data = np.arange(3.0, dtype=np.float32)
 
     def make(width, data=data, factor=1.0):
@@ -155,7 +155,7 @@ def test_another_version_of_jax_is_named(found, sweep, monkeypatch):
         sweep(lambda width: lambda lr, key: lr)
 
 
-def test_what_is_new_may_be_added(found, sweep):
+def test_grow_adds_to_the_arguments(found, sweep):
     with pytest.raises(haiku_mup.MupError, match="grow=True"):
         sweep(seeds=3)
     make, calls = counted(make_trial)
@@ -187,7 +187,7 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_cell_is_seen(found, tmp_path, damage):
+def test_a_damaged_cell_is_detected(found, tmp_path, damage):
     path = sorted((tmp_path / "out" / "cells").glob("*.jsonl"))[1]
     path.write_text(damage(path.read_text()))
     with pytest.warns(haiku_mup.MupWarning, match="damaged"):
@@ -205,8 +205,8 @@ def test_damaged_cells_run_again(found, sweep, tmp_path):
     assert equal(again, found) and cells(tmp_path / "out") == before
 
 
-def test_a_folder_that_cannot_be_written_to_is_said_before_any_work(tmp_path, here):
-    """As root no permission stops us, so that a file stands where the folder should be."""
+def test_a_folder_that_cannot_be_written_to_raises_before_any_work(tmp_path, here):
+    """Permissions don't stop root, so a file is in the way of the folder."""
     (tmp_path / "out").write_text("")
     make, calls = counted(make_trial)
     for out in (tmp_path / "out", tmp_path / "out" / "below", pathlib.Path("/proc/here")):
@@ -216,7 +216,7 @@ def test_a_folder_that_cannot_be_written_to_is_said_before_any_work(tmp_path, he
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
-def test_a_folder_that_is_read_only_is_said_before_any_work(sweep, tmp_path):
+def test_a_read_only_folder_raises_before_any_work(sweep, tmp_path):
     (tmp_path / "out" / "cells").mkdir(parents=True)
     (tmp_path / "out" / "programs").mkdir()
     (tmp_path / "out" / "cells").chmod(0o500)
@@ -228,7 +228,7 @@ def test_a_folder_that_is_read_only_is_said_before_any_work(sweep, tmp_path):
 
 @pytest.mark.parametrize("after", [0, 3])
 def test_a_full_disk_ends_the_sweep_and_keeps_what_has_finished(finished, sweep, tmp_path, monkeypatch, after):
-    """Files of a part of a cell, and an error: what a disk does that is full."""
+    """A full disk keeps a part of a file, and raises."""
     fsync, calls = os.fsync, []
 
     def full(handle):
@@ -250,7 +250,7 @@ def test_a_full_disk_ends_the_sweep_and_keeps_what_has_finished(finished, sweep,
 
 @pytest.fixture
 def mounted(tmp_path):
-    """A function that mounts a small disk at tmp_path / "out", with options; it goes when the test ends."""
+    """Returns a function that mounts a small disk at tmp_path / "out"; unmounts it when the test ends."""
     def mount(options):
         done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(out)], capture_output=True,
                               text=True, check=False)
@@ -265,7 +265,7 @@ def mounted(tmp_path):
 
 @pytest.mark.slow
 def test_a_disk_that_is_full(finished, sweep, tmp_path, mounted):
-    """A real one, of which a file takes all but some pages."""
+    """A mounted disk, of which a file takes all but a few pages."""
     mounted("size=128k")
     filler = tmp_path / "out" / "filler"
     filler.write_bytes(b" " * (128 - 24) * 1024)     # six pages are left; a file takes one or more

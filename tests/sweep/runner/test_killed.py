@@ -1,4 +1,4 @@
-"""A sweep that is killed, interrupted, or run twice at once: its results are those of a calm one."""
+"""Sweeps that are killed, interrupted or run twice at once have the results of an undisturbed sweep."""
 import os
 import pathlib
 import random
@@ -15,7 +15,7 @@ PROGRAM = HERE / "sweep_program.py"
 
 
 def start(out, *widths, **env):
-    """The program, in a group of processes of its own, as a shell starts it."""
+    """Starts the program in a process group of its own, as a shell does."""
     path = os.pathsep.join([str(HERE.parents[1]), str(HERE)])
     return subprocess.Popen([sys.executable, str(PROGRAM), str(out), *map(str, widths)], text=True,
                             env=os.environ | {"PYTHONPATH": path} | env, start_new_session=True,
@@ -28,13 +28,13 @@ def finish(process):
 
 
 def records(out):
-    """All that a sweep leaves: every line of every cell, and the table."""
+    """Returns every line of every cell, and the table."""
     lines = [line for path in sorted((out / "cells").glob("*.jsonl")) for line in path.read_text().splitlines()]
     return sorted(lines), (out / "results.csv").read_text()
 
 
 def kill_within(process, out, seconds):
-    """SIGKILL so many seconds after there is a cell more than there was; whether it came before the end."""
+    """Kills a process so many seconds after its next cell; returns whether it was still running."""
     there = len(list((out / "cells").glob("*.jsonl")))
     while process.poll() is None and len(list((out / "cells").glob("*.jsonl"))) == there:
         time.sleep(0.001)
@@ -46,14 +46,14 @@ def kill_within(process, out, seconds):
 
 
 def alive(group):
-    """The processes of a group that are there."""
+    """Returns the commands of a group's processes, without zombies."""
     found = subprocess.run(["ps", "-e", "-o", "pgid=,stat=,args="], capture_output=True, text=True, check=True)
     rows = [line.split(None, 2) for line in found.stdout.splitlines()]
     return [row[2] for row in rows if row[0] == str(group) and not row[1].startswith("Z")]
 
 
 def disturbed(tmp_path, kills, widths, env, longest):
-    """The records of a sweep that was killed so many times, and those of one that wasn't."""
+    """Returns the records of a sweep that was killed so many times, and those of an undisturbed one."""
     rng = random.Random(0)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"EXECUTOR": "", **env}.items():
@@ -69,7 +69,7 @@ def disturbed(tmp_path, kills, widths, env, longest):
 
 @pytest.mark.slow
 def test_after_kills_the_records_are_those_of_an_undisturbed_sweep(tmp_path):
-    """In this form, of one process."""
+    """In one process: a faster form of the test of twenty kills."""
     found, calm = disturbed(tmp_path, 2, [8, 16], {"EXECUTOR": "here", "STEPS": "4000"}, longest=0.2)
     assert found == calm and len(calm[0]) == 2 * 2 * 6 * 3 and len(calm[0][0]) > 4000
 
@@ -77,7 +77,7 @@ def test_after_kills_the_records_are_those_of_an_undisturbed_sweep(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("executor", ["here", ""])
 def test_after_kills_an_adaptive_sweep_is_that_of_an_undisturbed_one(tmp_path, executor):
-    """It goes from width to width."""
+    """An adaptive search continues at the width where it was."""
     env = {"EXECUTOR": executor, "STEPS": "4000", "SEARCH": "adaptive"}
     found, calm = disturbed(tmp_path, 5, [8, 16, 24], env, longest=0.1)
     assert found == calm and len(calm[0]) == 2 * 3 * 6
@@ -85,7 +85,7 @@ def test_after_kills_an_adaptive_sweep_is_that_of_an_undisturbed_one(tmp_path, e
 
 @pytest.mark.slow
 def test_after_twenty_kills_the_records_are_those_of_an_undisturbed_sweep(tmp_path):
-    """Of the process that hands out cells, at random moments; its workers end by themselves."""
+    """Kills the process that submits cells, at random moments. Its workers end by themselves."""
     found, calm = disturbed(tmp_path, 20, [16, 24, 32, 48], {"STEPS": "20000"}, longest=0.6)
     assert found == calm and len(calm[0]) == 2 * 4 * 6 * 3 and len(calm[0][0]) > 20000
 
@@ -118,9 +118,9 @@ def test_two_processes_on_one_folder_share_the_work(tmp_path, search, trials):
 
 
 def interrupted(tmp_path, when, **env):
-    """Ctrl-C, as a terminal gives it to all of the processes: how long it took; and the process, which is gone.
+    """Sends Ctrl-C to all processes of a sweep, as a terminal does; returns the seconds, and the ended process.
 
-    What it said is checked.
+    Checks what the process printed.
     """
     process = start(tmp_path, 64, STEPS="3000000", **env)
     until(lambda: when(process))
@@ -148,7 +148,7 @@ def test_ctrl_c_ends_at_once_and_says_how_to_continue(tmp_path):
 @pytest.mark.parametrize("executor", ["here", "processes"])
 @pytest.mark.parametrize("wait", [0.0, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0])
 def test_ctrl_c_at_any_moment(tmp_path, wait, executor):
-    """From the folder's making on: while workers start, programs are traced and compiled, and trials run."""
+    """While workers start, while programs are traced and compiled, and while trials run."""
     def when(process):
         if not (tmp_path / "sweep.json").exists():
             return False

@@ -1,4 +1,4 @@
-"""What is sent to workers: functions of modules that they can't import go as they are."""
+"""Functions for workers are pickled by name, or by value if workers can't import their modules."""
 import functools
 import pickle
 import subprocess
@@ -14,7 +14,7 @@ from haiku_mup.sweep.runner import pickling
 
 
 def elsewhere(packed):
-    """What another process gets by calling the function that was packed."""
+    """Returns what another process prints for the result of a pickled function."""
     code = f"import pickle; print(pickle.loads({packed!r})())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -23,7 +23,7 @@ def elsewhere(packed):
 
 @pytest.fixture
 def nowhere(monkeypatch):
-    """A module that is in no file."""
+    """Returns a module without a file."""
     module = types.ModuleType("nowhere")
     exec("def double(x):\n    return 2 * x\n\ndef four():\n    return double(2)\n", module.__dict__)
     monkeypatch.setitem(sys.modules, "nowhere", module)
@@ -33,7 +33,7 @@ def nowhere(monkeypatch):
 @pytest.mark.parametrize("held", [
     lambda f: f, lambda f: functools.partial(f), lambda f: {"a": [f]}["a"][0], lambda f: lambda: f(),
     lambda f: lambda f=f: f()])
-def test_functions_of_a_module_that_cannot_be_imported_go_as_they_are(nowhere, held):
+def test_functions_of_a_module_that_cannot_be_imported_go_by_value(nowhere, held):
     assert elsewhere(pickling.dumps(held(nowhere.four))) == "4"
 
 
@@ -48,7 +48,7 @@ def test_nothing_is_left_registered(nowhere):
     assert "nowhere" not in cloudpickle.list_registry_pickle_by_value()
 
 
-def test_what_cannot_be_sent_is_said(monkeypatch):
+def test_what_cannot_be_pickled_raises(monkeypatch):
     with pytest.raises(haiku_mup.MupError, match="cannot pickle '_thread.lock'"):
         pickling.dumps(threading.Lock())
     monkeypatch.setitem(sys.modules, "cloudpickle", None)
