@@ -2,38 +2,48 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from haiku_mup.errors import MupError, MupWarning
-from haiku_mup.layers import ConvReadout, MultiHeadAttention, Readout, SharedEmbed, SharedReadout
-from haiku_mup.layers.residual import residual
-from haiku_mup.mup import Mup
-from haiku_mup.optimizers.adamw import adamw
-from haiku_mup.parameters.fans import fans
-from haiku_mup.parameters.record import get_shapes
-from haiku_mup.parameters.table import Row
-from haiku_mup.rules.parametrization import Parametrization
-from haiku_mup.rules.tables import maximal_update, neural_tangent, standard
-from haiku_mup.tracing.context import apply_mup
+from haiku_mup.tracing import user_context as _user_context  # noqa: F401  JAX must know it before it traces
 
-if TYPE_CHECKING:           # checks and sweeps are imported as they are asked for
+if TYPE_CHECKING:           # each name is imported as it is asked for: see __getattr__
     from haiku_mup.coordinates.check import coord_check
     from haiku_mup.coordinates.findings import Finding, Point
     from haiku_mup.coordinates.forward_factors import ForwardFactor, forward_factors
     from haiku_mup.coordinates.recorder import probe
     from haiku_mup.coordinates.result import CoordCheck
+    from haiku_mup.errors import MupError, MupWarning
+    from haiku_mup.layers import ConvReadout, MultiHeadAttention, Readout, SharedEmbed, SharedReadout
+    from haiku_mup.layers.residual import residual
+    from haiku_mup.mup import Mup
+    from haiku_mup.optimizers.adamw import adamw
+    from haiku_mup.parameters.fans import fans
+    from haiku_mup.parameters.record import get_shapes
+    from haiku_mup.parameters.table import Row
+    from haiku_mup.rules.parametrization import Parametrization
+    from haiku_mup.rules.tables import maximal_update, neural_tangent, standard
     from haiku_mup.sweep.lr_sweep import lr_sweep
     from haiku_mup.sweep.recommendation import Advice
     from haiku_mup.sweep.result import Sweep
     from haiku_mup.sweep.training import Training, training
     from haiku_mup.sweep.trial import Missing, Trial, draws
+    from haiku_mup.tracing.context import apply_mup
 
-_ASKED_FOR = {      # no name here is that of a room, which would take its place
-    "Advice": "sweep.recommendation", "CoordCheck": "coordinates.result", "Finding": "coordinates.findings",
-    "Missing": "sweep.trial", "Point": "coordinates.findings", "Sweep": "sweep.result",
-    "Training": "sweep.training", "Trial": "sweep.trial", "coord_check": "coordinates.check",
-    "ForwardFactor": "coordinates.forward_factors", "draws": "sweep.trial",
-    "forward_factors": "coordinates.forward_factors", "lr_sweep": "sweep.lr_sweep",
-    "probe": "coordinates.recorder", "training": "sweep.training",
+# The module of each public name. No name here is that of a package or a module of haiku_mup.
+_MODULES = {
+    "Advice": "sweep.recommendation", "ConvReadout": "layers", "CoordCheck": "coordinates.result",
+    "Finding": "coordinates.findings", "ForwardFactor": "coordinates.forward_factors",
+    "Missing": "sweep.trial", "MultiHeadAttention": "layers", "Mup": "mup", "MupError": "errors",
+    "MupWarning": "errors", "Parametrization": "rules.parametrization", "Point": "coordinates.findings",
+    "Readout": "layers", "Row": "parameters.table", "SharedEmbed": "layers", "SharedReadout": "layers",
+    "Sweep": "sweep.result", "Training": "sweep.training", "Trial": "sweep.trial",
+    "adamw": "optimizers.adamw", "apply_mup": "tracing.context", "coord_check": "coordinates.check",
+    "draws": "sweep.trial", "fans": "parameters.fans", "forward_factors": "coordinates.forward_factors",
+    "get_shapes": "parameters.record", "lr_sweep": "sweep.lr_sweep", "maximal_update": "rules.tables",
+    "neural_tangent": "rules.tables", "probe": "coordinates.recorder", "residual": "layers.residual",
+    "standard": "rules.tables", "training": "sweep.training",
 }
+# Modules that `import haiku_mup` alone gives access to, as in haiku_mup.rules.Power.
+_SUBMODULES = ("errors", "initializers", "layers", "mup", "optimizer_rules", "optimizers", "parameters",
+               "rules")
 
 __all__ = [
     "Advice",
@@ -74,11 +84,15 @@ __all__ = [
 
 if not TYPE_CHECKING:       # a checker knows all names, and is to say which there aren't
     def __getattr__(name: str) -> Any:
-        if name not in _ASKED_FOR:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_ASKED_FOR[name]}"), name)
-        return value
+        """Imports a public name, or a module, as it is first asked for."""
+        if name in _MODULES:
+            value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+            return value
+        if name in _SUBMODULES:
+            return importlib.import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
+    """Returns the public names, and what was imported of them."""
     return sorted({*globals(), *__all__})

@@ -61,9 +61,9 @@ class Walk(Leftovers):
 
         def read(b: Any, t: Any) -> Value:
             """Returns the value of an operand."""
-            if isinstance(b, Literal) and isinstance(t, Literal):
-                return given(b.val, t.val)
-            return only_base[b] if b in only_base else env.get(t, Value())
+            if isinstance(b, Literal) or isinstance(t, Literal):
+                return given(b.val, t.val) if isinstance(b, Literal) and isinstance(t, Literal) else Value()
+            return only_base[b] if b in only_base else env[t]
 
         for b, t in _aligned(base.eqns, target.eqns):
             if b is None:

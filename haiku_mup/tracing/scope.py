@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import haiku as hk
-import jax
 
 from haiku_mup.parameters.place import Branch
 from haiku_mup.parameters.scaling import ForwardFactors
 from haiku_mup.tracing.creation import CreatedParameter, Creation
 from haiku_mup.tracing.haiku_internals import Nesting
+from haiku_mup.tracing.user_context import user_context
 
 
 class ActiveContext(Protocol):
@@ -60,20 +60,15 @@ class ActiveContext(Protocol):
         """Returns what a readout multiplies by that was given the matrix of an embedding."""
 
 
-# A ContextVar is not in the keys of JAX's caches: a function that was traced in one context would be reused in
-# another, and its creators would never run. A user context is. None is standard parametrization.
-_user_context = jax.make_user_context(default_value=None)
-
-
 def active_context() -> ActiveContext | None:
     """Returns the context that is active in this thread."""
-    active: ActiveContext | None = _user_context.value
+    active: ActiveContext | None = user_context.value
     return active
 
 
 def activated(context: ActiveContext | None) -> contextlib.AbstractContextManager[None]:
     """Returns a context manager in which `context`, or none, is active in this thread."""
-    entered: contextlib.AbstractContextManager[None] = _user_context(context)
+    entered: contextlib.AbstractContextManager[None] = user_context(context)
     return entered
 
 
