@@ -1,4 +1,4 @@
-"""What capturing a base and a target costs, as the number of parameters' names grows, and as their size does.
+"""Measures the cost of capturing a base and a target, as parameters grow in number and in size.
 
 python -m benchmarks.capture
 """
@@ -32,7 +32,7 @@ SIZES, BASE, DELTA, HEAD = ((32, 512), (8, 5120), (32, 5120)), 256, 384, 128
 # --- as names grow ---
 
 def network(tokens, blocks, width, heads=4, vocab=256):
-    """A pre-LN transformer whose blocks are separate modules: 16 names a block."""
+    """Applies a pre-LN transformer whose blocks are separate modules: 16 names a block."""
     init = hk.initializers.VarianceScaling(1 / blocks)
     with haiku_mup.apply_mup():
         x = hk.Embed(vocab, width)(tokens)
@@ -48,7 +48,7 @@ def norm(x):
 
 
 def shapes(blocks, mup=None):
-    """The inits of base and target, traced anew: with no Mup, as a user would without μP."""
+    """Traces the inits of base and target anew, in a Mup's contexts or without; returns how many names."""
     contexts = (mup.init_base(), mup.init_target()) if mup else [contextlib.nullcontext()] * 2
     for width, context in zip(WIDTHS, contexts):
         model = hk.transform(functools.partial(network, blocks=blocks, width=width))
@@ -64,7 +64,7 @@ def seconds(function, *args):
 
 
 def kept(blocks):
-    """Bytes that a Mup keeps of its capture, and their peak."""
+    """Returns the bytes that a Mup keeps of its capture, and the peak of what Python allocated."""
     gc.collect()
     tracemalloc.start()
     try:
@@ -98,7 +98,7 @@ def by_names():
 # --- as their size does ---
 
 class Cost(NamedTuple):
-    """What base, delta and target of a GPT-2 cost, by jax.eval_shape.
+    """The cost of base, delta and target of a GPT-2, by jax.eval_shape.
 
     Attributes:
       parameters: of the target.
@@ -120,7 +120,7 @@ class Cost(NamedTuple):
 
 
 def gpt2(blocks, width, layer_stack):
-    """A transformed GPT-2."""
+    """Transforms a GPT-2."""
     config = models.GPT2Config(n_embd=width, n_head=width // HEAD, n_layer=blocks, layer_stack=layer_stack)
 
     def fn(ids):
@@ -131,7 +131,7 @@ def gpt2(blocks, width, layer_stack):
 
 
 def trio(blocks, width, layer_stack, mup=None):
-    """The target's shapes, behind those of its base and its delta."""
+    """Traces base, delta and target, in a Mup's contexts or without μP; returns the target's shapes."""
     contexts = (mup.init_base(), mup.init_delta(), mup.init_target()) if mup else [contextlib.nullcontext()] * 3
     ids, key = jax.ShapeDtypeStruct((1, 1024), jnp.int32), jax.eval_shape(lambda: jax.random.key(0))
     for size, context in zip((BASE, DELTA, width), contexts):
@@ -141,7 +141,7 @@ def trio(blocks, width, layer_stack, mup=None):
 
 
 def cost(blocks, width, layer_stack):
-    """The `Cost` of one model. What grows is measured as it is captured for the first time in this process."""
+    """Measures the `Cost` of one model. Memory is that of the first capture in this process."""
     trio(1, BASE, layer_stack, haiku_mup.Mup())         # warms up
     gc.collect()
     before, mup = resident(), haiku_mup.Mup()
@@ -160,7 +160,7 @@ def cost(blocks, width, layer_stack):
 
 
 def resident(what="VmRSS"):
-    """Bytes of memory that this process has, or had at most ("VmHWM"), which is all that some systems tell."""
+    """Returns the bytes that this process has, or had at most ("VmHWM"), the only number on some systems."""
     status = pathlib.Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 2**10)

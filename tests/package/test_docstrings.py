@@ -19,7 +19,6 @@ def said(folder, source, name="haiku_mup"):
     return [f"{found.line}: {found.text}" for found in violations(folder / name)]
 
 
-@pytest.mark.xfail(reason="the rooms are being filled")
 @pytest.mark.parametrize("name", ["haiku_mup", "demos", "benchmarks"])
 def test_first_words(name):
     if not (ROOT / name).is_dir():
