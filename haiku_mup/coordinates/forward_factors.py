@@ -34,6 +34,10 @@ class ForwardFactor:
       target: by or over how much at the target.
       power: exponent of the ratio of the widths in what is left over.
       others: lines of the model whose factors are in it, too, such as the sum that a division should take back.
+
+    >>> found = haiku_mup.ForwardFactor("model.py", 42, "net", "multiplied by", 8.0, 16.0, power=0.5)
+    >>> print(found)
+    model.py:42: multiplied by 8 at the base and 16 at the target: the root of the width is left
     """
 
     file: str
