@@ -1,13 +1,15 @@
-"""Measures the cost of capturing a base and a target, as parameters grow in number and in size.
+"""Measures what capturing a base and a target costs, beside Haiku's own tracing of the model.
 
 python -m benchmarks.capture
 """
 import concurrent.futures
 import contextlib
+import cProfile
 import functools
 import gc
 import multiprocessing
 import pathlib
+import pstats
 import re
 import resource
 import sys
@@ -19,6 +21,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import haiku_mup
 from haiku_mup import models
@@ -29,10 +32,80 @@ TOKENS = jnp.zeros((1, 16), int)
 SIZES, BASE, DELTA, HEAD = ((32, 512), (8, 5120), (32, 5120)), 256, 384, 128
 
 
+# --- beside Haiku's own tracing ---
+
+def linears(x, width, layers=200):
+    """Computes an MLP of many hk.Linears."""
+    with haiku_mup.apply_mup():
+        for _ in range(layers):
+            x = jax.nn.relu(hk.Linear(width)(x))
+        return haiku_mup.Readout(10)(x)
+
+
+def gpt2_of_modules(ids, width):
+    """Computes a GPT-2 of 12 blocks, which are separate modules."""
+    config = models.GPT2Config(n_embd=width, n_head=2, n_layer=12, layer_stack=False)
+    with haiku_mup.apply_mup():
+        return models.GPT2LMHeadModel(config)(ids)
+
+
+MODELS = {"200 hk.Linears": (linears, jax.ShapeDtypeStruct((1, 32), jnp.float32)),
+          "GPT-2, 12 blocks": (gpt2_of_modules, jax.ShapeDtypeStruct((1, 64), jnp.int32))}
+
+
+def plain(name):
+    """Traces the inits of base and target, and makes Adam's state, without a Mup."""
+    function, inputs = MODELS[name]
+    for width in WIDTHS:
+        shapes = jax.eval_shape(hk.transform(functools.partial(function, width=width)).init, jax.random.key(0),
+                                inputs)
+    jax.eval_shape(optax.adam(1e-3).init, shapes)
+
+
+def captured(name):
+    """Does the same with a Mup: init_base, init_target, wrap_optimizer and the wrapped optimizer's state."""
+    (function, inputs), mup = MODELS[name], haiku_mup.Mup()
+    for width, context in zip(WIDTHS, (mup.init_base, mup.init_target)):
+        with context():
+            shapes = jax.eval_shape(hk.transform(functools.partial(function, width=width)).init,
+                                    jax.random.key(0), inputs)
+    jax.eval_shape(mup.wrap_optimizer(optax.adam(1e-3)).init, shapes)
+
+
+def calls(function, name):
+    """Returns how many Python calls a function makes."""
+    profile = cProfile.Profile()
+    profile.enable()
+    function(name)
+    profile.disable()
+    return pstats.Stats(profile).total_calls
+
+
+def by_model():
+    """Prints a row for each model: medians of alternated turns, each with JAX's caches cleared or kept."""
+    print("base, target and Adam, without a Mup and with one")
+    print(f"{'model':18}{'caches':>9}{'plain':>10}{'captured':>10}{'ratio':>7}{'calls, plain':>14}"
+          f"{'captured':>10}")
+    for name in MODELS:
+        plain(name), captured(name)         # imports
+        for cleared in (True, False):
+            turns = []
+            for _ in range(ROUNDS):
+                for function in (plain, captured):
+                    if cleared:
+                        jax.clear_caches()
+                    gc.collect()
+                    turns.append(seconds(function, name))
+            before, after = np.median(np.reshape(turns, (ROUNDS, 2)), axis=0)
+            counts = [calls(function, name) for function in (plain, captured)]
+            print(f"{name:18}{'cleared' if cleared else 'kept':>9}{before:>8.2f} s{after:>8.2f} s"
+                  f"{after / before:>7.2f}{counts[0]:>14,}{counts[1]:>10,}", flush=True)
+
+
 # --- as names grow ---
 
 def network(tokens, blocks, width, heads=4, vocab=256):
-    """Applies a pre-LN transformer whose blocks are separate modules: 16 names a block."""
+    """Computes a pre-LN transformer whose blocks are separate modules: 16 names a block."""
     init = hk.initializers.VarianceScaling(1 / blocks)
     with haiku_mup.apply_mup():
         x = hk.Embed(vocab, width)(tokens)
@@ -44,11 +117,12 @@ def network(tokens, blocks, width, heads=4, vocab=256):
 
 
 def norm(x):
+    """Normalises the last axis."""
     return hk.LayerNorm(-1, create_scale=True, create_offset=True)(x)
 
 
 def shapes(blocks, mup=None):
-    """Traces the inits of base and target anew, in a Mup's contexts or without; returns how many names."""
+    """Traces the inits of base and target; without a Mup, as a user would without μP."""
     contexts = (mup.init_base(), mup.init_target()) if mup else [contextlib.nullcontext()] * 2
     for width, context in zip(WIDTHS, contexts):
         model = hk.transform(functools.partial(network, blocks=blocks, width=width))
@@ -58,13 +132,14 @@ def shapes(blocks, mup=None):
 
 
 def seconds(function, *args):
+    """Returns how long a call takes."""
     start = time.perf_counter()
     function(*args)
     return time.perf_counter() - start
 
 
 def kept(blocks):
-    """Returns the bytes that a Mup keeps of its capture, and the peak of what Python allocated."""
+    """Returns the bytes that a Mup keeps of its capture, and their peak."""
     gc.collect()
     tracemalloc.start()
     try:
@@ -120,7 +195,7 @@ class Cost(NamedTuple):
 
 
 def gpt2(blocks, width, layer_stack):
-    """Transforms a GPT-2."""
+    """Returns a transformed GPT-2."""
     config = models.GPT2Config(n_embd=width, n_head=width // HEAD, n_layer=blocks, layer_stack=layer_stack)
 
     def fn(ids):
@@ -131,7 +206,7 @@ def gpt2(blocks, width, layer_stack):
 
 
 def trio(blocks, width, layer_stack, mup=None):
-    """Traces base, delta and target, in a Mup's contexts or without μP; returns the target's shapes."""
+    """Returns the target's shapes, after those of its base and its delta were traced."""
     contexts = (mup.init_base(), mup.init_delta(), mup.init_target()) if mup else [contextlib.nullcontext()] * 3
     ids, key = jax.ShapeDtypeStruct((1, 1024), jnp.int32), jax.eval_shape(lambda: jax.random.key(0))
     for size, context in zip((BASE, DELTA, width), contexts):
@@ -141,7 +216,7 @@ def trio(blocks, width, layer_stack, mup=None):
 
 
 def cost(blocks, width, layer_stack):
-    """Measures the `Cost` of one model. Memory is that of the first capture in this process."""
+    """Returns the `Cost` of one model. Its memory is that of the first capture in this process."""
     trio(1, BASE, layer_stack, haiku_mup.Mup())         # warms up
     gc.collect()
     before, mup = resident(), haiku_mup.Mup()
@@ -160,7 +235,7 @@ def cost(blocks, width, layer_stack):
 
 
 def resident(what="VmRSS"):
-    """Returns the bytes that this process has, or had at most ("VmHWM"), the only number on some systems."""
+    """Returns the bytes that this process has; with "VmHWM", or on some systems, those it had at most."""
     status = pathlib.Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 2**10)
@@ -185,7 +260,8 @@ def by_size():
 
 
 def main():
-    """Prints both tables."""
+    """Prints all tables."""
+    by_model()
     by_names()
     by_size()
 
