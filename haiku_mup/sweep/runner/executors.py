@@ -20,7 +20,7 @@ from haiku_mup.sweep.runner.interrupt import sigint_blocked
 
 # Bytes of a trial's state up to which one core serves it; a larger one gets a core for each so many bytes. On 2
 # cores, trials on a core each are 1.07 to 1.18 times as fast as one on both at 11 MB, and no faster at 35 MB
-# (widths 512 and 1024 of benchmarks/sweep.py), where the last trials then leave cores idle for longer.
+# (widths 512 and 1024 of `python -m benchmarks.sweep`), where the last trials then leave cores idle for longer.
 ONE_CORE_BYTES, BYTES_PER_CORE = 16 * 2**20, 8 * 2**20
 TASKS_PER_WORKER = 2            # so that no worker waits for its next task
 
