@@ -186,5 +186,5 @@ def test_nothing_of_ours_is_kept_of_models_that_are_gone():
     for _ in range(10):
         life_of_a_model()
     objects, *ours = census() - before
-    assert not any(ours)
+    assert not any(count > 0 for count in ours)     # what other tests left may go meanwhile
     assert objects < 10 * 1500      # 4,000 a model with those of draws
