@@ -28,6 +28,7 @@
 # started in its root or in `demos/`.
 
 # %%
+"""Trains an MLP on handwritten digits at several widths, in the standard parametrization and in μP."""
 # %matplotlib inline
 import functools
 import pathlib

@@ -1,4 +1,23 @@
-"""haiku_mup: the maximal update parametrization (μP) for Haiku models and optax optimizers."""
+"""haiku_mup: the maximal update parametrization (μP) for Haiku models and optax optimizers.
+
+The modules below import in this order, each only from those before it:
+
+- errors: `MupError` and `MupWarning`, with the line of the user's model.
+- rules: arithmetic without JAX, from roles and width ratios to factors, for parametrizations and optimizers.
+- parameters: one parameter at the base and at the target: its fans, its initializer, its role, its factors.
+- tracing: hooks into Haiku, which capture parameters, rescale draws and apply multipliers.
+- layers, optimizers, serialization: readouts and attention; wrapped optax optimizers; files of a base.
+- mup: `Mup`, which connects all of these.
+- coordinates, models: coordinate checks; GPT-2, BERT and RoBERTa.
+- sweep, plot: learning-rate sweeps; figures.
+
+Where to add or change something:
+
+- A layer type: a `LayerType` record in parameters/haiku_layers.py, or beside the layer's class.
+- An optimizer rule: an `OptimizerRule` record in rules/optimizers.py.
+- A parametrization: a table in rules/tables.py.
+- Anything that depends on Haiku's private names or on Python's frames: tracing/haiku_internals.py.
+"""
 import importlib
 from typing import TYPE_CHECKING, Any
 

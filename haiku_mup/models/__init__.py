@@ -1,4 +1,10 @@
-"""GPT-2, BERT and RoBERTa in Haiku, ready for μP, equal to the originals."""
+"""GPT-2, BERT and RoBERTa in Haiku, in μP, with the outputs and weights of Hugging Face's transformers.
+
+- config, config_json: configurations, with the fields of config.json.
+- layers, inputs, heads, loss: what the models share.
+- gpt2, bert, roberta: the models.
+- huggingface: reads and writes their weights.
+"""
 from haiku_mup.models.bert import (
     BertConfig,
     BertForMaskedLM,

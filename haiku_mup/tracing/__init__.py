@@ -1,1 +1,10 @@
-"""Hooks into Haiku: contexts, creators, getters and interceptors."""
+"""Hooks into Haiku: contexts, creators, getters and interceptors.
+
+- haiku_internals: reads Haiku's private names and Python's frames; no other module does.
+- user_context, scope: which capture or wrapped model is active, in a way that JAX's caches see.
+- context: `apply_mup()`, which installs the hooks.
+- creation, recording, capture, target_capture: makes and records parameters, compares them with the base's.
+- wrapped: models whose init draws, and whose apply multiplies, as μP requires.
+- getters, multipliers, factor_lookup: apply the factors of the forward pass.
+- unwrapped, warn: warnings where a model runs without its factors.
+"""
