@@ -122,7 +122,9 @@ def _note(names: Sequence[str], line: SourceLine) -> str:
 
 
 class MupWarning(UserWarning):
-    """Something that runs, and is probably not what was meant. Each kind is said once per `Mup`.
+    """A model or an optimizer that runs, and is probably not what was meant.
+
+    A `Mup` gives each kind of warning once.
 
     To stop at every one of them:
 

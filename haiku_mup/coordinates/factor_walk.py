@@ -107,8 +107,8 @@ class Walk(Leftovers):
             return self.program(base, target, values)
         return self._jaxpr(base, target, values)
 
-def _aligned(base: Sequence[Equation],
-             target: Sequence[Equation]) -> Iterator[tuple[Any, Any]]:
+
+def _aligned(base: Sequence[Equation], target: Sequence[Equation]) -> Iterator[tuple[Any, Any]]:
     """Yields the equations of two programs side by side; None where one leaves out a product with 1.
 
     Raises:

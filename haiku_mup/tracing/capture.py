@@ -127,7 +127,7 @@ class Capture:
             raise error.made_at(record.name, record.line)
 
     def forward_factors(self, name: str, shape: tuple[int, ...]) -> ForwardFactors:
-        """Returns that nothing happens to a parameter at the base."""
+        """Returns factors of 1, for the base."""
         return PLAIN
 
     @property
@@ -156,5 +156,5 @@ class Capture:
         return 1.0
 
     def tied_multiplier(self) -> float:
-        """Returns what a readout multiplies by that was given the matrix of an embedding."""
+        """Returns the multiplier of a readout that was given an embedding's matrix."""
         return tied_multiplier(self._tied)

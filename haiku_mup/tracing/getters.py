@@ -105,7 +105,7 @@ def _multiplied(value: Any, next_getter: Callable[[Any], Any], factors: ForwardF
 
 
 def _factor(factors: ForwardFactors, shape: tuple[int, ...], context: hk.GetterContext) -> Factor:
-    """Returns what a parameter is multiplied by as it is read: 1, where its layer multiplies activations."""
+    """Returns the factor of a parameter as it is read: 1 if its layer multiplies activations instead."""
     leaf, product = leaf_name(context), _product.get()
     if product is None or product.module is not context.module or product.leaf != leaf:
         is_readout = layer_type(context.module).kinds.get(leaf) == READOUT

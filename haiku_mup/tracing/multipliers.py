@@ -1,4 +1,4 @@
-"""Tells the layers of this package what to multiply by: 1 outside of μP."""
+"""The multipliers of this package's layers: those of the active context, 1 outside of μP."""
 import contextvars
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ current_branch: contextvars.ContextVar[Branch | None] = contextvars.ContextVar("
 
 
 def multiplier(name: str, shape: tuple[int, ...]) -> float:
-    """Returns what the layer of a parameter multiplies by.
+    """Returns the multiplier that the layer of a parameter applies to its product.
 
     Args:
       name: the parameter's name without a lift's prefix.
@@ -27,7 +27,7 @@ def multiplier(name: str, shape: tuple[int, ...]) -> float:
 
 
 def tied_multiplier() -> float:
-    """Returns what a SharedReadout multiplies by that was given a matrix."""
+    """Returns the multiplier of a SharedReadout that was given a matrix."""
     active = active_context()
     return 1.0 if active is None or is_foreign(active) else active.tied_multiplier()
 
@@ -40,7 +40,7 @@ def compute_branch(function: Callable[[Any], Any], x: Any) -> tuple[Any, float]:
       x: its input.
 
     Returns:
-      Its output, and what to multiply that by.
+      Its output, and the multiplier of that output.
     """
     nesting = Nesting()
     site = nesting.site()

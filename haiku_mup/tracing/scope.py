@@ -36,28 +36,28 @@ class ActiveContext(Protocol):
         """Makes a parameter; returns it, and what is known of it."""
 
     def keep(self, created: Sequence[CreatedParameter]) -> None:
-        """Takes those parameters that are in the tree as apply_mup() ends."""
+        """Keeps the parameters that are in the tree when apply_mup() ends."""
 
     def forward_factors(self, name: str, shape: tuple[int, ...]) -> ForwardFactors:
-        """Returns what happens to a parameter where it is used."""
+        """Returns the factors of a parameter in the forward pass and of its gradient."""
 
     def is_lifted(self, name: str, shape: tuple[int, ...]) -> bool:
         """Returns whether a user's function may lift this parameter, and call another model with it."""
 
     def uncaptured(self, name: str, shape: tuple[int, ...]) -> str | None:
-        """Returns what to warn of as this parameter is read; None where it was captured, or may be missing."""
+        """Returns a warning about a parameter that is read and was not captured; None if none is due."""
 
     def table_read(self, context: hk.GetterContext) -> None:
         """Notes that a lookup table, such as an embedding's, is read by more than a lookup."""
 
     def branch_multiplier(self, branch: Branch) -> float:
-        """Returns what a branch of haiku_mup.residual is multiplied by, once it has been computed."""
+        """Returns the multiplier of a branch of haiku_mup.residual that has just been computed."""
 
     def multiplier(self, name: str, shape: tuple[int, ...]) -> float:
-        """Returns what a layer of this package multiplies its product with a parameter by."""
+        """Returns the multiplier that a layer of this package applies to its product with a parameter."""
 
     def tied_multiplier(self) -> float:
-        """Returns what a readout multiplies by that was given the matrix of an embedding."""
+        """Returns the multiplier of a readout that was given an embedding's matrix."""
 
 
 def active_context() -> ActiveContext | None:

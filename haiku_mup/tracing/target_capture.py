@@ -139,7 +139,7 @@ class TargetCapture(Capture):
     # --- factors, while the model runs ---
 
     def forward_factors(self, name: str, shape: tuple[int, ...]) -> ForwardFactors:
-        """Returns what happens to a parameter where it is used; before it is made, as the base tells."""
+        """Returns the factors of a parameter; those predicted from the base if it is not made yet."""
         found = self._factors.get(name, shape)
         return self._predicted(name, shape) if found is None else found
 
@@ -159,17 +159,17 @@ class TargetCapture(Capture):
         return values.pop() if len(values) == 1 else PLAIN
 
     def multiplier(self, name: str, shape: tuple[int, ...]) -> float:
-        """Returns what a layer multiplies its product by."""
+        """Returns the multiplier that a layer applies to its product."""
         self._ties_used |= name.endswith("/embeddings")
         return self.forward_factors(name, shape).multiplier
 
     def tied_multiplier(self) -> float:
-        """Returns what a readout multiplies by that was given the matrix of an embedding."""
+        """Returns the multiplier of a readout that was given an embedding's matrix."""
         self._ties_used = True
         return super().tied_multiplier()
 
     def branch_multiplier(self, branch: Branch) -> float:
-        """Returns what a branch is multiplied by, as far as the depth is known.
+        """Returns the multiplier of a branch, as far as the depth is known.
 
         Numbered modules count as they are made.
         """
@@ -180,7 +180,7 @@ class TargetCapture(Capture):
         return value
 
     def _depth_ratio(self, branch: Branch) -> float:
-        """Returns by how many times there are more of the blocks that a branch is in."""
+        """Returns the ratio of the numbers of blocks that a branch is in, target / base."""
         record = self._made_in.get(branch.site)
         return self._pairs.find(record).depth if record else 1.0
 

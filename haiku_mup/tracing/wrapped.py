@@ -1,4 +1,4 @@
-"""Wrapped models: in their init they rescale draws, in their apply they multiply."""
+"""Wrapped models: their init rescales draws, their apply multiplies by forward factors."""
 import contextlib
 import functools
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -102,7 +102,7 @@ class WrappedModel:
             raise MupError.of_all(errors)
 
     def branch_multiplier(self, branch: Branch) -> float:
-        """Returns what a branch is multiplied by that the branch around it isn't."""
+        """Returns the multiplier of a branch, relative to that of the branch around it."""
         if branch.site not in self._branches:
             if set(self._branches.values()) <= {1.0}:
                 return 1.0
@@ -112,7 +112,7 @@ class WrappedModel:
         return self._branches[branch.site] / outer
 
     def forward_factors(self, name: str, shape: tuple[int, ...]) -> ForwardFactors:
-        """Returns what happens to a parameter where it is used; nothing to one that was not captured."""
+        """Returns the factors of a parameter; factors of 1 if it was not captured."""
         return self._factors.get(name, shape) or getters.PLAIN
 
     @property
@@ -125,7 +125,7 @@ class WrappedModel:
         return (name, shape) in self._lifted
 
     def uncaptured(self, name: str, shape: tuple[int, ...]) -> str | None:
-        """Returns what to warn of where plain optimizers train a parameter that was not captured."""
+        """Returns a warning about a parameter that was not captured, and that a plain optimizer trains."""
         if not self._plain or (name, shape) in self._factors:
             return None
         return str(MupError.about(name, None, shape, "not captured in init_target, and so not in μP, where no "
@@ -135,7 +135,7 @@ class WrappedModel:
         """Does nothing: the capture has warned."""
 
     def multiplier(self, name: str, shape: tuple[int, ...]) -> float:
-        """Returns what a layer multiplies its product by.
+        """Returns the multiplier that a layer applies to its product.
 
         Raises:
           MupError: it was not captured with this shape.
@@ -147,7 +147,7 @@ class WrappedModel:
         return factors.multiplier
 
     def tied_multiplier(self) -> float:
-        """Returns what a readout multiplies by that was given the matrix of an embedding."""
+        """Returns the multiplier of a readout that was given an embedding's matrix."""
         return tied_multiplier(self._tied)
 
 
