@@ -29,15 +29,18 @@ def stacked(width):
     return hk.transform(fn)
 
 
-def agree(found, expected):
-    """Asserts equality to rounding in float32 over two steps, relative to the largest value of its kind."""
-    assert found.keys() == expected.keys()
+def differing(found, expected):
+    """Returns the keys of values that differ by more than float32 rounds in two steps, or that one side lacks.
+
+    The tolerance is relative to the value, and to the largest value of its kind.
+    """
     sizes = {}
     for (quantity, *_), value in expected.items():
         kind = quantity.split()[0]
         sizes[kind] = max(sizes.get(kind, 0), abs(value))
-    for key, value in expected.items():
-        assert abs(found[key] - value) <= 1e-5 * sizes[key[0].split()[0]] + 1e-4 * abs(value), key
+    return (found.keys() ^ expected.keys()) | {
+        key for key, value in expected.items()
+        if not abs(found.get(key, 0.0) - value) <= 1e-5 * sizes[key[0].split()[0]] + 1e-4 * abs(value)}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,7 @@ def quick():
 @pytest.mark.slow
 def test_results_do_not_depend_on_the_compilers_options(quick, monkeypatch):
     monkeypatch.setattr(compilation, "FAST_OPTIONS", {})
-    agree(quick, points(stacked))
+    assert differing(points(stacked), quick) == set()
 
 
 def test_a_function_among_the_statistics_changes_no_other(quick):
@@ -57,9 +60,15 @@ def test_a_function_among_the_statistics_changes_no_other(quick):
         return jnp.min(x)
 
     both = points(stacked, stats=("l1", smallest))
-    agree({key: value for key, value in both.items() if key[-1] != "smallest"}, quick)
+    assert differing({key: value for key, value in both.items() if key[-1] != "smallest"}, quick) == set()
     assert all(value < 0 for key, value in both.items()
                if (key[0], key[-1]) == ("param readout/w", "smallest"))
+
+
+def test_a_value_that_is_missing_or_differs_is_found(quick):
+    first, second, *_ = quick
+    wrong = {key: value for key, value in quick.items() if key != first} | {second: quick[second] + 1.0}
+    assert differing(wrong, quick) == {first, second}
 
 
 @pytest.mark.parametrize("inside", [

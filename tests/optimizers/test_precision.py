@@ -176,16 +176,17 @@ def slow(rows, quick):
     return [pytest.param(*row, marks=() if row in quick else pytest.mark.slow) for row in rows]
 
 
-def same_dtypes(policy, around="", **given):
-    plain, ours = (Run.of(side, policy, around, **given).dtypes() for side in (False, True))
-    assert ours == plain
-    before, after, _ = ours
-    assert after == before          # and so one compiled program serves all steps
+def dtypes_of_both(policy, around=""):
+    """Returns those of the plain step, and those of the wrapped one: before, after, and of the updates."""
+    return [Run.of(side, policy, around).dtypes() for side in (False, True)]
 
 
 @pytest.mark.parametrize("policy, around", slow([(p, a) for p in POLICIES for a in AROUND], QUICK))
 def test_dtypes_are_those_of_the_plain_step(policy, around):
-    same_dtypes(policy, around)
+    plain, ours = dtypes_of_both(policy, around)
+    assert ours == plain
+    before, after, _ = ours
+    assert after == before          # and so one compiled program serves all steps
 
 
 @pytest.mark.parametrize("policy, name", slow([(p, o) for p in ("bf16 compute", "bf16") for o in OPTIMIZERS],
@@ -205,8 +206,8 @@ def test_dtypes_where_weights_are_multiplied(policy, form):
 
 def test_a_factor_that_promotes_would_show(monkeypatch):
     monkeypatch.setattr(trees, "scaled", lambda x, s: x if s == 1 else x * np.float32(s))
-    with pytest.raises(AssertionError):
-        same_dtypes("bf16")
+    plain, ours = dtypes_of_both("bf16")
+    assert ours != plain
 
 
 # --- factors ---
@@ -277,19 +278,20 @@ def masters(state):
 
 # --- memory ---
 
-def no_copies(policy, around, donated=True, make=model):
+def copies(policy, around, donated=True, make=model):
+    """Returns the kinds of memory in which the wrapped step takes another size than the plain one, or more."""
     plain, ours = (Run.of(side, policy, around, make=make) for side in (False, True))
     theirs, mine = plain.compiled(), ours.compiled(donated)
-    assert mine.alias_size_in_bytes == theirs.alias_size_in_bytes == size(ours.state)
-    assert mine.argument_size_in_bytes == theirs.argument_size_in_bytes
-    assert mine.output_size_in_bytes == theirs.output_size_in_bytes
-    assert mine.temp_size_in_bytes <= theirs.temp_size_in_bytes
+    found = {kind for kind in ("alias", "argument", "output")
+             if getattr(mine, f"{kind}_size_in_bytes") != getattr(theirs, f"{kind}_size_in_bytes")}
+    found |= {"alias"} if theirs.alias_size_in_bytes != size(ours.state) else set()
+    return found | ({"temp"} if mine.temp_size_in_bytes > theirs.temp_size_in_bytes else set())
 
 
 @pytest.mark.parametrize("policy, around", slow([(p, a) for p in POLICIES for a in AROUND], QUICK[:1]))
 def test_a_wrapped_step_copies_nothing(policy, around):
     """All that goes in is donated, and what comes out is in its place."""
-    no_copies(policy, around)
+    assert copies(policy, around) == set()
 
 
 @pytest.mark.slow
@@ -302,13 +304,12 @@ def test_gpt2_in_bfloat16(policy, around):
     assert plain == ours
     found = {dtype for _, dtype in jax.tree.leaves(plain[0][0], is_leaf=lambda x: isinstance(x, tuple))}
     assert found == {jnp.dtype(jnp.bfloat16 if policy == "bf16" else jnp.float32)}
-    no_copies(policy, around, make=gpt2)
+    assert copies(policy, around, make=gpt2) == set()
 
 
 @pytest.mark.slow
 def test_what_is_not_donated_would_show():
-    with pytest.raises(AssertionError):
-        no_copies("bf16 compute", "", donated=False)
+    assert "alias" in copies("bf16 compute", "", donated=False)
 
 
 def update_alone(ours, around):

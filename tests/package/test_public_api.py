@@ -17,7 +17,6 @@ INTERNAL = {        # never documented
 # {name: why its arguments may be others}
 ACCEPTED = {
     "haiku_mup.Training": "haiku_mup.training makes it",
-    "haiku_mup.Parametrization": "plain and reason are None, and still may be ''",
     "haiku_mup.rules.Row": "by name alone, as all documentation has it",
     **{f"haiku_mup.optimizer_rules.{rule}": "its one argument has another name"
        for rule in ("adam", "any_entrywise", "by_norm", "by_norm_or_not", "momo", "momo_adam", "muon",

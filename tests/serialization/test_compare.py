@@ -21,7 +21,7 @@ def differing(mup, state):
 def test_the_same_base_passes_at_every_target(name):
     state = json.loads(json.dumps(captured(*MODELS[name]).state_dict()))
     for target in (8, 32, 64):
-        captured(*MODELS[name], target=target).check(state)
+        assert captured(*MODELS[name], target=target).check(state) is None
 
 
 def test_another_base_shows_both_rows_of_what_differs():
@@ -95,9 +95,9 @@ def test_a_std_that_was_measured_on_another_machine():
     scale = 1.0
     mup = captured(*one(layer))
     scale = 1.0 + 1e-6
-    mup.check(captured(*one(layer)).state_dict())
+    assert mup.check(captured(*one(layer)).state_dict()) is None
     scale = 1.1
-    differing(mup, captured(*one(layer)).state_dict())
+    assert "another base" in differing(mup, captured(*one(layer)).state_dict())
 
 
 def test_another_model_and_no_state_dict():

@@ -93,17 +93,18 @@ def test_after_twenty_kills_the_records_are_those_of_an_undisturbed_sweep(tmp_pa
 @pytest.mark.slow
 def test_workers_end_when_the_sweep_was_killed(tmp_path):
     process = start(tmp_path, 32, STEPS="2000000")
-    until(lambda: len(alive(process.pid)) > 2)
+    assert until(lambda: len(alive(process.pid)) > 2)
     process.kill()
     process.communicate()
-    until(lambda: not alive(process.pid))
+    assert until(lambda: not alive(process.pid))
 
 
 def until(condition, seconds=60):
+    """Waits until a condition holds; returns whether it does within so many seconds."""
     limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit
+    while not (holds := condition()) and time.monotonic() < limit:
         time.sleep(0.05)
+    return holds
 
 
 @pytest.mark.slow
@@ -123,7 +124,7 @@ def interrupted(tmp_path, when, **env):
     Checks what the process printed.
     """
     process = start(tmp_path, 64, STEPS="3000000", **env)
-    until(lambda: when(process))
+    assert until(lambda: when(process))
     begin = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
     text, _ = process.communicate(timeout=60)
@@ -141,7 +142,7 @@ LIMIT = 2.0         # s
 def test_ctrl_c_ends_at_once_and_says_how_to_continue(tmp_path):
     seconds, process = interrupted(tmp_path, lambda p: (tmp_path / "programs" / "mup-64.json").exists())
     assert seconds < LIMIT
-    until(lambda: not alive(process.pid), 5)
+    assert until(lambda: not alive(process.pid), 5)
 
 
 @pytest.mark.slow
@@ -158,4 +159,4 @@ def test_ctrl_c_at_any_moment(tmp_path, wait, executor):
     env = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"} if executor == "here" else {}
     seconds, process = interrupted(tmp_path, when, **env)
     assert seconds < LIMIT
-    until(lambda: not alive(process.pid), 5)
+    assert until(lambda: not alive(process.pid), 5)
