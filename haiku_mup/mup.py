@@ -25,7 +25,7 @@ from haiku_mup.tracing.wrapped import Model, WrappedModel, wrap
 
 
 class Mup:
-    """The μP of one model: which of its dimensions are widths, and by how many times they grow from its base.
+    """One model in μP: which of its dimensions are widths, and their ratios, target / base.
 
     Rules: Tensor Programs V (arXiv 2203.03466), Table 8, or another parametrization's. At base width nothing
     changes, bit for bit.
@@ -43,8 +43,8 @@ class Mup:
       parametrization: `maximal_update()` by default; another form of it, `standard()`, `neural_tangent()`, or a
         `Parametrization` of your own. Where weights are multiplied in the forward pass, Haiku's linear,
         convolutional and embedding layers multiply activations. Any other parameter is multiplied where it is
-        read, which takes one more array of its size. In every form, custom getters of your own see the
-        parameters that Table 8 keeps.
+        read, which takes one more array of its size. In every form, user-defined getters see the Table 8
+        parameter values.
 
     >>> def fn(x, width):
     ...     with haiku_mup.apply_mup():
@@ -243,9 +243,9 @@ class Mup:
                        ) -> optax.GradientTransformationExtraArgs:
         """Returns the optimizer with each parameter's learning rate in μP. Its state is the inner one's.
 
-        Gradient clipping by the global norm belongs outside: `optax.chain(clip, wrapped)`. So does what
-        evaluates the loss at its parameters (line searches, SAM) and what averages parameters: inside, an
-        optimizer sees each parameter divided by its factor, which makes the decay come out right. Wrap once:
+        Gradient clipping by the global norm belongs outside: `optax.chain(clip, wrapped)`. So do optimizers
+        that evaluate the loss at their parameters (line searches, SAM), and averages of parameters: inside,
+        each parameter is divided by its factor, which makes the decay come out right. Wrap once:
         `scale_updates` in the same chain acts again.
 
         Args:
@@ -261,8 +261,8 @@ class Mup:
             accumulator, acts alike at every width. With Adam's rule and SGD's that is "any". A clip inside
             the optimizer then sees gradients that grow with the width, and clips harder.
           lr_mults: {glob over "module/name": multiplier} of parameters' learning rates, as if each had an
-            optimizer of its own: a decay inside is multiplied, too. They take the place of the Mup's own, and
-            are kept with it. None for those that it has.
+            optimizer of its own: a decay inside is multiplied, too. They replace the Mup's own, and are saved
+            with it. None keeps the Mup's own.
 
         Returns:
           An optax transformation, with the inner optimizer's state.
@@ -298,7 +298,7 @@ class Mup:
         return wrapped
 
     def muon_dimensions(self, params: Any) -> Any:
-        """Returns what `optax.contrib.muon` asks for, so that it takes hidden weights, and Adam all else.
+        """Returns dimension numbers with which `optax.contrib.muon` takes hidden weights, and Adam the rest.
 
         By itself it takes every parameter of rank 2, embeddings and readouts, too, and none of a `layer_stack`,
         whose weights have rank 3.
@@ -327,7 +327,7 @@ class Mup:
     def scale_updates(self, adam: bool = True) -> optax.GradientTransformationExtraArgs:
         """Returns the bare factors as an optax transform, to place in a chain of your own.
 
-        Put it behind what makes updates from gradients, and before the decay.
+        Put it after the transforms that make updates from gradients, and before weight decay.
 
         Args:
           adam: Adam's factors, or SGD's.
@@ -347,7 +347,7 @@ class Mup:
         """
         return self._rates("scale_updates").scale_updates(adam)
 
-    # --- what μP makes of each parameter ---
+    # --- the factors of each parameter ---
 
     def lr_scales(self, adam: bool = True) -> dict[str, dict[str, float | np.ndarray]]:
         """Returns the factors of the learning rate.
@@ -372,7 +372,7 @@ class Mup:
         return self._rates("lr_scales").by_module(adam)
 
     def table(self) -> list[Row]:
-        """Returns what μP makes of each parameter.
+        """Returns each parameter's shapes, role and factors.
 
         Returns:
           A `Row` for each parameter, in the order of their creation.
@@ -444,11 +444,11 @@ class Mup:
         compare.check(state, self._captured("check"), self._declarations)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what was captured of the base (and delta), as plain values for inside a checkpoint.
+        """Returns the captured base (and delta) as plain values, to put into a checkpoint.
 
         Returns:
-          What JSON has values for. It holds for each parameter its name, shape, the std of its initializer,
-          fans, and which dimensions are widths.
+          Dicts, lists, strings, numbers and None: for each parameter its name, shape, the std of its
+          initializer, its fans, and which dimensions are widths.
 
         Raises:
           MupError: before `init_base`.
@@ -468,7 +468,7 @@ class Mup:
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> Self:
-        """Returns a Mup that has seen the base of which `state_dict` was taken, ready for `init_target`.
+        """Returns a Mup that has captured the base in a state dict, ready for `init_target`.
 
         Args:
           state: what `state_dict` gave.
@@ -485,7 +485,7 @@ class Mup:
         return cls._restored(state, "the state dict")
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes what was captured of the base to a small JSON file: all of it, or nothing.
+        """Writes the captured base to a small JSON file: all of it, or nothing.
 
         Args:
           path: the file, which is replaced if it exists.
@@ -511,7 +511,7 @@ class Mup:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Returns a Mup that has seen the base that was saved, ready for `init_target`.
+        """Returns a Mup that has captured the base in a file, ready for `init_target`.
 
         Restored parameters need no new draw: `jax.eval_shape(model.init, ...)` inside `init_target` will do.
 

@@ -13,8 +13,8 @@ def coordinates(check: CoordCheck, path: str | os.PathLike[str] | None = None, *
                 compare: CoordCheck | None = None) -> Figure:
     """Draws the size of what modules return against the width, on logarithmic scales: a panel for each step.
 
-    Modules of one name have one colour. What fails is drawn as a thick red line, parameters and their changes
-    too; beside the worst lines stand their slopes and names. (Tensor Programs V, arXiv 2203.03466, Figure 5.)
+    Modules of one name have one colour. Quantities that fail, parameters and their changes included, are thick
+    red lines; the worst ones are labelled with slope and name. (Tensor Programs V, arXiv 2203.03466, Figure 5.)
 
     Args:
       check: what `coord_check` found.

@@ -34,8 +34,8 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
     the rules give. (Tensor Programs V, arXiv 2203.03466, Appendix D.1.) Step t is the forward pass after t
     updates, and the update that follows it.
 
-    Use a learning rate as large as the smallest model bears, such as its best one. What is wrong is mostly in
-    the updates, and can be seen only if they are not small beside the initial values.
+    Use a learning rate as large as the smallest model tolerates, such as its best one. Most errors are in the
+    updates, and show only if updates are not small beside the initial values.
 
     Args:
       make_model: from a width to a transformed model, whose layers are inside `apply_mup`, and which is not

@@ -17,7 +17,7 @@ def diagnosed(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def _cause(finding: Finding, vectors_grow: bool) -> str:
-    """Returns what a deviation usually means.
+    """Returns the usual cause of a deviation.
 
     Args:
       finding: what was found of one quantity.
@@ -45,7 +45,7 @@ def _cause(finding: Finding, vectors_grow: bool) -> str:
 
 
 def _cause_in_update(finding: Finding, above: bool, vectors_grow: bool) -> str:
-    """Returns what it means that an update is too large, or too small."""
+    """Returns the usual cause of an update that is too large, or too small."""
     if above and vectors_grow:
         return "updates grow: SGD's factors with an optimizer like Adam; wrap_optimizer(…, adam=True)"
     if above:
@@ -56,7 +56,7 @@ def _cause_in_update(finding: Finding, above: bool, vectors_grow: bool) -> str:
 
 
 def _cause_in_activation(finding: Finding, above: bool) -> str:
-    """Returns what it means that an activation grows or shrinks: initially, or by training."""
+    """Returns the usual cause of an activation that grows or shrinks: initially, or by training."""
     trained = finding.quantity.startswith(CHANGE_MARK) or finding.step > 0
     if trained and above:
         return ("training moves it more in a wider model: the learning rate of a weight before it lacks its "

@@ -1,4 +1,4 @@
-"""Finds factors of the width in a model's forward pass, and the lines of the model that they stand in."""
+"""Finds factors of the width in a model's forward pass, and the lines of the model that have them."""
 import dataclasses
 import functools
 import math
@@ -23,7 +23,7 @@ _POWERS = {1.0: "the width", 0.5: "the root of the width", 2.0: "the square of t
 
 @dataclasses.dataclass(frozen=True)
 class ForwardFactor:
-    """A factor that follows the width, which nothing in the forward pass takes back.
+    """A factor that depends on the width, and that nothing in the forward pass cancels.
 
     Attributes:
       file: of the model's line that has it.
@@ -33,7 +33,7 @@ class ForwardFactor:
       base: by or over how much at the base.
       target: by or over how much at the target.
       power: exponent of the ratio of the widths in what is left over.
-      others: lines of the model whose factors are in it, too, such as the sum that a division should take back.
+      others: lines of the model whose factors are in it, too, such as the sum that a division should cancel.
 
     >>> found = haiku_mup.ForwardFactor("model.py", 42, "net", "multiplied by", 8.0, 16.0, power=0.5)
     >>> print(found)
@@ -60,15 +60,15 @@ class ForwardFactor:
 
 def forward_factors(make_model: Callable[[int], Any], widths: Sequence[int], *args: Any,
                     **kwargs: Any) -> list[ForwardFactor]:
-    """Finds what follows the width in a model's forward pass, and isn't μP's.
+    """Finds factors in a model's forward pass that depend on the width, and that μP does not have.
 
     It traces the plain model at two widths, runs nothing, and compares what its operations multiply by, divide
-    by and sum over. What belongs together is no finding: a mean (a sum over features, divided by their number),
-    attention logits that are divided by their key size, a norm and what it normalises. Products with weights
-    aren't either, whatever their size: `Mup` sees to them. What is left changes with the width what the layers
-    after it see: x·√d, 1/√d in attention of one's own, a sum over features where a mean is meant, an
-    `output_mult` made of the width. (Tensor Programs V, arXiv 2203.03466, Appendix B: a forward pass in μP has
-    the multipliers of Table 8 and no others.)
+    by and sum over. Factors that cancel are no findings: a mean (a sum over features, divided by their number),
+    attention logits that are divided by their key size, a norm and what it normalises. Nor are products with
+    weights, which `Mup` scales. Any other factor makes the inputs of later layers depend on the width: x·√d,
+    1/√d in your own attention, a sum over features where a mean is meant, an `output_mult` made of the width.
+    (Tensor Programs V, arXiv 2203.03466, Appendix B: a forward pass in μP has the multipliers of Table 8 and no
+    others.)
 
     Args:
       make_model: from a width to what hk.transform or hk.transform_with_state returns.

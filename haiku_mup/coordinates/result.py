@@ -1,4 +1,4 @@
-"""The result of a coordinate check: its points, what they say, and whether the model passes."""
+"""The result of a coordinate check: its points, its findings, and whether the model passes."""
 import csv
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ TOL = 0.1       # how far a slope may lie outside of what is expected
 
 @dataclasses.dataclass(frozen=True)
 class CoordCheck:
-    """Result of `coord_check`: what was recorded, and what it says.
+    """Result of `coord_check`: the recorded points, and the findings that follow from them.
 
     For each quantity at each step, the slope of log2 size against log2 width is estimated for every seed. A
     `Finding` has the mean over seeds, its 95% interval, and the slopes that μP expects. The check passes where
@@ -144,7 +144,7 @@ class CoordCheck:
 
     @classmethod
     def from_csv(cls, path: str | os.PathLike[str]) -> "CoordCheck":
-        """Returns what `to_csv` wrote; of a file of several parametrizations, all points in one.
+        """Reads a file that `to_csv` wrote; points of several parametrizations are in one result.
 
         Args:
           path: where the file is.

@@ -97,7 +97,7 @@ class MismatchCheck:
         warn_once(self._warned, kind, f"{self._call}: {who} {text}")
 
     def _misfit(self, behaviour: Behaviour | None, states: Collection[str]) -> str:
-        """Says what the optimizer does that the rule isn't for, and which rule is right."""
+        """Returns the warning about a behaviour that does not fit the rule, with the rule that does."""
         meant = rule_of(behaviour, states)
         if meant is None:
             return ("makes an entry's update from other entries, too, and there is no rule for how it does; "

@@ -27,7 +27,7 @@ class Message(NamedTuple):
 
 
 def parameter_warning(scaling: ParameterScaling, parametrization: Parametrization) -> Message | None:
-    """Returns the warning that a parameter by itself gives rise to, if any."""
+    """Returns the warning about a single parameter, if any."""
     base, target, factors = scaling.base, scaling.target, scaling.row_blocks[0].factors
     was, now, init = base.moments, target.moments, factors.init * factors.stored
     if not parametrization.draws:
@@ -46,7 +46,7 @@ def parameter_warning(scaling: ParameterScaling, parametrization: Parametrizatio
 
 
 def model_warnings(scalings: Mapping[str, ParameterScaling], ties_used: bool) -> Iterator[Message]:
-    """Yields the warnings that only a whole model gives rise to.
+    """Yields the warnings that need the whole model.
 
     Args:
       scalings: the model's parameters, by name.

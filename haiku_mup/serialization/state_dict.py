@@ -150,7 +150,7 @@ def _decode_parameter(name: str, values: Any, error: Error) -> Record:
 
 
 def _contradiction(name: str, values: Mapping[str, Any]) -> str | None:
-    """Returns what contradicts what in a parameter's values, each valid by itself; None if nothing does."""
+    """Returns a contradiction between a parameter's values, each valid by itself; None if there is none."""
     shape, parts, delta, delta_parts = (values[key] for key in ("shape", "parts", "delta", "delta_parts"))
     rank, axes = len(shape), [axis for group in values["fans"] for axis in group]
     if not name.endswith("/" + values["leaf"]) or not values["local"].endswith("/" + values["leaf"]):

@@ -78,7 +78,7 @@ def _hooks(applied: AppliedContext) -> Iterator[None]:
     def getter(next_getter, value, context):
         """Reads a parameter in a capture; a wrapped model has a getter of its own."""
         def foreign() -> TransformedFunction | None:
-            """Returns what runs of another model; of a parameter that was just made, the creator knows."""
+            """Returns the running function of another model; None where the parameter was just made."""
             just_made = applied.created and applied.created[-1][0].array is value
             return None if just_made else Nesting().foreign_transform(depth)
 

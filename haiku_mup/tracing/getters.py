@@ -64,7 +64,7 @@ def read(active: ActiveContext, next_getter: Callable[[Any], Any], value: Any, c
       next_getter: applies the other getters to a value.
       value: the parameter as it is stored.
       context: what Haiku tells a getter.
-      foreign: returns what runs of another model, which has this parameter.
+      foreign: returns the running function of another model that has this parameter, if any.
 
     Raises:
       MupError: another model's parameter that looks like one of this model; a layer that couldn't apply a

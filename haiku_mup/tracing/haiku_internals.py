@@ -179,7 +179,7 @@ class Nesting:
     # --- whose a parameter is ---
 
     def foreign_transform(self, transform_depth: int) -> TransformedFunction | None:
-        """Returns what runs of another model with parameters of its own, called by a user's function.
+        """Returns the running function of another model that a user's function calls with its own parameters.
 
         Args:
           transform_depth: how many of the outermost transforms are around the model that asks, its own

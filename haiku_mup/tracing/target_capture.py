@@ -116,7 +116,7 @@ class TargetCapture(Capture):
         return self._scaling(pair, whole=parametrization.depth_alpha is None)
 
     def _scaling(self, pair: Pair, whole: bool) -> ParameterScaling:
-        """Returns what follows from a pair, with the user's multiplier."""
+        """Returns the scaling of a pair, with the user's multiplier of its draw."""
         scaling = compare(pair.base, pair.target, self.declarations.parametrization, pair.depth, whole)
         mult = multiplier_of(pair.target.name, self.declarations.init_mults, "Mup(init_mults=...)")
         return scaling.with_init_mult(mult)

@@ -219,7 +219,7 @@ def _is_bound(function: Any) -> bool:
 def _hooks(context: ActiveContext, running: RunningModel) -> Iterator[None]:
     """Returns a context manager in which parameters have their factors, before getters of the model's own."""
     def foreign():
-        """Returns what runs of another model."""
+        """Returns the running function of another model, if any."""
         return Nesting().foreign_transform(running.transform_depth)
 
     def getter(next_getter, value, getter_context):

@@ -59,7 +59,7 @@ def _multipliers(rows: Sequence[Row], params: Mapping[str, Mapping[str, Any]]) -
 
 
 def _branch_multipliers(architecture: Architecture, mup: Mup, rows: Sequence[Row]) -> dict[str, float]:
-    """Returns what each branch of haiku_mup.residual is multiplied by, by the module that ends it."""
+    """Returns the multiplier of each branch of haiku_mup.residual, by the module that ends it."""
     depths = {row.name.rpartition("/")[0]: row.depth for row in rows if row.depth != 1}
     return {module: mup._declarations.parametrization.branch(depth) for module, depth in depths.items()
             if module.endswith(architecture.branch_outputs)}
