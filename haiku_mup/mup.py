@@ -447,7 +447,7 @@ class Mup:
         """Returns the captured base (and delta) as plain values, to put into a checkpoint.
 
         Returns:
-          Dicts, lists, strings, numbers and None: for each parameter its name, shape, the std of its
+          Dicts, lists, strings, numbers and None, which hold for each parameter its name, shape, the std of its
           initializer, its fans, and which dimensions are widths.
 
         Raises:
