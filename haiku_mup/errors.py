@@ -53,9 +53,9 @@ class MupError(ValueError):
     return hk.Linear(10)(x)                         # should be haiku_mup.Readout(10)
     """
 
-    name: str | None = None             # of the parameter, where `about` made the error
-    shapes: str = ""
-    remedy: str = ""
+    name: str | None = None             # of the parameter; None for an error about no single parameter
+    shapes: str | None = None           # both shapes, and what is wrong with the remedy, where `about` made it
+    remedy: str | None = None
     line: SourceLine | None = None
 
     @classmethod
@@ -103,16 +103,21 @@ class MupError(ValueError):
         """
         if len(errors) == 1:
             return errors[0]
-        sentences, lines = dict[str, list[str]](), dict[SourceLine, list[str]]()
+        by_remedy: dict[str, list[str]] = {}            # the parameters of each remedy, with their shapes
+        by_line: dict[SourceLine, list[str]] = {}       # the parameters that each line makes
         for error in errors[:SHOWN]:
-            subjects = sentences.setdefault(error.remedy or str(error), [])
-            subjects += [f"{error.name!r}: {error.shapes}"] * bool(error.remedy)
+            if error.remedy is None:
+                by_remedy.setdefault(str(error), [])
+            else:
+                by_remedy.setdefault(error.remedy, []).append(f"{error.name!r}: {error.shapes}")
             if error.line is not None:
-                lines.setdefault(error.line, []).append(error.name or "")
-        text = [": ".join(["; ".join(subjects), remedy] if subjects else [remedy])
-                for remedy, subjects in sentences.items()]
-        found = cls("\n".join(text + [f"and {len(errors) - SHOWN} more"] * (len(errors) > SHOWN)))
-        for line, names in lines.items():
+                by_line.setdefault(error.line, []).append(error.name or "")
+        text = [f"{'; '.join(subjects)}: {remedy}" if subjects else remedy
+                for remedy, subjects in by_remedy.items()]
+        if len(errors) > SHOWN:
+            text.append(f"and {len(errors) - SHOWN} more")
+        found = cls("\n".join(text))
+        for line, names in by_line.items():
             found.add_note(_note(names, line))
         return found
 

@@ -98,7 +98,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     except ValueError:
         pass
     except FileNotFoundError:
-        why = "there is no such file, as the folder of a sweep has it"
+        why = "there is no such file, which every folder of a sweep has"
     raise MupError(f"{path}: {why}; give another out")
 
 
