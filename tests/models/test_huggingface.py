@@ -340,8 +340,11 @@ def test_a_deeper_model_is_saved_as_one_that_computes_the_same(stacked, alpha, t
 
 def test_a_mup_that_weights_cannot_take(tmp_path):
     target, mup, _ = in_mup("GPT2LMHeadModel", GPT2)
-    with pytest.raises(haiku_mup.MupError, match="the Mup is of another model"):
+    with pytest.raises(haiku_mup.MupError, match="of another model: it has not captured 'bert_for_masked_lm/"):
         models.save_pretrained(tmp_path, BERT, drawn("BertForMaskedLM", BERT), mup=mup)
+    _, other, _ = in_mup("BertForMaskedLM", BERT)
+    with pytest.raises(haiku_mup.MupError, match="these parameters lack 'bert_for_masked_lm/"):
+        models.save_pretrained(tmp_path, target, drawn("GPT2LMHeadModel", target), mup=other)
     mup = haiku_mup.Mup(parametrization=haiku_mup.maximal_update("table9"))
     for context, config in ((mup.init_base, GPT2), (mup.init_target, target)):
         with context():

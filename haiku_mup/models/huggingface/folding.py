@@ -52,9 +52,10 @@ def _multipliers(rows: Sequence[Row], params: Mapping[str, Mapping[str, Any]]) -
     multipliers = {row.name: row.multiplier for row in rows}
     names = {f"{module}/{leaf}" for module, leaves in params.items() for leaf in leaves}
     if names != multipliers.keys():
-        raise MupError("save_pretrained: the Mup is of another model: it has not captured "
-                       f"{min(names ^ multipliers.keys())!r}, or nothing else has; give the one whose "
-                       "wrap_model made the model that these parameters are of")
+        name = min(names ^ multipliers.keys())
+        what = "it has not captured" if name in names else "these parameters lack"
+        raise MupError(f"save_pretrained: the Mup is of another model: {what} {name!r}; give the Mup whose "
+                       "wrap_model made the model of these parameters")
     return multipliers
 
 
