@@ -16,6 +16,8 @@ Where to add or change something:
 - A layer type: a `LayerType` record in parameters/haiku_layers.py, or beside the layer's class.
 - An optimizer rule: an `OptimizerRule` record in rules/optimizers.py.
 - A parametrization: a table in rules/tables.py.
+- The factors of one parameter: its fans from parameters/haiku_layers.py, its role from parameters/scaling.py,
+  the exponents of that role from rules/tables.py.
 - Anything that depends on Haiku's private names or on Python's frames: tracing/haiku_internals.py.
 """
 import importlib
