@@ -7,7 +7,9 @@ import jax
 import optax
 
 from haiku_mup.coordinates.array_stats import JUDGED, STATS, Stat, stat_name
+from haiku_mup.coordinates.batches import as_batches
 from haiku_mup.coordinates.measurements import as_points
+from haiku_mup.coordinates.model_inputs import check_make_model
 from haiku_mup.coordinates.result import CoordCheck
 from haiku_mup.coordinates.trainer import has_weight_decay
 from haiku_mup.coordinates.trials import CheckSetup, Model, Parametrize, train_all
@@ -42,7 +44,7 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
         wrapped. Or from a depth or another size that grows, with `maximal_update(depth_alpha=...)` for the
         parametrization; the blocks of models of different depths are averaged.
       widths: two or more; eightfold from first to last is enough.
-      batch: what `loss_fn` gets; with fix_batch=False, a sequence of `steps` of them.
+      batch: what `loss_fn` gets; with fix_batch=False, a sequence or an iterator of `steps` of them.
       loss_fn: ``loss_fn(apply, params, rng, batch)`` returns a scalar. In it,
         ``apply(params, rng, *inputs, **kwargs)`` returns the model's output; the model's state, if it has one,
         is kept for you. The model is initialized with the inputs of the first call. Don't call `apply` inside a
@@ -89,8 +91,10 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
     """
     ordered = sorted(set(map(int, widths)))
     chosen = list(range(seeds) if isinstance(seeds, int) else seeds)
-    batches = [batch] * steps if fix_batch else list(batch)
+    batches = as_batches(batch, steps, fix_batch)
     _check_arguments(widths=ordered, seeds=chosen, steps=steps, batches=batches, stats=stats)
+    check_make_model(make_model)
+    _check_optimizer(optimizer)
     optimizer_rule = choose(rule, adam)
     setup = CheckSetup(
         make_model=make_model, loss_fn=loss_fn, optimizer=optimizer, stats=tuple(stats),
@@ -147,6 +151,13 @@ def _base_of(make_model: Callable[[int], Any], base_model: Any, base_width: int)
     if base_model is None:
         return lambda width: make_model(base_width)
     return base_model if callable(base_model) else lambda width: base_model
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    """Raises for a function of the learning rate, which `training` takes, in place of an optimizer."""
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise MupError(f"coord_check: optimizer is a {type(optimizer).__name__}; give an optimizer with its "
+                       "learning rate, such as optax.adam(2**-7)")
 
 
 def _check_arguments(*, widths: Sequence[int], seeds: Sequence[int], steps: int, batches: Sequence[Any],

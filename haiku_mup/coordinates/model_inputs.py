@@ -1,8 +1,9 @@
-"""The inputs of a model, found by calling the loss function."""
+"""The inputs of a model, found by calling the loss function; and checks of models and losses."""
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from haiku_mup.errors import MupError
@@ -42,7 +43,7 @@ def model_inputs(loss_fn: Any, rng: Any, batch: Any) -> ModelInputs:
       batch: what the loss function gets.
 
     Raises:
-      MupError: a loss function that never calls `apply`.
+      MupError: a loss function that never calls `apply`, or calls it without a place for a key.
 
     >>> def loss_fn(apply, params, rng, batch):
     ...     return apply(params, rng, batch, is_training=True).mean()
@@ -50,7 +51,8 @@ def model_inputs(loss_fn: Any, rng: Any, batch: Any) -> ModelInputs:
     >>> [x.shape for x in inputs.arrays], inputs.rebuild(["x"])
     ([(8, 3)], (('x',), {'is_training': True}))
     """
-    def apply(params, rng, *args, **kwargs):
+    def apply(params, rng=None, *args, **kwargs):
+        _check_key(rng)
         raise _Called(args, kwargs)
 
     try:
@@ -74,3 +76,50 @@ def model_inputs(loss_fn: Any, rng: Any, batch: Any) -> ModelInputs:
 def _concrete(x: Any) -> Any:
     """Returns an array as it is, and zeros of its shape for a tracer, which its transformation would miss."""
     return np.zeros(x.shape, x.dtype) if isinstance(x, jax.core.Tracer) else x
+
+
+def _check_key(rng: Any) -> None:
+    """Raises if an array that can't be a random key is where `apply` takes one."""
+    leaves = [x for x in jax.tree.leaves(rng) if hasattr(x, "shape") and hasattr(x, "dtype")]
+    if all(jnp.issubdtype(x.dtype, jax.dtypes.prng_key) or x.dtype == np.uint32 or not x.shape for x in leaves):
+        return
+    raise MupError("loss_fn called apply(params, inputs): write apply(params, rng, *inputs), for models of "
+                   "hk.without_apply_rng, too")
+
+
+def check_loss(loss: Any) -> None:
+    """Raises if what a loss function returned is not a scalar.
+
+    >>> check_loss(jnp.ones(()))
+    """
+    if not hasattr(loss, "shape") or loss.shape != () or not jnp.issubdtype(loss.dtype, jnp.floating):
+        kind = f"an array {loss.shape}" if hasattr(loss, "shape") else f"a {type(loss).__name__}"
+        raise MupError(f"loss_fn returned {kind}; a scalar is needed, such as the mean over the batch")
+
+
+def check_model(model: Any) -> None:
+    """Raises for what is no model, or one of several functions.
+
+    >>> check_model(hk.transform(lambda x: hk.Linear(3)(x)))
+    """
+    kind = type(model).__name__
+    if not (hasattr(model, "init") and hasattr(model, "apply")):
+        raise MupError(f"make_model returned {kind}; it must return what hk.transform or "
+                       "hk.transform_with_state returns")
+    if not callable(model.apply):
+        transform = "hk.transform_with_state" if kind.endswith("WithState") else "hk.transform"
+        raise MupError(
+            f"make_model returned {kind}, a model of several functions; return one function that computes what "
+            f"the loss needs: {transform}(lambda *inputs: fn()[0](*inputs)), where fn is what hk.multi_"
+            "transform was given, or a function that calls several of them; the loss calls "
+            "apply(params, rng, *inputs)")
+
+
+def check_make_model(make_model: Any) -> None:
+    """Raises for a model in place of a function that makes one.
+
+    >>> check_make_model(lambda width: hk.transform(hk.Linear(width)))
+    """
+    if not callable(make_model):
+        raise MupError(f"make_model is a {type(make_model).__name__}; give a function from a width to a model, "
+                       "such as lambda width: hk.transform(functools.partial(fn, width=width))")

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from haiku_mup.coordinates.array_stats import Stat, measure_function
+from haiku_mup.coordinates.model_inputs import check_model
 from haiku_mup.coordinates.quantities import RecordKind
 from haiku_mup.coordinates.state_records import RecordInfo, is_record, records_in
 from haiku_mup.errors import MupError
@@ -55,7 +56,8 @@ def transformed_function(model: Any) -> Callable[..., Any]:
     Raises:
       MupError: a model that Haiku didn't transform, or a multi-transform.
     """
-    function = original_function(getattr(model, "apply", None))
+    check_model(model)
+    function = original_function(model.apply)
     if function is None:
         raise MupError(f"make_model returned {type(model).__name__}; a coordinate check needs what "
                        "hk.transform or hk.transform_with_state returns")

@@ -12,7 +12,7 @@ import optax
 
 from haiku_mup.coordinates.array_stats import Stat, numpy_statistics_by_layer, statistics_by_layer
 from haiku_mup.coordinates.compilation import BackgroundJit, compile_fast
-from haiku_mup.coordinates.model_inputs import ModelInputs
+from haiku_mup.coordinates.model_inputs import ModelInputs, check_loss
 from haiku_mup.coordinates.quantities import ParameterKind
 from haiku_mup.coordinates.recorder import Recorder, trace_state
 from haiku_mup.coordinates.state_records import merge_state, split_state
@@ -165,9 +165,7 @@ class Trainer:
             return out
 
         loss = self._loss_fn(apply, params, rng, batch)
-        if not hasattr(loss, "shape") or loss.shape != () or not jnp.issubdtype(loss.dtype, jnp.floating):
-            kind = f"an array {loss.shape}" if hasattr(loss, "shape") else f"a {type(loss).__name__}"
-            raise MupError(f"loss_fn returned {kind}; a scalar is needed, such as the mean over the batch")
+        check_loss(loss)
         return loss, kept_state[0]
 
     # --- parameters ---

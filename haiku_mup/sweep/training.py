@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import optax
 
-from haiku_mup.coordinates.model_inputs import ModelInputs, model_inputs
+from haiku_mup.coordinates.batches import as_arrays
+from haiku_mup.coordinates.model_inputs import ModelInputs, check_make_model, check_model, model_inputs
 from haiku_mup.errors import MupError
 from haiku_mup.mup import Mup
 from haiku_mup.optimizers.factors import OptimizerScaling
@@ -42,7 +43,8 @@ def training(make_model: Callable[..., Any], data: Any, loss_fn: Callable[..., j
         `apply_mup`.
       data: a tree of arrays with one row for each example, such as ``(x, y)``. Each epoch shuffles the rows,
         and leaves out those that fill no batch. Or a function ``data(key, step)`` that JAX can trace, which
-        returns a batch.
+        returns a batch. An iterator is an error, since a trial is one compiled program; so are draws with
+        NumPy inside of the function, which would give every step the same batch.
       loss_fn: ``loss_fn(apply, params, rng, batch)`` returns a scalar, as in `coord_check`.
       optimizer: a function from a learning rate to a plain optax optimizer, not wrapped: optax.adam, or
         ``lambda lr: optax.adamw(optax.cosine_decay_schedule(lr, steps))``. The rate is a traced value.
@@ -54,7 +56,7 @@ def training(make_model: Callable[..., Any], data: Any, loss_fn: Callable[..., j
         out by trying it.
       rule: the optimizer's rule, if it is like neither: see there, too.
       evaluate: further losses of the trained model, by name: a batch, or a function ``(apply, params, rng)``
-        that returns a scalar.
+        that returns a scalar. A sweep is judged by the first of these, or else by the training loss.
       fans: see `Mup`.
       readouts: see `Mup`.
 
@@ -66,7 +68,8 @@ def training(make_model: Callable[..., Any], data: Any, loss_fn: Callable[..., j
       takes it, multiplies every parameter that is drawn.
 
     Raises:
-      MupError: an argument is not allowed; as `Mup` does, when the result is called.
+      MupError: an argument is not allowed; as `Mup` does, when the result is called. Then the model, the
+        loss and data(key, step) are checked, too.
 
     >>> def make_model(width):
     ...     def fn(x):
@@ -91,12 +94,15 @@ def training(make_model: Callable[..., Any], data: Any, loss_fn: Callable[..., j
         parametrization = PARAMETRIZATIONS[parametrization]()
     if steps < 1:
         raise MupError(f"training: steps={steps}: give at least 1")
+    check_make_model(make_model)
+    _check_optimizer(optimizer)
     return Training(
         name=name, parametrization=parametrization, make_model=make_model, loss_fn=loss_fn, optimizer=optimizer,
         batches=DrawnBatches(data) if callable(data) else ShuffledBatches(data, batch_size, int(steps)),
         steps=int(steps), base_width=base_width,
         optimizer_rule=None if adam is None and rule is None else choose(rule, adam is not False),
-        evaluate=dict(evaluate or {}), fans=dict(fans) if fans else None, readouts=readouts)
+        evaluate={name: _evaluated(name, what) for name, what in (evaluate or {}).items()},
+        fans=dict(fans) if fans else None, readouts=readouts)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -130,14 +136,18 @@ class Training:
     def __call__(self, width: int) -> Callable[..., dict[str, jax.Array]]:
         """Returns the trial of this width; captures the shapes of base and target."""
         key = jax.random.key(0)
-        inputs = model_inputs(self.loss_fn, key, self.batches.example())
         make_model = functools.partial(self.make_model, **_placeholders(self.make_model, 1.0))
-        mup = Mup(parametrization=self.parametrization, fans=self.fans, readouts=self.readouts)
         # A parametrization that leaves draws alone has no base: the target serves as its own.
+        base, target_model = (make_model(self.base_width if self.parametrization.draws else width),
+                              make_model(width))
+        check_model(base)
+        check_model(target_model)
+        inputs = model_inputs(self.loss_fn, key, self.batches.example())
+        mup = Mup(parametrization=self.parametrization, fans=self.fans, readouts=self.readouts)
         with mup.init_base():
-            inputs.shapes(make_model(self.base_width if self.parametrization.draws else width), key)
+            inputs.shapes(base, key)
         with mup.init_target():
-            inputs.shapes(make_model(width), key)
+            inputs.shapes(target_model, key)
         target = _Target(width=width, mup=mup, inputs=inputs, scaling=self._optimizer_scaling(mup))
         return functools.partial(self._train, target)
 
@@ -149,6 +159,9 @@ class Training:
         """
         parametrization, rule = self.parametrization, self.optimizer_rule
         optimizer = self.optimizer(1e-3, **_placeholders(self.optimizer, 0.5))
+        if not _is_optimizer(optimizer):
+            raise MupError(f"training: the optimizer's function returned a {type(optimizer).__name__}; give a "
+                           "function of the learning rate that returns an optax optimizer, such as optax.adam")
         scalings = mup._captured("training")
         if rule is None:
             shapes = by_module(scalings, lambda scaling: jax.ShapeDtypeStruct(scaling.target.shape, "float32"))
@@ -227,6 +240,30 @@ class _Target:
             return optimizer
         check = functools.partial(check_params, self.mup._captured("training"))
         return scale_optimizer(optimizer, self.scaling, check)
+
+
+def _is_optimizer(x: Any) -> bool:
+    """Returns whether this is an optax optimizer, and not a function that makes one."""
+    return hasattr(x, "init") and hasattr(x, "update")
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    """Raises for an optimizer in place of a function of the learning rate."""
+    if _is_optimizer(optimizer):
+        raise MupError("training: optimizer has its learning rate already; give a function of the rate, such "
+                       "as optax.adam in place of optax.adam(1e-3), or lambda lr: "
+                       "optax.chain(optax.clip(1.0), optax.adam(lr))")
+    if not callable(optimizer):
+        raise MupError(f"training: optimizer is a {type(optimizer).__name__}; give a function of the learning "
+                       "rate, such as optax.adam")
+
+
+def _evaluated(name: str, what: Any) -> Any:
+    """Returns an entry of `evaluate`: a function as it is, a batch as arrays."""
+    if callable(what):
+        return what
+    return as_arrays(what, f"training: evaluate[{name!r}]",
+                     "give one batch, or a function (apply, params, rng)")
 
 
 def _scale_drawn(params: Any, mup: Mup, scale: Any) -> Any:

@@ -1,4 +1,5 @@
 """The batches of a training run, and a scan over its steps that ends when the loss is no longer finite."""
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -8,8 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_batching import sequential_vmap
 
+from haiku_mup.coordinates.batches import as_arrays
 from haiku_mup.errors import MupError
+from haiku_mup.sweep.retrace import output_shapes
 
+STACK = ("draw all batches beforehand, `batches = jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), "
+         "*itertools.islice(iterator, steps))`, and give `data = lambda key, step: jax.tree.map("
+         "lambda x: x[step % len(x)], batches)`")
 SEGMENTS = 16           # a run may end early after each of about so many segments
 
 BatchByStep = Callable[[Any], Any]      # from the number of a step to its batch
@@ -24,7 +30,7 @@ class ShuffledBatches:
       steps: the number of batches that a run needs.
 
     Raises:
-      MupError: the arrays differ in length, or have fewer rows than a batch.
+      MupError: the arrays differ in length, or have fewer rows than a batch; something that is no array.
 
     >>> batch = ShuffledBatches(np.arange(5), 2, steps=3).by_step(jax.random.key(0))
     >>> len({int(x) for step in range(2) for x in batch(step)})     # two batches are an epoch
@@ -32,12 +38,15 @@ class ShuffledBatches:
     """
 
     def __init__(self, data: Any, size: int | None, steps: int):
+        data = as_arrays(data, "training: data", "a trial is one compiled program, which can't call it: "
+                         f"{STACK}")
         lengths = {np.shape(x)[0] if np.ndim(x) else 0 for x in jax.tree.leaves(data)}
         rows = min(lengths, default=0)
         size = rows if size is None else size
         if len(lengths) != 1 or not 0 < size <= rows:
             raise MupError(f"training: data of {sorted(lengths)} rows, and batch_size={size}: give arrays with "
-                           "as many rows each, and at least as many as a batch")
+                           "as many rows each, and at least as many as a batch; of lists of numbers, "
+                           "np.asarray(list)")
         self._data, self._rows, self._size, self._steps = data, rows, size, steps
 
     def example(self) -> Any:
@@ -65,17 +74,49 @@ class DrawnBatches:
     Args:
       draw: from a key and the number of a step to a batch.
 
+    Raises:
+      MupError: a function of other arguments, or a generator.
+
     >>> batches = DrawnBatches(lambda key, step: jax.random.normal(key, (2,)))
     >>> batches.example().shape, batches.by_step(jax.random.key(0))(7).shape
     ((2,), (2,))
     """
 
     def __init__(self, draw: Callable[[Any, Any], Any]):
-        self._draw = draw
+        self._draw_any = draw
+        try:
+            inspect.signature(draw).bind(None, 0)
+        except TypeError as error:
+            raise MupError(f"training: data is a function, but not of (key, step): {error}; make it "
+                           "data(key, step), which returns the batch of that step") from error
+        except ValueError:      # a function without a signature
+            pass
+        if inspect.isgeneratorfunction(draw):
+            raise MupError("training: data is the function of a generator, and a trial is one compiled "
+                           f"program: {STACK}")
+
+    def _draw(self, key: Any, step: Any) -> Any:
+        """Returns the batch of a step, as arrays."""
+        return as_arrays(self._draw_any(key, step), "training: what data(key, step) returns",
+                         "return a batch of arrays")
 
     def example(self) -> Any:
-        """Returns a batch of zeros."""
-        shapes = jax.eval_shape(self._draw, jax.random.key(0), 0)
+        """Returns a batch of zeros.
+
+        Raises:
+          MupError: the function can't be traced; or it draws outside of JAX, so that all steps would see one
+            batch.
+        """
+        try:
+            shapes, same = output_shapes(self._draw, jax.random.key(0), 0)
+        except jax.errors.JAXTypeError as error:
+            raise MupError("training: data(key, step) is traced once for all steps, so that step is no number "
+                           "and key no array of NumPy's: index arrays of jax.numpy, jnp.stack(batches)[step], "
+                           "and draw with jax.random and the key") from error
+        if not same:
+            raise MupError("training: data(key, step) draws outside of JAX (with NumPy or random, or from an "
+                           "iterator): it is traced once, so every step would see one batch. Draw with "
+                           f"jax.random and the key, or {STACK}")
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
     def by_step(self, key: Any) -> BatchByStep:

@@ -1,11 +1,15 @@
-"""One step of training, for models with and without state."""
+"""One step of training, for models with and without state, and with and without random keys."""
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import optax
 from jax.custom_batching import sequential_vmap
+
+from haiku_mup.coordinates.model_inputs import check_loss
+from haiku_mup.tracing.haiku_internals import original_function
 
 
 class TrainingStep:
@@ -33,6 +37,7 @@ class TrainingStep:
                  loss_fn: Callable[..., jax.Array]):
         self._model, self._optimizer, self._loss_fn = model, optimizer, loss_fn
         self._stateful = type(model).__name__.endswith("WithState")     # hk.TransformedWithState and its multi
+        self._takes_key = takes_key(model.apply, self._stateful)
 
     def init(self, inputs: Any, key: Any) -> tuple[Any, Any]:
         """Draws parameters and state.
@@ -57,15 +62,39 @@ class TrainingStep:
           state: the state.
           rng: a key.
           what: a batch, or a function ``(apply, params, rng)`` that returns a scalar.
+
+        Raises:
+          MupError: the loss of a batch is not a scalar.
         """
         new_state = state
 
         def apply(params, rng, *args, **kwargs):
             nonlocal new_state      # loss functions know no state: it passes by them
+            if self._takes_key:
+                args = rng, *args
             if not self._stateful:
-                return self._model.apply(params, rng, *args, **kwargs)
-            out, new_state = self._model.apply(params, new_state, rng, *args, **kwargs)
+                return self._model.apply(params, *args, **kwargs)
+            out, new_state = self._model.apply(params, new_state, *args, **kwargs)
             return out
 
-        value = what(apply, params, rng) if callable(what) else self._loss_fn(apply, params, rng, what)
+        if callable(what):
+            return what(apply, params, rng), new_state
+        value = self._loss_fn(apply, params, rng, what)
+        check_loss(value)
         return value, new_state
+
+
+def takes_key(apply: Callable[..., Any], stateful: bool) -> bool:
+    """Returns whether a model's apply takes a random key, as it does unless hk.without_apply_rng made it.
+
+    >>> model = hk.transform(lambda x: hk.Linear(3)(x))
+    >>> takes_key(model.apply, False), takes_key(hk.without_apply_rng(model).apply, False)
+    (True, False)
+    """
+    if original_function(apply) is None:        # not Haiku's
+        return True
+    try:
+        names = list(inspect.signature(apply).parameters)
+    except (TypeError, ValueError):             # a function without a signature
+        return True
+    return names[1 + stateful:2 + stateful] == ["rng"]
