@@ -5,7 +5,7 @@
 # - search: which trials run. runner: how they run. cell_file: how finished ones are kept.
 # - loss_curves, optimum, recommendation: what the losses say.
 # - result, rows, figures: `Sweep`, with its tables and figures.
-from haiku_mup.sweep.loss_curves import FLOOR, Curve, curves, drift, setback
+from haiku_mup.sweep.loss_curves import Curve, curves, drift, setback
 from haiku_mup.sweep.optimum import Optimum
 
-__all__ = ["FLOOR", "Curve", "Optimum", "curves", "drift", "setback"]
+__all__ = ["Curve", "Optimum", "curves", "drift", "setback"]

@@ -13,14 +13,16 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
 from haiku_mup.coordinates.figure_style import GREY, TITLES, plain_axes
-from haiku_mup.sweep.loss_curves import FLOOR, Curve, curves, drift
+from haiku_mup.sweep.loss_curves import Curve, curves, drift
 
 LABELS = {"train_loss": "training loss", "valid_loss": "validation loss"}
-TRANSFER_KEY = ("line: geometric mean over seeds   shade: smallest to largest   disc: optimum, with its 95% "
-                "interval   band: half an octave around the narrowest's optimum")
-LEARNING_KEY = ("line: geometric mean over seeds   shade: smallest to largest   "
+TRANSFER_KEY = ("line: mean over seeds   shade: smallest to largest   disc: optimum, with its 95% interval   "
+                "band: half an octave around the narrowest's optimum")
+LEARNING_KEY = ("line: mean over seeds   shade: smallest to largest   "
                 "each point is a mean over {} steps")
 POINTS = 100        # of a learning curve, each the mean over as many steps
+LOG_SPAN = 2.5      # a loss axis is logarithmic if its largest loss is at least so many times the smallest
+CUT = 3             # a loss axis ends at so many times the rise from the lowest loss to those at small rates
 
 
 # --- loss against the learning rate ---
@@ -29,11 +31,12 @@ def lr_transfer(rows: Iterable[Mapping[str, Any]], path: str | pathlib.Path | No
                 loss: str = "train_loss", title: str = "", caption: str = "", size: str = "width") -> Figure:
     """Draws the loss against log2 of the learning rate: a panel per parametrization, a curve per width.
 
-    A curve is the geometric mean over seeds; its shade spans the smallest and the largest of their losses. A
-    disc marks the curve's optimum, and a bar the optimum's interval over seeds: see `sweep.Optimum`. A triangle
-    in place of the disc points outwards: the optimum is at the end of the rates that were tried, or beyond. The
-    grey band is half an octave to either side of the narrowest width's optimum. Where a seed diverged there is
-    no curve, and losses far above those at the smallest learning rates are cut off.
+    A curve is the mean over seeds; its shade spans the smallest and the largest of their losses. A disc marks
+    the curve's optimum, and a bar the optimum's interval over seeds: see `sweep.Optimum`. A triangle in place
+    of the disc points outwards: the optimum is at the end of the rates that were tried, or beyond. The grey
+    band is half an octave to either side of the narrowest width's optimum. Where a seed diverged there is no
+    curve, and losses far above those at the smallest learning rates are cut off. The axis of the loss is
+    logarithmic if all losses on it are above zero and differ by a factor of 2.5 or more, else linear.
 
     Args:
       rows: records, as in `sweep.curves`.
@@ -54,11 +57,12 @@ def lr_transfer(rows: Iterable[Mapping[str, Any]], path: str | pathlib.Path | No
     panels = curves(rows, loss)
     figure, grid, shades = _panels(max(len(panels), 1),
                                    (width for by_width in panels.values() for width in by_width))
+    drawn = [curve for by_width in panels.values() for curve in by_width.values()]
+    _set_loss_scale(grid[0], *_loss_limits(drawn))
     for axes, (name, by_width) in zip(grid, panels.items()):
         for width, curve in sorted(by_width.items()):
             _draw_curve(axes, width, curve, shades[width])
         _describe(axes, TITLES.get(name, name), by_width)
-    _set_loss_scale(grid[0], [curve for by_width in panels.values() for curve in by_width.values()])
     if panels:
         _draw_legend(grid[-1], shades, size)
     return _finished(figure, path, title, loss, TRANSFER_KEY if len(panels) > 1 else "", caption)
@@ -80,7 +84,8 @@ def _mark_optimum(axes: Axes, curve: Curve, shade: Any) -> None:
     if math.isnan(best.log2_lr):
         return
     at = np.isfinite(curve.mean)
-    height = math.exp(np.interp(best.log2_lr, curve.log2_lr[at], np.log(curve.mean[at])))
+    to_axis, from_axis = (np.log, np.exp) if axes.get_yscale() == "log" else (np.asarray, np.asarray)
+    height = float(from_axis(np.interp(best.log2_lr, curve.log2_lr[at], to_axis(curve.mean[at]))))
     outwards = "<" if best.log2_lr == curve.log2_lr[0] else ">"
     axes.plot([best.log2_lr], [height], outwards if best.at_edge else "o", color=shade, markersize=10,
               markeredgecolor="white", markeredgewidth=1.5, zorder=4)
@@ -109,15 +114,41 @@ def _drift_text(by_width: Mapping[int, Curve]) -> str:
     return f"optimum drifts by {least}{octaves:.1f} octaves"
 
 
-def _set_loss_scale(axes: Axes, drawn: Sequence[Curve]) -> None:
-    """Sets the loss's scale for a panel and all that share it; it ends at 5 times the losses at small rates."""
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+def _loss_limits(drawn: Sequence[Curve]) -> tuple[float, float]:
+    """Returns the lowest and the highest loss to show; losses far above those at small rates are not."""
+    losses = [loss for curve in drawn for pair in zip(curve.low, curve.high)
+              for loss in pair if math.isfinite(pair[1])]
+    return _cut_off(losses, [curve.high[0] for curve in drawn])
+
+
+def _cut_off(losses: Sequence[float], starts: Iterable[float]) -> tuple[float, float]:
+    """Returns the lowest and the highest loss to show.
+
+    Args:
+      losses: all losses, finite.
+      starts: the losses at the left of a figure; others may be far above them. Not finite where one diverged.
+
+    >>> _cut_off([1.0, 2.0, 1e9], [2.0])
+    (1.0, 4.0)
+    """
+    bottom, top = min(losses, default=1.0), max(losses, default=1.0)
+    usual = [*filter(math.isfinite, starts), *([float(np.median(losses))] if losses else [])]
+    rise = max(usual, default=bottom) - bottom
+    return bottom, min(top, bottom + CUT * rise) if rise else top
+
+
+def _set_loss_scale(axes: Axes, bottom: float, top: float) -> None:
+    """Sets the loss's scale for a panel and all that share it, logarithmic or linear, from bottom to top."""
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_locator(NullLocator())
-    shown = [loss for curve in drawn for pair in zip(curve.low, curve.high)
-             for loss in pair if math.isfinite(pair[1])] or [1.0]
-    starts = [curve.high[0] for curve in drawn if math.isfinite(curve.high[0])] or [math.inf]
-    axes.set_ylim(min(shown) / 1.3, min(1.3 * max(shown), 5 * max(starts)))
+    if bottom > 0 and top >= LOG_SPAN * bottom:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_ylim(bottom / 1.3, 1.3 * top)
+    else:
+        margin = (top - bottom) / 20 or abs(top) / 20 or 1.0
+        axes.set_ylim(bottom - margin, top + margin)
 
 
 # --- loss against the step of training ---
@@ -152,9 +183,14 @@ def learning_curves(panels: Mapping[str, LearningCurves], path: str | os.PathLik
     figure, grid, shades = _panels(len(panels), (width for panel in panels.values() for width in panel.losses))
     steps = max(losses.shape[1] for panel in panels.values() for losses in panel.losses.values())
     together = -(-steps // POINTS)
-    for axes, (name, (lr, by_width)) in zip(grid, panels.items()):
-        for width, losses in sorted(by_width.items()):
-            _draw_learning_curve(axes, losses, shades[width], together)
+    points = {name: {width: _means_of_steps(losses, together) for width, losses in panel.losses.items()}
+              for name, panel in panels.items()}
+    drawn = [means for by_width in points.values() for means in by_width.values()]
+    losses = [float(loss) for means in drawn for loss in means[np.isfinite(means)]]
+    _set_loss_scale(grid[0], *_cut_off(losses, [means[:, 0].max() for means in drawn]))
+    for axes, (name, (lr, _)) in zip(grid, panels.items()):
+        for width, means in sorted(points[name].items()):
+            _draw_learning_curve(axes, means, shades[width], together)
         axes.set_title(TITLES.get(name, name), fontsize=14, loc="left")
         axes.set_title(f"learning rate {lr:.3g}", fontsize=11, loc="right", color=GREY)
         axes.set_xlabel("step", fontsize=13)
@@ -163,13 +199,17 @@ def learning_curves(panels: Mapping[str, LearningCurves], path: str | os.PathLik
     return _finished(figure, path, title, loss, key, caption)
 
 
-def _draw_learning_curve(axes: Axes, losses: np.ndarray, shade: Any, together: int) -> None:
-    """Draws means over so many steps together; nothing where a seed diverged."""
-    points = losses[:, :losses.shape[1] // together * together].reshape(len(losses), -1, together).mean(axis=2)
-    shown = np.where(np.isfinite(points).all(axis=0), np.maximum(points, FLOOR), np.nan)
-    x = (np.arange(points.shape[1]) + 0.5) * together
-    axes.fill_between(x, shown.min(axis=0), shown.max(axis=0), color=shade, alpha=0.15, linewidth=0)
-    axes.plot(x, np.exp(np.log(shown).mean(axis=0)), color=shade, linewidth=2)
+def _means_of_steps(losses: np.ndarray, together: int) -> np.ndarray:
+    """Returns means of losses [seeds, steps] over so many steps together; nan where a seed diverged."""
+    means = losses[:, :losses.shape[1] // together * together].reshape(len(losses), -1, together).mean(axis=2)
+    return np.where(np.isfinite(means).all(axis=0), means, np.nan)
+
+
+def _draw_learning_curve(axes: Axes, means: np.ndarray, shade: Any, together: int) -> None:
+    """Draws what `_means_of_steps` returns: the mean over seeds, and a shade over all of them."""
+    x = (np.arange(means.shape[1]) + 0.5) * together
+    axes.fill_between(x, means.min(axis=0), means.max(axis=0), color=shade, alpha=0.15, linewidth=0)
+    axes.plot(x, means.mean(axis=0), color=shade, linewidth=2)
 
 
 def stack_seeds(losses: Sequence[np.ndarray]) -> np.ndarray:
@@ -188,7 +228,6 @@ def _panels(count: int, widths: Iterable[int]) -> tuple[Figure, Any, dict[int, A
     """Returns a figure, its panels [count] on one scale, and a shade for each width: the wider, the darker."""
     figure = Figure(figsize=(1.2 + 4.4 * count, 4.8), layout="constrained")
     grid = figure.subplots(1, count, sharex=True, sharey=True, squeeze=False)[0]
-    grid[0].set_yscale("log")
     for axes in grid:
         axes.tick_params(labelsize=12)
         plain_axes(axes)

@@ -1,5 +1,6 @@
 """Groups losses into curves over the learning rate, and compares the curves of different widths."""
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -7,8 +8,8 @@ import numpy as np
 
 from haiku_mup.sweep.optimum import Optimum, argmin_rate, find_optimum, marginal_means
 
-FLOOR = 1e-12       # stands for a loss of zero where a logarithm is taken
 TAIL = 10           # the loss of a run is the mean over the last of so many parts of its steps
+RESOLUTION = 1e-12  # relative to the losses; standard deviations below it are rounding errors
 
 
 class Curve(NamedTuple):
@@ -16,41 +17,47 @@ class Curve(NamedTuple):
 
     Attributes:
       log2_lr: [lrs], log2 of the learning rates, ascending.
-      log_loss: [lrs, seeds], natural logarithms; inf where a seed diverged, nan where it is missing.
+      loss: [lrs, seeds], of any sign; inf where a seed diverged, nan where it is missing.
     """
 
     log2_lr: np.ndarray
-    log_loss: np.ndarray
+    loss: np.ndarray
+
+    @property
+    def log_loss(self) -> np.ndarray:
+        """Returns the natural logarithms of the losses, [lrs, seeds]; nan for those that are not above 0."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(self.loss > 0, np.log(self.loss), np.nan)
 
     @property
     def log_mean(self) -> np.ndarray:
-        """Returns the seeds' mean log loss, [lrs], adjusted for missing seeds; inf where a seed diverged."""
+        """Returns the seeds' mean of `log_loss`, [lrs], adjusted for missing seeds; inf where one diverged."""
         return marginal_means(self.log_loss)
 
     @property
     def mean(self) -> np.ndarray:
-        """Returns the seeds' geometric mean loss, [lrs], adjusted likewise; inf where a seed diverged."""
-        return np.asarray(np.exp(self.log_mean))
+        """Returns the seeds' mean loss, [lrs], adjusted for missing seeds; inf where a seed diverged."""
+        return marginal_means(self.loss)
 
     @property
     def low(self) -> np.ndarray:
         """Returns the seeds' smallest loss, [lrs]."""
-        return np.asarray(np.exp(np.nanmin(self.log_loss, axis=1)))
+        return np.asarray(np.nanmin(self.loss, axis=1))
 
     @property
     def high(self) -> np.ndarray:
         """Returns the seeds' largest loss, [lrs]."""
-        return np.asarray(np.exp(np.nanmax(self.log_loss, axis=1)))
+        return np.asarray(np.nanmax(self.loss, axis=1))
 
     @property
     def best(self) -> float:
         """Returns log2 of the rate with the lowest mean, the first of equals; nan if all diverged."""
-        return float(self.log2_lr[argmin_rate(self.log_loss)]) if np.isfinite(self.mean).any() else math.nan
+        return float(self.log2_lr[argmin_rate(self.loss)]) if np.isfinite(self.mean).any() else math.nan
 
     @property
     def lowest(self) -> float:
         """Returns the mean loss at the best rate; inf if all diverged."""
-        return float(self.mean[argmin_rate(self.log_loss)])
+        return float(self.mean[argmin_rate(self.loss)])
 
     @property
     def optimum(self) -> Optimum:
@@ -60,7 +67,7 @@ class Curve(NamedTuple):
         >>> round(Curve(at, 0.1 * (at[:, None] + 6.8)**2).optimum.log2_lr, 3)
         -6.8
         """
-        return find_optimum(self.log2_lr, self.log_loss)
+        return find_optimum(self.log2_lr, self.loss)
 
 
 CurveTable = dict[str, dict[int, Curve]]        # by parametrization, then by width
@@ -76,13 +83,13 @@ def final_loss(losses: np.ndarray) -> float:
     return float(flat[-max(1, flat.size // TAIL):].mean())
 
 
-def log_with_floor(loss: float) -> float:
-    """Returns the natural logarithm of a loss; one of zero counts as `FLOOR`.
+def finite_or_inf(loss: float) -> float:
+    """Returns a loss; inf, as for a run that diverged, if it is not finite.
 
-    >>> log_with_floor(1.0), round(log_with_floor(0.0), 1)
-    (0.0, -27.6)
+    >>> finite_or_inf(-1.5), finite_or_inf(math.nan), finite_or_inf(-math.inf)
+    (-1.5, inf, inf)
     """
-    return math.log(max(loss, FLOOR))
+    return loss if math.isfinite(loss) else math.inf
 
 
 def curves(rows: Iterable[Mapping[str, Any]], loss: str = "train_loss") -> CurveTable:
@@ -94,17 +101,17 @@ def curves(rows: Iterable[Mapping[str, Any]], loss: str = "train_loss") -> Curve
       loss: the key of the loss.
 
     Returns:
-      Curves by parametrization, then by width. A loss that is nan counts as diverged.
+      Curves by parametrization, then by width. A loss that is not finite counts as diverged.
 
     >>> row = {"parametrization": "mup", "width": 64, "lr": 0.125}
     >>> curves([row | {"train_loss": 2.0}, row | {"train_loss": 8.0}])["mup"][64].mean
-    array([4.])
+    array([5.])
     """
     groups: dict[str, dict[int, dict[float, dict[Any, float]]]] = {}
     for row in rows:
         by_lr = groups.setdefault(row["parametrization"], {}).setdefault(int(row["width"]), {})
         by_seed, value = by_lr.setdefault(float(row["lr"]), {}), float(row[loss])
-        by_seed[row.get("seed", len(by_seed))] = math.inf if math.isnan(value) else max(value, FLOOR)
+        by_seed[row.get("seed", len(by_seed))] = finite_or_inf(value)
     return {name: {width: _curve(by_lr) for width, by_lr in by_width.items()}
             for name, by_width in groups.items()}
 
@@ -114,7 +121,7 @@ def _curve(by_lr: Mapping[float, Mapping[Any, float]]) -> Curve:
     lrs = sorted(by_lr)
     seeds = list(dict.fromkeys(seed for by_seed in by_lr.values() for seed in by_seed))
     losses = [[by_lr[lr].get(seed, math.nan) for seed in seeds] for lr in lrs]
-    return Curve(np.log2(lrs).round(10), np.log(losses))
+    return Curve(np.log2(lrs).round(10), np.array(losses, np.float64))
 
 
 def drift(widths: Mapping[int, Curve]) -> float:
@@ -136,7 +143,7 @@ def setback(widths: Mapping[int, Curve]) -> float:
     """Returns by how much a wider model is worse than a narrower one, at rates well below the optimum.
 
     In μP wider is better at every rate up to the optimum. The number is the largest difference between the mean
-    log losses of a wider and of a narrower model, over all pairs of widths and all rates an octave or more
+    losses of a wider and of a narrower model, over all pairs of widths and all rates an octave or more
     below both optima. The unit is the standard deviation of that difference over seeds: up to 1, it is within
     the seeds' spread; below 0, wider is always better.
 
@@ -159,8 +166,8 @@ def setback(widths: Mapping[int, Curve]) -> float:
 def _differences_below_optimum(narrow: Curve, wide: Curve) -> Iterator[float]:
     """Yields how far `wide` is above `narrow` at each shared rate an octave or more below both optima."""
     highest = min(narrow.optimum.log2_lr, wide.optimum.log2_lr) - 1
-    narrow_at = dict(zip(narrow.log2_lr, narrow.log_loss))
-    for lr, wide_loss in zip(wide.log2_lr, wide.log_loss):
+    narrow_at = dict(zip(narrow.log2_lr, narrow.loss))
+    for lr, wide_loss in zip(wide.log2_lr, wide.loss):
         if lr <= highest and lr in narrow_at:
             a, b = (losses[~np.isnan(losses)] for losses in (narrow_at[lr], wide_loss))
             if min(len(a), len(b)) > 1:
@@ -175,4 +182,5 @@ def _standardized_difference(narrow: np.ndarray, wide: np.ndarray) -> float:
     if not (np.isfinite(narrow).all() and np.isfinite(wide).all()):
         return math.inf if np.isinf(wide).sum() > np.isinf(narrow).sum() else -math.inf
     deviation = math.hypot(narrow.std(ddof=1), wide.std(ddof=1))
-    return float((wide.mean() - narrow.mean()) / max(deviation, FLOOR))
+    resolution = RESOLUTION * max(abs(narrow).max(), abs(wide).max())
+    return float((wide.mean() - narrow.mean()) / max(deviation, resolution, sys.float_info.min))

@@ -1,10 +1,14 @@
 """Estimates the learning rate at which a noisy loss curve is lowest, and a confidence interval for it.
 
-1. At each learning rate, the log losses are averaged over seeds. If seeds are missing, the averages account for
+1. At each learning rate, the losses are averaged over seeds. If seeds are missing, the averages account for
    which ones: see `marginal_means`.
-2. A least-squares parabola through the averages within 1.5 octaves of the lowest one gives the optimum.
+2. A weighted least-squares parabola through the averages within 1.5 octaves of the lowest one gives the
+   optimum. The higher a loss, the less it weighs: see `weights_of`.
 3. The jackknife gives the interval: each seed is left out in turn, and the parabola is fitted again. The optima
    that result are as far apart as chance in the seeds makes them.
+
+Only ratios of differences between losses count. So the optimum and its interval stay the same if a number is
+added to all losses, or if all are multiplied by a positive one, and losses may have any sign.
 """
 import math
 from collections.abc import Sequence
@@ -14,17 +18,19 @@ import numpy as np
 
 FIT_RADIUS = 1.5        # octaves to either side of the lowest rate that the parabola is fitted to
 MIN_SPACING = 0.25      # octaves; rates closer than this count as this far apart when gaps are filled
+MAX_EXCESS = 1e6        # in units of the valley's scale; losses higher than this count as diverged in a fit
+ROUNDING = 1e-12        # relative to the largest loss; smaller differences between losses count as none
 
 
 class Optimum(NamedTuple):
     """The learning rate at which a curve is lowest.
 
     Attributes:
-      log2_lr: log2 of the learning rate at the minimum of a parabola through the mean log losses within 1.5
-        octaves of the lowest rate, at most as far away as the next rate that was tried. It is the lowest rate
-        itself if the parabola has no minimum, and nan if every rate diverged. If some rates are farther apart
-        than others, the fit includes points in between (on monotone cubics), so that all stretches of the curve
-        weigh alike.
+      log2_lr: log2 of the learning rate at the minimum of a parabola through the mean losses within 1.5
+        octaves of the lowest rate, at most as far away as the next rate that was tried. The higher a loss, the
+        less it weighs. It is the lowest rate itself if the parabola has no minimum, and nan if every rate
+        diverged. If some rates are farther apart than others, the fit includes points in between (on monotone
+        cubics), so that all stretches of the curve weigh alike.
       low: the lower end of its 95% confidence interval over seeds (jackknife, Student's t). It is the next
         lower rate if the parabola's minimum lies beyond the neighbouring rates, as beside a rate that diverges;
         nan with a single seed, or without a parabola.
@@ -48,27 +54,27 @@ class Optimum(NamedTuple):
         return max(self.log2_lr - self.low, self.high - self.log2_lr)
 
 
-def find_optimum(log2_lr: np.ndarray, log_loss: np.ndarray) -> Optimum:
-    """Estimates the optimum of log losses [lrs, seeds] at ascending rates [lrs], and its interval.
+def find_optimum(log2_lr: np.ndarray, losses: np.ndarray) -> Optimum:
+    """Estimates the optimum of losses [lrs, seeds] at ascending rates [lrs], and its interval.
 
     Args:
       log2_lr: log2 of the learning rates, [lrs].
-      log_loss: [lrs, seeds]; inf where a seed diverged, nan where it is missing.
+      losses: [lrs, seeds]; inf where a seed diverged, nan where it is missing.
 
     >>> x = np.array([-8.0, -7.0, -6.0])
     >>> round(find_optimum(x, 0.1 * (x[:, None] + 6.8)**2).log2_lr, 3)
     -6.8
     """
-    means = marginal_means(log_loss)
+    means = marginal_means(losses)
     if not np.isfinite(means).any():
         return Optimum(math.nan)
-    index = argmin_rate(log_loss)
+    index = argmin_rate(losses)
     lowest = float(log2_lr[index])
     if index in (0, len(log2_lr) - 1):
         return Optimum(lowest, at_edge=True)
     # A rate at which one seed diverged must not come back when the jackknife leaves that seed out.
-    log_loss = np.where(np.isinf(log_loss).any(axis=1, keepdims=True), np.inf, log_loss)
-    fitted = parabola_minimum(lowest, log2_lr, log_loss)
+    losses = np.where(np.isinf(losses).any(axis=1, keepdims=True), np.inf, losses)
+    fitted = parabola_minimum(lowest, log2_lr, losses)
     if math.isnan(fitted):
         return Optimum(lowest)
     below, above = float(log2_lr[index - 1]), float(log2_lr[index + 1])
@@ -76,7 +82,7 @@ def find_optimum(log2_lr: np.ndarray, log_loss: np.ndarray) -> Optimum:
     low = max(below, lowest - FIT_RADIUS) if np.isfinite(means[index - 1]) else lowest
     high = min(above, lowest + FIT_RADIUS) if np.isfinite(means[index + 1]) else lowest
     best = float(np.clip(fitted, low, high))
-    margin = jackknife_margin(_leave_one_out(lowest, log2_lr, log_loss))
+    margin = jackknife_margin(_leave_one_out(lowest, log2_lr, losses))
     if best != fitted and not math.isnan(margin):
         return Optimum(best, below, above)      # no parabola fits here; the neighbours bracket the optimum
     return Optimum(best, best - margin, best + margin)
@@ -87,8 +93,8 @@ def _leave_one_out(center: float, x: np.ndarray, y: np.ndarray) -> list[float]:
     return [parabola_minimum(center, x, np.delete(y, seed, axis=1)) for seed in range(y.shape[1])]
 
 
-def argmin_rate(log_loss: np.ndarray) -> int:
-    """Returns the index of the rate with the lowest log loss [lrs, seeds], where seeds may be missing (nan).
+def argmin_rate(losses: np.ndarray) -> int:
+    """Returns the index of the rate with the lowest of losses [lrs, seeds], where seeds may be missing (nan).
 
     An adaptive search tries many rates with one seed and few rates with all seeds. The average of one seed is
     noisy, and the lowest of many noisy averages is likely to be a lucky one. So a rate with few seeds has to be
@@ -103,44 +109,94 @@ def argmin_rate(log_loss: np.ndarray) -> int:
     >>> argmin_rate(np.array([[1., 3., 3.], [2., 9., 9.], [0.9, np.nan, np.nan]]))
     2
     """
-    means, count = marginal_means(log_loss), (~np.isnan(log_loss)).sum(axis=1)
+    means, count = marginal_means(losses), (~np.isnan(losses)).sum(axis=1)
     with np.errstate(invalid="ignore"):                         # inf - inf
-        excess = np.nansum(log_loss[:, None] - log_loss, axis=2)        # [lrs, lrs], over the shared seeds
+        excess = np.nansum(losses[:, None] - losses, axis=2)            # [lrs, lrs], over the shared seeds
+    excess[abs(excess) <= _rounding_error(losses)] = 0
     beaten = ((excess > 0) & (count[:, None] < count)).any(axis=1)
     enough = 2 * count >= count.max()
     candidates = np.where(enough & ~beaten, means, np.inf)
-    winner = int((candidates if np.isfinite(candidates).any() else means).argmin())
+    winner = first_of_lowest(candidates if np.isfinite(candidates).any() else means)
     lower = ~enough & (excess[:, winner] < 0)
-    return int(np.where(lower, means, np.inf).argmin()) if lower.any() else winner
+    return first_of_lowest(np.where(lower, means, np.inf)) if lower.any() else winner
 
 
-def marginal_means(log_loss: np.ndarray) -> np.ndarray:
-    """Returns the means over seeds, [lrs], of log losses [lrs, seeds], as if no seed were missing.
+def first_of_lowest(means: np.ndarray) -> int:
+    """Returns the index of the lowest mean, the first of those that differ by rounding alone."""
+    return int((means <= means.min() + _rounding_error(means)).argmax())
+
+
+def _rounding_error(losses: np.ndarray) -> float:
+    """Returns the largest difference between the lowest losses that may be due to rounding."""
+    lowest = np.nanmin(losses, initial=np.inf)
+    return float(ROUNDING * abs(lowest)) if np.isfinite(lowest) else 0.0
+
+
+def marginal_means(losses: np.ndarray) -> np.ndarray:
+    """Returns the means over seeds, [lrs], of losses [lrs, seeds], as if no seed were missing.
 
     Some seeds are better than others at every rate. Plain means over different seeds would mistake that for a
-    difference between rates. So each log loss is modelled as a rate's effect plus a seed's effect, fitted by
-    least squares to the entries that exist. The result is the rate's effect plus the average seed's: the
-    estimated marginal means of a two-way layout with missing cells (Searle, Speed & Milliken, The American
-    Statistician 34, 1980). Without missing entries these are the plain means.
+    difference between rates. So each loss is modelled as a rate's effect plus a seed's effect, fitted by least
+    squares to the entries that exist, with the weights of `weights_of`: seeds differ most where training is
+    close to diverging, and those differences say nothing about other rates. The result is the rate's effect
+    plus the average seed's: the estimated marginal means of a two-way layout with missing cells (Searle, Speed
+    & Milliken, The American Statistician 34, 1980). Without missing entries these are the plain means.
 
     A rate at which a seed diverged, or that has no seed at all, gets inf.
 
     >>> marginal_means(np.array([[0., 10.], [1., 11.], [2., np.nan]]))
     array([5., 6., 7.])
     """
-    excluded = np.isinf(log_loss).any(axis=1) | np.isnan(log_loss).all(axis=1)
-    means = np.full(len(log_loss), np.inf)
-    kept = log_loss[~excluded]
+    excluded = np.isinf(losses).any(axis=1) | np.isnan(losses).all(axis=1)
+    means = np.full(len(losses), np.inf)
+    kept = losses[~excluded]
     if not np.isnan(kept).any():
         means[~excluded] = kept.mean(axis=1)
         return means
-    rates, seeds = kept.shape
-    rows, columns = np.nonzero(~np.isnan(kept))
+    lowest = np.nanmin(kept)        # subtracted, since the solution of least norm must not depend on it
+    means[~excluded] = lowest + _rate_effects(kept - lowest, weights_of(np.nanmean(kept, axis=1)))
+    return means
+
+
+def _rate_effects(losses: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Returns the effects of the rates, [lrs], in a model of losses [lrs, seeds] by rates and seeds.
+
+    Args:
+      losses: [lrs, seeds].
+      weights: of the rates, [lrs]; those of weight 0 have plain means.
+    """
+    effects, fitted = np.nanmean(losses, axis=1), weights > 0
+    losses, weights = losses[fitted], weights[fitted]
+    rates, seeds = losses.shape
+    rows, columns = np.nonzero(~np.isnan(losses))
     # Subtracting 1 / seeds centres the seeds' effects: a rate's coefficient is its loss for the average seed.
     # That leaves the design one short of full rank, which lstsq allows.
     design = np.hstack([np.eye(rates)[rows], (np.eye(seeds) - 1 / seeds)[columns]])
-    means[~excluded] = np.linalg.lstsq(design, kept[rows, columns])[0][:rates]
-    return means
+    root = np.sqrt(weights[rows])
+    effects[fitted] = np.linalg.lstsq(design * root[:, None], losses[rows, columns] * root)[0][:rates]
+    return effects
+
+
+def weights_of(means: np.ndarray) -> np.ndarray:
+    """Returns the weights of mean losses [n] in a least-squares fit: less for higher losses.
+
+    The weight is 1/(1 + e/s)², where e is the excess of a loss over the lowest, and s is the (lower) median of
+    the excesses above 0, the scale of the valley. The higher a loss is, the farther seeds are apart, and the
+    less a parabola describes the curve; beside a rate that diverges e has no limits. If both deviations grow
+    like s + e, these are the weights of inverse variance. A loss more than `MAX_EXCESS` times s above the
+    lowest has the weight 0.
+
+    >>> weights_of(np.array([3.0, 1.0, 2.0, 1e30])).round(3)
+    array([0.25 , 1.   , 0.444, 0.   ])
+    """
+    excess = means - means.min()
+    excess[excess <= _rounding_error(means)] = 0
+    risen = np.sort(excess[excess > 0])
+    if not len(risen):
+        return np.ones(len(means))
+    with np.errstate(over="ignore"):
+        heights = excess / risen[(len(risen) - 1) // 2]
+    return np.asarray(np.where(heights > MAX_EXCESS, 0, (1 + np.minimum(heights, MAX_EXCESS))**-2.0))
 
 
 def parabola_minimum(center: float, x: np.ndarray, y: np.ndarray) -> float:
@@ -153,17 +209,29 @@ def parabola_minimum(center: float, x: np.ndarray, y: np.ndarray) -> float:
         return math.nan
     x, means = x[tried] - center, marginal_means(y[tried])
     near = (abs(x) <= FIT_RADIUS) & np.isfinite(means)
+    if near.sum() > 3:          # through three points goes one parabola, whatever their weights
+        means[np.flatnonzero(near)[weights_of(means[near]) == 0]] = np.inf
+        near &= np.isfinite(means)
     if near.sum() < 3:
         return math.nan
-    parabola = np.polyfit(x[near], means[near], 2)
+    lowest = means[near].min()
+    heights = means - lowest
+    parabola = _fit_parabola(x[near], heights[near], means[near])
     # Where rates are dense, the fit has more points, and would lean towards them. Points between the others
     # even that out. They are interpolated in the residuals, so a curve that is a parabola keeps its minimum.
-    even_x, residuals = _fill_gaps(x, means - np.polyval(parabola, x))
+    even_x, residuals = _fill_gaps(x, heights - np.polyval(parabola, x))
     if len(even_x) > len(x):
         near = (abs(even_x) <= FIT_RADIUS) & np.isfinite(residuals)
-        parabola += np.polyfit(even_x[near], residuals[near], 2)
+        filled = lowest + residuals + np.polyval(parabola, even_x)
+        parabola = parabola + _fit_parabola(even_x[near], residuals[near], filled[near])
     curvature, slope, _ = parabola
     return float(center - slope / (2 * curvature)) if curvature > 0 else math.nan
+
+
+def _fit_parabola(x: np.ndarray, y: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """Returns the coefficients of a parabola through y at x, with the weights that mean losses give."""
+    weights = weights_of(means) if len(x) > 3 else np.ones(len(x))
+    return np.polyfit(x, y, 2, w=np.sqrt(weights))
 
 
 def _fill_gaps(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from haiku_mup.sweep.loss_curves import Curve, drift, setback
+from haiku_mup.sweep.loss_curves import RESOLUTION, Curve, drift, setback
 from haiku_mup.sweep.optimum import Optimum, argmin_rate
 
 MAX_DRIFT = 1.0         # octaves that the optimum may move over the widths without a warning
@@ -46,13 +46,14 @@ class Advice(NamedTuple):
         return " ".join([self.reasons, *self.doubts])
 
 
-def advise(name: str, curves: Mapping[int, Curve], missing: int = 0) -> Advice:
+def advise(name: str, curves: Mapping[int, Curve], missing: int = 0, judged_by: str = "") -> Advice:
     """Returns the advice that the curves of one parametrization give.
 
     Args:
       name: the name of the parametrization.
       curves: curves by width.
       missing: the number of trials without losses.
+      judged_by: which loss the curves are of, for the reasons.
 
     >>> x = np.arange(-6.0, 1.0)
     >>> curves = {width: Curve(x, 0.1 * (x[:, None] + 2.8)**2 - width / 500 + np.array([[0, 0.01]]))
@@ -66,7 +67,7 @@ def advise(name: str, curves: Mapping[int, Curve], missing: int = 0) -> Advice:
         return Advice(math.nan, "There is no learning rate to use.", ["Every one diverged: try lower ones."])
     optimum = evidence.optima[evidence.converged[-1]]
     sentences = [sentence for check in CHECKS if (sentence := check(evidence))]
-    return Advice(2**optimum.log2_lr, _reasons(evidence, optimum), sentences)
+    return Advice(2**optimum.log2_lr, _reasons(evidence, optimum, judged_by), sentences)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,11 +105,12 @@ class _Evidence:
         return setback(self.curves)
 
 
-def _reasons(evidence: _Evidence, optimum: Optimum) -> str:
+def _reasons(evidence: _Evidence, optimum: Optimum, judged_by: str) -> str:
     """Returns the sentences that explain the rate."""
+    judged = f", judged by {judged_by}" if judged_by else ""
     interval = "" if math.isnan(optimum.low) else f", 95% interval {optimum.low:.1f} to {optimum.high:.1f}"
     reasons = (f"Use a learning rate of {2**optimum.log2_lr:.3g} (2^{optimum.log2_lr:.1f}{interval}): it is "
-               f"the best one at width {evidence.converged[-1]}, the widest of {len(evidence.curves)}.")
+               f"the best one at width {evidence.converged[-1]}, the widest of {len(evidence.curves)}{judged}.")
     if len(evidence.converged) == 1:
         return reasons
     reasons += f" Over the widths the best rate moves by {evidence.drift:.1f} octaves"
@@ -181,7 +183,7 @@ def _rising_loss(evidence: _Evidence) -> str | None:
 
 def _wide_interval(evidence: _Evidence) -> str | None:
     """Warns if a single seed, or seeds that disagree, leave an optimum uncertain."""
-    if any(curve.log_loss.shape[1] < 2 for curve in evidence.curves.values()):
+    if any(curve.loss.shape[1] < 2 for curve in evidence.curves.values()):
         return "But there is one seed alone, so that no interval is known. Add seeds."
     noisy = [width for width, optimum in evidence.optima.items()
              if not optimum.at_edge and optimum.half > MAX_HALF_INTERVAL]
@@ -212,11 +214,12 @@ def _is_lowest(evidence: _Evidence, width: int) -> bool:
 
 def _is_above(narrow: Curve, wide: Curve) -> bool:
     """Returns whether the wider model's lowest loss is above the narrower one's, beyond the seeds' spread."""
-    at_narrow, at_wide = (argmin_rate(curve.log_loss) for curve in (narrow, wide))
-    a, b = narrow.log_loss[at_narrow], wide.log_loss[at_wide]
+    at_narrow, at_wide = (argmin_rate(curve.loss) for curve in (narrow, wide))
+    a, b = narrow.loss[at_narrow], wide.loss[at_wide]
     a, b = a[~np.isnan(a)], b[~np.isnan(b)]
     spread = math.hypot(a.std(ddof=1), b.std(ddof=1)) if min(len(a), len(b)) > 1 else 0.0
-    return bool(wide.log_mean[at_wide] - narrow.log_mean[at_narrow] > spread)
+    levels = float(narrow.mean[at_narrow]), float(wide.mean[at_wide])
+    return levels[1] - levels[0] > max(spread, RESOLUTION * max(map(abs, levels)))
 
 
 def _listed(widths: Iterable[int]) -> str:

@@ -37,7 +37,10 @@ class Sweep:
 
     @property
     def loss(self) -> str:
-        """Returns the name of the default loss, the first that the trials returned.
+        """Returns the name of the loss that the sweep is judged by unless another is named.
+
+        It is the first that the trials returned: with `training`, the first of `evaluate`, or else the training
+        loss.
 
         >>> haiku_mup.Sweep({}).loss
         'train_loss'
@@ -178,7 +181,7 @@ class Sweep:
         >>> sweep = haiku_mup.Sweep({t: {"train_loss": (np.log2(t.point[0][1]) + 2.8)**2 + t.seed / 9
         ...                                            + 64 / t.width} for t in trials})
         >>> f"{sweep.recommend().lr:.3f}", sweep.recommend().transfers
-        ('0.137', True)
+        ('0.144', True)
         """
         curves = self.curves(loss)
         name = parametrization or (next(iter(curves)) if len(curves) == 1 else "mup")
@@ -186,14 +189,14 @@ class Sweep:
             raise MupError(f"recommend: {parametrization or 'several parametrizations'}: there are "
                            f"{', '.join(map(repr, curves)) or 'none'}; name one of them")
         missing = sum(missing.trial.parametrization == name for missing in self.missing)
-        advice = advise(name, curves[name], missing)
+        advice = advise(name, curves[name], missing, self._describe_loss(loss or self.loss))
         if advice.doubts:
             warnings.warn(str(advice), MupWarning, stacklevel=2)
         return advice
 
     def __str__(self) -> str:
-        """Returns the best rates, a line for each parametrization, and the number of missing trials."""
-        lines = []
+        """Returns the loss's name, the best rates by parametrization, and the number of missing trials."""
+        lines = [f"judged by {self._describe_loss(self.loss)}"] if self.losses else []
         for name, widths in self.curves().items():
             cells = ", ".join(f"{width}: {_format(curve.optimum)}" for width, curve in sorted(widths.items()))
             drift = f"{loss_curves.drift(widths):.2f} octaves"
@@ -201,6 +204,15 @@ class Sweep:
         if self.missing:
             lines.append(f"{len(self.missing)} trials are missing")
         return "\n".join(lines)
+
+    def _describe_loss(self, loss: str) -> str:
+        """Returns the name of a loss, and how a run's losses at each step become one number.
+
+        >>> Sweep({Trial("mup", 64, (("lr", 0.5),), 0): {"l": np.ones(9)}})._describe_loss("l")
+        "'l', the mean over the last tenth of a run's steps"
+        """
+        by_step = any(by_name[loss].ndim for by_name in self.losses.values() if loss in by_name)
+        return f"{loss!r}" + ", the mean over the last tenth of a run's steps" * by_step
 
     # --- figures ---
 

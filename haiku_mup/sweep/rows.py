@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from haiku_mup.errors import MupError
-from haiku_mup.sweep.loss_curves import final_loss, log_with_floor
+from haiku_mup.sweep.loss_curves import final_loss, finite_or_inf
 from haiku_mup.sweep.trial import Trial
 
 SweepLosses = Mapping[Trial, Mapping[str, np.ndarray]]
@@ -26,7 +26,7 @@ def trial_rows(losses: SweepLosses) -> list[dict[str, Any]]:
 def best_setting_rows(losses: SweepLosses, loss: str) -> list[dict[str, Any]]:
     """Returns the rows of the trials with the best hyperparameters other than the learning rate.
 
-    Each rate of each curve has the setting with the lowest mean log loss over its seeds. A row has the column
+    Each rate of each curve has the setting with the lowest mean loss over its seeds. A row has the column
     "trial", too.
 
     Raises:
@@ -46,7 +46,7 @@ def best_setting_rows(losses: SweepLosses, loss: str) -> list[dict[str, Any]]:
         row = trial.row() | {loss: final_loss(by_name[loss]), "trial": trial}
         by_setting.setdefault(trial.point, []).append(row)
     return [row for by_setting in at_rate.values()
-            for row in min(by_setting.values(), key=lambda rows: _mean_log_loss(rows, loss))]
+            for row in min(by_setting.values(), key=lambda rows: _mean_loss(rows, loss))]
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -63,6 +63,6 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _mean_log_loss(rows: Sequence[Mapping[str, Any]], loss: str) -> float:
-    """Returns the mean logarithm of a loss over rows."""
-    return float(np.mean([log_with_floor(row[loss]) for row in rows]))
+def _mean_loss(rows: Sequence[Mapping[str, Any]], loss: str) -> float:
+    """Returns the mean of a loss over rows; inf if one diverged."""
+    return float(np.mean([finite_or_inf(row[loss]) for row in rows]))

@@ -7,8 +7,8 @@ The adaptive search runs a third of a curve's trials, in three stages:
 
 1. Initial rates, with one seed. Without a starting point these are some four rates spread over all of them.
    The optimum of the next narrower width is a starting point: then they are that rate, the rates half an octave
-   to each side of it, and one every two octaves elsewhere. The far rates show whether the starting point is at
-   a mere dent in the curve, with the minimum somewhere else.
+   to each side of it, and one every two octaves elsewhere. The far rates show whether the starting point is
+   only a local minimum of the curve.
 2. A bracket, with one seed. While a neighbour of the lowest rate is more than an octave away, the next trial
    halves that distance. If the lowest rate is the outermost one, the next trial is beyond it. (Press et al.,
    Numerical Recipes, section 10.1, bracket a minimum likewise.)
@@ -25,8 +25,8 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from haiku_mup.sweep.loss_curves import Curve, final_loss, log_with_floor
-from haiku_mup.sweep.optimum import marginal_means
+from haiku_mup.sweep.loss_curves import Curve, final_loss, finite_or_inf
+from haiku_mup.sweep.optimum import first_of_lowest, marginal_means
 from haiku_mup.sweep.trial import Trial
 
 BUDGET_SHARE = 3        # an adaptive search runs one in so many of a curve's trials,
@@ -142,9 +142,9 @@ def _next_round(search: Rounds, trials: Sequence[Trial], losses: Losses) -> list
         return []
 
 
-def _log_first_loss(losses: Mapping[str, np.ndarray] | None) -> float:
-    """Returns the logarithm of a trial's first loss; inf for a trial that failed."""
-    return math.inf if losses is None else log_with_floor(final_loss(next(iter(losses.values()))))
+def _first_loss(losses: Mapping[str, np.ndarray] | None) -> float:
+    """Returns a trial's first loss; inf for a trial that diverged or failed."""
+    return math.inf if losses is None else finite_or_inf(final_loss(next(iter(losses.values()))))
 
 
 class _CurveSearch:
@@ -165,7 +165,7 @@ class _CurveSearch:
         self._half_octave = max(1, self._octave // 2)
         warm = start is not None and len(seeds) >= WARM_START_SEEDS
         self._start = int(abs(self._log2_lrs - start).argmin()) if warm else None
-        self._log_losses: dict[GridIndex, float] = {}
+        self._losses: dict[GridIndex, float] = {}
 
     @property
     def best_log2_lr(self) -> float:
@@ -178,7 +178,7 @@ class _CurveSearch:
         """Yields the trials of each round, and is sent their losses."""
         for indices in self._stages():
             losses = yield [self._trials[index] for index in indices]
-            self._log_losses |= {index: _log_first_loss(losses.get(self._trials[index])) for index in indices}
+            self._losses |= {index: _first_loss(losses.get(self._trials[index])) for index in indices}
 
     def _stages(self) -> Iterator[list[GridIndex]]:
         """Yields the rounds of the three stages, until the budget is spent."""
@@ -200,7 +200,7 @@ class _CurveSearch:
 
     def _bracket(self) -> list[GridIndex]:
         """Returns the next rates that narrow the bracket around the lowest one, with the first seed."""
-        lowest, tried = self._lowest_rate(), {rate for rate, _ in self._log_losses}
+        lowest, tried = self._lowest_rate(), {rate for rate, _ in self._losses}
         below = min((lowest - rate for rate in tried if rate < lowest), default=0)
         above = min((rate - lowest for rate in tried if rate > lowest), default=0)
         steps = -self._bracket_step(below, above), self._bracket_step(above, below)
@@ -224,15 +224,15 @@ class _CurveSearch:
         for steps in ((0, octave, -octave), (half, -half), (octave + half, -octave - half)):
             rates = [lowest + step for step in steps if 0 <= lowest + step < len(self._log2_lrs)]
             new = [(rate, seed) for seed in range(self._seeds) for rate in rates
-                   if (rate, seed) not in self._log_losses]
+                   if (rate, seed) not in self._losses]
             if new:
                 return new
         return []
 
     def _within_budget(self, indices: Iterable[GridIndex]) -> list[GridIndex]:
         """Returns those of the trials that are new, as many as the budget allows."""
-        new = [index for index in dict.fromkeys(indices) if index not in self._log_losses]
-        return new[:max(0, self._budget - len(self._log_losses))]
+        new = [index for index in dict.fromkeys(indices) if index not in self._losses]
+        return new[:max(0, self._budget - len(self._losses))]
 
     def _grid_steps(self, octaves: float) -> int:
         """Returns the number of steps between rates that makes so many octaves, at least 1."""
@@ -240,12 +240,12 @@ class _CurveSearch:
         return max(1, round(octaves / float(np.median(gaps)))) if len(gaps) else 1
 
     def _loss_table(self) -> np.ndarray:
-        """Returns the log losses, [rates, seeds], with nan for trials that haven't run."""
+        """Returns the losses, [rates, seeds], with nan for trials that haven't run."""
         table = np.full((len(self._log2_lrs), self._seeds), np.nan)
-        for index, log_loss in self._log_losses.items():
-            table[index] = log_loss
+        for index, loss in self._losses.items():
+            table[index] = loss
         return table
 
     def _lowest_rate(self) -> int:
         """Returns the rate of the lowest mean; the lowest rate of all if every trial diverged."""
-        return int(marginal_means(self._loss_table()).argmin())
+        return first_of_lowest(marginal_means(self._loss_table()))
