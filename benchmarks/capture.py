@@ -51,32 +51,45 @@ def gpt2_of_modules(ids, width):
 
 MODELS = {"200 hk.Linears": (linears, jax.ShapeDtypeStruct((1, 32), jnp.float32)),
           "GPT-2, 12 blocks": (gpt2_of_modules, jax.ShapeDtypeStruct((1, 64), jnp.int32))}
+ADAM = optax.adam(1e-3)
 
 
-def plain(name):
-    """Traces the inits of base and target, and makes Adam's state, without a Mup."""
+def plain(name, optimizer=ADAM):
+    """Traces the inits of base and target, and makes an optimizer's state, without a Mup."""
     function, inputs = MODELS[name]
     for width in WIDTHS:
         shapes = jax.eval_shape(hk.transform(functools.partial(function, width=width)).init, jax.random.key(0),
                                 inputs)
-    jax.eval_shape(optax.adam(1e-3).init, shapes)
+    if optimizer is not None:
+        jax.eval_shape(optimizer.init, shapes)
 
 
-def captured(name):
-    """Does the same with a Mup: init_base, init_target, wrap_optimizer and the wrapped optimizer's state."""
-    (function, inputs), mup = MODELS[name], haiku_mup.Mup()
+def captured(name, mup=None, optimizer=ADAM):
+    """Does the same with a Mup: init_base, init_target, wrap_optimizer and the wrapped optimizer's state.
+
+    Args:
+      name: of the model.
+      mup: what to capture it in; a new one by default.
+      optimizer: the plain optimizer, or None for none.
+
+    Returns:
+      The shapes of the target's parameters.
+    """
+    (function, inputs), mup = MODELS[name], mup or haiku_mup.Mup()
     for width, context in zip(WIDTHS, (mup.init_base, mup.init_target)):
         with context():
             shapes = jax.eval_shape(hk.transform(functools.partial(function, width=width)).init,
                                     jax.random.key(0), inputs)
-    jax.eval_shape(mup.wrap_optimizer(optax.adam(1e-3)).init, shapes)
+    if optimizer is not None:
+        jax.eval_shape(mup.wrap_optimizer(optimizer).init, shapes)
+    return jax.tree.leaves(shapes)
 
 
-def calls(function, name):
+def calls(function, *args, **kwargs):
     """Returns how many Python calls a function makes."""
     profile = cProfile.Profile()
     profile.enable()
-    function(name)
+    function(*args, **kwargs)
     profile.disable()
     return pstats.Stats(profile).total_calls
 

@@ -233,7 +233,7 @@ class Recorder:
         """Notes under which full names a record is stored: Haiku's custom setter of state."""
         entry = leaf_name(context)
         if not self._prepared and is_record(entry) and self._current is not None:
-            for name in Nesting().stored_names(context):
+            for name in Nesting().stored_names(context, entry):
                 self.records.setdefault((name[:-len(entry) - 1], entry), self._current)
         return next_setter(value)
 

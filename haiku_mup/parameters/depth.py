@@ -4,6 +4,7 @@ Blocks repeat in layer_stacks and in numbered modules. Base and target may have 
 parametrization has an α. If α is not 0, each parameter in a block that repeats must be made in a branch of
 haiku_mup.residual that is called in that block; branches.py checks it.
 """
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -68,13 +69,25 @@ class Pairs:
     def __init__(self, base: Mapping[str, Record], parametrization: Parametrization):
         self.parametrization = parametrization
         self._base = base
-        self._base_tree = ModuleTree(record.in_tree for record in base.values())
-        self._tree = ModuleTree()
+        self._modules = ModuleTree()
+        self._pending: list[str] = []           # modules that are not in the tree yet
+
+    @functools.cached_property
+    def _base_tree(self) -> ModuleTree:
+        """Returns the tree of the base's modules; a model whose names are the base's never asks."""
+        return ModuleTree(record.in_tree for record in self._base.values())
+
+    @property
+    def _tree(self) -> ModuleTree:
+        """Returns the tree of the modules that were added."""
+        for module in self._pending:
+            self._modules.add(module)
+        self._pending = []
+        return self._modules
 
     def add_modules(self, modules: Iterable[str]) -> None:
         """Adds modules that the model has."""
-        for module in modules:
-            self._tree.add(module)
+        self._pending += modules
 
     def base_module(self, module: str) -> str:
         """Adds a module of the model, and returns the base's that it is compared with."""
@@ -91,6 +104,9 @@ class Pairs:
         Raises:
           MupError: the base has nothing like it; numbers of blocks that differ, and must not.
         """
+        same = self._base.get(record.name)
+        if self.parametrization.depth_alpha is None and same is not None and same.stacks == record.stacks:
+            return Pair(same, record, (), 1.0)          # where no depth may differ, names are the base's
         module, families = self._tree.counterpart(record.in_tree, self._base_tree)
         base = self._base.get(f"{module}/{record.leaf}")
         if base is None:
@@ -118,7 +134,7 @@ class Pairs:
         Raises:
           MupError: parameters that only one of the two has; blocks that can't be compared.
         """
-        self._tree = ModuleTree(record.in_tree for record in records.values())
+        self._modules, self._pending = ModuleTree(), [record.in_tree for record in records.values()]
         pairs = {name: self.find(record) for name, record in records.items()}
         families = {(f.base_parent, f.target_parent, f.stem): f
                     for pair in pairs.values() for f in pair.families}

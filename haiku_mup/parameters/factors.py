@@ -67,8 +67,11 @@ def scaled(x: Any, factor: Factor) -> Any:
     """
     if not isinstance(factor, jax.core.Tracer) and factor == 1:     # a tuned output_mult may be traced
         return x
-    y = x * (_expanded(factor, jnp.shape(x)) if isinstance(factor, RowFactors) else factor)
     inexact = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.inexact)
+    if inexact and isinstance(factor, float) and isinstance(x, jax.Array) and not x.weak_type:
+        product: jax.Array = jax.lax.mul(x, np.asarray(factor, x.dtype))    # x * factor, and faster to trace
+        return product
+    y = x * (_expanded(factor, jnp.shape(x)) if isinstance(factor, RowFactors) else factor)
     return y.astype(x.dtype) if inexact and y.dtype != x.dtype else y       # as for NumPy's bfloat16
 
 

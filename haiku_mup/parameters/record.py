@@ -1,6 +1,6 @@
 """One parameter, as it was captured at the base or at the target."""
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import jax
@@ -55,6 +55,12 @@ class Record:
     stacks: tuple[int, ...] = ()
     place: Place | None = None
     line: SourceLine | None = dataclasses.field(default=None, compare=False)
+
+    @property
+    def content(self) -> Hashable:
+        """Returns what the comparison with another record depends on: equal contents give equal factors."""
+        return (self.shape, self.moments, self.fans, self.layer, self.inexact, self.key_size,
+                self.scaled_attention, self.row_sizes, self.delta, self.delta_row_sizes)
 
     @property
     def module(self) -> str:

@@ -81,6 +81,11 @@ class ParameterScaling:
     init_mult: float = 1.0
     depth: float = 1.0
 
+    def of(self, base: Record, target: Record) -> "ParameterScaling":
+        """Returns the scaling of a parameter whose two records have the same contents as these."""
+        return ParameterScaling(base=base, target=target, row_blocks=self.row_blocks, depth=self.depth,
+                                multiplier=self.multiplier, init_mult=self.init_mult)
+
     def with_init_mult(self, mult: float) -> "ParameterScaling":
         """Returns the scaling with the draw multiplied; unchanged if the parameter is not drawn.
 

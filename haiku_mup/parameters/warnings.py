@@ -87,7 +87,8 @@ def _odd_fan_ins(scalings: Mapping[str, ParameterScaling]) -> Iterator[Message]:
     for scaling in scalings.values():
         if growing <= {scaling.target.in_tree}:          # nothing here that could make its inputs
             continue
-        if not scaling.target.fans.known or not {HIDDEN, OUTPUT} & {block.role for block in scaling.row_blocks}:
+        uses_fan_in = any(block.role in (HIDDEN, OUTPUT) for block in scaling.row_blocks)
+        if not scaling.target.fans.known or not uses_fan_in:
             continue
         for ratio in _fan_in_ratios(scaling):
             if ratio not in ratios and ratio not in of_two():

@@ -139,6 +139,20 @@ class Parametrization:
             return found._replace(init=found.init * min(1.0, math.sqrt(m_out / m_in)))
         return found
 
+    @property
+    def multiplies_readouts_alone(self) -> bool:
+        """Returns whether neither pass has a factor of any parameter that is no readout, at any ratio.
+
+        >>> [haiku_mup.maximal_update(form).multiplies_readouts_alone for form in ("table8", "table9")]
+        [True, False]
+        """
+        def is_plain(exponents: RoleExponents) -> bool:
+            return exponents.forward == exponents.gradient == exponents.stored == ONE
+
+        others = (getattr(self, role) for role in ROLES if role != OUTPUT)
+        # Without `draws`, an output need not be a readout.
+        return all(map(is_plain, (*others, self.block))) and (self.draws or is_plain(self.output))
+
     def learning_rate(self, factors: Factors, optimizer: Literal["adam", "sgd"]) -> float:
         """Returns a learning rate's factor, for an optimizer of Adam's kind or of SGD's.
 

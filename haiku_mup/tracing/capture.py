@@ -116,8 +116,9 @@ class Capture:
     def _keep(self, parameter: CreatedParameter) -> None:
         """Keeps a parameter under each of its names: a transparent layer_stack gives one to each layer."""
         assert isinstance(parameter.value, Record)
+        record = parameter.value
         for name in parameter.names:
-            self._keep_record(dataclasses.replace(parameter.value, name=name))
+            self._keep_record(record if name == record.name else dataclasses.replace(record, name=name))
 
     def _keep_record(self, record: Record) -> None:
         earlier = self.records.setdefault(record.name, record)

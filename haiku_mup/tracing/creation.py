@@ -1,6 +1,5 @@
 """The making of parameters: what Haiku asks a creator for, and the rescaled draw."""
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -32,7 +31,7 @@ class CreatedParameter(NamedTuple):
     value: Record | ParameterScaling | MupError | None
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclasses.dataclass(kw_only=True, slots=True)
 class Creation:
     """A parameter that is to be made: what Haiku gives a creator, and what runs around it.
 
@@ -41,6 +40,9 @@ class Creation:
       shape, dtype, init: these.
       context: what Haiku tells of the parameter.
       nesting: what runs around it.
+      names: its names in the parameter tree: one, or one for each layer of a transparent layer_stack.
+      leaf: its own name.
+      layer_shape: its shape in one layer, as the model asked for it.
     """
 
     next_creator: Callable[..., Any]
@@ -49,21 +51,15 @@ class Creation:
     init: Initializer
     context: hk.GetterContext
     nesting: Nesting
+    names: tuple[str, ...] = dataclasses.field(init=False)
+    leaf: str = dataclasses.field(init=False)
+    layer_shape: tuple[int, ...] = dataclasses.field(init=False)
 
-    @functools.cached_property
-    def names(self) -> tuple[str, ...]:
-        """Returns its names in the parameter tree: one, or one for each layer of a transparent layer_stack."""
-        return self.nesting.stored_names(self.context)
-
-    @functools.cached_property
-    def leaf(self) -> str:
-        """Returns its own name."""
-        return leaf_name(self.context)
-
-    @functools.cached_property
-    def layer_shape(self) -> tuple[int, ...]:
-        """Returns its shape in one layer, as the model asked for it."""
-        return tuple(map(int, self.context.original_shape))
+    def __post_init__(self) -> None:
+        """Works out what all contexts ask for."""
+        self.leaf = leaf_name(self.context)
+        self.names = self.nesting.stored_names(self.context, self.leaf)
+        self.layer_shape = tuple(map(int, self.context.original_shape))
 
     def make(self, value: Record | ParameterScaling | MupError | None, factor: Factor,
              warned: set[str]) -> tuple[Any, CreatedParameter]:

@@ -34,9 +34,6 @@ from haiku_mup.parameters.place import Branch, Place, Site, Stack
 #   bind.<locals>.wrapped                        ends names and stacks, if a wrapped model runs
 #   jax.eval_shape, `with mup.init_target():`, …
 _LIFT, _LAYER_STACK, _TRANSFORM = "haiku._src.lift", "haiku._src.layer_stack", "haiku._src.transform"
-_OF_INTEREST = frozenset(("__call__", "scanned_init_fn", "per_layer_init_fn", "layer", "init_fn", "apply_fn",
-                          "wrapped"))
-_WRAPPED = "bind.<locals>.wrapped"
 ORIGINAL = "_original_fn"       # attribute of an init or an apply: the function that Haiku transformed
 _homes: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()   # module -> its parameter's name
 
@@ -46,9 +43,6 @@ class TransformedFunction(StrEnum):
 
     INIT = "init"
     APPLY = "apply"
-
-
-_FUNCTIONS = {f"transform_with_state.<locals>.{function}_fn": function for function in TransformedFunction}
 
 
 class Caller(StrEnum):
@@ -89,55 +83,59 @@ class Nesting:
       line: the innermost line of the user's.
     """
 
-    __slots__ = ("line", "renamings", "stacks", "transforms")
+    __slots__ = ("_in_model", "line", "renamings", "stacks", "transforms")
 
     def __init__(self) -> None:
         self.transforms: list[Transform] = []
         self.renamings: list[Callable[[str], list[str]]] = []
+        self.stacks: tuple[Stack, ...] = ()
         self.line: SourceLine | None = None
-        stacks: list[Stack] = []
-        in_model = True
-        frame: types.FrameType | None = sys._getframe(1)
-        while frame is not None:
+        self._in_model = True               # not yet outside of the wrapped model that runs
+        line, frame = None, sys._getframe(1)
+        while frame is not None:            # some hundred frames, once a parameter: no more than this for each
             code = frame.f_code
-            if self.line is None and not is_library(code.co_filename):
-                self.line = SourceLine(code.co_filename, frame.f_lineno, code.co_qualname)
-            if code.co_name in _OF_INTEREST:
-                if code.co_qualname == _WRAPPED:
-                    in_model = False
-                self._add_transform(frame)
-                if in_model:
-                    self._add_level(frame, stacks)
+            if line is None and not is_library(code.co_filename):
+                line = SourceLine(code.co_filename, frame.f_lineno, code.co_qualname)
+            if (name := code.co_qualname) in _FRAMES:
+                module, take = _FRAMES[name]
+                if frame.f_globals.get("__name__") == module:
+                    take(self, frame)
             frame = frame.f_back
-        self.line = self.line or users_line()
-        self.stacks = tuple(reversed(stacks))
+        self.line = line or users_line()
 
-    def _add_transform(self, frame: types.FrameType) -> None:
-        """Adds the transform that runs in a frame, or what calls the latest one."""
-        name, where = frame.f_code.co_name, frame.f_globals.get("__name__")
-        if where == _TRANSFORM and (function := _FUNCTIONS.get(frame.f_code.co_qualname)):
-            self.transforms.append(Transform(function, frame.f_locals["ctx"]))
-        elif self.transforms and self.transforms[-1].caller is None:
-            if where == _LIFT and name == "__call__":
-                self.transforms[-1].caller = Caller.LIFT
-            elif where == _LAYER_STACK and name in ("per_layer_init_fn", "layer"):
-                self.transforms[-1].caller = Caller.LAYER_STACK
+    def _take_init(self, frame: types.FrameType) -> None:
+        self.transforms.append(Transform(TransformedFunction.INIT, frame.f_locals["ctx"]))
 
-    def _add_level(self, frame: types.FrameType, stacks: list[Stack]) -> None:
-        """Adds the lift, the names or the stack that a frame tells of."""
-        name, where = frame.f_code.co_name, frame.f_globals.get("__name__")
-        if where == _LIFT and name == "__call__":
+    def _take_apply(self, frame: types.FrameType) -> None:
+        self.transforms.append(Transform(TransformedFunction.APPLY, frame.f_locals["ctx"]))
+
+    def _take_caller(self, caller: Caller) -> None:
+        if self.transforms and self.transforms[-1].caller is None:
+            self.transforms[-1].caller = caller
+
+    def _take_layer(self, frame: types.FrameType) -> None:
+        self._take_caller(Caller.LAYER_STACK)
+
+    def _take_lift(self, frame: types.FrameType) -> None:
+        self._take_caller(Caller.LIFT)
+        if self._in_model:
             self.renamings.append(functools.partial(_prefixed, frame.f_locals["self"].prefix_name))
-        elif where == _LAYER_STACK and name == "scanned_init_fn":
+
+    def _take_layers_names(self, frame: types.FrameType) -> None:
+        stack: Any = frame.f_locals["self"]
+        if self._in_model and stack._transparency_map is not None:
+            self.renamings.append(functools.partial(_unstacked, stack))
+
+    def _take_stack(self, frame: types.FrameType) -> None:
+        if self._in_model:
             stack: Any = frame.f_locals["self"]
-            if stack._transparency_map is not None:
-                self.renamings.append(functools.partial(_unstacked, stack))
-        elif where == _LAYER_STACK and name == "__call__":
-            stack = frame.f_locals["self"]
             lift = frame.f_locals["params_and_state_fn"]        # a lambda around the module of hk.lift
             prefix = next((cell.cell_contents.prefix_name for cell in lift.__closure__ or ()
                            if hasattr(cell.cell_contents, "prefix_name")), stack._name)
-            stacks.append(Stack(prefix, int(stack._count), stack._transparency_map is not None))
+            self.stacks = (Stack(prefix, int(stack._count), stack._transparency_map is not None), *self.stacks)
+
+    def _take_wrapped_model(self, frame: types.FrameType) -> None:
+        self._in_model = False
 
     # --- names in the parameter tree ---
 
@@ -154,18 +152,28 @@ class Nesting:
             names = tuple(above for name in names for above in renaming(name))
         return names
 
-    def stored_names(self, context: hk.GetterContext, lifts_around: int = 0) -> tuple[str, ...]:
-        """Returns the names in the tree of a parameter, "module/name", as `modules_in_tree` does."""
-        leaf = leaf_name(context)
-        modules = self.modules_in_tree(context.full_name[:-len(leaf) - 1], lifts_around)
+    def stored_names(self, context: hk.GetterContext, leaf: str, lifts_around: int = 0) -> tuple[str, ...]:
+        """Returns the names in the tree of a parameter, "module/name", as `modules_in_tree` does.
+
+        Args:
+          context: what Haiku tells of the parameter.
+          leaf: its own name.
+          lifts_around: see `modules_in_tree`.
+        """
+        full: str = context.full_name
+        if len(self.renamings) == lifts_around:
+            return (full,)
+        modules = self.modules_in_tree(full[:-len(leaf) - 1], lifts_around)
         return tuple(f"{module}/{leaf}" for module in modules)
 
     def place(self, names: tuple[str, ...], leaf: str, branch: Branch | None) -> Place:
         """Returns where the parameter is made that the tree calls by these names."""
-        first, *others = (name[:-len(leaf) - 1] for name in names)
-        parts = [first.split("/"), *(other.split("/") for other in others)]
-        varied = tuple(i for i, same in enumerate(zip(*parts)) if len(set(same)) > 1) if others else ()
-        return Place(first, varied, self.stacks, branch)
+        modules = [name[:-len(leaf) - 1] for name in names]
+        varied: tuple[int, ...] = ()
+        if len(modules) > 1:
+            parts = zip(*(module.split("/") for module in modules))
+            varied = tuple(i for i, same in enumerate(parts) if len(set(same)) > 1)
+        return Place(modules[0], varied, self.stacks, branch)
 
     def site(self) -> Site:
         """Returns the place in the model's code, which is the same at init and at apply."""
@@ -199,6 +207,19 @@ class Nesting:
         """Returns whether a user's function lifts the parameter that is made, and calls an apply with it."""
         inner = self.transforms[:max(0, len(self.transforms) - transform_depth)]
         return any(transform.caller == Caller.LIFT for transform in inner)
+
+
+# {qualified name of a function: (its module, what to take from its frame)}.
+_FRAMES = {
+    "transform_with_state.<locals>.init_fn": (_TRANSFORM, Nesting._take_init),
+    "transform_with_state.<locals>.apply_fn": (_TRANSFORM, Nesting._take_apply),
+    "LiftingModule.__call__": (_LIFT, Nesting._take_lift),
+    "_LayerStack.__call__": (_LAYER_STACK, Nesting._take_stack),
+    "_LayerStack.__call__.<locals>.per_layer_init_fn": (_LAYER_STACK, Nesting._take_layer),
+    "_LayerStack.__call__.<locals>.layer": (_LAYER_STACK, Nesting._take_layer),
+    "_LayerStack.__call__.<locals>.scanned_init_fn": (_LAYER_STACK, Nesting._take_layers_names),
+    "bind.<locals>.wrapped": (f"{__package__}.wrapped", Nesting._take_wrapped_model),
+}
 
 
 def _prefixed(prefix: str, module: str) -> list[str]:

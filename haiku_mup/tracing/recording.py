@@ -1,4 +1,7 @@
 """Records a parameter as it is made: its name, its shape, its initializer's std, and what its layer tells."""
+import functools
+from typing import Any
+
 import jax.numpy as jnp
 
 from haiku_mup.parameters.declarations import Declarations
@@ -37,10 +40,16 @@ def recorded(creation: Creation, declarations: Declarations, transform_depth: in
     return Record(
         name=name, leaf=leaf, local=context.full_name, shape=shape, fans=fans,
         moments=moments(creation.init, shape, dtype), layer=_layer_kind(creation, declarations),
-        inexact=bool(jnp.issubdtype(dtype, jnp.inexact)), key_size=key_size, scaled_attention=scales_logits,
+        inexact=_is_inexact(dtype), key_size=key_size, scaled_attention=scales_logits,
         row_sizes=row_sizes(context.full_name, call), stacks=nesting.stacked_layers,
         lifted_by_user=nesting.is_lifted_by_user(transform_depth),
         place=nesting.place(creation.names, leaf, current_branch.get()), line=nesting.line)
+
+
+@functools.cache
+def _is_inexact(dtype: Any) -> bool:
+    """Returns whether entries of a dtype are floating point or complex numbers."""
+    return bool(jnp.issubdtype(dtype, jnp.inexact))
 
 
 def _layer_kind(creation: Creation, declarations: Declarations) -> LayerKind | None:

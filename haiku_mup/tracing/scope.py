@@ -106,7 +106,7 @@ class AppliedContext:
         """Adds a parameter that has just been made."""
         nesting, name = creation.nesting, created.names[0]
         if self.lifts_around:
-            name, *_ = nesting.stored_names(creation.context, self.lifts_around)
+            name, *_ = nesting.stored_names(creation.context, creation.leaf, self.lifts_around)
         self.created.append((created, name, len(nesting.renamings) > self.lifts_around))
 
 

@@ -1,7 +1,7 @@
 """Captures a target: compares each parameter with the base's as it is made, and draws it in μP."""
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import NamedTuple
 
 import haiku as hk
@@ -21,7 +21,7 @@ from haiku_mup.tracing.capture import Capture
 from haiku_mup.tracing.creation import CreatedParameter, Creation
 from haiku_mup.tracing.factor_lookup import FactorLookup
 from haiku_mup.tracing.getters import PLAIN, enclosing
-from haiku_mup.tracing.haiku_internals import Nesting
+from haiku_mup.tracing.haiku_internals import Nesting, leaf_name
 from haiku_mup.tracing.recording import row_sizes
 from haiku_mup.tracing.unwrapped import note_initialized
 from haiku_mup.tracing.warn import warn_once
@@ -84,8 +84,12 @@ class TargetCapture(Capture):
         self._pairs = Pairs(base, declarations.parametrization)
         self._factors = FactorLookup()                      # of all that were made, in the tree or not
         self._base_by_local: dict[str, list[Record]] = {}   # by the names that layers know
+        for record in base.values():
+            self._base_by_local.setdefault(record.local, []).append(record)
+        self._multiplies_readouts_alone = declarations.parametrization.multiplies_readouts_alone
         self._branches: dict[Site, Branch] = {}             # those that were computed
         self._made_in: dict[Site, Record] = {}              # some parameter that each branch makes
+        self._by_content: dict[Hashable, ParameterScaling] = {}
         self._ties_used = False
 
     def close(self) -> None:
@@ -93,7 +97,7 @@ class TargetCapture(Capture):
         super().close()
         self.base, self.scalings, self._factors = {}, {}, FactorLookup()
         self._pairs = Pairs({}, self.declarations.parametrization)
-        self._base_by_local, self._branches, self._made_in = {}, {}, {}
+        self._base_by_local, self._branches, self._made_in, self._by_content = {}, {}, {}, {}
 
     # --- parameters that are made ---
 
@@ -117,7 +121,12 @@ class TargetCapture(Capture):
 
     def _scaling(self, pair: Pair, whole: bool) -> ParameterScaling:
         """Returns the scaling of a pair, with the user's multiplier of its draw."""
-        scaling = compare(pair.base, pair.target, self.declarations.parametrization, pair.depth, whole)
+        # Thousands of parameters are of a few kinds; each is worked out once.
+        key = pair.base.content, pair.target.content, pair.depth, whole
+        if (like := self._by_content.get(key)) is None:
+            like = self._by_content[key] = compare(
+                pair.base, pair.target, self.declarations.parametrization, pair.depth, whole)
+        scaling = like.of(pair.base, pair.target)
         mult = multiplier_of(pair.target.name, self.declarations.init_mults, "Mup(init_mults=...)")
         return scaling.with_init_mult(mult)
 
@@ -145,13 +154,14 @@ class TargetCapture(Capture):
 
     def _predicted(self, name: str, shape: tuple[int, ...]) -> ForwardFactors:
         """Returns the factors of a parameter that is to be made."""
+        alike = self._base_by_local.get(name)
+        if self._multiplies_readouts_alone and alike and all(
+                record.layer is None and not record.scaled_attention for record in alike):
+            return PLAIN
         nesting, values = Nesting(), set()
-        if not self._base_by_local:
-            for record in self.base.values():
-                self._base_by_local.setdefault(record.local, []).append(record)
         module, _, leaf = name.rpartition("/")
         known = self.base.get(f"{self._pairs.base_module(nesting.modules_in_tree(module)[0])}/{leaf}")
-        for record in [known] if known else self._base_by_local.get(name, []):
+        for record in [known] if known else alike or ():
             with contextlib.suppress(MupError):     # which is kept in full as the parameter is made
                 values.add(self._compared(dataclasses.replace(
                     record, shape=shape, stacks=nesting.stacked_layers,
@@ -191,7 +201,7 @@ class TargetCapture(Capture):
           MupWarning: its width grows, and it is no SharedEmbed.
         """
         nesting = Nesting()
-        base = self.base.get(nesting.stored_names(context)[0])
+        base = self.base.get(nesting.stored_names(context, leaf_name(context))[0])
         shape = tuple(map(int, context.original_shape))
         ties = self.declarations.parametrization.tied != ONE
         if ties and base is not None and base.shape[1:] != shape[1:] and base.layer != TIED:

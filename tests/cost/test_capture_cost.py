@@ -12,6 +12,7 @@ import pytest
 
 import haiku_mup
 from benchmarks import capture
+from haiku_mup.tracing import haiku_internals, target_capture
 
 BILLION, LIMIT = 10**9, 50 * 2**20
 PEAK = pathlib.Path("/proc/self/clear_refs")        # writing 5 makes the process forget its peak
@@ -68,3 +69,48 @@ def test_the_work_grows_with_the_names_and_not_with_their_size():
     small, wide, deep = (min(calls(*size) for _ in range(2)) for size in ((1, 512), (1, 8192), (3, 512)))
     assert abs(wide / small - 1) < 0.02
     assert 1.3 < deep / small < 2.6         # 20 names, and 52
+
+
+# --- one pass ---
+
+def counted(monkeypatch, module, name):
+    """Counts the calls of a module's function, or of a class of it."""
+    calls, original = [], getattr(module, name)
+
+    def counting(*args, **kwargs):
+        calls.append(args)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(module, name, counting)
+    return calls
+
+
+def test_each_kind_of_parameter_is_compared_once(monkeypatch):
+    compared = counted(monkeypatch, target_capture, "compare")
+    mup = haiku_mup.Mup()
+    names = len(capture.captured("GPT-2, 12 blocks", mup))
+    kinds = {(base.content, target.content) for base, target, *_ in compared}
+    assert len(kinds) == len(compared) < names / 10      # of 148
+
+
+def test_frames_are_walked_once_for_each_parameter(monkeypatch):
+    walks = []
+    original = haiku_internals.Nesting.__init__
+
+    def counting(self):
+        walks.append(self)
+        original(self)
+
+    monkeypatch.setattr(haiku_internals.Nesting, "__init__", counting)
+    names = len(capture.captured("200 hk.Linears", haiku_mup.Mup()))
+    assert 2 * names <= len(walks) <= 2 * names + 12     # a few more for each context, none for each layer
+
+
+def test_capturing_makes_few_calls_beside_haikus_own():
+    """Python's calls are what tracing costs, and don't depend on the machine's load."""
+    def calls(function):
+        jax.clear_caches()
+        return capture.calls(function, "GPT-2, 12 blocks", optimizer=None)
+
+    capture.captured("GPT-2, 12 blocks", optimizer=None)        # imports
+    assert calls(capture.captured) / calls(capture.plain) < 1.2
