@@ -12,22 +12,43 @@ TAIL = 10           # the loss of a run is the mean over the last of so many par
 RESOLUTION = 1e-12  # relative to the losses; standard deviations below it are rounding errors
 
 
-class Curve(NamedTuple):
+class _Losses(NamedTuple):
+    """The fields of a `Curve`."""
+
+    log2_lr: np.ndarray
+    log_loss: np.ndarray
+    loss: np.ndarray
+
+
+class Curve(_Losses):
     """The losses of one parametrization at one width, over learning rates.
+
+    As in 0.2.0 it is made of logarithms, ``Curve(log2_lr, log_loss)``; `of_losses` takes losses of any sign.
 
     Attributes:
       log2_lr: [lrs], log2 of the learning rates, ascending.
+      log_loss: [lrs, seeds], natural logarithms of the losses; nan for those that are not above 0.
       loss: [lrs, seeds], of any sign; inf where a seed diverged, nan where it is missing.
+
+    >>> Curve(np.array([-8.0]), np.array([[0.0]])).loss
+    array([[1.]])
     """
 
-    log2_lr: np.ndarray
-    loss: np.ndarray
+    __slots__ = ()
 
-    @property
-    def log_loss(self) -> np.ndarray:
-        """Returns the natural logarithms of the losses, [lrs, seeds]; nan for those that are not above 0."""
+    def __new__(cls, log2_lr: np.ndarray, log_loss: np.ndarray, loss: np.ndarray | None = None) -> "Curve":
+        """Returns the curve; without losses, those that the logarithms give."""
+        return super().__new__(cls, log2_lr, log_loss, np.exp(log_loss) if loss is None else loss)
+
+    @classmethod
+    def of_losses(cls, log2_lr: np.ndarray, loss: np.ndarray) -> "Curve":
+        """Returns the curve of losses [lrs, seeds] of any sign, at rates [lrs].
+
+        >>> Curve.of_losses(np.array([-8.0]), np.array([[-1.0, 1.0]])).log_loss
+        array([[nan,  0.]])
+        """
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(self.loss > 0, np.log(self.loss), np.nan)
+            return cls(log2_lr, np.where(loss > 0, np.log(loss), np.nan), loss)
 
     @property
     def log_mean(self) -> np.ndarray:
@@ -64,7 +85,7 @@ class Curve(NamedTuple):
         """Returns the minimum between the rates that were tried, and its interval over seeds.
 
         >>> at = np.array([-8.0, -7.0, -6.0])
-        >>> round(Curve(at, 0.1 * (at[:, None] + 6.8)**2).optimum.log2_lr, 3)
+        >>> round(Curve.of_losses(at, 0.1 * (at[:, None] + 6.8)**2).optimum.log2_lr, 3)
         -6.8
         """
         return find_optimum(self.log2_lr, self.loss)
@@ -121,7 +142,7 @@ def _curve(by_lr: Mapping[float, Mapping[Any, float]]) -> Curve:
     lrs = sorted(by_lr)
     seeds = list(dict.fromkeys(seed for by_seed in by_lr.values() for seed in by_seed))
     losses = [[by_lr[lr].get(seed, math.nan) for seed in seeds] for lr in lrs]
-    return Curve(np.log2(lrs).round(10), np.array(losses, np.float64))
+    return Curve.of_losses(np.log2(lrs).round(10), np.array(losses, np.float64))
 
 
 def drift(widths: Mapping[int, Curve]) -> float:
@@ -131,7 +152,7 @@ def drift(widths: Mapping[int, Curve]) -> float:
       widths: curves by width.
 
     >>> at = np.array([-3.0, -2.0, -1.0])
-    >>> bowl = {width: Curve(at, (at[:, None] - best)**2) for width, best in ((64, -1.5), (128, -2))}
+    >>> bowl = {width: Curve.of_losses(at, (at[:, None] - best)**2) for width, best in ((64, -1.5), (128, -2))}
     >>> round(drift(bowl), 3)
     0.5
     """
@@ -154,7 +175,7 @@ def setback(widths: Mapping[int, Curve]) -> float:
       The number; nan for a single width, a single seed, or no rates that low.
 
     >>> at, seeds = np.array([-4.0, -3.0, -2.0, -1.0, 0.0]), np.array([0.0, 0.1])
-    >>> narrow, wide = (Curve(at, (at[:, None] + 1.3)**2 + shift + seeds) for shift in (0, -0.2))
+    >>> narrow, wide = (Curve.of_losses(at, (at[:, None] + 1.3)**2 + shift + seeds) for shift in (0, -0.2))
     >>> round(setback({64: narrow, 128: wide}), 3)
     -2.0
     """

@@ -165,7 +165,7 @@ def _rate_effects(losses: np.ndarray, weights: np.ndarray) -> np.ndarray:
       losses: [lrs, seeds].
       weights: of the rates, [lrs]; those of weight 0 have plain means.
     """
-    effects, fitted = np.nanmean(losses, axis=1), weights > 0
+    effects, fitted = np.asarray(np.nanmean(losses, axis=1)), weights > 0
     losses, weights = losses[fitted], weights[fitted]
     rates, seeds = losses.shape
     rows, columns = np.nonzero(~np.isnan(losses))

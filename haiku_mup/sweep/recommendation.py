@@ -56,7 +56,7 @@ def advise(name: str, curves: Mapping[int, Curve], missing: int = 0, judged_by: 
       judged_by: which loss the curves are of, for the reasons.
 
     >>> x = np.arange(-6.0, 1.0)
-    >>> curves = {width: Curve(x, 0.1 * (x[:, None] + 2.8)**2 - width / 500 + np.array([[0, 0.01]]))
+    >>> curves = {width: Curve.of_losses(x, 0.1 * (x[:, None] + 2.8)**2 - width / 500 + np.array([[0, 0.01]]))
     ...           for width in (64, 128)}
     >>> print(advise("mup", curves).reasons.partition(".")[2])      # doctest: +ELLIPSIS +NORMALIZE_WHITESPACE
     144 (2^-2.8, 95% interval -2.8 to -2.8): it is the best one at width 128, the widest of 2. Over the widths

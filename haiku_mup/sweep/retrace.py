@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from haiku_mup.tracing.user_context import trace_number
@@ -77,5 +78,5 @@ def _equal(a: Any, b: Any) -> bool:
 
 def _as_numpy(x: Any) -> np.ndarray:
     """Returns an array, or the numbers of a random key."""
-    is_key = hasattr(x, "dtype") and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+    is_key = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
     return np.asarray(jax.random.key_data(x) if is_key else x)

@@ -172,7 +172,7 @@ class _CurveSearch:
         """Returns log2 of the best rate; nan if every trial so far diverged."""
         table = self._loss_table()
         tried = ~np.isnan(table).all(axis=1)
-        return Curve(self._log2_lrs[tried].round(10), table[tried]).optimum.log2_lr
+        return Curve.of_losses(self._log2_lrs[tried].round(10), table[tried]).optimum.log2_lr
 
     def rounds(self) -> Rounds:
         """Yields the trials of each round, and is sent their losses."""

@@ -91,7 +91,8 @@ class Nesting:
         self.stacks: tuple[Stack, ...] = ()
         self.line: SourceLine | None = None
         self._in_model = True               # not yet outside of the wrapped model that runs
-        line, frame = None, sys._getframe(1)
+        line: SourceLine | None = None
+        frame: types.FrameType | None = sys._getframe(1)
         while frame is not None:            # some hundred frames, once a parameter: no more than this for each
             code = frame.f_code
             if line is None and not is_library(code.co_filename):

@@ -88,7 +88,7 @@ def test_a_rate_with_fewer_seeds_is_not_the_lowest_beside_one_that_is_lower_wher
 
 def test_rates_that_are_one_but_for_rounding():
     rates = np.sort([*range(-10, -3), -8 + 1e-12, -6.5, -6.5])
-    found = sweep.Curve(rates, (0.2 * (rates + 7)**2)[:, None])
+    found = sweep.Curve.of_losses(rates, (0.2 * (rates + 7)**2)[:, None])
     assert found.optimum.log2_lr == pytest.approx(-7, abs=1e-6)
 
 

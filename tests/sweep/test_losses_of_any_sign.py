@@ -96,9 +96,18 @@ def test_what_is_not_finite_has_diverged():
 
 
 def test_losses_of_one_sign_have_logarithms():
-    curve = Curve(np.array([-3.0, -2.0]), np.array([[1.0, math.e], [0.0, -1.0]]))
+    curve = Curve.of_losses(np.array([-3.0, -2.0]), np.array([[1.0, math.e], [0.0, -1.0]]))
     np.testing.assert_allclose(curve.log_loss, [[0, 1], [np.nan, np.nan]])
     np.testing.assert_allclose(curve.log_mean, [0.5, np.inf])
+
+
+def test_a_curve_of_logarithms_is_that_of_their_losses():
+    """0.2.0 made curves of logarithms: such programs still do."""
+    at, loss = np.array([-3.0, -2.0, -1.0]), np.array([[2.0, 3.0], [1.0, 1.5], [4.0, math.inf]])
+    found, expected = Curve(at, np.log(loss)), Curve.of_losses(at, loss)
+    np.testing.assert_allclose(found.loss, loss)
+    np.testing.assert_array_equal(found.log_loss, expected.log_loss)
+    assert found.optimum == pytest.approx(expected.optimum, nan_ok=True) and found.best == expected.best == -2
 
 
 # --- the fit ---
@@ -109,7 +118,7 @@ def test_a_loss_beside_divergence_hardly_counts(cliff):
     at = np.arange(-11.0, -6.9, 0.5)
     valley = 0.1 * (at + 8.2)**2
     valley[-1] += cliff
-    assert Curve(at, valley[:, None]).optimum.log2_lr == pytest.approx(-8.2, abs=0.02)
+    assert Curve.of_losses(at, valley[:, None]).optimum.log2_lr == pytest.approx(-8.2, abs=0.02)
     if cliff < 1e6:
         near = abs(at + 8) <= 1.5
         a, b, _ = np.polyfit(at[near], valley[near], 2)
@@ -126,7 +135,7 @@ def test_curves_that_are_steeper_on_one_side():
         true = fine[(0.3 * 2**(-0.6 * fine) + 0.1 * 2**(2.5 * (fine - 0.5))).argmin()]
         near = abs(x - x[loss.argmin()]) <= 1.5
         a, b, _ = np.polyfit(x[near], np.log(loss[near]), 2)
-        errors.append((abs(Curve(x, loss[:, None]).optimum.log2_lr - true), abs(-b / (2 * a) - true)))
+        errors.append((abs(Curve.of_losses(x, loss[:, None]).optimum.log2_lr - true), abs(-b / (2 * a) - true)))
     ours, on_logarithms = np.mean(errors, axis=0)
     assert ours < 0.75 * on_logarithms
 
