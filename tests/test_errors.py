@@ -81,6 +81,19 @@ def test_a_context_that_captured_nothing(what):
         pass
 
 
+@pytest.mark.parametrize("what", ["init_base", "init_target"])
+def test_a_wrapped_init_in_a_context_of_another_mup(what):
+    model, mup = captured(mlp, X).wrap_model(mlp(32)), haiku_mup.Mup()
+    if what == "init_target":
+        with mup.init_base():
+            shapes(mlp, 8, X)
+    with raises(what, "captured no parameter: a wrapped model ran in it", "plain model"), getattr(mup, what)():
+        jax.eval_shape(model.init, KEY, X)
+    with getattr(mup, what)():                          # as it says, and beside a wrapped model
+        jax.eval_shape(model.init, KEY, X)
+        shapes(mlp, 32, X)
+
+
 @pytest.mark.parametrize("call", ["wrap_model", "wrap_optimizer", "scale_updates", "lr_scales", "table",
                                   "summary"])
 def test_use_before_init_target(call):
@@ -194,8 +207,9 @@ def test_an_optimizer_given_other_parameters():
     params = mlp(32).init(KEY, X)
     with raises("'other/w'", "not among the target's parameters"):
         opt.init({**params, "other": {"w": jnp.ones(3)}})
-    with raises("[module][name]"):
-        opt.init({"model": params})
+    for tree in ([params], params["linear"]):
+        with raises("[module][name]"):
+            opt.init(tree)
     with raises("'linear/b'", "(8,)", "new Mup()"):
         opt.init(mlp(8).init(KEY, X))
     state = opt.init(params)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_batching import custom_vmap
+from jax.sharding import NamedSharding, PartitionSpec
 
 Stat: TypeAlias = str | Callable[[jax.Array], jax.Array]
 JUDGED = ("l1", "l2")       # sizes, whose slopes are known; other statistics are recorded, and not judged
@@ -111,6 +112,7 @@ def measure_function(stats: Sequence[Stat]) -> Callable[[jax.Array], jax.Array]:
     """
     @custom_vmap
     def measure(x):
+        x = _replicated(x)
         flat = (jnp.abs(x) if jnp.iscomplexobj(x) else x).astype(jnp.float32).reshape(-1)
         sample = flat[_sampled_indices(flat.size)]
         return jnp.concatenate([jnp.ones(1, jnp.float32), statistics(x, stats), sample])
@@ -125,6 +127,19 @@ def measure_function(stats: Sequence[Stat]) -> Callable[[jax.Array], jax.Array]:
         return measured
 
     return measure_constant
+
+
+def _replicated(x: jax.Array) -> jax.Array:
+    """Returns an array whole on each device, if its type says how it is sharded.
+
+    In a mesh with `AxisType.Explicit` axes, as `jax.make_mesh` makes them, JAX neither flattens an array that
+    is sharded along several axes nor picks entries of it, unless it is told where the result is to be.
+    """
+    sharding = jax.typeof(x).sharding
+    if all(axis is None for axis in sharding.spec):
+        return x
+    whole: jax.Array = jax.sharding.reshard(x, NamedSharding(sharding.mesh, PartitionSpec()))
+    return whole
 
 
 @functools.lru_cache(maxsize=256)

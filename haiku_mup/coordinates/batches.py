@@ -55,6 +55,8 @@ def as_batches(batch: Any, steps: int, fix_batch: bool) -> list[Any]:
 
 def _as_array(leaf: Any, name: str, remedy: str) -> Any:
     """Returns an array or a number as it is; converts what NumPy can convert to an array."""
+    if isinstance(leaf, jax.Array) and jax.typeof(leaf).sharding.mesh.explicit_axes:
+        return np.asarray(leaf)         # parameters are drawn outside of the batch's mesh, and would not fit it
     if isinstance(leaf, (jax.Array, np.ndarray, np.generic, bool, int, float, complex)):
         return leaf
     if hasattr(leaf, "__array__"):

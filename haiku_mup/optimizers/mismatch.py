@@ -49,8 +49,7 @@ class MismatchCheck:
         """Tries the optimizer on one parameter of each group that it treats differently."""
         tree = unmasked_shapes(tree)
         some = representative_parameters(self._optimizer, tree, self._judged)
-        names = {(f"{module}/{name}", len(x.shape)) for module, bundle in some.items()
-                 for name, x in bundle.items()}
+        names = {(name, len(x.shape)) for name, x in named_leaves(some)}
         if names <= self._tried:
             return
         states, found = find_states(self._optimizer, tree), find_traits(self._optimizer, (some, tree))

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from haiku_mup.errors import MupError
-from haiku_mup.optimizers.trees import is_masked, named_leaves
+from haiku_mup.optimizers.trees import is_masked, named_leaves, selected
 from haiku_mup.optimizers.wrapper import extra_args, inside
 from haiku_mup.parameters.scaling import ParameterScaling
 from haiku_mup.rules import HIDDEN
@@ -101,7 +101,8 @@ def find_shape_scaling(optimizer: Any, tree: Any, names: Iterable[str],
       MupError: an optimizer that scales them in another way, or that can't be tried.
     """
     inner, name = extra_args(optimizer), min(names)
-    for tried in (_only(tree, name), tree):         # one parameter is quick, but a mask may need them all
+    alone = selected(tree, lambda other, _: other == name)
+    for tried in (alone, tree):         # one parameter is quick, but a mask may need them all
         try:
             with inside(), jax.ensure_compile_time_eval():
                 found = np.array([_update_norm(inner, tried, name, scalings, shape) for shape in TRIED_SHAPES])
@@ -122,12 +123,6 @@ def _matching_scaling(name: str, growth: np.ndarray) -> str:
     raise MupError(f"{name!r}: Muon's updates grow like {np.round(growth, 3)} from a matrix of "
                    f"2 × 2 to 2 × 8 and 8 × 2, for which there is no rule; give it "
                    "muon_weight_dimension_numbers=mup.muon_dimensions")
-
-
-def _only(tree: Any, name: str) -> dict[str, dict[str, Any]]:
-    """Returns the tree with one parameter alone."""
-    return {module: {leaf: x} for module, bundle in tree.items() if isinstance(bundle, Mapping)
-            for leaf, x in bundle.items() if f"{module}/{leaf}" == name}
 
 
 def _update_norm(optimizer: Any, tree: Any, name: str, scalings: Mapping[str, ParameterScaling],

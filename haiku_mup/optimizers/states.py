@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from haiku_mup.errors import MupError
-from haiku_mup.optimizers.trees import is_masked, named_leaves
+from haiku_mup.optimizers.trees import is_masked, named_leaves, selected
 from haiku_mup.optimizers.wrapper import extra_args, inside
 
 
@@ -55,8 +55,7 @@ def representative_parameters(optimizer: Any, tree: Any, names: Collection[str])
             group = frozenset(i for i, masked in enumerate(masks) if name in masked)
             groups[group] = max(groups.get(group, (-1, "")), (len(x.shape), name))
     chosen = {name for _, name in groups.values()}
-    return {module: kept for module, bundle in tree.items()
-            if (kept := {n: x for n, x in bundle.items() if f"{module}/{n}" in chosen})}
+    return selected(tree, lambda name, _: name in chosen)
 
 
 def _masks(state: Any) -> Iterator[set[str]]:

@@ -19,10 +19,19 @@ def is_masked(x: Any) -> bool:
 
 
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:
-    """Returns (name, leaf) of a parameter tree, in the order of its leaves. An optax.MaskedNode is a leaf.
+    """Returns (name, leaf) of a parameter tree, in the order of its leaves.
+
+    An optax.MaskedNode is a leaf, and None, which stands for a frozen parameter, is none.
+
+    Args:
+      tree: a mapping from modules to mappings from names, or mappings from keys of the user's to such trees.
 
     Raises:
-      MupError: the tree is no mapping from modules to mappings from names.
+      MupError: another tree.
+
+    >>> params = {"actor": {"mlp/linear": {"w": 1, "b": None}}, "critic": {"v": {"w": 2}}}
+    >>> [name for name, _ in named_leaves(params)]
+    ['mlp/linear/w', 'v/w']
     """
     if isinstance(tree, Mapping) and not isinstance(tree, dict):
         tree = hk.data_structures.to_mutable_dict(tree)     # Haiku's own mapping has no paths
@@ -34,17 +43,35 @@ def _name(path: tuple[Any, ...], leaf: Any) -> str:
     """Returns "module/name" of a leaf; "" of a masked module or of a masked tree."""
     if isinstance(leaf, optax.MaskedNode) and len(path) < 2:
         return ""
-    if len(path) != 2 or not all(isinstance(k, jax.tree_util.DictKey) for k in path):
+    if len(path) < 2 or not all(isinstance(k, jax.tree_util.DictKey) for k in path):
         raise MupError(f"{jax.tree_util.keystr(path)!r}: a parameter's place in the tree must be "
-                       "[module][name], as in Haiku's params; give the optimizer such a tree, or a "
-                       "part of it")
-    return f"{path[0].key}/{path[1].key}"
+                       "[module][name], as in Haiku's params; give the optimizer such a tree, a part of it, or "
+                       "mappings of such trees, and put optax.flatten inside: "
+                       "mup.wrap_optimizer(optax.flatten(…))")
+    *_, module, name = path
+    return f"{module.key}/{name.key}"
 
 
-def unmasked_shapes(tree: Any) -> dict[str, dict[str, Any]]:
-    """Returns the shapes of a tree of parameters, as a dict of dicts, without masked ones."""
-    return {module: {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in bundle.items()
-                     if not is_masked(x)} for module, bundle in tree.items() if not is_masked(bundle)}
+def unmasked_shapes(tree: Any) -> dict[str, Any]:
+    """Returns the shapes of a tree of parameters, as plain dicts, without masked and frozen ones."""
+    shapes = jax.tree.map(lambda x: x if is_masked(x) else jax.ShapeDtypeStruct(x.shape, x.dtype), tree,
+                          is_leaf=is_masked)
+    return selected(shapes, lambda name, x: not is_masked(x))
+
+
+def selected(tree: Any, keep: Callable[[str, Any], bool]) -> dict[str, Any]:
+    """Returns the part of a tree of parameters that has the leaves for which `keep(name, leaf)` holds.
+
+    >>> tree = {"actor": {"linear": {"w": 1, "b": 2}}, "critic": {"linear_1": {"w": 3}}}
+    >>> selected(tree, lambda name, x: name == "linear/b")
+    {'actor': {'linear': {'b': 2}}}
+    """
+    def part(module: str, tree: Mapping[str, Any]) -> dict[str, Any]:
+        found = {key: part(key, x) if isinstance(x, Mapping) else x for key, x in tree.items()
+                 if isinstance(x, Mapping) or (x is not None and keep(f"{module}/{key}", x))}
+        return {key: x for key, x in found.items() if not (isinstance(x, Mapping) and not x)}
+
+    return part("", tree)
 
 
 def by_name(factors: Mapping[str, Factor]) -> ByName:

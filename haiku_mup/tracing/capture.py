@@ -42,6 +42,7 @@ class Capture:
         self.errors: dict[str, MupError] = {}
         self._lifted: set[tuple[str, tuple[int, ...]]] = set()
         self._tied: set[float] = set()          # multipliers of the SharedEmbeds
+        self._ran_wrapped_model = False
 
     def close(self) -> None:
         """Lets go of what it captured: JAX keeps a context for ever, in the keys of its caches."""
@@ -58,6 +59,9 @@ class Capture:
         """
         if self.errors:
             raise MupError.of_all(list(self.errors.values()))
+        if not self.records and self._ran_wrapped_model:
+            raise MupError(f"{where} captured no parameter: a wrapped model ran in it, which is in μP already; "
+                           "call the init of the plain model inside it, which wrap_model was given")
         if not self.records:
             raise MupError(f"{where} captured no parameter: call the model's init inside it, and put the "
                            "layers inside `with haiku_mup.apply_mup():`, in the function that is transformed")
@@ -159,3 +163,7 @@ class Capture:
     def tied_multiplier(self) -> float:
         """Returns the multiplier of a readout that was given an embedding's matrix."""
         return tied_multiplier(self._tied)
+
+    def note_wrapped_model(self) -> None:
+        """Notes it for an error, in case nothing else runs."""
+        self._ran_wrapped_model = True

@@ -59,6 +59,9 @@ class ActiveContext(Protocol):
     def tied_multiplier(self) -> float:
         """Returns the multiplier of a readout that was given an embedding's matrix."""
 
+    def note_wrapped_model(self) -> None:
+        """Notes that a wrapped model runs, which has a context of its own."""
+
 
 def active_context() -> ActiveContext | None:
     """Returns the context that is active in this thread."""

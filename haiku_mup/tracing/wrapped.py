@@ -20,6 +20,7 @@ from haiku_mup.tracing.scope import (
     ActiveContext,
     RunningModel,
     activated,
+    active_context,
     applied_context,
     during,
     running_model,
@@ -70,6 +71,15 @@ class WrappedModel:
     def __hash__(self):
         """Returns the hash of its contents."""
         return self._hash
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns the attributes to pickle: all but the hash, since each process has hashes of its own."""
+        return {name: value for name, value in vars(self).items() if name != "_hash"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restores what was pickled."""
+        vars(self).update(state)
+        self._hash = hash(self._key)
 
     def create(self, creation: Creation) -> tuple[Any, CreatedParameter]:
         """Makes a parameter as it was captured."""
@@ -150,6 +160,9 @@ class WrappedModel:
         """Returns the multiplier of a readout that was given an embedding's matrix."""
         return tied_multiplier(self._tied)
 
+    def note_wrapped_model(self) -> None:
+        """Does nothing: a wrapped model may call others."""
+
 
 def _second_home(creation: Creation) -> MupError | None:
     """Returns the error for the matrix of a SharedEmbed that is made a second time, elsewhere."""
@@ -200,7 +213,7 @@ def bind(context: ActiveContext, function: Callable[..., Any], inside: bool = Fa
 
         # Outside of a transform there are two more: the one below, which getters need, and the function's own.
         running = RunningModel(len(Nesting().transforms) + (0 if inside else 2))
-        with activated(context), during(applied_context, None), during(running_model, running):
+        with _running(context, running):
             return hooked() if inside else hk.transform(hooked).apply({}, None)
 
     original = getattr(function, ORIGINAL, None)
@@ -208,6 +221,19 @@ def bind(context: ActiveContext, function: Callable[..., Any], inside: bool = Fa
         setattr(wrapped, ORIGINAL, bind(context, original, inside=True))
     setattr(wrapped, _MARK, True)
     return wrapped
+
+
+@contextlib.contextmanager
+def _running(context: ActiveContext, running: RunningModel) -> Iterator[None]:
+    """Returns a context manager in which a wrapped model runs.
+
+    cloudpickle takes the function of `bind` by its value, with all that it names, and takes no ContextVar; this
+    one it takes by its name.
+    """
+    if (outer := active_context()) is not None:
+        outer.note_wrapped_model()
+    with activated(context), during(applied_context, None), during(running_model, running):
+        yield
 
 
 def _is_bound(function: Any) -> bool:
