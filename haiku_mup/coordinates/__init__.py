@@ -3,7 +3,8 @@
 In the order of a check:
 
 - check, trials: `coord_check` captures the model of each width, and trains it from each seed.
-- model_inputs, trainer, compilation: how a model is initialized, compiled and trained step by step.
+- batches, model_inputs, trainer, compilation: how batches are checked, and a model is initialized, compiled and
+  trained step by step.
 - recorder, state_records, array_stats: how arrays are measured while the model runs.
 - measurements, quantities, depth_average: points from these numbers; the names of what they measure.
 - slope_range, expected_slopes, model_expectations: the slopes that the rules expect of each quantity.
