@@ -21,6 +21,7 @@ from haiku_mup.parameters.fans import Axes
 from haiku_mup.rules.optimizers import ADAM, OptimizerRule, choose
 from haiku_mup.rules.parametrization import Parametrization
 from haiku_mup.rules.tables import maximal_update, standard
+from haiku_mup.sweep.optimizer_argument import check_function_of_rate, check_made_optimizer, warn_of_unused_rate
 from haiku_mup.sweep.training_loop import DrawnBatches, ShuffledBatches, scan_while_finite
 from haiku_mup.sweep.training_step import TrainingStep
 
@@ -71,6 +72,9 @@ def training(make_model: Callable[..., Any], data: Any, loss_fn: Callable[..., j
       MupError: an argument is not allowed; as `Mup` does, when the result is called. Then the model, the
         loss and data(key, step) are checked, too.
 
+    Warns:
+      MupWarning: when the result is called: the optimizer doesn't fit its rule, or doesn't depend on the rate.
+
     >>> def make_model(width):
     ...     def fn(x):
     ...         with haiku_mup.apply_mup():
@@ -95,7 +99,7 @@ def training(make_model: Callable[..., Any], data: Any, loss_fn: Callable[..., j
     if steps < 1:
         raise MupError(f"training: steps={steps}: give at least 1")
     check_make_model(make_model)
-    _check_optimizer(optimizer)
+    check_function_of_rate(optimizer)
     return Training(
         name=name, parametrization=parametrization, make_model=make_model, loss_fn=loss_fn, optimizer=optimizer,
         batches=DrawnBatches(data) if callable(data) else ShuffledBatches(data, batch_size, int(steps)),
@@ -155,16 +159,16 @@ class Training:
         """Returns the factors around the optimizer, or None if all of them are 1.
 
         Raises:
-          MupError: the optimizer's rule was not given, and does not show.
+          MupError: the optimizer's function returns none; or its rule was not given, and does not show.
         """
         parametrization, rule = self.parametrization, self.optimizer_rule
-        optimizer = self.optimizer(1e-3, **_placeholders(self.optimizer, 0.5))
-        if not _is_optimizer(optimizer):
-            raise MupError(f"training: the optimizer's function returned a {type(optimizer).__name__}; give a "
-                           "function of the learning rate that returns an optax optimizer, such as optax.adam")
+        make_optimizer = functools.partial(self.optimizer, **_placeholders(self.optimizer, 0.5))
+        optimizer = make_optimizer(1e-3)
+        check_made_optimizer(optimizer)
         scalings = mup._captured("training")
+        shapes = by_module(scalings, lambda scaling: jax.ShapeDtypeStruct(scaling.target.shape, "float32"))
+        warn_of_unused_rate(make_optimizer, shapes)
         if rule is None:
-            shapes = by_module(scalings, lambda scaling: jax.ShapeDtypeStruct(scaling.target.shape, "float32"))
             rule = find_rule(optimizer, shapes)
         if rule is None and parametrization.draws and not parametrization.plain:
             raise MupError("training: what kind this optimizer is of doesn't show when it is tried; say it: "
@@ -240,22 +244,6 @@ class _Target:
             return optimizer
         check = functools.partial(check_params, self.mup._captured("training"))
         return scale_optimizer(optimizer, self.scaling, check)
-
-
-def _is_optimizer(x: Any) -> bool:
-    """Returns whether this is an optax optimizer, and not a function that makes one."""
-    return hasattr(x, "init") and hasattr(x, "update")
-
-
-def _check_optimizer(optimizer: Any) -> None:
-    """Raises for an optimizer in place of a function of the learning rate."""
-    if _is_optimizer(optimizer):
-        raise MupError("training: optimizer has its learning rate already; give a function of the rate, such "
-                       "as optax.adam in place of optax.adam(1e-3), or lambda lr: "
-                       "optax.chain(optax.clip(1.0), optax.adam(lr))")
-    if not callable(optimizer):
-        raise MupError(f"training: optimizer is a {type(optimizer).__name__}; give a function of the learning "
-                       "rate, such as optax.adam")
 
 
 def _evaluated(name: str, what: Any) -> Any:

@@ -1,4 +1,5 @@
 """What `training` takes as data, models, losses and optimizers; and what it says of anything else."""
+import functools
 import itertools
 import random
 
@@ -10,7 +11,9 @@ import optax
 import pytest
 
 import haiku_mup
+from haiku_mup.sweep.optimizer_argument import warn_of_unused_rate
 from haiku_mup.sweep.retrace import output_shapes
+from haiku_mup.sweep.training import _placeholders
 from haiku_mup.sweep.training_loop import DrawnBatches, ShuffledBatches
 from haiku_mup.sweep.training_step import takes_key
 
@@ -215,6 +218,31 @@ def test_arguments_of_another_kind_are_named(options, said):
 def test_functions_that_return_something_else_are_named(options, said):
     with pytest.raises(haiku_mup.MupError, match=said):
         training(**options)(8)
+
+
+PLAIN = optax.adam(1e-3)
+
+
+@pytest.mark.parametrize("optimizer", [
+    lambda lr: PLAIN, lambda lr: optax.sgd(0.1, momentum=0.9),
+    lambda lr: optax.chain(optax.clip(1.0), optax.adamw(optax.cosine_decay_schedule(0.1, 9)))])
+def test_an_optimizer_that_ignores_the_rate_is_warned_of(optimizer):
+    said = r"doesn't depend on the learning rate .* lambda lr: optax.adam\(lr\)"
+    with pytest.warns(haiku_mup.MupWarning, match=said) as found:
+        training(optimizer=optimizer)(8)
+    assert found[0].filename == __file__
+
+
+@pytest.mark.parametrize("optimizer", [
+    optax.adam, lambda lr: optax.sgd(optax.warmup_constant_schedule(0.0, lr, 9)), optax.lion,
+    lambda lr: optax.inject_hyperparams(optax.adam)(lr), lambda lr, momentum: optax.sgd(lr, momentum),
+    lambda lr: optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(0.1), optax.scale(-lr)),
+    lambda lr: optax.partition({"a": optax.adam(1e-3), "b": optax.sgd(lr)}, lambda tree: jax.tree.map(
+        lambda x: "ab"[x.ndim > 1], tree)),
+    optax.polyak_sgd])     # which needs a loss's value, and so is not tried
+def test_an_optimizer_that_uses_the_rate_is_none(optimizer):
+    warn_of_unused_rate(functools.partial(optimizer, **_placeholders(optimizer, 0.5)), {
+        "linear": {"w": jax.ShapeDtypeStruct((3, 2), "float32"), "b": jax.ShapeDtypeStruct((2,), "float32")}})
 
 
 @pytest.mark.parametrize("wrong, said", [
