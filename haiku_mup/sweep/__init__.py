@@ -1,6 +1,7 @@
 """Sweeps over learning rates: trials, curves, optima, recommendations."""
 # In the order of a sweep (the docstring is a page of the reference):
-# - lr_sweep, spec: the call and its arguments. training, training_step, training_loop, retrace: makes trials.
+# - lr_sweep, spec: the call and its arguments.
+# - training, optimizer_argument, retrace, training_step, training_loop: makes trials.
 # - trial, program, jaxprs: one training run; the compiled program that runs many of them side by side.
 # - search: which trials run. runner: how they run. cell_file: how finished ones are kept.
 # - loss_curves, optimum, recommendation: what the losses say.
