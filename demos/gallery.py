@@ -23,7 +23,7 @@ def main(checks=CHECKS, out=OUT, results=RESULTS):
     for name, flags in checks.items():
         print(f"\n{coord_check.PROG} {' '.join(flags)}", flush=True)
         codes.append(coord_check.main([*flags, "--out", str(results / name)]))
-        if codes[-1] > 1:
+        if codes[-1] in (2, 130):
             break                       # it was interrupted, or there are no data
         both = haiku_mup.CoordCheck.from_csv(results / name / "coord_check.csv")
         both.only("sp").plot(compare=both.only("mup")).savefig(out / f"coord_{name}.png", dpi=DPI)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:           # each name is imported as it is asked for: see __ge
     from haiku_mup.coordinates.forward_factors import ForwardFactor, forward_factors
     from haiku_mup.coordinates.recorder import probe
     from haiku_mup.coordinates.result import CoordCheck
+    from haiku_mup.coordinates.verdict import Verdict
     from haiku_mup.errors import MupError, MupWarning
     from haiku_mup.layers import ConvReadout, MultiHeadAttention, Readout, SharedEmbed, SharedReadout
     from haiku_mup.layers.residual import residual
@@ -56,6 +57,7 @@ _MODULES = {
     "MupWarning": "errors", "Parametrization": "rules.parametrization", "Point": "coordinates.findings",
     "Readout": "layers", "Row": "parameters.table", "SharedEmbed": "layers", "SharedReadout": "layers",
     "Sweep": "sweep.result", "Training": "sweep.training", "Trial": "sweep.trial",
+    "Verdict": "coordinates.verdict",
     "adamw": "optimizers.adamw", "apply_mup": "tracing.context", "coord_check": "coordinates.check",
     "draws": "sweep.trial", "fans": "parameters.fans", "forward_factors": "coordinates.forward_factors",
     "get_shapes": "parameters.record", "lr_sweep": "sweep.lr_sweep", "maximal_update": "rules.tables",
@@ -86,6 +88,7 @@ __all__ = [
     "Sweep",
     "Training",
     "Trial",
+    "Verdict",
     "adamw",
     "apply_mup",
     "coord_check",

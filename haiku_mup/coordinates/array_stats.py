@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 Stat: TypeAlias = str | Callable[[jax.Array], jax.Array]
 JUDGED = ("l1", "l2")       # sizes, whose slopes are known; other statistics are recorded, and not judged
 BLOCK = 1 << 15             # entries that NumPy measures at a time, so that they stay in the processor's cache
+MOVED = "moved"             # the share of entries that are not zero
 SAMPLE = 512                # entries of an array that are kept, to see how far it moves
 
 STATS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -22,6 +23,7 @@ STATS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "std": jnp.std,
     "max": lambda x: jnp.abs(x).max(),
 }
+_ALL_STATS = STATS | {MOVED: lambda x: (x != 0).mean()}
 
 # The same of an array in blocks: from a function that yields them, as often as it is called.
 NUMPY_STATS: dict[str, Callable[[Callable[[], Iterable[np.ndarray]]], float]] = {
@@ -31,6 +33,7 @@ NUMPY_STATS: dict[str, Callable[[Callable[[], Iterable[np.ndarray]]], float]] = 
     "std": lambda blocks: math.sqrt(_mean(blocks, functools.partial(
         _squared_deviations, _mean(blocks, lambda x: x)))),
     "max": lambda blocks: float(np.max([np.abs(block).max() for block in blocks()])),
+    MOVED: lambda blocks: _mean(blocks, lambda x: x != 0),
 }
 
 
@@ -48,7 +51,7 @@ def stat_name(stat: Stat) -> str:
 def statistics(x: jax.Array, stats: Sequence[Stat]) -> jax.Array:
     """Returns the statistics [stats] of an array, in float32; of complex numbers, those of their moduli."""
     x = (jnp.abs(x) if jnp.iscomplexobj(x) else x).astype(jnp.float32)
-    return jnp.stack([jnp.asarray((STATS[s] if isinstance(s, str) else s)(x), jnp.float32).reshape(())
+    return jnp.stack([jnp.asarray((_ALL_STATS[s] if isinstance(s, str) else s)(x), jnp.float32).reshape(())
                       for s in stats])
 
 

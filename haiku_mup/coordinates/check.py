@@ -10,9 +10,11 @@ from haiku_mup.coordinates.array_stats import JUDGED, STATS, Stat, stat_name
 from haiku_mup.coordinates.batches import as_batches
 from haiku_mup.coordinates.measurements import as_points
 from haiku_mup.coordinates.model_inputs import check_make_model
+from haiku_mup.coordinates.optimizer_trial import try_optimizer
 from haiku_mup.coordinates.result import CoordCheck
 from haiku_mup.coordinates.trainer import has_weight_decay
 from haiku_mup.coordinates.trials import CheckSetup, Model, Parametrize, train_all
+from haiku_mup.coordinates.verdict import Verdict
 from haiku_mup.errors import MupError
 from haiku_mup.parameters.fans import Axes
 from haiku_mup.rules import Parametrization
@@ -105,9 +107,11 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
     result = CoordCheck(as_points(
         trainers, trials, parametrization=_name(parametrization), stats=stats, rule=optimizer_rule,
         activation_changes=fix_batch, weight_decay=setup.weight_decay))
-    if result.ok or parametrization == "sp":
+    if result.verdict is not Verdict.FAILED or parametrization == "sp":
         return result
-    return dataclasses.replace(result, factors=setup.forward_factors(ordered, batches[0]))
+    return dataclasses.replace(
+        result, factors=setup.forward_factors(ordered, batches[0]),
+        optimizer=try_optimizer(optimizer, trainers, trials, optimizer_rule))
 
 
 # --- arguments ---

@@ -3,35 +3,53 @@ import math
 from collections.abc import Sequence
 
 from haiku_mup.coordinates.findings import Finding
+from haiku_mup.coordinates.optimizer_trial import OptimizerTrial
 from haiku_mup.coordinates.quantities import CHANGE_MARK, ParameterKind, RecordKind, kind_of
+from haiku_mup.rules.optimizers import Behaviour
 
 NOT_FINITE = "zero, infinite or not a number at some width: training diverged, or a part is dead; lower the " \
     "learning rate"
+EPSILON = "Adam's ε is not small beside the gradients of wide models (of {!r} first): a smaller eps in the " \
+    "optimizer; or wrap_optimizer(…, scale_eps=True), and rule='any' here"
 
 
-def diagnosed(findings: Sequence[Finding]) -> list[Finding]:
-    """Returns the findings, those outside of their range with a cause."""
+def diagnosed(findings: Sequence[Finding], optimizer: OptimizerTrial | None = None) -> list[Finding]:
+    """Returns the findings, those outside of their range with a cause.
+
+    Args:
+      findings: what was found.
+      optimizer: how the optimizer behaves, where it was tried.
+    """
     updates = [f for f in findings if kind_of(f.quantity) == ParameterKind.UPDATE]
     vectors_grow = any(f.expected.high > -0.25 and f.slope > 0.6 and f.excess > 0.3 for f in updates)
-    return [f._replace(cause=_cause(f, vectors_grow)) if f.excess > 0 else f for f in findings]
+    tried = optimizer or OptimizerTrial()
+    return [f._replace(cause=_cause(f, vectors_grow, tried)) if f.excess > 0 else f for f in findings]
 
 
-def _cause(finding: Finding, vectors_grow: bool) -> str:
+def _cause(finding: Finding, vectors_grow: bool, optimizer: OptimizerTrial) -> str:
     """Returns the usual cause of a deviation.
 
     Args:
       finding: what was found of one quantity.
       vectors_grow: whether updates grow that should keep their size: of inputs, biases or readouts. Then all
         learning rates have the wrong factors, and not that of one weight.
+      optimizer: how the optimizer behaves.
     """
     if math.isnan(finding.slope):
         return NOT_FINITE
+    shrinks = finding.slope < finding.expected.low
+    if shrinks and optimizer.small_gradient and _is_trained(finding) and not _is_rate(finding):
+        return EPSILON.format(optimizer.small_gradient)
     kind, above = kind_of(finding.quantity), finding.slope > finding.expected.high
+    if kind == RecordKind.MULTIPLIER:
+        return _cause_in_multiplier(finding, above)
     if kind == ParameterKind.DECAY:
         return ("weight decay is multiplied by the learning rate's factor, or isn't decoupled from it: "
                 "wrap_optimizer(…, scale_decay=False)")
-    if kind in (ParameterKind.UPDATE, ParameterKind.CHANGE):
-        return _cause_in_update(finding, above, vectors_grow)
+    if kind == ParameterKind.RATE:
+        return _cause_in_rate(above, optimizer)
+    if kind in (ParameterKind.UPDATE, ParameterKind.CHANGE) or kind == ParameterKind.VALUE and finding.step:
+        return _cause_in_update(finding, above, vectors_grow, optimizer)
     if kind == ParameterKind.VALUE:
         return ("it is drawn too large" if above else "it is drawn too small") + (
             ": its std must be that of μP: call mup.wrap_model(model).init, and let the base vary this width")
@@ -44,13 +62,41 @@ def _cause(finding: Finding, vectors_grow: bool) -> str:
     return _cause_in_activation(finding, above)
 
 
-def _cause_in_update(finding: Finding, above: bool, vectors_grow: bool) -> str:
+def _cause_in_multiplier(finding: Finding, above: bool) -> str:
+    """Returns the usual cause of a wrong factor between a weight and its product."""
+    if finding.expected.high < -0.25:
+        return ("an output without its multiplier: a haiku_mup.Readout (or SharedReadout) in a wrapped model, "
+                "whose output_mult is the same at every width" if above else
+                "an output's multiplier is applied twice, or its output_mult shrinks with the width")
+    return "its product is multiplied by a factor of the width that isn't μP's"
+
+
+def _is_trained(finding: Finding) -> bool:
+    """Returns whether a finding is of what updates make."""
+    return finding.step > 0 or kind_of(finding.quantity) in (ParameterKind.UPDATE, ParameterKind.CHANGE)
+
+
+def _is_rate(finding: Finding) -> bool:
+    return kind_of(finding.quantity) in (ParameterKind.RATE, ParameterKind.DECAY)
+
+
+def _cause_in_rate(above: bool, optimizer: OptimizerTrial) -> str:
+    """Returns the usual cause of an update that is too large, or too small, beside its gradient."""
+    if optimizer.behaviour not in (None, Behaviour.SGD_LIKE):
+        return "updates are not SGD's: the optimizer behaves otherwise; leave adam=False out"
+    return ("its learning rate grows too much with the width: it must have SGD's factor of μP" if above else
+            "its learning rate is too small in wide models: it lacks SGD's factor; "
+            "mup.wrap_optimizer(…, adam=False)")
+
+
+def _cause_in_update(finding: Finding, above: bool, vectors_grow: bool, optimizer: OptimizerTrial) -> str:
     """Returns the usual cause of an update that is too large, or too small."""
-    if above and vectors_grow:
+    if above and vectors_grow and optimizer.behaviour is not Behaviour.SGD_LIKE:
         return "updates grow: SGD's factors with an optimizer like Adam; wrap_optimizer(…, adam=True)"
     if above:
         return "its learning rate lacks its factor: mup.wrap_optimizer, and a base that varies this width"
-    if finding.expected.low > -0.75 and finding.slope < -0.75:
+    like_sgd = optimizer.behaviour in (None, Behaviour.SGD_LIKE)
+    if like_sgd and finding.expected.low > -0.75 and finding.slope < -0.75:
         return "updates shrink: Adam's factors with SGD; wrap_optimizer(…, adam=False)"
     return "its learning rate shrinks with the width, and must not: one factor too many"
 

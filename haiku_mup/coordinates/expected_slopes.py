@@ -120,27 +120,70 @@ def parameter_slopes(name: str, scalings: Scalings, *, muon: bool = False) -> Ex
     return union(expected)
 
 
-def product_slopes(name: str, scalings: Scalings) -> ExpectedSlopes:
+def rate_slopes(name: str, scalings: Scalings) -> Range:
+    """Returns the slopes expected of SGD's learning rate; of several blocks of rows, those of any."""
+    return _factor_slopes(name, scalings, lambda factors: factors.sgd)
+
+
+def _factor_slopes(name: str, scalings: Scalings, factor: Callable[[Factors], float]) -> Range:
+    """Returns the slopes of a factor: of several blocks of rows, those of any."""
+    blocks = max(len(at[name].row_blocks) for at in scalings.values())
+    slopes = [slope(scalings, (factor(at[name].row_blocks[min(i, len(at[name].row_blocks) - 1)].factors)
+                               for at in scalings.values())) for i in range(blocks)]
+    return Range(min(slopes), max(slopes))
+
+
+def gradient_slopes(name: str, scalings: Scalings) -> Range:
+    """Returns the slopes expected of a gradient's entries, ε's factors; of several blocks of rows, of any."""
+    return _factor_slopes(name, scalings, lambda factors: factors.eps * factors.gradient)
+
+
+def product_slopes(name: str, scalings: Scalings, *, with_bias: bool = False,
+                   fades: bool = False) -> ExpectedSlopes:
     """Returns the slopes expected of a weight's product with activations: of a hidden layer, of a readout.
 
-    Training changes the product in two ways: by what it adds to the weight, and by the change of the
-    activations, with which the initial weight may or may not be aligned. A readout's bias keeps its size,
-    unless it starts at zero. An embedding is aligned from the start with what was looked up in it.
+    Training changes the product by what it adds to the weight, which is aligned with the activations, and by
+    the change of the activations. So the product moves as far as the first of these at least. In narrow models
+    parts that are not aligned stand out beside it, and fade like initial values do. An embedding is aligned
+    from the start with what was looked up in it.
+
+    Args:
+      name: the weight's name.
+      scalings: its scaling, among others, at each width.
+      with_bias: whether the layer's bias is added. It keeps its size, unless it starts at zero. It moves by the
+        mean of the errors, which may have the size of the initial outputs.
+      fades: whether to expect what is seen in narrow models, too: where the multiplier is measured by itself.
     """
-    expected = _slopes({width: at[name] for width, at in scalings.items()}, _product_sizes)
-    initial, either = expected.initial, expected.initial | expected.change
-    if _has_nonzero_bias(name, scalings):
-        return ExpectedSlopes(initial | FLAT, either)
-    tied = next(iter(scalings.values()))[name].target.layer == TIED
-    return ExpectedSlopes(either if tied else initial, either)
+    initial, change = _slopes({width: at[name] for width, at in scalings.items()}, _product_sizes)
+    if next(iter(scalings.values()))[name].target.layer == TIED:
+        return ExpectedSlopes(initial | change, change)
+    if with_bias and has_bias(name, scalings):
+        start = initial | FLAT if _has_nonzero_bias(name, scalings) else initial
+        return ExpectedSlopes(start, initial | change)
+    return ExpectedSlopes(initial, initial | change if fades else change)
+
+
+def has_bias(name: str, scalings: Scalings) -> bool:
+    """Returns whether a weight's layer has a bias."""
+    return _bias_of(name) in next(iter(scalings.values()))
+
+
+def multiplier_slope(name: str, scalings: Scalings) -> Range:
+    """Returns the slope expected of the factor between a weight and its product with activations."""
+    found = round(slope(scalings, (_multiplier(at[name]) for at in scalings.values())), 9)
+    return Range(found, found)
+
+
+def _multiplier(scaling: ParameterScaling) -> float:
+    # A Readout's multiplier is its forward factor, which must not count twice.
+    forward = 1.0 if scaling.target.layer == READOUT else scaling.row_blocks[0].factors.forward
+    return scaling.multiplier * forward
 
 
 def _product_sizes(scaling: ParameterScaling) -> RelativeSizes:
     layer, fans, factors = scaling.target.layer, scaling.target.fans, scaling.row_blocks[0].factors
     summed_axes = fans.fan_out if layer == TIED else fans.fan_in
-    # A Readout's multiplier is its forward factor, which must not count twice.
-    multiplier = scaling.multiplier * (1.0 if layer == READOUT else factors.forward)
-    return product_sizes(factors, terms=_ratio(scaling, summed_axes), multiplier=multiplier)
+    return product_sizes(factors, terms=_ratio(scaling, summed_axes), multiplier=_multiplier(scaling))
 
 
 def logit_slopes(query_weight: str, scalings: Scalings) -> ExpectedSlopes:
@@ -168,8 +211,12 @@ def union(expected: Iterable[ExpectedSlopes]) -> ExpectedSlopes:
 
 def _has_nonzero_bias(name: str, scalings: Scalings) -> bool:
     """Returns whether a weight's layer has a bias that does not start at zero."""
-    bias = next(iter(scalings.values())).get(f"{name.removesuffix('/w')}/b")
+    bias = next(iter(scalings.values())).get(_bias_of(name))
     return bias is not None and not _is_zero(bias.target.moments)
+
+
+def _bias_of(weight: str) -> str:
+    return f"{weight.removesuffix('/w')}/b"
 
 
 def _is_zero(moments: Moments) -> bool:

@@ -15,9 +15,11 @@ from haiku_mup.coordinates.array_stats import JUDGED
 from haiku_mup.coordinates.figure_style import TITLES, plain_axes
 from haiku_mup.coordinates.findings import Finding, Point
 from haiku_mup.coordinates.quantities import CHANGE_MARK, ParameterKind, RecordKind
+from haiku_mup.coordinates.slope_range import Range
 
 # Quantities that are drawn only where they fail. (Files of earlier versions have losses.)
-IF_FAILED = (ParameterKind.VALUE, ParameterKind.UPDATE, ParameterKind.DECAY, CHANGE_MARK, "loss")
+IF_FAILED = (ParameterKind.VALUE, ParameterKind.UPDATE, ParameterKind.RATE, ParameterKind.DECAY,
+             RecordKind.MULTIPLIER, CHANGE_MARK, "loss")
 FAILED_COLOUR = "#d1242f"
 PALETTE = [f"C{i}" for i in range(10) if i != 3]        # C3 is red
 OTHER_COLOUR = "0.6"
@@ -35,6 +37,7 @@ class Line(NamedTuple):
       widths: [widths].
       values: [widths], geometric means over seeds.
       failed: its slope, where that fails; else None.
+      falls: whether it is expected to fall with the width, as initial outputs do.
     """
 
     quantity: str
@@ -42,6 +45,7 @@ class Line(NamedTuple):
     widths: np.ndarray
     values: np.ndarray
     failed: float | None
+    falls: bool = False
 
 
 class Row(NamedTuple):
@@ -80,7 +84,7 @@ def draw(rows: Sequence[Row], path: str | os.PathLike[str] | None) -> Figure:
         for row, panels in zip(rows, grid):
             for axes, lines in zip(panels, row.steps.values()):
                 _label_failures(axes, lines, gap=(high - low) / 16, top=high)
-        _draw_legend(figure, colours, any_failed)
+        _draw_legend(figure, colours, any_failed, any(line.falls for line in drawn))
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure
@@ -111,11 +115,17 @@ def row_of(points: Sequence[Point], failures: Sequence[Finding]) -> Row:
         widths, values = _geometric_means(some)
         if np.isfinite(values).any():
             steps.setdefault(step, []).append(
-                Line(quantity, group(quantity), widths, values, failed.get((quantity, step))))
+                Line(quantity, group(quantity), widths, values, failed.get((quantity, step)), _falls(some[0])))
     order = {key: -place for place, key in enumerate(failed)}       # the worst last, above all others
     return Row(points[0].parametrization if points else "",
                {step: sorted(steps[step], key=lambda line: order.get((line.quantity, step), -math.inf))
                 for step in sorted(steps)})
+
+
+def _falls(point: Point) -> bool:
+    """Returns whether all slopes that are expected of a point are below zero."""
+    expected = Range.parse(point.expected)
+    return expected is not None and expected.high < 0
 
 
 def group(quantity: str) -> str:
@@ -154,6 +164,7 @@ def _draw_panel(axes: Axes, lines: Sequence[Line], colours: Mapping[str, str]) -
         failed = line.failed is not None
         axes.plot(line.widths, line.values, marker="o" if few else None, markersize=3,
                   color=FAILED_COLOUR if failed else colours.get(line.group), linewidth=1.8 if failed else 1.2,
+                  linestyle="--" if line.falls else "-",
                   alpha=0.9 if failed or few else 0.35, zorder=3 if failed else 2)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
@@ -173,10 +184,12 @@ def _set_scales(grid: Any, drawn: Sequence[Line], *, room_for_labels: bool) -> N
         axes.set_xlabel("width", fontsize=12)
 
 
-def _draw_legend(figure: Figure, colours: Mapping[str, str], any_failed: bool) -> None:
+def _draw_legend(figure: Figure, colours: Mapping[str, str], any_failed: bool, any_falls: bool) -> None:
     handles = [Line2D([], [], color=colour, label=name) for name, colour in list(colours.items())[:IN_LEGEND]]
     if any_failed:
         handles.append(Line2D([], [], color=FAILED_COLOUR, linewidth=2, label="fails"))
+    if any_falls:
+        handles.append(Line2D([], [], color=OTHER_COLOUR, linestyle="--", label="falls, as expected"))
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=10)
 
 

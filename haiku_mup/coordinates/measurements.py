@@ -1,6 +1,9 @@
 """Turns the records of all trained models into points, each with the slopes that are expected of it."""
 import dataclasses
+import functools
 import itertools
+import math
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -12,10 +15,12 @@ from haiku_mup.coordinates.findings import Point
 from haiku_mup.coordinates.model_expectations import ModelExpectations
 from haiku_mup.coordinates.quantities import CHANGE_MARK, ParameterKind, RecordKind, title
 from haiku_mup.coordinates.slope_range import FLAT, ExpectedSlopes, Range
+from haiku_mup.coordinates.state_records import RecordInfo
 from haiku_mup.coordinates.trainer import StepResult, Trainer
 from haiku_mup.coordinates.trials import Trials
 from haiku_mup.rules.optimizers import OptimizerRule
 
+_POWERS = {"l1": 1.0, "l2": 0.5}        # of the share of entries that move, in a statistic of all entries
 NOISE = 16      # gradients below so many rounding errors of one operation count as noise
 
 
@@ -58,12 +63,16 @@ def as_points(trainers: Mapping[int, Trainer], trials: Trials, *, parametrizatio
     expectations = ModelExpectations(
         scalings={width: trainer.scalings for width, trainer in trainers.items()},
         branches={width: trainer.branches for width, trainer in trainers.items()},
-        rule=rule, weight_decay=weight_decay)
+        rule=rule, weight_decay=weight_decay, errors=error_slopes(trials),
+        gradients=gradient_slopes(trials) if rule.serves_entrywise else {},
+        multipliers={module for trainer in trainers.values() for (module, _), info in trainer.records.items()
+                     if info.kind == RecordKind.MULTIPLIER})
     first = {width: steps[0] for (width, _), steps in trials.items()}
     reader = _TrialReader(
         stats=tuple(stats), expectations=expectations, activation_changes=activation_changes,
         weight_decay=weight_decay, names=DepthAverage(_stack_sizes(first[width]) for width in sorted(first)),
-        noise=_rounding_noise(trainers, trials, list(map(stat_name, stats))))
+        noise=_rounding_noise(trainers, trials, list(map(stat_name, stats))),
+        shapes=[{key: info.shape for key, info in trainer.records.items()} for trainer in trainers.values()])
     found = {trial: list(_average_blocks(itertools.chain(
         reader.forward_pass(trainers[trial[0]], steps), reader.parameters(steps))))
         for trial, steps in trials.items()}
@@ -84,6 +93,7 @@ class _TrialReader:
       noise: the parameters whose gradient is rounding noise.
       activation_changes: whether to measure how far activations move.
       weight_decay: whether the optimizer decays weights.
+      shapes: of each recorded array, by module and entry, at each width.
     """
 
     stats: tuple[Stat, ...]
@@ -92,12 +102,18 @@ class _TrialReader:
     noise: set[str]
     activation_changes: bool
     weight_decay: bool
+    shapes: Sequence[Mapping[tuple[str, str], tuple[int, ...]]]
 
     def forward_pass(self, trainer: Trainer, steps: Sequence[StepResult]) -> Iterator[Measurement]:
         """Yields what was recorded in the forward passes of the steps, and how far it moved since the first."""
         for (module, entry), info in sorted(trainer.records.items(), key=lambda item: item[1].order):
             name, representative = self.names.module(module)
-            expected = self.expectations.of_record(representative, info)
+            if info.kind == RecordKind.MULTIPLIER:
+                yield from self._multiplier(module, entry, info, steps)
+                continue
+            expected = [self.expectations.of_record(
+                representative, info, updates=number, is_output=self._is_output(trainer, info),
+                grows=self._grows((module, entry))) for number in range(len(steps))]
             sums = [step.records[module][entry] for step in steps]             # [layers …, 1 + stats + SAMPLE]
             for layer in np.ndindex(sums[0].shape[:-1]):
                 quantity = f"{info.kind} {title(name, info.suffix)}{self.names.layer(module, entry, layer)}"
@@ -106,7 +122,34 @@ class _TrialReader:
                 means = [_mean_over_calls(each[layer]) for each in sums]
                 yield from self._recorded_array(quantity, expected, means)
 
-    def _recorded_array(self, quantity: str, expected: ExpectedSlopes,
+    def _multiplier(self, module: str, entry: str, info: RecordInfo,
+                    steps: Sequence[StepResult]) -> Iterator[Measurement]:
+        """Yields the factor between a layer's weight and its product, in the first step where there is one."""
+        name, representative = self.names.module(module)
+        expected = self.expectations.of_multiplier(representative)
+        stats = [(i, stat) for i, stat in enumerate(self.stats) if stat in JUDGED][:1]
+        sums = [step.records[module][entry] for step in steps]
+        for layer, (i, stat) in itertools.product(np.ndindex(sums[0].shape[:-1]), stats):
+            quantity = f"{info.kind} {title(name, info.suffix)}{self.names.layer(module, entry, layer)}"
+            means = [_mean_over_calls(each[layer]) for each in sums]
+            found = next(((step, row[1 + i]) for step, row in enumerate(means)
+                          if row is not None and row[1 + i] != 0), None)
+            if found:
+                yield Measurement(quantity=quantity, step=found[0], stat=stat_name(stat), value=float(found[1]),
+                                  expected=expected)
+
+    def _grows(self, record: tuple[str, str]) -> bool:
+        """Returns whether an array's shape follows the width; True in models whose shapes are those of all."""
+        differ = {key: len({shapes.get(key) for shapes in self.shapes}) > 1 for key in self.shapes[0]}
+        return differ.get(record, True) or not any(differ.values())
+
+    @staticmethod
+    def _is_output(trainer: Trainer, info: RecordInfo) -> bool:
+        """Returns whether a record is of what the model returns, or of a readout that makes it."""
+        readouts = {each.readout for each in trainer.records.values() if each.kind == RecordKind.OUTPUT}
+        return info.kind == RecordKind.OUTPUT or (info.readout is not None and info.readout in readouts)
+
+    def _recorded_array(self, quantity: str, expected: Sequence[ExpectedSlopes],
                         rows: Sequence[np.ndarray | None]) -> Iterator[Measurement]:
         """Yields the statistics of one recorded array at each step, and how far it moved."""
         count, initial = len(self.stats), rows[0]
@@ -115,14 +158,14 @@ class _TrialReader:
                 continue
             for stat, value in zip(self.stats, row[1:1 + count]):
                 yield Measurement(quantity=quantity, step=step, stat=stat_name(stat), value=float(value),
-                                  expected=expected.after(step))
+                                  expected=expected[step].after(step))
             if self.activation_changes and step:
                 change = row[1 + count:] - initial[1 + count:]              # of the entries that are kept
                 for stat in self.stats:
                     if stat in JUDGED:
                         yield Measurement(
                             quantity=CHANGE_MARK + quantity, step=step, stat=stat_name(stat),
-                            value=_size(change, stat), expected=expected.change_after(step),
+                            value=_size(change, stat), expected=expected[step].change_after(step),
                             activation_change=True)
 
     def parameters(self, steps: Sequence[StepResult]) -> Iterator[Measurement]:
@@ -133,13 +176,38 @@ class _TrialReader:
             layers = {layer: f"{common.title}/{leaf}{self.names.layer(module, leaf, layer)}"
                       for layer in np.ndindex(initial[ParameterKind.VALUE].shape[:-1])}
             expected = self._expected(f"{common.representative}/{leaf}", len(steps), noise=name in self.noise)
-            for number, step in enumerate(steps):
-                for (layer, shown), (i, stat) in itertools.product(
-                        layers.items(), enumerate(map(stat_name, self.stats))):
-                    values = {kind: float(x[(*layer, i)]) for kind, x in step.parameters[name].items()}
-                    for kind, value in self._shown(values, number, stat):
-                        yield Measurement(quantity=f"{kind} {shown}", step=number, stat=stat, value=value,
-                                          expected=expected[number][kind])
+            for layer, shown in layers.items():
+                at_layer = [{kind: x[layer] for kind, x in step.parameters[name].items()} for step in steps]
+                for number, step in enumerate(self._of_moving_entries(at_layer)):
+                    for i, stat in enumerate(map(stat_name, self.stats)):
+                        values = {kind: float(x[i]) for kind, x in step.items()}
+                        for kind, value in self._shown(values, number, stat):
+                            yield Measurement(quantity=f"{kind} {shown}", step=number, stat=stat, value=value,
+                                              expected=expected[number][kind])
+
+    def _of_moving_entries(self, steps: Sequence[Mapping[ParameterKind, np.ndarray]]) -> Iterator[
+            dict[ParameterKind, np.ndarray]]:
+        """Yields what was measured of a parameter in each step; of its updates, over the entries that move.
+
+        An entry without a gradient, such as that of a unit that no input makes active, says nothing about
+        learning rates. How many there are may depend on the width.
+
+        The rate is that of the first step with a gradient: later, momentum has gathered others.
+        """
+        share, rate = 0.0, self.expectations.rate_is_known
+        for step in steps:
+            gradients, found = step[ParameterKind.GRADIENT], dict(step)
+            share = max(share, float(gradients[-1]))
+            update = found.pop(ParameterKind.RATE, step[ParameterKind.UPDATE])      # without decay
+            powers = [share**_POWERS.get(stat_name(stat), 0.0) if share else 1.0 for stat in self.stats]
+            if rate and share:
+                found[ParameterKind.RATE] = update / (
+                    gradients[:-1] if self.expectations.is_sgd else powers)
+                rate = False
+            if self.expectations.rule.entrywise and not self.weight_decay:
+                for kind in (ParameterKind.UPDATE, ParameterKind.CHANGE):
+                    found[kind] = step[kind] / powers
+            yield found
 
     def _shown(self, values: Mapping[ParameterKind, float], step: int,
                stat: str) -> Iterator[tuple[ParameterKind, float]]:
@@ -147,6 +215,8 @@ class _TrialReader:
         size = values[ParameterKind.VALUE]
         yield ParameterKind.VALUE, size
         yield ParameterKind.UPDATE, values[ParameterKind.UPDATE]
+        if ParameterKind.RATE in values and stat in JUDGED:
+            yield ParameterKind.RATE, values[ParameterKind.RATE]
         if step:        # before the first update, nothing has changed
             yield ParameterKind.CHANGE, values[ParameterKind.CHANGE]
         if self.weight_decay and size and stat in JUDGED:
@@ -162,16 +232,22 @@ class _TrialReader:
         """
         nothing: dict[ParameterKind, Range | None] = dict.fromkeys(ParameterKind)
         nothing[ParameterKind.DECAY] = FLAT             # relative to the parameter, whatever that does
-        expected = self.expectations.of_parameter(name)
-        if expected is None:
+        first = self.expectations.of_parameter(name, updates=1)
+        if not noise:
+            nothing[ParameterKind.RATE] = self.expectations.of_rate(name)
+        if first is None:
             return [nothing] * steps
         if noise:
-            return [nothing | {ParameterKind.VALUE: expected.initial}, *[nothing] * (steps - 1)]
+            return [nothing | {ParameterKind.VALUE: first.initial}, *[nothing] * (steps - 1)]
+        return [nothing | self._at_step(name, step) for step in range(steps)]
+
+    def _at_step(self, name: str, step: int) -> dict[ParameterKind, Range | None]:
+        """Returns the slopes that are expected of a parameter, its update and its change at a step."""
+        before, after = (self.expectations.of_parameter(name, updates=n) for n in (step, step + 1))
+        assert before and after, "nothing is known of the parameter"
         zero = self.expectations.starts_at_zero(name)   # then the parameter is what training makes of it
-        return [nothing | {
-            ParameterKind.VALUE: expected.change_after(step) if step and zero else expected.after(step),
-            ParameterKind.UPDATE: expected.change,
-            ParameterKind.CHANGE: expected.change_after(step + 1)} for step in range(steps)]
+        return {ParameterKind.VALUE: before.change_after(step) if step and zero else before.after(step),
+                ParameterKind.UPDATE: after.change, ParameterKind.CHANGE: after.change_after(step + 1)}
 
 
 # --- models of different depths ---
@@ -227,6 +303,39 @@ def _raised(expected: Range, extra: float | None) -> Range:
 
 
 # --- arithmetic ---
+
+def gradient_slopes(trials: Trials) -> dict[str, float]:
+    """Returns the slope of each parameter's gradient in the first step, where none is zero, by name."""
+    by_width: dict[int, list[dict[str, float]]] = {}
+    for (width, _), steps in trials.items():
+        by_width.setdefault(width, []).append({
+            name: float(np.mean(kinds[ParameterKind.GRADIENT][..., 0]))
+            for name, kinds in steps[0].parameters.items()})
+    names = set.intersection(*({n for n, x in each.items() if 0 < x < math.inf}
+                               for some in by_width.values() for each in some))
+    return {name: slope(by_width, (2.0**float(np.mean([math.log2(each[name]) for each in some]))
+                                   for some in by_width.values())) for name in names}
+
+
+def error_slopes(trials: Trials) -> list[Range]:
+    """Returns, for each step, the slopes of the gradients that the loss sends into the outputs; [] for none.
+
+    Args:
+      trials: the steps of each width and seed.
+    """
+    by_width: dict[int, list[np.ndarray]] = {}
+    for (width, _), steps in trials.items():
+        by_width.setdefault(width, []).append(np.array([step.errors for step in steps]))    # [steps, outputs]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = {width: np.mean(np.log2(errors), axis=0) for width, errors in by_width.items()}
+    found = []
+    for step, output in itertools.product(*map(range, next(iter(logs.values())).shape)):
+        values = {width: 2.0**float(log[step, output]) for width, log in logs.items()}
+        if all(map(math.isfinite, values.values())) and all(values.values()):
+            rounded = round(slope(values, values.values()), 2) + 0.0
+            found.append((step, Range(rounded, rounded)))
+    steps = [[each for at, each in found if at == step] for step in range(len(next(iter(trials.values()))))]
+    return [functools.reduce(operator.or_, some) for some in steps] if all(steps) else []
 
 def _rounding_noise(trainers: Mapping[int, Trainer], trials: Trials, stats: Sequence[str]) -> set[str]:
     """Returns the parameters whose gradient is only rounding errors: a bias in front of a softmax or a norm.

@@ -2,7 +2,8 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Collection, Mapping, Sequence
 
 from haiku_mup.coordinates import expected_slopes
 from haiku_mup.coordinates.expected_slopes import Scalings
@@ -26,49 +27,108 @@ class ModelExpectations:
       branches: the multipliers of `haiku_mup.residual`'s branches, by width.
       rule: the optimizer's rule.
       weight_decay: whether an update includes weight decay, which has the size of the parameter.
+      errors: for each step, the measured slopes of the gradients that the loss sends into the outputs; nothing
+        where they could not be measured.
+      gradients: the measured slope of each parameter's gradient, in its first step.
+      multipliers: the modules whose multipliers are measured by themselves.
     """
 
     scalings: Scalings
     branches: Mapping[int, Sequence[float]]
     rule: OptimizerRule
     weight_decay: bool
+    errors: Sequence[Range] = ()
+    gradients: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    multipliers: Collection[str] = ()
 
-    def of_record(self, module: str, info: RecordInfo) -> ExpectedSlopes:
+    def of_record(self, module: str, info: RecordInfo, *, updates: int, grows: bool = True,
+                  is_output: bool = False) -> ExpectedSlopes:
         """Returns what is expected of an array that was recorded in the forward pass.
 
         Args:
           module: the name of the module that the array is recorded for.
           info: what the recorder knows of the array.
+          updates: how many updates there were before.
+          grows: whether the array's shape follows the width. If not, it may be a sum over the width, such as
+            attention logits of one's own, whose independent terms μP's factors make shrink at the start. SGD's
+            gradients of such arrays are sums of independent terms, too, and may shrink like them.
+          is_output: whether it is an output of the model.
         """
         weight = f"{module}/w"
         if info.kind == RecordKind.LOGITS:
             expected = self._logits(f"{module}/{info.queries}/w")
         elif info.readout is not None:
-            expected = self._readouts[info.readout]
+            expected = self._weights_parts[info.readout] if info.without_bias else self._readouts[info.readout]
         elif any(at[weight].multiplier != 1 for at in self.scalings.values() if weight in at):
             expected = self._product(weight)        # queries, which μP's attention multiplies
         else:
             expected = ExpectedSlopes(FLAT, FLAT)
             for readout in info.preceding_readouts:     # it may be computed from their outputs
                 expected = expected._replace(initial=expected.initial | self._readouts[readout].initial)
+            if not grows and not is_output:
+                expected = expected._replace(initial=expected.initial | INVERSE_ROOT_TO_FLAT)
         # Entrywise normalised updates do not depend on how small gradients are; others do.
-        change = self._independent_branches if self._gradients == FLAT else self._gradients
+        gradients = self._gradients(updates)
+        change = self._independent_branches if gradients == FLAT else gradients
+        if self.rule.like_gradients and not is_output and (not grows or self._makes_logits(weight)):
+            change = change.plus(INVERSE_ROOT_TO_FLAT)
         return ExpectedSlopes(expected.initial.plus(self._small_hidden_weights), expected.change.plus(change))
 
-    def of_parameter(self, name: str) -> ExpectedSlopes | None:
-        """Returns what is expected of a parameter; None where that is unknown.
+    def of_parameter(self, name: str, *, updates: int) -> ExpectedSlopes | None:
+        """Returns what is expected of a parameter after so many updates; None where that is unknown.
 
         The gradient of a fixed parameter, such as a readout's bias, is the mean of the outputs' errors. Where
-        the data's part of that mean is near zero, what remains has the size of the initial outputs, with any
-        optimizer.
+        the data's part of that mean is near zero, what remains has the size of the initial outputs, and so have
+        sums of several updates, with any optimizer. A gradient that comes through a product of two arrays that
+        are independent at first, such as that of queries, shrinks as initial outputs do.
         """
         if self._gradients_unknown or not self._everywhere(name):
             return None
         muon = self.rule.coupling is Coupling.MATRIX
         initial, change = expected_slopes.parameter_slopes(name, self.scalings, muon=muon)
         fixed = all(block.role == FIXED for at in self.scalings.values() for block in at[name].row_blocks)
-        change = change.plus(self._output_errors if fixed else self._gradients)
+        if self.rule.like_gradients:
+            change = change.plus(self._gradients(updates)).plus(INVERSE_ROOT_TO_FLAT)
+        elif fixed and updates > 1:
+            change = change.plus(self._output_errors)
         return ExpectedSlopes(initial, change | initial if self.weight_decay else change)
+
+    def of_multiplier(self, module: str) -> Range | None:
+        """Returns what is expected of the factor between a layer's weight and its product; None if unknown."""
+        weight = f"{module}/w"
+        return expected_slopes.multiplier_slope(weight, self.scalings) if self._everywhere(weight) else None
+
+    @property
+    def is_sgd(self) -> bool:
+        """Returns whether updates are gradients times a learning rate."""
+        return self.rule.name == "sgd"
+
+    @property
+    def rate_is_known(self) -> bool:
+        """Returns whether the first step tells more of learning rates than updates do.
+
+        SGD's update beside its gradient is the rate itself; and with a decay, an update without it.
+        """
+        return self.is_sgd or self.rule.serves_entrywise or (self.weight_decay and self.rule.entrywise)
+
+    def of_rate(self, name: str) -> Range | None:
+        """Returns what is expected of the first step that a learning rate makes; None where that is unknown."""
+        if not self.rate_is_known or not self._everywhere(name):
+            return None
+        if not self.is_sgd:
+            change = expected_slopes.parameter_slopes(name, self.scalings).change
+            return change.plus(self._excess_of_gradient(name)) if self.rule.like_gradients else change
+        slopes = expected_slopes.rate_slopes(name, self.scalings)
+        return slopes if math.isfinite(slopes.low) else None
+
+    def _excess_of_gradient(self, name: str) -> Range:
+        """Returns by how much the slope of an update between SGD and Adam may differ from that of Adam's.
+
+        SGD's differs by as much as the gradient's measured slope does from the one that the rules give.
+        """
+        expected = expected_slopes.gradient_slopes(name, self.scalings)
+        measured = self.gradients.get(name, expected.low)
+        return Range(min(measured - expected.high, 0.0), max(measured - expected.low, 0.0))
 
     def starts_at_zero(self, name: str) -> bool:
         """Returns whether a parameter is zero at initialization, at every width."""
@@ -84,24 +144,48 @@ class ModelExpectations:
             return expected_slopes.logit_slopes(query_weight, self.scalings)
         return ExpectedSlopes(INVERSE_ROOT_TO_FLAT, FLAT)
 
-    def _product(self, weight: str) -> ExpectedSlopes:
+    def _product(self, weight: str, *, with_bias: bool = False) -> ExpectedSlopes:
         """Returns what is expected of a weight's product: what its table says, but never growth.
 
         So the check fails for a parametrization whose own table lets a product grow, such as the standard one.
         """
-        expected = expected_slopes.product_slopes(weight, self.scalings)
+        expected = expected_slopes.product_slopes(
+            weight, self.scalings, with_bias=with_bias, fades=weight.removesuffix("/w") in self.multipliers)
         return ExpectedSlopes(_without_growth(expected.initial), _without_growth(expected.change))
+
+    def _makes_logits(self, weight: str) -> bool:
+        """Returns whether a weight makes the queries or the keys of an attention."""
+        parent = weight.rpartition("/")[0].rpartition("/")[0]
+        names = {weight, f"{parent}/query/w"} if weight == f"{parent}/key/w" else {weight}
+        return any(name in at and bool(at[name].target.key_size) for at in self.scalings.values()
+                   for name in names)
 
     # --- deviations from keeping the size ---
 
     @functools.cached_property
     def _readouts(self) -> dict[str, ExpectedSlopes]:
-        """Returns what is expected of each readout module's output; under TIED, of any shared readout's."""
+        """Returns what is expected of each readout module's output; under TIED, of any shared readout's.
+
+        A module of one's own with a parameter that is named as a readout may return something else, such as a
+        mean weighted by scores.
+        """
         scalings = next(iter(self.scalings.values()))
-        readouts = {scaling.target.module: self._product(name) for name, scaling in scalings.items()
-                    if scaling.target.layer in (READOUT, NAMED) and scaling.target.fans.fan_in}
+        readouts = {}
+        for name, scaling in scalings.items():
+            if scaling.target.layer in (READOUT, NAMED) and scaling.target.fans.fan_in:
+                expected = self._product(name, with_bias=True)
+                named = scaling.target.layer == NAMED
+                readouts[scaling.target.module] = expected._replace(initial=expected.initial | FLAT) if named \
+                    else expected
         tied = [self._product(name) for name, scaling in scalings.items() if scaling.target.layer == TIED]
         return readouts | {TIED: expected_slopes.union(tied)} if tied else readouts
+
+    @functools.cached_property
+    def _weights_parts(self) -> dict[str, ExpectedSlopes]:
+        """Returns what is expected of each readout module's output without its bias."""
+        scalings = next(iter(self.scalings.values()))
+        return {scaling.target.module: self._product(name) for name, scaling in scalings.items()
+                if scaling.target.layer in (READOUT, NAMED) and scaling.target.fans.fan_in}
 
     @functools.cached_property
     def _independent_branches(self) -> Range:
@@ -137,10 +221,18 @@ class ModelExpectations:
         lows = [expected.initial.low for expected in self._readouts.values()]
         return Range(min(lows, default=0.0), 0.0).plus(self._independent_branches)
 
-    @functools.cached_property
-    def _gradients(self) -> Range:
-        """Returns the slopes that gradients bring into updates: none where the optimizer normalises them."""
-        return self._output_errors if self.rule.like_gradients else FLAT
+    def _gradients(self, updates: int) -> Range:
+        """Returns the slopes that gradients bring into updates: none where the optimizer normalises them.
+
+        SGD's updates follow the gradients that the loss sends into the outputs, as they are measured. Some
+        rules serve optimizers that normalise gradients as well.
+        """
+        if not self.rule.like_gradients:
+            return FLAT
+        if not self.errors:
+            return self._output_errors
+        measured = functools.reduce(operator.or_, self.errors[:max(updates, 1)])
+        return (measured if self.rule.name == "sgd" else measured | FLAT).plus(self._independent_branches)
 
     @functools.cached_property
     def _gradients_unknown(self) -> bool:

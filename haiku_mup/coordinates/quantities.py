@@ -16,12 +16,14 @@ class RecordKind(enum.StrEnum):
       LOGITS: what an attention's softmax gets, before any mask.
       PROBE: what the user gives to `haiku_mup.probe`.
       OUTPUT: what the model returns.
+      MULTIPLIER: the factor between a linear layer's weight and the product that it returns.
     """
 
     ACTIVATION = "activation"
     LOGITS = "logits"
     PROBE = "probe"
     OUTPUT = "output"
+    MULTIPLIER = "multiplier"
 
 
 class ParameterKind(enum.StrEnum):
@@ -31,6 +33,7 @@ class ParameterKind(enum.StrEnum):
       VALUE: the parameter itself.
       UPDATE: the difference that one update made.
       CHANGE: the difference from the initial value.
+      RATE: what SGD's learning rate is: how large an update is beside its gradient.
       DECAY: the part of an update that is weight decay.
       GRADIENT: the loss's gradient, which only tells rounding noise, and is not judged.
     """
@@ -38,6 +41,7 @@ class ParameterKind(enum.StrEnum):
     VALUE = "param"
     UPDATE = "update"
     CHANGE = f"{CHANGE_MARK}param"
+    RATE = "rate"
     DECAY = "decay"
     GRADIENT = "gradient"
 

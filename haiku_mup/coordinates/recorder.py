@@ -12,8 +12,9 @@ import numpy as np
 
 from haiku_mup.coordinates.array_stats import Stat, measure_function
 from haiku_mup.coordinates.model_inputs import check_model
+from haiku_mup.coordinates.multipliers import multiplier_between
 from haiku_mup.coordinates.quantities import RecordKind
-from haiku_mup.coordinates.state_records import RecordInfo, is_record, records_in
+from haiku_mup.coordinates.state_records import WITHOUT_BIAS, RecordInfo, is_record, records_in
 from haiku_mup.errors import MupError
 from haiku_mup.layers import SharedReadout
 from haiku_mup.parameters.haiku_layers import TIED, Attention, layer_type
@@ -93,6 +94,7 @@ class Recorder:
         self._calls: list[tuple[Any, Any, Any]] = []                # of each record: name, owner, JAX's trace
         self._outputs_of_readouts: dict[int, tuple[Any, str]] = {}  # id of an array: itself, and the readout
         self._active_modules: list[Any] = []
+        self._read: dict[str, Any] = {}                             # by the module that is active: w and b
         self._projections: list[tuple[str, dict[str, Any]]] = []    # active attentions: name, {layer: output}
         self._model = hk.transform_with_state(self._recording(function))
 
@@ -157,7 +159,8 @@ class Recorder:
         def recording(*args: Any, **kwargs: Any) -> Any:
             token = _recorder.set(self)
             try:
-                with hk.intercept_methods(self._intercept), hk.custom_setter(self._setter):
+                with hk.intercept_methods(self._intercept), hk.custom_setter(self._setter), \
+                        hk.custom_getter(self._getter):
                     out = function(*args, **kwargs)
                     self.record(RecordKind.OUTPUT, "~", out)
                 return out
@@ -175,6 +178,7 @@ class Recorder:
                 or is_lift(module):
             return next_method(*args, **kwargs)
         attention = layer_type(module).attention
+        self._read = {}
         with self._active(module, attends=attention is not None):
             out = next_method(*args, **kwargs)
             if attention is not None:
@@ -188,7 +192,26 @@ class Recorder:
             # id from being used again.
             self._outputs_of_readouts.update((id(x), (x, readout)) for _, x in _arrays(out))
         self.record(RecordKind.ACTIVATION, module, out)
+        if isinstance(module, hk.Linear | hk.ConvND):
+            self._record_product(module, out, args[0] if args else kwargs.get("inputs"))
         return out
+
+    def _record_product(self, module: Any, out: jax.Array, inputs: Any) -> None:
+        """Records what a readout makes of its inputs apart from its bias, and a layer's multiplier."""
+        read, self._read = self._read, {}
+        product = out - jnp.broadcast_to(read["b"], out.shape) if "b" in read else out
+        if "b" in read and module.module_name in self._readouts:
+            self._outputs_of_readouts[id(product)] = product, module.module_name
+            self.record(RecordKind.ACTIVATION, module, product, WITHOUT_BIAS)
+        if isinstance(module, hk.Linear) and "w" in read and inputs is not None:
+            self.record(RecordKind.MULTIPLIER, module, multiplier_between(inputs, read["w"], product))
+
+    def _getter(self, next_getter: Any, value: Any, context: Any) -> Any:
+        """Notes a weight as stored, and a bias as added: Haiku's custom getter, around all others."""
+        used = next_getter(value)
+        if self._active_modules and context.module is self._active_modules[-1] and context.name in ("w", "b"):
+            self._read[context.name] = value if context.name == "w" else used
+        return used
 
     @contextlib.contextmanager
     def _active(self, module: Any, *, attends: bool) -> Iterator[None]:

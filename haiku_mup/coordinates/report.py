@@ -4,11 +4,17 @@ from collections.abc import Sequence
 
 from haiku_mup.coordinates.findings import Finding
 from haiku_mup.coordinates.forward_factors import ForwardFactor
+from haiku_mup.coordinates.quantities import RecordKind, kind_of
+from haiku_mup.coordinates.verdict import DEVIATION, seeds_needed
 
 ROWS = 20       # findings that are shown
+NAMED = 8       # parameters that are named as not seen
+_LEGEND = ("A slope is the power of the width that a size follows; Δ: how far it has moved since step 0; "
+           "update: how far one step moves a parameter; rate: an update beside its gradient.")
 
 
-def report(findings: Sequence[Finding], *, parametrization: str, tol: float,
+def report(findings: Sequence[Finding], *, parametrization: str, tol: float, seeds: int = 1,
+           undecided: Sequence[Finding] = (), unseen: Sequence[str] = (),
            factors: Sequence[ForwardFactor] = ()) -> str:
     """Returns the text.
 
@@ -16,6 +22,9 @@ def report(findings: Sequence[Finding], *, parametrization: str, tol: float,
       findings: all findings, the worst first.
       parametrization: its name.
       tol: how far a slope may lie outside of what is expected.
+      seeds: how many there are.
+      undecided: those with intervals that are too wide, the widest first.
+      unseen: parameters of whose learning rates nothing sharp is known.
       factors: of the width, in the model's forward pass.
 
     >>> print(report([], parametrization="mup", tol=0.1))
@@ -26,21 +35,50 @@ def report(findings: Sequence[Finding], *, parametrization: str, tol: float,
     shown = findings[:ROWS]
     width = max(len("quantity"), *(len(f.quantity) for f in shown))
     rows = [f"{f.quantity:<{width}}  {f.step:>4}  {f.stat:<4}  {_slope(f):>14}  {str(f.expected):>10}  "
-            f"{f.cause if f.excess > tol else 'ok'}" for f in shown]
-    lines = [_verdict(findings, parametrization, tol),
+            f"{_status(f, tol)}" for f in shown]
+    lines = [_first_line(findings, parametrization, tol, undecided, seeds),
              f"{'quantity':<{width}}  step  stat      slope        expected  cause", *rows]
     lines[1:1] = [f"a factor of the width in the forward pass: {factor}" for factor in factors]
     if len(findings) > len(shown):
         lines.append(f"… and {len(findings) - len(shown)} more")
+    if unseen:
+        lines.append("Not seen: the learning rates of " + ", ".join(unseen[:NAMED]) + (
+            f" and {len(unseen) - NAMED} more" if len(unseen) > NAMED else "") +
+            ", which have no gradient of their own, or updates of which only a range of slopes is expected.")
+    lines.append(_LEGEND)
     return "\n".join(lines)
 
 
-def _verdict(findings: Sequence[Finding], parametrization: str, tol: float) -> str:
-    """Returns the first line: whether the check passed, and how many slopes did not."""
+def _first_line(findings: Sequence[Finding], parametrization: str, tol: float, undecided: Sequence[Finding],
+                seeds: int) -> str:
+    """Returns the first line: the answer, and why."""
     failed = sum(f.excess > tol for f in findings)
-    return (f"coordinate check{f' of {parametrization}' * (parametrization != 'mup')}: "
-            f"{'failed' if failed else 'passed'}; "
+    start = f"coordinate check{f' of {parametrization}' * (parametrization != 'mup')}: "
+    if undecided and not failed:
+        worst = undecided[0]
+        leave = "1 seed leaves" if seeds == 1 else f"{seeds} seeds leave"
+        return (f"{start}undecided; {leave} {_interval(worst.error)} around the slope of {worst.quantity}, "
+                f"where ±{DEVIATION:g} is needed; {_remedy(worst.error, seeds)}")
+    return (f"{start}{'failed' if failed else 'passed'}; "
             f"{failed} of {len(findings)} slopes are off by more than {tol:g} and their interval")
+
+
+def _interval(error: float) -> str:
+    return "no interval" if math.isinf(error) else f"±{error:.1f}"
+
+
+def _remedy(error: float, seeds: int) -> str:
+    """Returns what to do about an interval that is too wide."""
+    needed = seeds_needed(error, seeds)
+    return f"take {needed}" if needed else "take more seeds, a larger batch and wider models"
+
+
+def _status(finding: Finding, tol: float) -> str:
+    """Returns what to write behind a finding: its cause, or that it is right."""
+    if finding.excess > tol:
+        return finding.cause
+    falls = finding.expected.high < 0 and kind_of(finding.quantity) in set(RecordKind)
+    return "ok: falls, as expected" if falls else "ok"
 
 
 def _slope(finding: Finding) -> str:

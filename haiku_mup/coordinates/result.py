@@ -9,8 +9,10 @@ from typing import Any
 from haiku_mup.coordinates.diagnosis import diagnosed
 from haiku_mup.coordinates.findings import Finding, Point
 from haiku_mup.coordinates.forward_factors import ForwardFactor
+from haiku_mup.coordinates.optimizer_trial import OptimizerTrial
 from haiku_mup.coordinates.report import report
 from haiku_mup.coordinates.slopes import distance, judge
+from haiku_mup.coordinates.verdict import Verdict, too_wide, unseen_parameters
 from haiku_mup.errors import MupError
 
 TOL = 0.1       # how far a slope may lie outside of what is expected
@@ -21,12 +23,14 @@ class CoordCheck:
     """Result of `coord_check`: the recorded points, and the findings that follow from them.
 
     For each quantity at each step, the slope of log2 size against log2 width is estimated for every seed. A
-    `Finding` has the mean over seeds, its 95% interval, and the slopes that μP expects. The check passes where
-    no slope lies outside of the expected ones by more than its interval and a tolerance.
+    `Finding` has the mean over seeds, its 95% interval, and the slopes that μP expects. The check fails where
+    a slope lies outside of the expected ones by more than its interval and a tolerance. It passes where none
+    does, and intervals are narrow enough to show a wrong exponent of ¼; else it is undecided.
 
     Attributes:
       points: all that was recorded.
       factors: of the width, that the forward pass of a model that fails has beside μP's: see `forward_factors`.
+      optimizer: how the optimizer of a model that fails behaves; None where that is unknown.
 
     >>> points = [haiku_mup.Point("mup", width, 0, 0, "activation linear", "l1", width**0.5, "0")
     ...           for width in (64, 128, 256)]
@@ -37,6 +41,7 @@ class CoordCheck:
 
     points: Sequence[Point]
     factors: Sequence[ForwardFactor] = dataclasses.field(default=(), repr=False, compare=False)
+    optimizer: OptimizerTrial | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @functools.cached_property
     def findings(self) -> list[Finding]:
@@ -57,18 +62,57 @@ class CoordCheck:
             if point.expected:
                 groups.setdefault((point.quantity, point.step, point.stat), []).append(point)
         found = [finding for finding in map(judge, groups.values()) if finding]
-        return diagnosed(sorted(found, key=lambda f: (-f.excess, -abs(distance(f.slope, f.expected)))))
+        return diagnosed(sorted(found, key=lambda f: (-f.excess, -abs(distance(f.slope, f.expected)))),
+                         self.optimizer)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Returns the answer: passed, failed, or undecided, where intervals are too wide to tell.
+
+        >>> points = [haiku_mup.Point("mup", width, seed, 0, "activation linear", "l1", width**seed, "0")
+        ...           for width in (64, 128) for seed in (-1.0, 1.0)]
+        >>> haiku_mup.CoordCheck(points).verdict
+        <Verdict.UNDECIDED: 'undecided'>
+        """
+        return self._verdict(TOL)
+
+    def _verdict(self, tol: float) -> Verdict:
+        if self.failures(tol):
+            return Verdict.FAILED
+        return Verdict.PASSED if self.findings and not self.undecided() else Verdict.UNDECIDED
 
     @property
     def ok(self) -> bool:
-        """Returns whether something was judged, and nothing failed.
+        """Returns whether the check passed: something was judged, nothing failed, nothing is undecided.
 
         >>> points = [haiku_mup.Point("mup", width, 0, 0, "activation linear", "l1", 1.0, "0")
         ...           for width in (64, 128, 256)]
         >>> haiku_mup.CoordCheck(points).ok, haiku_mup.CoordCheck([]).ok
         (True, False)
         """
-        return bool(self.findings) and not self.failures()
+        return self.verdict is Verdict.PASSED
+
+    def undecided(self) -> list[Finding]:
+        """Returns the findings whose intervals are wider than a wrong exponent of ¼, the widest first.
+
+        Of several quantities that tell the same, such as a parameter's update and its rate, the one that is
+        known best counts, at its best step.
+
+        >>> haiku_mup.CoordCheck([]).undecided()
+        []
+        """
+        return too_wide(self.findings)
+
+    def unseen(self) -> list[str]:
+        """Returns the parameters of whose learning rates the check can say nothing sharp.
+
+        They have no gradient, or one of rounding errors, as a bias before a norm; or the optimizer's rule tells
+        a range of slopes alone.
+
+        >>> haiku_mup.CoordCheck([]).unseen()
+        []
+        """
+        return unseen_parameters(self.points, self.findings)
 
     def failures(self, tol: float = TOL) -> list[Finding]:
         """Returns the findings whose slopes are wrong, the worst first.
@@ -85,7 +129,7 @@ class CoordCheck:
         return [finding for finding in self.findings if finding.excess > tol]
 
     def assert_ok(self, tol: float = TOL) -> None:
-        """Raises if something failed, or nothing was judged: for a test suite.
+        """Raises if something failed or is undecided, or nothing was judged: for a test suite.
 
         Args:
           tol: how far a slope may lie outside of what is expected.
@@ -97,15 +141,18 @@ class CoordCheck:
         ...           for width in (64, 128, 256)]
         >>> haiku_mup.CoordCheck(points).assert_ok()
         """
-        if self.failures(tol) or not self.findings:
-            raise AssertionError(f"the coordinate check failed\n{self._report(tol)}")
+        verdict = self._verdict(tol)
+        if verdict is not Verdict.PASSED:
+            what = "failed" if verdict is Verdict.FAILED else "is undecided"
+            raise AssertionError(f"the coordinate check {what}\n{self._report(tol)}")
 
     def __str__(self) -> str:
         """Returns the verdict, and a table of the worst findings."""
         return self._report(TOL)
 
     def _report(self, tol: float) -> str:
-        return report(self.findings, tol=tol, factors=self.factors,
+        return report(self.findings, tol=tol, factors=self.factors, undecided=self.undecided(),
+                      unseen=self.unseen(), seeds=len({point.seed for point in self.points}),
                       parametrization=self.points[0].parametrization if self.points else "")
 
     def plot(self, path: str | os.PathLike[str] | None = None, *, compare: "CoordCheck | None" = None) -> Any:

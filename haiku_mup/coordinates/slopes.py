@@ -13,7 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 from haiku_mup.coordinates.findings import Finding, Point
+from haiku_mup.coordinates.quantities import CHANGE_MARK, ParameterKind, kind_of
 from haiku_mup.coordinates.slope_range import Range
+
+# What may stand still in a trial, beside all changes: a parameter that starts at zero stays there.
+MOVES = (ParameterKind.VALUE, ParameterKind.UPDATE, ParameterKind.RATE)
 
 
 class Estimate(NamedTuple):
@@ -42,72 +46,95 @@ class Estimate(NamedTuple):
 def judge(points: Sequence[Point]) -> Finding | None:
     """Returns the finding of one quantity, step and statistic.
 
+    What did not move in a trial, such as an expert without tokens, says nothing there: the other trials tell.
+
     Args:
       points: all points of that quantity, step and statistic.
 
     Returns:
       The finding; None where the quantity is zero at every width, or there are fewer than two widths. Where
-      some values are zero or not finite, there is no slope, and the excess is infinite.
+      the values of a whole width are zero, or some are not finite, there is no slope, and the excess is
+      infinite.
     """
     first, expected = points[0], Range.parse(points[0].expected)
     widths, values = _table(points)
-    if expected is None or not values.any() or len(widths) < 2:
+    if expected is None or not np.nan_to_num(values, nan=1.0).any() or len(widths) < 2:
         return None
+    if kind_of(first.quantity) in MOVES or first.quantity.startswith(CHANGE_MARK):
+        values = _without_zeros(values)
     slope = error = math.nan
     excess = math.inf
-    if np.isfinite(values).all() and (values > 0).all():
+    missing = np.isnan(values)
+    if (missing | (np.isfinite(values) & (values > 0))).all() and not missing.all(axis=1).any():
         x, y = np.log2(widths), np.log2(values)                     # [widths], [widths, seeds]
         (slope, error), excess = estimate(x, y), _lasting_excess(x, y, expected)
     return Finding(quantity=first.quantity, step=first.step, stat=first.stat, slope=slope, error=error,
                    expected=expected, excess=excess)
 
 
+def _without_zeros(values: np.ndarray) -> np.ndarray:
+    """Returns the values [widths, seeds] with nan for zeros, unless they are all that a width has."""
+    zero = values == 0
+    return np.where(zero & ~zero.all(axis=1, keepdims=True), np.nan, values)
+
+
 def _lasting_excess(x: np.ndarray, y: np.ndarray, expected: Range) -> float:
     """Returns the smaller excess of those over all widths and over the wider half; 0 if on different sides."""
-    half = max(2, -(-len(x) // 2))
+    fewest = 2 if y.shape[1] > 1 else 3         # one seed has an interval from three widths on
+    half = min(max(fewest, -(-len(x) // 2)), len(x))
     overall, wider = (estimate(x[-n:], y[-n:]).excess(expected) for n in (len(x), half))
     return min(abs(overall), abs(wider)) if overall * wider > 0 else 0.0
 
 
 def _table(points: Iterable[Point]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns widths, ascending, and values [widths, seeds] of the seeds that every width has."""
+    """Returns widths, ascending, and values [widths, seeds]; inf for what is no number, nan for no point."""
     at: dict[int, dict[int, float]] = {}
     for point in points:
-        at.setdefault(point.width, {})[point.seed] = point.value
-    seeds = sorted(set.intersection(*(set(values) for values in at.values())))
-    widths = sorted(at)
-    return np.array(widths), np.array([[at[width][seed] for seed in seeds] for width in widths])
+        at.setdefault(point.width, {})[point.seed] = math.inf if math.isnan(point.value) else point.value
+    seeds, widths = sorted(set().union(*at.values())), sorted(at)
+    return np.array(widths), np.array([[at[width].get(seed, math.nan) for seed in seeds] for width in widths])
 
 
 def estimate(x: np.ndarray, y: np.ndarray) -> Estimate:
     """Returns the slope of y against x, and half of its 95% interval.
 
     With one seed the interval is that of the regression: from the points' distances from their line. Two widths
-    leave no residuals, and the interval is then 0 wide.
+    leave no distances, and nothing is known of the interval: it is infinite.
 
     Args:
       x: log2 widths [widths].
-      y: log2 values [widths, seeds].
+      y: log2 values [widths, seeds]; nan where there is none.
 
     >>> x = np.array([6.0, 7.0, 8.0])
     >>> slope, error = estimate(x, np.stack([x, 1.2 * x], axis=1))      # two seeds: slopes of 1 and 1.2
     >>> round(float(slope), 6), round(float(error), 3)                  # t is 12.7 for one degree of freedom
     (1.1, 1.271)
     """
-    centred = x - x.mean()
-    slopes = centred @ y / (centred @ centred)              # [seeds]
-    if len(slopes) > 1:
-        error = _student(len(slopes) - 1) * float(slopes.std(ddof=1)) / len(slopes)**0.5
-        return Estimate(float(slopes.mean()), error)
-    if len(x) < 3:
-        return Estimate(float(slopes[0]), 0.0)
-    residuals = y[:, 0] - y[:, 0].mean() - centred * slopes[0]
-    standard_error = math.sqrt(residuals @ residuals / (len(x) - 2) / (centred @ centred))
-    return Estimate(float(slopes[0]), _student(len(x) - 2) * standard_error)
+    there, x = np.isfinite(y), x[:, None]
+    counts = there.sum(axis=0)
+    centred = np.where(there, x - np.where(there, x, 0).sum(axis=0) / np.maximum(counts, 1), 0)
+    y = np.where(there, y, 0)
+    squares = np.square(centred).sum(axis=0)                # [seeds]
+    used = squares > 0                                      # of two widths or more
+    if not used.any():
+        return Estimate(math.nan, math.inf)
+    slopes, weights = (centred * y).sum(axis=0)[used] / squares[used], squares[used] / squares[used].sum()
+    mean = float(weights @ slopes)
+    n = len(slopes)
+    if n > 1:
+        variance = n / (n - 1) * float(np.square(weights) @ np.square(slopes - mean))
+        return Estimate(mean, student(n - 1) * math.sqrt(variance))
+    freedom = int(counts[used][0]) - 2
+    if freedom < 1:
+        return Estimate(mean, math.inf)
+    y, centred, there = y[:, used][:, 0], centred[:, used][:, 0], there[:, used][:, 0]
+    residuals = (y - y[there].mean() - centred * mean)[there]
+    standard_error = math.sqrt(residuals @ residuals / freedom / squares[used][0])
+    return Estimate(mean, student(freedom) * standard_error)
 
 
 @functools.lru_cache
-def _student(freedom: int) -> float:
+def student(freedom: int) -> float:
     """Returns the 97.5% quantile of Student's t for these degrees of freedom."""
     from scipy import special  # type: ignore[import-untyped]  # slow to import; JAX itself depends on it
 

@@ -10,6 +10,7 @@ from haiku_mup.coordinates.quantities import RecordKind
 
 Tree: TypeAlias = Mapping[str, Mapping[str, Any]]       # module -> name -> array, as Haiku nests them
 _MARK = "haiku_mup recorded "
+WITHOUT_BIAS = "/weights"       # suffix of what a readout returns, without its bias
 
 
 class RecordInfo(NamedTuple):
@@ -35,6 +36,11 @@ class RecordInfo(NamedTuple):
     readout: str | None
     preceding_readouts: tuple[str, ...]
     queries: str | None = None
+
+    @property
+    def without_bias(self) -> bool:
+        """Returns whether it is what a readout returns, without its bias."""
+        return self.kind == RecordKind.ACTIVATION and self.suffix.startswith(WITHOUT_BIAS)
 
     @property
     def entry(self) -> str:

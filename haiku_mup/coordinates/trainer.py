@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from haiku_mup.coordinates.array_stats import Stat, numpy_statistics_by_layer, statistics_by_layer
+from haiku_mup.coordinates.array_stats import MOVED, Stat, numpy_statistics_by_layer, statistics_by_layer
 from haiku_mup.coordinates.compilation import BackgroundJit, compile_fast
 from haiku_mup.coordinates.model_inputs import ModelInputs, check_loss
-from haiku_mup.coordinates.quantities import ParameterKind
+from haiku_mup.coordinates.output_gradients import measuring_gradients
+from haiku_mup.coordinates.quantities import ParameterKind, RecordKind
 from haiku_mup.coordinates.recorder import Recorder, trace_state
 from haiku_mup.coordinates.state_records import merge_state, split_state
 from haiku_mup.errors import MupError
@@ -30,12 +31,15 @@ class StepResult(NamedTuple):
       loss: a number.
       records: module -> name -> [layers …, 1 + stats + SAMPLE], the sum over calls of what
         `array_stats.measure_function` returns.
-      parameters: "module/name" -> kind -> the statistics [layers …, stats].
+      parameters: "module/name" -> kind -> the statistics [layers …, stats]; of gradients, the share of entries
+        that are not zero is behind them.
+      errors: [outputs], the size of the loss's gradient with respect to each array that the model returns.
     """
 
     loss: Any
     records: Mapping[str, Mapping[str, Any]]
     parameters: Mapping[str, Mapping[ParameterKind, Any]]
+    errors: Any
 
 
 def has_weight_decay(optimizer: Any) -> bool:
@@ -94,6 +98,7 @@ class Trainer:
         args, kwargs = inputs.rebuild(inputs.arrays)
         self._empty_records = self._recorder.prepare(_key(0), *args, **kwargs)
         self.records = self._recorder.records
+        self._outputs = max(1, sum(info.kind == RecordKind.OUTPUT for info in self.records.values()))
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._init = BackgroundJit(self._initialize)
         self._step = BackgroundJit(self._train_step)
@@ -107,7 +112,8 @@ class Trainer:
         key = _key(0)
         with hk.config.context(rng_reserve_size=len(self.scalings)):    # one split of the key for all
             params, state, opt_state = self._init.start(pool, key, self._inputs.arrays)
-        _, (_, _, gradients, decay) = self._step.start(pool, params, state, opt_state, key, np.int32(0), batch)
+        _, (_, _, gradients, decay, _) = self._step.start(
+            pool, params, state, opt_state, key, np.int32(0), batch)
         if isinstance(self._measure, BackgroundJit):
             self._measure.start(pool, self._parameter_arrays(
                 initial=params, before=params, after=params, gradients=gradients, decay=decay))
@@ -125,15 +131,15 @@ class Trainer:
         after = initial
         for number, batch in enumerate(batches):
             before = after
-            (after, *states), (loss, records, gradients, decay) = self._step(
+            (after, *states), (loss, records, gradients, decay, errors) = self._step(
                 before, *states, key, np.int32(number), batch)
             arrays = self._parameter_arrays(
                 initial=initial, before=before, after=after, gradients=gradients, decay=decay)
-            yield functools.partial(self._step_result, loss, records, arrays)
+            yield functools.partial(self._step_result, loss, records, errors, arrays)
 
-    def _step_result(self, loss: Any, records: Any, arrays: Any) -> StepResult:
+    def _step_result(self, loss: Any, records: Any, errors: Any, arrays: Any) -> StepResult:
         """Measures the parameters, and returns them with what was measured in the step."""
-        return StepResult(loss, records, self._measure(arrays))
+        return StepResult(loss, records, self._measure(arrays), errors)
 
     # --- what is compiled ---
 
@@ -144,16 +150,27 @@ class Trainer:
         return params, state, self._optimizer.init(params)
 
     def _train_step(self, params, state, opt_state, key, number, batch):
-        """Returns (params, state, optimizer's state), and (loss, records, gradients, weight decay)."""
+        """Returns (params, state, optimizer's state), and (loss, records, gradients, decay, errors).
+
+        Decay is a pair of trees: the decay itself, and the parameters after it alone.
+        """
         rng = jax.random.fold_in(key, number)
-        (loss, state), gradients = jax.value_and_grad(self._loss, has_aux=True)(params, state, rng, batch)
+        (loss, state), (gradients, errors) = jax.value_and_grad(self._loss, argnums=(0, 1), has_aux=True)(
+            params, jnp.zeros(self._outputs), state, rng, batch)
         state, records = split_state(state)
         updates, opt_state = self._optimizer.update(gradients, opt_state, params)
-        decay = _weight_decay(self._optimizer, params) if self._weight_decay else {}
-        return (optax.apply_updates(params, updates), state, opt_state), (loss, records, gradients, decay)
+        decay = ({}, {})
+        if self._weight_decay:
+            alone = _weight_decay(self._optimizer, params)
+            decay = alone, optax.apply_updates(params, alone)
+        return (optax.apply_updates(params, updates), state, opt_state), (
+            loss, records, gradients, decay, errors)
 
-    def _loss(self, params, state, rng, batch):
-        """Returns the loss, and the model's state with the records after all calls of `apply`."""
+    def _loss(self, params, errors, state, rng, batch):
+        """Returns the loss, and the model's state with the records after all calls of `apply`.
+
+        The gradient with respect to `errors` is the size of that with respect to each of the model's outputs.
+        """
         kept_state, trace = [merge_state(state, self._empty_records)], trace_state()
 
         def apply(params, rng, *args, **kwargs):
@@ -162,7 +179,7 @@ class Trainer:
                 raise MupError("loss_fn: call apply outside of any jax.jit, vmap, grad or scan of your own, so "
                                "that the model's state can be kept")
             out, kept_state[0] = self._recorder.apply(params, kept_state[0], rng, *args, **kwargs)
-            return out
+            return measuring_gradients(out, errors)
 
         loss = self._loss_fn(apply, params, rng, batch)
         check_loss(loss)
@@ -174,7 +191,9 @@ class Trainer:
         """Returns name -> kind -> one array, or two whose difference is meant."""
         trees = {ParameterKind.VALUE: (before,), ParameterKind.UPDATE: (after, before),
                  ParameterKind.CHANGE: (after, initial), ParameterKind.GRADIENT: (gradients,),
-                 ParameterKind.DECAY: (decay,)}
+                 ParameterKind.DECAY: (decay[0],)}
+        if decay[1]:
+            trees[ParameterKind.RATE] = after, decay[1]
         arrays: dict[str, dict[ParameterKind, tuple[Any, ...]]] = {}
         for kind, (tree, *others) in trees.items():
             for module, leaves in tree.items():
@@ -186,8 +205,10 @@ class Trainer:
 
     def _statistics(self, by_layer, arrays):
         """Returns name -> kind -> statistics [layers …, stats], as a function measures one or two arrays."""
-        return {name: {kind: by_layer(*some, stats=self._stats, axes=self._layer_axes(name, some[0]))
-                       for kind, some in kinds.items()} for name, kinds in arrays.items()}
+        return {name: {kind: by_layer(
+            *some, stats=self._stats + (MOVED,) * (kind == ParameterKind.GRADIENT),
+            axes=self._layer_axes(name, some[0])) for kind, some in kinds.items()}
+            for name, kinds in arrays.items()}
 
     def _layer_axes(self, name, x):
         """Returns how many axes of a parameter are those of layer_stacks, which a layer does not see."""

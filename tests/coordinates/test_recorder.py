@@ -49,7 +49,8 @@ def test_records_are_what_modules_return():
     np.testing.assert_allclose(found["activation", "linear_1", ""], expected, rtol=1e-5)
     np.testing.assert_allclose(found["output", "~", ""], expected, rtol=1e-5)
     np.testing.assert_array_equal(out, plain)
-    assert len(found) == 3
+    assert found["multiplier", "linear", ""][0] == pytest.approx(1, rel=1e-5)
+    assert len(found) == 5
 
 
 def nested(x):
@@ -96,7 +97,7 @@ def test_a_stack_has_a_record_a_layer():
 
 def test_a_scan_has_the_mean_over_its_steps():
     found, out, plain = recorded(scanned)
-    assert set(found) == {("activation", "linear", ""), ("output", "~", "")}
+    assert set(found) == {("activation", "linear", ""), ("multiplier", "linear", ""), ("output", "~", "")}
     before = np.arctanh(np.asarray(plain, np.float64))
     np.testing.assert_allclose(found["activation", "linear", ""], [abs(before).mean()], rtol=1e-4)
 
@@ -136,7 +137,8 @@ def test_calls_paths_and_probes_have_names_of_their_own():
     found, _, _ = recorded(fn)
     names = {(kind, module + rest) for kind, module, rest in found}
     assert names == {
-        ("activation", "linear"), ("activation", "linear@1"), ("probe", "~/twice"), ("probe", "pair/inside"),
+        ("activation", "linear"), ("activation", "linear@1"), ("multiplier", "linear"),
+        ("multiplier", "linear@1"), ("probe", "~/twice"), ("probe", "pair/inside"),
         ("activation", "pair.a"), ("activation", "pair.b.0"), ("activation", "pair.b.1"),
         ("output", "~.a"), ("output", "~.b.0"), ("output", "~.b.1")}
 

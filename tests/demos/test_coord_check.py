@@ -15,7 +15,7 @@ from demos.common import digits, networks
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("check") / "new"
     with jax.numpy_rank_promotion("raise"):
-        code = coord_check.main(["--widths", "64,128,256", "--seeds", "3", "--steps", "2", "--out", str(out)])
+        code = coord_check.main(["--widths", "64,128,256", "--seeds", "5", "--steps", "2", "--out", str(out)])
     return code, out
 
 
@@ -46,7 +46,7 @@ def test_it_says_in_one_line_what_is_wrong(flag, said, tmp_path, capsys):
 
 def test_a_failure_in_mup_is_its_exit_code(monkeypatch, tmp_path):
     results = {"mup": haiku_mup.CoordCheck([haiku_mup.Point("mup", w, 0, 0, "activation x", "l1", w, "0")
-                                            for w in (1, 2)])}
+                                            for w in (1, 2, 4)])}
     monkeypatch.setattr(coord_check, "run", lambda args, data: results)
     assert coord_check.main(["--parametrization", "mup", "--out", str(tmp_path)]) == 1
 

@@ -57,7 +57,7 @@ def checked(name, scaling, optimizer, parametrization, **ours):
     make, lr = OPTIMIZERS[optimizer]
     return haiku_mup.coord_check(
         functools.partial(make_model, name, scaling, **ours), WIDTHS, batch(), loss_fn, make(lr),
-        base_width=BASE, parametrization=parametrization, adam=optimizer == "adam", seeds=3, progress=False)
+        base_width=BASE, parametrization=parametrization, adam=optimizer == "adam", seeds=5, progress=False)
 
 
 GRID = [pytest.param(name, scaling, optimizer, marks=pytest.mark.slow)

@@ -1,0 +1,81 @@
+"""Tries the optimizer of a check that fails: whether it is like SGD or Adam, and whether Adam's ε matters."""
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from haiku_mup.coordinates.quantities import ParameterKind
+from haiku_mup.coordinates.trainer import Trainer
+from haiku_mup.coordinates.trials import Trials
+from haiku_mup.optimizers.detect import find_traits
+from haiku_mup.rules.optimizers import Behaviour, OptimizerRule
+
+_LARGE = 2.0**40        # so many times a gradient is large beside any ε
+_SHRUNK = 0.95          # updates below so much of those without ε count
+
+
+class OptimizerTrial(NamedTuple):
+    """Behaviour of an optimizer at the gradients of a check.
+
+    Attributes:
+      behaviour: "SGD" or "Adam", or another behaviour; None if that is unclear.
+      small_gradient: the parameter whose updates ε shrinks most at the widest model; "" where none is shrunk.
+    """
+
+    behaviour: Behaviour | None = None
+    small_gradient: str = ""
+
+
+def try_optimizer(optimizer: Any, trainers: Mapping[int, Trainer], trials: Trials,
+                  rule: OptimizerRule) -> OptimizerTrial:
+    """Tries an optimizer on small arrays of the model's names, with the gradients that the check has seen.
+
+    Args:
+      optimizer: the plain optimizer.
+      trainers: by width, the narrowest first.
+      trials: what the check has measured.
+      rule: the optimizer's rule; one that makes gradients as large as at the base keeps ε's part.
+    """
+    *_, widest = trainers
+    tree: dict[str, dict[str, Any]] = {}
+    for name, shape in trainers[widest].shapes.items():
+        module, _, leaf = name.rpartition("/")
+        tree.setdefault(module, {})[leaf] = np.ones([min(n, 2) for n in shape], np.float32)
+    traits = find_traits(optimizer, [tree])
+    behaviours = {each.behaviour for each in traits.values() if each.behaviour}
+    behaviour = next(iter(behaviours)) if len(behaviours) == 1 else None
+    if rule.serves_entrywise or behaviour is not Behaviour.ADAM_LIKE:
+        return OptimizerTrial(behaviour)
+    shares = _shares_without_eps(optimizer, tree, _gradient_sizes(trials, widest))
+    smallest = min(shares, key=shares.__getitem__, default="")
+    return OptimizerTrial(behaviour, smallest if shares.get(smallest, 1.0) < _SHRUNK else "")
+
+
+def _gradient_sizes(trials: Trials, width: int) -> dict[str, float]:
+    """Returns the mean size of each parameter's gradient at a width, over entries, in its smallest step."""
+    sizes: dict[str, float] = {}
+    for (at, _), steps in trials.items():
+        for step in steps if at == width else ():
+            for name, kinds in step.parameters.items():
+                gradient = kinds[ParameterKind.GRADIENT]            # [layers …, stats + 1]
+                size = float(np.min(gradient[..., 0] / np.maximum(gradient[..., -1], 1e-12)))
+                if size > 0:
+                    sizes[name] = min(sizes.get(name, size), size)
+    return sizes
+
+
+def _shares_without_eps(optimizer: Any, tree: Any, sizes: Mapping[str, float]) -> dict[str, float]:
+    """Returns how large each parameter's update is beside that of gradients so large that ε is nothing."""
+    def update(factor: float) -> dict[str, float]:
+        gradients = {module: {leaf: x * np.float32(factor * sizes.get(f"{module}/{leaf}", 0.0))
+                              for leaf, x in leaves.items()} for module, leaves in tree.items()}
+        updates, _ = jax.jit(optimizer.update)(gradients, optimizer.init(tree), tree)
+        return {f"{module}/{leaf}": float(np.abs(x).mean()) for module, leaves in updates.items()
+                for leaf, x in leaves.items()}
+
+    try:
+        small, large = update(1.0), update(_LARGE)
+    except Exception:       # an optimizer for other parameters may raise anything
+        return {}
+    return {name: small[name] / large[name] for name in sizes if large.get(name)}

@@ -1,0 +1,121 @@
+"""The three answers of a coordinate check, and what it could not see."""
+import enum
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from haiku_mup.coordinates.findings import Finding, Point
+from haiku_mup.coordinates.quantities import CHANGE_MARK, ParameterKind, RecordKind, kind_of
+from haiku_mup.coordinates.slopes import student
+from haiku_mup.coordinates.state_records import WITHOUT_BIAS
+
+DEVIATION = 0.25        # of an exponent: what a check looks for
+MOST_SEEDS = 64         # no more are asked for
+_TRAINING = (ParameterKind.UPDATE, ParameterKind.RATE, ParameterKind.CHANGE)
+
+
+class Verdict(enum.StrEnum):
+    """The answer of a coordinate check. Each equals its plain string.
+
+    Attributes:
+      PASSED: all slopes are as expected, and known well enough to tell.
+      FAILED: a slope is wrong.
+      UNDECIDED: no slope is wrong beyond its interval, but some intervals are wider than what is looked for.
+
+    >>> haiku_mup.Verdict.PASSED == "passed", [verdict.exit_code for verdict in haiku_mup.Verdict]
+    (True, [0, 1, 3])
+    """
+
+    PASSED = "passed"
+    FAILED = "failed"
+    UNDECIDED = "undecided"
+
+    @property
+    def exit_code(self) -> int:
+        """Returns the exit code of a program that ends with this answer: 0, 1 and 3; 2 is for bad arguments.
+
+        >>> haiku_mup.Verdict.UNDECIDED.exit_code
+        3
+        """
+        return {Verdict.PASSED: 0, Verdict.FAILED: 1, Verdict.UNDECIDED: 3}[self]
+
+
+class Aspect(NamedTuple):
+    """The subject of several findings, in each of which the same wrong exponent shows.
+
+    Attributes:
+      what: "start", "training" or "decay" of a parameter; "size" of an array of the forward pass; "multiplier"
+        of a layer.
+      name: of the parameter, or of the array, with its kind.
+    """
+
+    what: str
+    name: str
+
+
+def aspect(quantity: str) -> Aspect:
+    """Returns what a quantity tells.
+
+    >>> aspect("rate linear/w"), aspect("Δactivation linear").name
+    (Aspect(what='training', name='linear/w'), 'activation linear')
+    """
+    kind, _, name = quantity.partition(" ")
+    if kind in _TRAINING:
+        return Aspect("training", name)
+    if kind in (ParameterKind.VALUE, ParameterKind.DECAY):
+        return Aspect("start" if kind == ParameterKind.VALUE else "decay", name)
+    if kind == RecordKind.MULTIPLIER:
+        return Aspect("multiplier", name)
+    return Aspect("size", quantity.removeprefix(CHANGE_MARK))
+
+
+def too_wide(findings: Iterable[Finding]) -> list[Finding]:
+    """Returns the narrowest finding of each aspect that none shows within `DEVIATION`, the widest first.
+
+    What a readout returns needs no interval where its multiplier is measured: few outputs scatter most, and
+    say nothing beside the multiplier, the weight and its learning rate, which are known by themselves.
+    """
+    findings = list(findings)
+    readouts = {f.name for f in findings
+                if kind_of(f.quantity) == RecordKind.MULTIPLIER and f.expected.high < 0}
+    known = [f for f in findings if aspect(f.quantity).what == "size"
+             and f.name.removesuffix(WITHOUT_BIAS) in readouts]
+    same = {(f.step, f.stat, f.slope, f.error) for f in known}      # a readout's output is the model's
+    narrowest: dict[Aspect, Finding] = {}
+    for finding in findings:
+        if aspect(finding.quantity).what == "size" and (finding.step, finding.stat, finding.slope,
+                                                         finding.error) in same:
+            continue
+        best = narrowest.setdefault(aspect(finding.quantity), finding)
+        if finding.error < best.error:
+            narrowest[aspect(finding.quantity)] = finding
+    wide = [finding for finding in narrowest.values() if finding.error > DEVIATION]
+    return sorted(wide, key=lambda finding: -finding.error)
+
+
+def seeds_needed(error: float, seeds: int) -> int | None:
+    """Returns how many seeds make half an interval as small as `DEVIATION`; None for more than `MOST_SEEDS`.
+
+    Args:
+      error: half of the interval now.
+      seeds: how many seeds there are now.
+
+    >>> seeds_needed(1.2, 2), seeds_needed(100.0, 2)
+    (4, None)
+    """
+    if seeds < 2:
+        return 5
+    deviation = error / student(seeds - 1) * seeds**0.5
+    return next((n for n in range(seeds + 1, MOST_SEEDS + 1)
+                 if student(n - 1) * deviation / n**0.5 <= DEVIATION), None)
+
+
+def unseen_parameters(points: Sequence[Point], findings: Sequence[Finding]) -> list[str]:
+    """Returns the names of parameters of whose learning rates the findings say nothing sharp.
+
+    A parameter may have no gradient, or one of rounding errors; or all that is expected of it is a range.
+    """
+    updates = {point.quantity.partition(" ")[2]: None for point in points
+               if kind_of(point.quantity) == ParameterKind.UPDATE}
+    seen = {aspect(f.quantity).name for f in findings if aspect(f.quantity).what == "training"
+            and f.expected.high - f.expected.low < DEVIATION and not f.error > DEVIATION}
+    return [name for name in updates if name not in seen]

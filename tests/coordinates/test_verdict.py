@@ -1,0 +1,88 @@
+"""The three answers of a check, what it says of each, and what it could not see."""
+import math
+
+import pytest
+from power_laws import points
+
+from haiku_mup import CoordCheck, Verdict
+from haiku_mup.coordinates import slopes, verdict
+
+
+@pytest.mark.parametrize("slope, noise, seeds, answer", [
+    (0.0, 0.05, 5, "passed"), (0.4, 0.05, 5, "failed"), (0.0, 1.5, 2, "undecided"), (0.4, 1.5, 2, "undecided"),
+    (0.0, 0.0, 1, "passed"), (0.4, 0.0, 1, "failed")])
+def test_what_is_too_wide_to_tell_has_not_passed(slope, noise, seeds, answer):
+    check = CoordCheck(points(slope, noise, seeds))
+    assert check.verdict == answer and check.ok == (answer == "passed")
+    assert str(check).startswith(f"coordinate check: {answer}; ")
+
+
+def test_the_first_line_says_why_and_how_many_seeds_to_take():
+    check = CoordCheck(points(0, 0.3, 2))
+    error = check.undecided()[0].error
+    line = str(check).splitlines()[0]
+    assert f"2 seeds leave ±{error:.1f} around the slope of activation linear" in line and "; take " in line
+    needed = int(line.rpartition(" ")[2])
+    spread = error / slopes.student(1) * 2**0.5
+    assert slopes.student(needed - 1) * spread / needed**0.5 <= 0.25
+    assert slopes.student(needed - 2) * spread / (needed - 1)**0.5 > 0.25
+    with pytest.raises(AssertionError, match="is undecided"):
+        check.assert_ok()
+
+
+def test_one_seed_at_two_widths_tells_nothing():
+    check = CoordCheck(points(1.0, seeds=1, widths=(64, 128)))
+    assert check.verdict == "undecided" and "1 seed leaves no interval" in str(check) and "take 5" in str(check)
+
+
+def test_a_failure_that_is_sure_counts_beside_what_is_not():
+    check = CoordCheck(points(0, 1.5, 2) + points(1.0, 0.0, 2, quantity="update linear/w"))
+    assert check.verdict == Verdict.FAILED and check.undecided()
+
+
+def test_of_what_tells_the_same_the_best_known_counts():
+    """An update's rate is exact, whatever its size scatters; so is one of several steps."""
+    scattered = points(0, 1.5, 2, quantity="update linear/w")
+    assert CoordCheck(scattered).verdict == "undecided"
+    assert CoordCheck(scattered + points(0, 0, 2, quantity="rate linear/w")).ok
+    assert CoordCheck(scattered + [p._replace(step=1) for p in points(0, 0, 2, quantity="update linear/w")]).ok
+    assert not CoordCheck(scattered + points(0, 0, 2, quantity="rate other/w")).ok
+
+
+def test_a_readout_whose_multiplier_is_measured_needs_no_interval():
+    scattered = points(-0.5, 1.0, 2, quantity="activation readout", expected="-0.5")
+    output = [p._replace(quantity="output") for p in scattered]
+    exact = points(-1, 0, 2, quantity="multiplier readout", expected="-1")
+    assert CoordCheck(scattered + output).verdict == "undecided"
+    assert CoordCheck(scattered + output + exact).ok
+    assert not CoordCheck(scattered + output + exact + points(0, 1.0, 2)).ok
+
+
+def test_parameters_without_a_sharp_rate_are_named():
+    sharp = points(-1, quantity="update a/w", expected="-1")
+    ranged, frozen = (points(-1, quantity=f"update {name}/w", expected=expected)
+                      for name, expected in (("b", "-1..0"), ("c", "")))
+    check = CoordCheck(sharp + ranged + frozen)
+    assert check.ok and check.unseen() == ["b/w", "c/w"]
+    assert "Not seen: the learning rates of b/w, c/w" in str(check)
+    assert "Not seen" not in str(CoordCheck(sharp))
+
+
+def test_what_falls_as_it_should_is_marked():
+    text = str(CoordCheck(points(-0.5, quantity="logits attention", expected="-0.5")))
+    assert "ok: falls, as expected" in text and "as expected" not in str(CoordCheck(points(0)))
+
+
+def test_what_stands_still_in_a_trial_tells_nothing_there():
+    """An expert without tokens: no update at a width in one seed is no failure; in all seeds it is one."""
+    update = points(0, quantity="update expert/w")
+    one = [p._replace(value=0.0) if (p.width, p.seed) == (128, 3) else p for p in update]
+    every = [p._replace(value=0.0) if p.width == 128 else p for p in update]
+    assert CoordCheck(one).ok and not CoordCheck(every).ok
+    activation = [p._replace(quantity="activation expert") for p in one]
+    assert math.isnan(CoordCheck(activation).failures()[0].slope)
+
+
+def test_answers_have_exit_codes():
+    assert {str(answer): answer.exit_code for answer in Verdict} == {"passed": 0, "failed": 1, "undecided": 3}
+    assert verdict.seeds_needed(0.3, 5) > 5
