@@ -5,11 +5,13 @@ In the order of a check:
 - check, trials: `coord_check` captures the model of each width, and trains it from each seed.
 - batches, model_inputs, trainer, compilation: how batches are checked, and a model is initialized, compiled and
   trained step by step.
-- recorder, state_records, array_stats: how arrays are measured while the model runs.
+- recorder, state_records, array_stats, multipliers, output_gradients: how arrays, the multipliers of layers and
+  the gradients of outputs are measured while the model runs.
 - measurements, quantities, depth_average: points from these numbers; the names of what they measure.
 - slope_range, expected_slopes, model_expectations: the slopes that the rules expect of each quantity.
 - slopes: the slope of each quantity over widths, its interval, and how far it is from the expected ones.
 - forward_factors, factor_walk, factor_rules, factor_scales: factors of the width in the traced program.
-- findings, diagnosis, report, result: what is wrong, its cause, the text, and the `CoordCheck` with all of it.
+- findings, diagnosis, optimizer_trial: what is wrong, and its cause, which a trial of the optimizer may show.
+- verdict, report, result: the three answers, the text, and the `CoordCheck` with all of it.
 - figures, figure_style: pictures.
 """
