@@ -45,6 +45,12 @@ class Mup:
         convolutional and embedding layers multiply activations. Any other parameter is multiplied where it is
         read, which takes one more array of its size. In every form, user-defined getters see the Table 8
         parameter values.
+      finite: {glob over "module/name": axes} that are no widths, though they differ between base and target,
+        such as numbers of input features ("in", the fan-in axes), of classes or labels ("out"), or of
+        positions (a number, an axis of one layer). Nothing is scaled by them: a weight has the std that its
+        initializer gives it at the target's number.
+      tied: a glob over "module/name", or several: tables of your own, [rows, width], that are looked up and
+        make logits, too: `SharedReadout()(table, x)`. In place of an hk.Embed, take `SharedEmbed`.
 
     >>> def fn(x, width):
     ...     with haiku_mup.apply_mup():
@@ -68,10 +74,11 @@ class Mup:
     def __init__(self, *, fans: Mapping[str, Sequence[Axes]] | None = None,
                  readouts: str | Sequence[str] = (), parametrization: Parametrization | None = None,
                  init_mults: Mapping[str, float] | None = None,
-                 lr_mults: Mapping[str, float] | None = None) -> None:
+                 lr_mults: Mapping[str, float] | None = None,
+                 finite: Mapping[str, Axes | str] | None = None, tied: str | Sequence[str] = ()) -> None:
         self._declarations = Declarations.parse(
             fans=fans, readouts=readouts, parametrization=parametrization, init_mults=init_mults,
-            lr_mults=lr_mults)
+            lr_mults=lr_mults, finite=finite, tied=tied)
         self._base: Mapping[str, Record] | None = None
         self._source: str | None = None                     # where the base was loaded from
         self._target: CapturedModel | None = None

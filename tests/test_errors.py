@@ -344,7 +344,7 @@ def test_a_creator_that_changes_the_draw():
 
 def test_a_std_that_is_traced():
     def layer(x, width):
-        std = 1 / jnp.sqrt(width)
+        std = x[0, 0] / jnp.sqrt(width)
         return hk.Linear(width, w_init=hk.initializers.RandomNormal(std))(hk.Linear(width)(x))
 
     with raises("'linear/w'", "(8, 8)", "(32, 32)", "traced", "numpy"):

@@ -13,7 +13,8 @@ BASE_SIZE = 16          # of a head at the base
 
 def rms_norm(x):
     """Divides x by its root mean square over the last axis; multiplies it by a gain (arXiv 1910.07467)."""
-    gain = hk.get_parameter("gain", x.shape[-1:], init=jnp.ones)
+    with haiku_mup.fans(fan_in=(), fan_out=0):
+        gain = hk.get_parameter("gain", x.shape[-1:], init=jnp.ones)
     size = jnp.sqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-6)
     return x / size * jnp.broadcast_to(gain, x.shape)
 

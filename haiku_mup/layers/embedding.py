@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from haiku_mup.errors import MupError
 from haiku_mup.layers import sharded_lookup
 from haiku_mup.parameters.factors import scaled
-from haiku_mup.parameters.haiku_layers import TIED, LayerType, register
+from haiku_mup.parameters.fans import FanWord
+from haiku_mup.parameters.haiku_layers import TIED, LayerType, register, vector
 from haiku_mup.parameters.initializers import Initializer
 from haiku_mup.tracing.multipliers import multiplier, tied_multiplier
 
@@ -124,3 +125,5 @@ class SharedReadout(hk.Module):
 
 
 register(LayerType(SharedEmbed, kinds={"embeddings": TIED}))
+# A bias for each row of a table, and rows are no width.
+register(LayerType(SharedReadout, fans={"b": vector}, finite={"b": FanWord.OUT}))

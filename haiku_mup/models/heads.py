@@ -8,6 +8,8 @@ from haiku_mup.errors import MupError
 from haiku_mup.layers import Readout, SharedReadout
 from haiku_mup.models.config import Config
 from haiku_mup.models.layers import normal_init
+from haiku_mup.parameters.fans import FanWord
+from haiku_mup.parameters.haiku_layers import LayerType, register
 
 Configuration = TypeVar("Configuration", bound=Config)
 Logits = TypeVar("Logits")
@@ -69,10 +71,17 @@ class ModelWithHead(hk.Module, Generic[Configuration, Logits]):
         raise NotImplementedError
 
 
+class Head(Readout):
+    """A `Readout` of labels or of token ids, whose number may differ between base and target."""
+
+
+register(LayerType(Head, finite={"w": FanWord.OUT, "b": FanWord.OUT}))
+
+
 def readout_layer(config: Any, size: int, name: str, with_bias: bool = True) -> Readout:
     """Returns an output layer with a matrix of its own."""
     init = None if config.readout_zero_init else normal_init(config.initializer_range)
-    return Readout(size, with_bias, init, name=name, output_mult=config.output_mult,
+    return Head(size, with_bias, init, name=name, output_mult=config.output_mult,
                    zero_init=config.readout_zero_init)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Self
 
 from haiku_mup.errors import MupError
-from haiku_mup.parameters.fans import Axes, Fans, parse_fans
+from haiku_mup.parameters.fans import Axes, Fans, FiniteAxes, parse_fans, parse_finite
 from haiku_mup.parameters.globs import parse_multipliers
 from haiku_mup.rules.parametrization import Parametrization
 from haiku_mup.rules.tables import maximal_update
@@ -17,25 +17,31 @@ class Declarations(NamedTuple):
       fans: {glob over "module/name": Fans}.
       readouts: globs over names of modules, and over "module/name" of parameters that no layer of Haiku's owns.
       parametrization: of the model.
+      finite: {glob over "module/name": axes that are no widths, though their sizes may differ}.
+      tied: globs over "module/name" of lookup tables of the user's own that make logits, too.
       init_mults, lr_mults: {glob over "module/name": multiplier}.
     """
 
     fans: Mapping[str, Fans]
     readouts: tuple[str, ...]
     parametrization: Parametrization
+    finite: Mapping[str, FiniteAxes] = types.MappingProxyType({})
+    tied: tuple[str, ...] = ()
     init_mults: Mapping[str, float] = types.MappingProxyType({})
     lr_mults: Mapping[str, float] = types.MappingProxyType({})
 
     @classmethod
     def parse(cls, *, fans: Mapping[str, Sequence[Axes]] | None, readouts: str | Sequence[str],
               parametrization: Parametrization | None, init_mults: Mapping[str, float] | None,
-              lr_mults: Mapping[str, float] | None) -> Self:
+              lr_mults: Mapping[str, float] | None, finite: Mapping[str, Axes | str] | None = None,
+              tied: str | Sequence[str] = ()) -> Self:
         """Returns the arguments of `Mup`, checked.
 
         Raises:
           MupError: one of another kind; multipliers of rates in a parametrization without learning rates.
         """
-        found = cls(parse_fans(fans), _patterns(readouts), _parametrization(parametrization),
+        found = cls(parse_fans(fans), _patterns("readouts", readouts), _parametrization(parametrization),
+                    parse_finite(finite), _patterns("tied", tied),
                     parse_multipliers("init_mults", init_mults), parse_multipliers("lr_mults", lr_mults))
         if found.parametrization.plain and lr_mults:
             raise MupError(f"lr_mults: in {found.parametrization.name} a plain optimizer trains the wrapped "
@@ -43,10 +49,11 @@ class Declarations(NamedTuple):
         return found
 
 
-def _patterns(readouts: str | Sequence[str]) -> tuple[str, ...]:
-    patterns = (readouts,) if isinstance(readouts, str) else readouts
+def _patterns(argument: str, given: str | Sequence[str]) -> tuple[str, ...]:
+    patterns = (given,) if isinstance(given, str) else given
     if not isinstance(patterns, Iterable) or not all(isinstance(pattern, str) for pattern in patterns):
-        raise MupError(f"readouts: {readouts!r}: give a glob over module names, or several")
+        raise MupError(f"{argument}: {given!r}: give a glob over {'module ' * (argument == 'readouts')}names, "
+                       "or several")
     return tuple(patterns)
 
 

@@ -1,8 +1,9 @@
 """Fan-in and fan-out axes of a parameter, and the ways in which a user declares them."""
 import contextlib
 import contextvars
+import enum
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import haiku as hk
@@ -29,6 +30,21 @@ class Fans(NamedTuple):
     fan_out: tuple[int, ...]
     known: bool = True
     lookup: tuple[int, ...] = ()
+
+
+class FanWord(enum.StrEnum):
+    """A parameter's axes by what they are, in `Mup(finite=...)`.
+
+    Attributes:
+      IN: its fan-in axes.
+      OUT: its fan-out axes.
+    """
+
+    IN = "in"
+    OUT = "out"
+
+
+FiniteAxes: TypeAlias = FanWord | tuple[int, ...]
 
 
 class _OpenBlock:
@@ -116,6 +132,64 @@ def as_fans(axes: Sequence[Axes]) -> Fans:
         raise MupError(f"fans: {items}: axes are whole numbers, or tuples of such")
     fan_in, fan_out, lookup = map(tuple, groups)
     return Fans(fan_in, fan_out, lookup=lookup)
+
+
+def as_declaration(name: str, fans: Fans) -> str:
+    """Returns the code that declares a parameter's fans.
+
+    >>> as_declaration("own/w", Fans((1,), (0, 2), lookup=(3,)))
+    "Mup(fans={'own/w': (1, (0, 2), 3)})"
+    """
+    groups = [fans.fan_in, fans.fan_out, *[fans.lookup] * bool(fans.lookup)]
+    axes = ", ".join(str(group[0]) if len(group) == 1 else str(group) for group in groups)
+    return f"Mup(fans={{{name!r}: ({axes})}})"
+
+
+def parse_finite(given: Mapping[str, Axes | str] | None) -> dict[str, FiniteAxes]:
+    """Returns the value of `Mup(finite=...)`, checked.
+
+    Raises:
+      MupError: a value that is neither "in" nor "out" nor axes.
+
+    >>> parse_finite({"linear/w": "in", "table": 0})
+    {'linear/w': <FanWord.IN: 'in'>, 'table': (0,)}
+    """
+    if not isinstance(given or {}, Mapping):
+        raise MupError(f"finite: {given!r}: give {{glob over 'module/name': \"in\", \"out\" or axes}}")
+    found: dict[str, FiniteAxes] = {}
+    for glob, value in (given or {}).items():
+        axes = (value,) if type(value) is int else value
+        if isinstance(glob, str) and value in tuple(FanWord):
+            found[glob] = FanWord(value)
+        elif isinstance(glob, str) and isinstance(axes, (tuple, list)) and all(type(a) is int for a in axes):
+            found[glob] = tuple(axes)
+        else:
+            raise MupError(f"finite: {glob!r}: {value!r}: give \"in\", \"out\", or axes: whole numbers")
+    return found
+
+
+def finite_axes(declared: Iterable[FiniteAxes], fans: Fans, name: str,
+                shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the axes of a parameter that are no widths, whatever their sizes, counted from 0.
+
+    Args:
+      declared: what is said of it.
+      fans: its fan axes.
+      name: "module/name", for errors.
+      shape: its shape in one layer.
+
+    Raises:
+      MupError: axes that the shape doesn't have.
+    """
+    rank, found = len(shape), set[int]()
+    for axes in declared:
+        if isinstance(axes, FanWord):
+            axes = fans.fan_in if axes == FanWord.IN else fans.fan_out
+        if any(not -rank <= axis < rank for axis in axes):
+            raise MupError(f"{name!r}: shape {shape}: finite axes {axes} name one that it doesn't have; axes "
+                           "are those of one layer, without stack axes")
+        found |= {axis % rank for axis in axes}
+    return tuple(sorted(found))
 
 
 def declared_fans(globs: Mapping[str, Fans], name: str, shape: tuple[int, ...]) -> Fans | None:

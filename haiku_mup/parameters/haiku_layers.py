@@ -16,7 +16,7 @@ import haiku as hk
 import jax.numpy as jnp
 
 from haiku_mup.errors import MupError
-from haiku_mup.parameters.fans import Axes, Fans, as_fans, normalized
+from haiku_mup.parameters.fans import Axes, Fans, FiniteAxes, as_fans, normalized
 
 Shape: TypeAlias = tuple[int, ...]
 # (fan_in_axes, fan_out_axes) or (fan_in_axes, fan_out_axes, lookup_axes), or a function of the shape.
@@ -95,6 +95,7 @@ class LayerType:
         the sizes of the blocks that make up the parameter's first axis, such as those of x and h in a matrix
         that multiplies [x, h].
       attention: for a layer that attends, its key size and the names of its projections.
+      finite: {parameter: axes, as in `Mup(finite=...)`}: no widths, though their sizes may differ.
 
     >>> class Outer(hk.Module):                     # [..., d] -> [..., heads, size]
     ...     def __call__(self, x):
@@ -117,6 +118,7 @@ class LayerType:
     scaled_outputs: Weight | None = None
     row_sizes: Mapping[str, Callable[..., tuple[int, ...]]] = dataclasses.field(default_factory=dict)
     attention: Attention | None = None
+    finite: Mapping[str, FiniteAxes] = dataclasses.field(default_factory=dict)
 
     def extended(self, record: "LayerType") -> "LayerType":
         """Returns this record with the additions of a subclass's record."""
@@ -203,9 +205,25 @@ def is_haikus(module: hk.Module | None) -> bool:
     cls = type(module)
     found = _haikus.get(cls)
     if found is None:
-        found = _haikus[cls] = any(base.__module__.startswith(("haiku.", "haiku_mup."))
-                                   for base in cls.__mro__ if base is not hk.Module)
+        found = _haikus[cls] = any(_is_haikus_class(base) for base in cls.__mro__ if base is not hk.Module)
     return found
+
+
+def is_haikus_parameter(module: hk.Module | None, leaf: str) -> bool:
+    """Returns whether a layer of Haiku's or of this package makes a parameter, and not a subclass of it.
+
+    >>> class Core(hk.Linear):
+    ...     pass
+    >>> hk.testing.transform_and_run(lambda: [is_haikus_parameter(Core(3), leaf) for leaf in ("w", "out")])()
+    [True, False]
+    """
+    return is_haikus(module) and any(
+        _is_haikus_class(cls) and (leaf in record.fans or record.other_fans is not None)
+        for cls in type(module).__mro__ if (record := _records.get(cls)))
+
+
+def _is_haikus_class(cls: type) -> bool:
+    return cls.__module__.startswith(("haiku.", "haiku_mup."))
 
 
 def weight_leaves() -> set[str]:
@@ -236,11 +254,11 @@ def fans_of(module: hk.Module | None, leaf: str, shape: Shape) -> Fans:
     >>> fans_of(None, "w", (64, 128))
     Fans(fan_in=(0,), fan_out=(1,), known=False, lookup=())
     """
-    return _fans_of(layer_type(module), is_haikus(module), leaf, shape)
+    return _fans_of(layer_type(module), leaf, shape)
 
 
 @functools.lru_cache(maxsize=2**12)
-def _fans_of(layer: LayerType, haikus: bool, leaf: str, shape: Shape) -> Fans:
+def _fans_of(layer: LayerType, leaf: str, shape: Shape) -> Fans:
     rank, declared = len(shape), layer.fans.get(leaf, layer.other_fans)
     if callable(declared):
         return declared(shape)
@@ -249,7 +267,7 @@ def _fans_of(layer: LayerType, haikus: bool, leaf: str, shape: Shape) -> Fans:
         if rank > 1 or all(-rank <= axis < rank for axis in (*fans.fan_in, *fans.fan_out, *fans.lookup)):
             return normalized(fans, f"{layer.cls.__name__}/{leaf}", shape)
     if rank < 2:
-        return vector(shape)._replace(known=haikus)
+        return vector(shape)._replace(known=False)
     if rank > 2 and math.prod(shape) == max(shape):         # (1, c, 1, 1); but (d, 1) is a matrix
         return vector(shape)._replace(known=False)
     return Fans((rank - 2,), (rank - 1,), known=False)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from haiku_mup.parameters.factors import Factor, scaled
+from haiku_mup.parameters.traced_numbers import traced_value
 
 Initializer = Callable[[Sequence[int], Any], jax.Array]
 ENTRIES = 2**16     # drawn to measure an unknown initializer: its std is then known to 0.3 %
@@ -20,7 +21,7 @@ class Moments(NamedTuple):
     """Moments of the entries that an initializer returns for one shape.
 
     Attributes:
-      std: standard deviation of an entry (0 for a constant); nan if a traced value hides it.
+      std: standard deviation of an entry (0 for a constant); nan if it depends on what init is given.
       mean: absolute value of an entry's mean.
       drawn: False if two keys give the same array: zeros, constants, Identity, a given array.
       error: relative standard error of `std`; 0 if it is known exactly.
@@ -93,9 +94,11 @@ _ARRAY = object()
 
 
 def _setting(x: Any) -> Any:
-    """Returns an attribute as a number if it is a scalar (nan if traced), and as `_ARRAY` if it is an array."""
+    """Returns an attribute as a number if it is a scalar, nan if unknown, and as `_ARRAY` if it is an array."""
     if isinstance(x, jax.core.Tracer):
-        return math.nan
+        x = traced_value(x)
+        if x is None:
+            return math.nan
     if isinstance(x, (np.ndarray, np.generic, jax.Array)):
         return x.item() if x.size == 1 else _ARRAY
     return x
@@ -160,7 +163,10 @@ def _pooled(samples: Sequence[_Sample]) -> Moments:
 
 def _draw(init: Initializer, seed: Any, shape: tuple[int, ...], dtype: Any) -> Any:
     x = hk.transform(lambda: init(shape, dtype)).apply({}, jax.random.PRNGKey(seed))
-    return x if isinstance(x, jax.core.Tracer) else jnp.asarray(x)
+    if isinstance(x, jax.core.Tracer):          # by a traced number
+        known = traced_value(x)
+        return x if known is None else known
+    return jnp.asarray(x)
 
 
 def _draws(init: Initializer, first: int, count: int, shape: tuple[int, ...], dtype: Any) -> Iterator[Any]:

@@ -10,6 +10,7 @@ from haiku_mup.parameters.fans import Fans
 from haiku_mup.parameters.haiku_layers import LayerKind
 from haiku_mup.parameters.initializers import Moments
 from haiku_mup.parameters.place import Place
+from haiku_mup.parameters.uses import Use
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,8 @@ class Record:
       delta_row_sizes: the row_sizes of the delta model.
       stacks: the numbers of layers of the layer_stacks around it, outermost first; without transparent ones,
         whose layers have names of their own.
+      finite: axes that are no widths, though their sizes may differ between base and target.
+      uses: how the traced program uses it, if its fans are a guess. They take no part in comparisons.
       place: the place where it was made; None for one that was loaded.
       line: the line of the model that made it; None for one that was loaded. It takes no part in comparisons.
     """
@@ -53,6 +56,8 @@ class Record:
     delta: tuple[int, ...] | None = None
     delta_row_sizes: tuple[int, ...] = ()
     stacks: tuple[int, ...] = ()
+    finite: tuple[int, ...] = ()
+    uses: frozenset[Use] = dataclasses.field(default=frozenset(), compare=False)
     place: Place | None = None
     line: SourceLine | None = dataclasses.field(default=None, compare=False)
 
@@ -60,7 +65,12 @@ class Record:
     def content(self) -> Hashable:
         """Returns what the comparison with another record depends on: equal contents give equal factors."""
         return (self.shape, self.moments, self.fans, self.layer, self.inexact, self.key_size,
-                self.scaled_attention, self.row_sizes, self.delta, self.delta_row_sizes)
+                self.scaled_attention, self.row_sizes, self.delta, self.delta_row_sizes, self.finite)
+
+    @property
+    def is_guess(self) -> bool:
+        """Returns whether nothing but a guess tells its fan axes and its kind."""
+        return not self.fans.known and self.layer is None and bool(self.shape)
 
     @property
     def module(self) -> str:

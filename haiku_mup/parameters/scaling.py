@@ -9,9 +9,11 @@ from haiku_mup import rules
 from haiku_mup.errors import MupError
 from haiku_mup.parameters.factors import Factor, from_blocks
 from haiku_mup.parameters.fans import Fans
-from haiku_mup.parameters.haiku_layers import NAMED, READOUT, TIED
+from haiku_mup.parameters.finite_sizes import with_finite_sizes_of
+from haiku_mup.parameters.haiku_layers import READOUT, TIED
 from haiku_mup.parameters.initializers import same_std
 from haiku_mup.parameters.record import Record
+from haiku_mup.parameters.role_errors import as_finite, as_vector, check_role
 
 Error: TypeAlias = Callable[[str], MupError]        # from a text; it adds the parameter's name and both shapes
 
@@ -122,9 +124,8 @@ class ParameterScaling:
 
     @property
     def inferred(self) -> bool:
-        """Returns whether its fans are a guess that matters: it grows, is drawn, and its layer is unknown."""
-        return (not self.target.fans.known and self.target.moments.drawn
-                and any(block.role != rules.FIXED for block in self.row_blocks))
+        """Returns whether factors follow from a guess of its fans: it grows, and nobody declares them."""
+        return self.target.is_guess and any(block.role != rules.FIXED for block in self.row_blocks)
 
 
 def compare(base: Record, target: Record, parametrization: rules.Parametrization, depth: float = 1.0,
@@ -148,11 +149,12 @@ def compare(base: Record, target: Record, parametrization: rules.Parametrization
     one_depth = depth_is_final and depth == 1
     block = functools.partial(_row_block, parametrization=parametrization, depth=depth, one_depth=one_depth,
                               error=error)
-    blocks = tuple(map(block, _records_of_blocks(base), _records_of_blocks(target)))
+    resized = with_finite_sizes_of(target, base, error)
+    blocks = tuple(map(block, _records_of_blocks(resized), _records_of_blocks(target)))
     if len(blocks) > 1 and len({dataclasses.replace(each, rows=0) for each in blocks}) == 1:
-        blocks = (block(base, target),)             # several that agree are one
+        blocks = (block(resized, target),)          # several that agree are one
     return ParameterScaling(base=base, target=target, row_blocks=blocks, depth=depth,
-                            multiplier=_multiplier(base, target, blocks[0], parametrization, error))
+                            multiplier=_multiplier(resized, target, blocks[0], parametrization, error))
 
 
 def _multiplier(base: Record, target: Record, block: RowBlock, parametrization: rules.Parametrization,
@@ -161,7 +163,7 @@ def _multiplier(base: Record, target: Record, block: RowBlock, parametrization: 
     if target.layer == READOUT:
         return block.factors.forward
     if target.layer == TIED:
-        found = parametrization.tied_readout(_ratio(base.shape, target.shape, target.fans.fan_out))
+        found = parametrization.tied_readout(block.m_out)
         if math.isnan(found):
             raise error(f"{parametrization.name} has no tied embeddings, since its readouts have no "
                         "multiplier; take another form, or an embedding and a readout of their own")
@@ -194,7 +196,7 @@ def _row_block(base: Record, target: Record, *, parametrization: rules.Parametri
     role = rules.role(*(any(infinite[a] for a in axes) for axes in (fans.fan_in, fans.fan_out)))
     factors, draw = parametrization.factors(role, m_in, m_out, depth), 1.0
     if parametrization.draws:
-        _check_layer(target, role, error)
+        check_role(target, role, fans, error)
         draw = _draw(base, target, role, factors, one_depth, error)
     return RowBlock(rows=target.shape[0] if target.shape else 1, role=role, factors=factors, draw=draw,
                     m_in=m_in, m_out=m_out, fans=fans)
@@ -223,32 +225,19 @@ def _fans(base: Record, target: Record, infinite: list[bool], error: Error) -> F
     if unmarked:
         raise error(f"axis {unmarked[0]} grows, and the delta model, {base.delta}, says that it never does; "
                     "give init_delta a model that differs from the base in every width")
+    if target.layer == TIED and not fans.known and len(growing) == 1:
+        rest = tuple(a for a in range(len(infinite)) if a != growing[0])
+        return fans._replace(fan_in=(), fan_out=tuple(growing), lookup=rest)
     if not neither:
         return fans
     if fans.known:
-        raise error(f"axis {min(neither)} grows, and is neither fan-in nor fan-out of this layer; only "
-                    "widths may differ between base and target")
+        raise error(f"axis {min(neither)} grows, and is neither fan-in nor fan-out of this layer; only widths "
+                    f"may differ between base and target: if it is no width, {as_finite(target, min(neither))}")
     if len(growing) > 2:
         raise error(f"axes {tuple(growing)} grow, and nothing says which are fan-in and which fan-out; "
-                    f"declare them: Mup(fans={{{target.name!r}: (fan_in_axes, fan_out_axes)}})")
+                    f"declare them: Mup(fans={{{target.name!r}: (fan_in_axes, fan_out_axes)}}), or, if it is "
+                    f"a bias or a gain, {as_vector(target)}")
     return fans._replace(fan_in=tuple(growing[:1]), fan_out=tuple(growing[1:]))
-
-
-def _check_layer(target: Record, role: rules.Role, error: Error) -> None:
-    """Raises for a role that the parameter's layer can't have."""
-    if role != rules.FIXED and not target.inexact:
-        raise error("an integer parameter can't grow with the width; keep it out of the parameters "
-                    "(hk.get_state), or give it the same shape in both")
-    if role == rules.OUTPUT and target.layer not in (READOUT, NAMED):
-        unknown = "" if target.fans.known else (
-            " (no layer of Haiku's owns it: if its axes are not (in, out), declare them with Mup(fans=...); if "
-            f"it makes outputs, say so: Mup(readouts={target.name!r}))")
-        raise error("a layer from a growing to a fixed width is an output; make it haiku_mup.Readout or "
-                    "ConvReadout, or name it in Mup(readouts=...), or let its output grow, too; if it grows at "
-                    "other widths than these, show one to init_delta" + unknown)
-    if role == rules.HIDDEN and target.layer in (READOUT, NAMED):
-        raise error("a Readout from a growing to a growing width is a hidden layer; make it hk.Linear or a "
-                    "plain convolution, or take it out of Mup(readouts=...)")
 
 
 def _draw(base: Record, target: Record, role: rules.Role, factors: rules.Factors, one_depth: bool,
@@ -257,14 +246,15 @@ def _draw(base: Record, target: Record, role: rules.Role, factors: rules.Factors
     was, now = base.moments, target.moments
     if role == rules.HIDDEN and not now.centred:
         raise error(f"a hidden weight is initialised with mean {now.mean:.3g}, which would grow with "
-                    "the width; use an initializer of mean zero")
+                    "the width; use an initializer of mean zero" + ("" if target.fans.known else (
+                        f"; if it is a bias or a gain, which no product sums over, {as_vector(target)}")))
     if not now.drawn and not (was.drawn and now.std == 0):
         return 1 / factors.stored
     if not target.inexact or now.std == was.std or (base.shape == target.shape and same_std(was, now)):
         return factors.init
     if math.isnan(was.std) or math.isnan(now.std):
-        raise error("the initializer's std is a traced value, and must be known here; compute it with "
-                    "numpy or math instead of jax.numpy, or call init eagerly")
+        raise error("the initializer's std is a traced value, which depends on what init is given, and must be "
+                    "known here; compute it of sizes, with numpy or math, or call init eagerly")
     # With equal shapes the stds must be equal, with three exceptions: a bias may depend on its layer's fan-in,
     # a block of rows on the whole matrix's, and any parameter on the depth.
     one_shape = base.shape == target.shape and len(base.shape) > 1 and len(base.row_sizes) != 1 and one_depth

@@ -23,8 +23,8 @@ class Row:
         the logits of a shared embedding.
       adam_lr: factor of the learning rate for Adam; nan if the parametrization has none.
       sgd_lr: factor of the learning rate for SGD; nan if the parametrization has none.
-      inferred: whether its fans are a guess, since it grows, is drawn, and belongs to no layer of Haiku's: a
-        vector's axis is taken as out, a matrix's as (in, out). `haiku_mup.fans` or `Mup(fans=...)` settles it.
+      inferred: whether its fans are a guess, since it grows and belongs to no layer of Haiku's: a vector's axis
+        is taken as out, a matrix's as (in, out). `haiku_mup.fans` or `Mup(fans=...)` settles it.
       init_mult: the multiplier of `Mup(init_mults=...)`, which is included in the std at the target.
       lr_mult: the multiplier of `lr_mults`, which is included in both learning rates.
       depth: ratio of the number of blocks, target / base, if it is in blocks that repeat; 1 outside.

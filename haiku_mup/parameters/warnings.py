@@ -1,14 +1,18 @@
 """Warnings of models that run, but probably not as meant: by one parameter, and by all together."""
 import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Set
 from fractions import Fraction
 from itertools import product
 from typing import NamedTuple
 
 from haiku_mup.errors import MupError, SourceLine
+from haiku_mup.parameters.fans import Fans
+from haiku_mup.parameters.guesses import Guess
 from haiku_mup.parameters.haiku_layers import TIED
 from haiku_mup.parameters.scaling import ParameterScaling
+from haiku_mup.parameters.uses import Use
 from haiku_mup.rules import HIDDEN, OUTPUT, Parametrization, rescale
 
 
@@ -41,18 +45,55 @@ def parameter_warning(scaling: ParameterScaling, parametrization: Parametrizatio
     if parametrization.attention and base.key_size != target.key_size and not target.scaled_attention:
         return _about("attention", scaling, (
             f"an attention whose key size grows from {base.key_size} to {target.key_size} "
-            "divides its logits by the size's root, and μP by the size; use haiku_mup.MultiHeadAttention"))
+            "divides its logits by the size's root, and μP by the size; use haiku_mup.MultiHeadAttention. "
+            "Where a `__call__` of its own divides by the size, a LayerType says so: "
+            "attention=Attention(key_size, scales_logits=True)"))
     return None
 
 
-def model_warnings(scalings: Mapping[str, ParameterScaling], ties_used: bool) -> Iterator[Message]:
+def model_warnings(scalings: Mapping[str, ParameterScaling], ties_used: bool, uses: Mapping[str, Set[Use]],
+                   parametrization: Parametrization) -> Iterator[Message]:
     """Yields the warnings that need the whole model.
 
     Args:
       scalings: the model's parameters, by name.
       ties_used: whether a SharedReadout has asked for a multiplier.
+      uses: how the program uses the parameters whose fans are a guess, as far as that is known.
+      parametrization: the model's.
     """
-    yield from _odd_fan_ins(scalings)
+    if not parametrization.draws:
+        return
+    sizes = Sizes(scalings)
+    for name, scaling in scalings.items():
+        odd = sizes.odd_fan_in(scaling)
+        if scaling.inferred:
+            guess = Guess(scaling, parametrization)
+            if text := guess.warning(uses.get(name, frozenset()), odd is not None):
+                yield _about("guess " + re.sub(r"\d+", "#", name), scaling, text)
+        elif odd is not None:
+            yield _about("mixed", scaling, _odd_fan_in_text(scaling, odd, sizes))
+        if (rest := sizes.fixed_part_of_fan_out(scaling)) is not None:
+            yield _about("mixed outputs", scaling, (
+                f"its fan-out grows × {float(_fan_out_ratio(scaling)):.4g}, as if {rest} of its outputs stay "
+                "as the others grow: if these are logits, they lack μP's multiplier; make them by a layer of "
+                "their own, haiku_mup.Readout"))
+    yield from _other_warnings(scalings, ties_used)
+
+
+def _odd_fan_in_text(scaling: ParameterScaling, ratio: Fraction, sizes: "Sizes") -> str:
+    """Returns what to say of a fan-in that grows as no layer's output does."""
+    finite = f"Mup(finite={{{scaling.target.name!r}: 'in'}})"
+    text = f"its fan-in grows × {float(ratio):.4g}, and no layer's output does: "
+    if sizes.is_sum(*_fan_in_sizes(scaling)):
+        return text + ("a concatenation of a growing and a fixed part? Give each an hk.Linear of its own and "
+                       "add them, so that each has its own factors; if it is a number of features that just "
+                       f"differs between base and target, {finite}")
+    return text + ("if it is a number of features, which is no width though it differs between base and "
+                   f"target: {finite}; if parts of it grow, give each a layer of its own, and add the results")
+
+
+def _other_warnings(scalings: Mapping[str, ParameterScaling], ties_used: bool) -> Iterator[Message]:
+    """Yields the warnings about stacks and ties."""
     for scaling in scalings.values():
         target = scaling.target
         if target.stacks and not scaling.base.stacks:
@@ -70,51 +111,123 @@ def _about(kind: str, scaling: ParameterScaling, text: str) -> Message:
     return Message(kind, str(MupError.about(target.name, scaling.base.shape, target.shape, text)), target.line)
 
 
-def _odd_fan_ins(scalings: Mapping[str, ParameterScaling]) -> Iterator[Message]:
-    """Yields a warning for each fan-in that grows by a ratio which no layer's output explains.
+class Sizes:
+    """The sizes of fan-ins and fan-outs in a model, and what they explain.
 
-    The ratio of an output explains it, and so does a product or a quotient of two: reshapes move axes. Fan-ins
-    of unknown layers are guesses, and are left out.
+    Args:
+      scalings: the model's parameters, by name.
     """
-    outputs = {name: ratio for name, scaling in scalings.items() if (ratio := _fan_out_ratio(scaling)) != 1}
-    growing = {scalings[name].target.in_tree for name in outputs}
-    ratios = {*outputs.values(), Fraction(1)}
 
-    @functools.cache            # only for a ratio that no output has by itself
-    def of_two() -> set[Fraction]:
-        return {x for a, b in product(ratios, repeat=2) for x in (a * b, a / b)}
+    def __init__(self, scalings: Mapping[str, ParameterScaling]):
+        self._scalings = scalings
+        outputs = {name: ratio for name, scaling in scalings.items() if (ratio := _fan_out_ratio(scaling)) != 1}
+        self._ratios = {*outputs.values(), Fraction(1)}
+        self._outputs = {_fan_out_sizes(scalings[name]) for name in outputs}
 
-    for scaling in scalings.values():
-        if growing <= {scaling.target.in_tree}:          # nothing here that could make its inputs
-            continue
-        uses_fan_in = any(block.role in (HIDDEN, OUTPUT) for block in scaling.row_blocks)
-        if not scaling.target.fans.known or not uses_fan_in:
-            continue
-        for ratio in _fan_in_ratios(scaling):
-            if ratio not in ratios and ratio not in of_two():
-                yield _about("mixed", scaling, (
-                    f"its fan-in grows × {float(ratio):.4g}, and no layer's output does: a concatenation of a "
-                    "growing and a fixed part? Give each an hk.Linear of its own and add them, so that each "
-                    "has its own factors"))
+    def odd_fan_in(self, scaling: ParameterScaling) -> Fraction | None:
+        """Returns the ratio of a fan-in that grows as no layer's output does; None for others.
+
+        The ratio of an output explains it, and so does a product or a quotient of two: reshapes move axes.
+        Where nothing else grows, nothing is known of its inputs.
+        """
+        if not {HIDDEN, OUTPUT} & {block.role for block in scaling.row_blocks} or self._ratios == {Fraction(1)}:
+            return None
+        return next((ratio for ratio in _fan_in_ratios(scaling)
+                     if ratio not in self._ratios and ratio not in self._of_two), None)
+
+    @functools.cached_property
+    def _of_two(self) -> set[Fraction]:
+        """Returns the products and the quotients of two ratios."""
+        return {x for a, b in product(self._ratios, repeat=2) for x in (a * b, a / b)}
+
+    def is_sum(self, base: int, target: int) -> bool:
+        """Returns whether a size may be a multiple of an output's and a fixed number."""
+        return any(_rest((base, target), pair) for pair in self._outputs)
+
+    def fixed_part_of_fan_out(self, scaling: ParameterScaling) -> int | None:
+        """Returns how many outputs stay of a layer whose others grow, and are the inputs of another layer.
+
+        None if that can't be: if some layer's fan-in grows as the whole fan-out does, or a layer's fan-out
+        beside it, as for queries and keys.
+        """
+        sizes, ratio = _fan_out_sizes(scaling), _fan_out_ratio(scaling)
+        if scaling.target.is_guess or not _fans(scaling).fan_in or ratio in self._fan_in_ratios or any(
+                _are_siblings(scaling, other) and _fan_out_ratio(other) == ratio
+                for other in self._scalings.values()):
+            return None
+        others = {pair for name, pair in self._fan_ins.items() if name != scaling.target.name}
+        return min((rest for pair in others if (rest := _rest(sizes, pair))), default=None)
+
+    @functools.cached_property
+    def _fan_ins(self) -> dict[str, tuple[int, int]]:
+        """Returns the sizes of fan-ins that grow, by name."""
+        found = {name: _fan_in_sizes(scaling) for name, scaling in self._scalings.items()}
+        return {name: (base, target) for name, (base, target) in found.items() if base != target}
+
+    @functools.cached_property
+    def _fan_in_ratios(self) -> set[Fraction]:
+        return {Fraction(1), *(Fraction(target, base) for base, target in self._fan_ins.values() if base)}
+
+
+def _rest(sizes: tuple[int, int], part: tuple[int, int]) -> int | None:
+    """Returns what is left of two sizes beside the largest multiple of a part, if the same is left of both.
+
+    >>> _rest((138, 522), (64, 256))            # 2 · 64 + 10, 2 · 256 + 10
+    10
+    """
+    grown, by = sizes[1] - sizes[0], part[1] - part[0]
+    if not by or grown % by or grown // by < 1:
+        return None
+    rest = sizes[0] - grown // by * part[0]
+    return rest if rest > 0 else None
+
+
+def _are_siblings(scaling: ParameterScaling, other: ParameterScaling) -> bool:
+    """Returns whether two modules are side by side, with names that differ in more than their numbers."""
+    (parent, name), (other_parent, other_name) = (
+        re.sub(r"_\d+$", "", s.target.in_tree).rpartition("/")[::2] for s in (scaling, other))
+    return parent == other_parent and name != other_name
+
+
+def _fans(scaling: ParameterScaling) -> Fans:
+    """Returns the fans of a parameter, guessed or not."""
+    return scaling.row_blocks[0].fans
+
+
+def _fan_in_sizes(scaling: ParameterScaling) -> tuple[int, int]:
+    """Returns the sizes of the fan-in at base and target."""
+    return _sizes(scaling, _fans(scaling).fan_in)
+
+
+def _fan_out_sizes(scaling: ParameterScaling) -> tuple[int, int]:
+    """Returns the sizes of the fan-out at base and target."""
+    return _sizes(scaling, _fans(scaling).fan_out)
+
+
+def _sizes(scaling: ParameterScaling, axes: Iterable[int]) -> tuple[int, int]:
+    axes = [a for a in axes if a not in scaling.target.finite]
+    base, target = (math.prod(record.shape[a] for a in axes) for record in (scaling.base, scaling.target))
+    return base, target
 
 
 def _fan_out_ratio(scaling: ParameterScaling) -> Fraction:
     """Returns the ratio of the fan-out, target / base."""
-    return _ratio(scaling, scaling.target.fans.fan_out)
+    return _ratio(scaling, _fans(scaling).fan_out)
 
 
 def _fan_in_ratios(scaling: ParameterScaling) -> list[Fraction]:
     """Returns the ratio of the fan-in, target / base, of each block of rows."""
     base, target = scaling.base, scaling.target
     if target.row_sizes:
-        return [_product(((t, b),)) for b, t in zip(base.row_sizes, target.row_sizes) if b and t]
-    return [_ratio(scaling, target.fans.fan_in)]
+        rows = list(zip(base.row_sizes, target.row_sizes))
+        return [_product(((t, b),)) for b, t in (rows[1:] if 0 in target.finite else rows) if b and t]
+    return [_ratio(scaling, _fans(scaling).fan_in)]
 
 
 def _ratio(scaling: ParameterScaling, axes: Iterable[int]) -> Fraction:
-    """Returns the product of target / base over some axes, without those of size 0."""
-    base, target = scaling.base.shape, scaling.target.shape
-    return _product(tuple((target[axis], base[axis]) for axis in axes if base[axis] and target[axis]))
+    """Returns the product of target / base over some axes, without those that are finite, or of size 0."""
+    base, target, finite = scaling.base.shape, scaling.target.shape, scaling.target.finite
+    return _product(tuple((target[a], base[a]) for a in axes if base[a] and target[a] and a not in finite))
 
 
 @functools.lru_cache(maxsize=2**12)        # fractions are slow, and a model has few sizes

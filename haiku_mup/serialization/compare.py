@@ -64,6 +64,8 @@ def _differing_declaration(theirs: Declarations, ours: Declarations) -> str | No
         return f"{theirs.parametrization.name} in the checkpoint, and {ours.parametrization.name} here"
     if (theirs.init_mults, theirs.lr_mults) != (ours.init_mults, ours.lr_mults):
         return "other init_mults or lr_mults"
+    if theirs.finite != ours.finite:
+        return "other finite axes"
     return None
 
 
@@ -72,8 +74,9 @@ def _is_same(a: Record, b: Record) -> bool:
     error = 1e-6 + 5 * (a.moments.error + b.moments.error)
     close = all(abs(x - y) <= error * max(abs(x), abs(y), b.moments.std) or math.isnan(x) and math.isnan(y)
                 for x, y in ((a.moments.std, b.moments.std), (a.moments.mean, b.moments.mean)))
-    # A file keeps neither place nor lifted_by_user.
-    same = dataclasses.replace(a, moments=b.moments, place=b.place, lifted_by_user=b.lifted_by_user) == b
+    # A file keeps neither place nor lifted_by_user, and finite axes as they were declared.
+    same = dataclasses.replace(
+        a, moments=b.moments, place=b.place, lifted_by_user=b.lifted_by_user, finite=b.finite) == b
     return close and same and a.moments.drawn == b.moments.drawn
 
 

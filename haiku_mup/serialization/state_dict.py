@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from haiku_mup.errors import MupError
 from haiku_mup.parameters.declarations import Declarations
-from haiku_mup.parameters.fans import Fans
+from haiku_mup.parameters.fans import Fans, FanWord, FiniteAxes, parse_finite
 from haiku_mup.parameters.globs import parse_multipliers
 from haiku_mup.parameters.haiku_layers import LayerKind
 from haiku_mup.parameters.initializers import Moments
@@ -34,6 +34,11 @@ def encode(records: Mapping[str, Record], declared: Declarations) -> dict[str, A
         "readouts": list(declared.readouts),
         "parametrization": _encode_parametrization(declared.parametrization),
     } | {key: dict(getattr(declared, key)) for key in MULTS if getattr(declared, key)}
+    if declared.finite:
+        head["finite"] = {glob: axes.value if isinstance(axes, FanWord) else list(axes)
+                          for glob, axes in declared.finite.items()}
+    if declared.tied:
+        head["tied"] = list(declared.tied)
     parameters = {name: with_checksum(_encode_record(record)) for name, record in records.items()}
     return with_checksum(head | {"names": list(parameters)}) | {"parameters": parameters}
 
@@ -130,6 +135,8 @@ def _decode_declarations(state: Mapping[str, Any], error: Error) -> Declarations
         fans={glob: _decode_fans(axes, f"fans: {glob}", error)
               for glob, axes in _dict(state.get("fans"), "fans", error).items()},
         readouts=tuple(_strings(state.get("readouts"), "readouts", error)),
+        finite=_decode_finite(state.get("finite", {}), error),
+        tied=tuple(_strings(state.get("tied", []), "tied", error)),
         parametrization=_decode_parametrization(state.get("parametrization"), error),
         init_mults=init_mults, lr_mults=lr_mults)
 
@@ -201,6 +208,13 @@ def _decode_parametrization(x: Any, error: Error) -> Parametrization:
         return Parametrization(**values | exponents | {"tied": values["tied"] and Power._make(values["tied"])})
     except (TypeError, ValueError) as problem:
         raise error(entry, str(problem)[:200]) from None
+
+
+def _decode_finite(x: Any, error: Error) -> dict[str, FiniteAxes]:
+    try:
+        return parse_finite(_dict(x, "finite", error))
+    except MupError as problem:
+        raise error("finite", str(problem)[:200]) from None
 
 
 def _decode_multipliers(key: str, x: Any, error: Error) -> dict[str, float]:

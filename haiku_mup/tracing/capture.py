@@ -1,6 +1,6 @@
 """Captures a base or a delta: records each parameter that is made in `with mup.init_base()`."""
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import haiku as hk
@@ -8,14 +8,16 @@ import haiku as hk
 from haiku_mup.errors import MupError
 from haiku_mup.parameters.declarations import Declarations
 from haiku_mup.parameters.globs import check_globs, multipliers_by_name
-from haiku_mup.parameters.haiku_layers import NAMED, READOUT, TIED, weight_leaves
+from haiku_mup.parameters.haiku_layers import NAMED, READOUT, TIED, layer_type, weight_leaves
 from haiku_mup.parameters.place import Branch
 from haiku_mup.parameters.record import Record
 from haiku_mup.parameters.scaling import ForwardFactors, ParameterScaling
+from haiku_mup.parameters.uses import Use
 from haiku_mup.tracing.creation import CreatedParameter, Creation
 from haiku_mup.tracing.factor_lookup import tied_multiplier
 from haiku_mup.tracing.getters import PLAIN
 from haiku_mup.tracing.haiku_internals import Nesting, check_home
+from haiku_mup.tracing.parameter_uses import traced_uses
 from haiku_mup.tracing.recording import recorded
 from haiku_mup.tracing.unwrapped import note_initialized
 
@@ -74,7 +76,10 @@ class Capture:
         weights = {record.in_tree: record for record in records.values() if record.leaf in leaves}
         readouts = [name for name, record in [*weights.items(), *records.items()]
                     if record.layer in (READOUT, NAMED)]
-        check_globs("Mup(fans=...)", declared.fans, records, records, "parameter")
+        for argument in ("fans", "finite"):
+            check_globs(f"Mup({argument}=...)", getattr(declared, argument), records, records, "parameter")
+        tables = [name for name, record in records.items() if record.layer == TIED]
+        check_globs("Mup(tied=...)", declared.tied, tables, records, "parameter of your own")
         check_globs("Mup(readouts=...)", declared.readouts, readouts, weights,
                     "hk.Linear or convolution, or parameter of your own")
         multipliers_by_name(records, declared.lr_mults, "Mup(lr_mults=...)")
@@ -89,7 +94,7 @@ class Capture:
         value: Record | ParameterScaling | MupError
         try:
             record = recorded(creation, self.declarations, self.transform_depth)
-            if record.layer == TIED:
+            if layer_type(creation.context.module).kinds.get(record.leaf) == TIED:
                 check_home(record.name, creation.context.module)
             value = self._value(record, creation)
         except MupError as error:               # without its frames, which hold what is traced
@@ -116,6 +121,24 @@ class Capture:
                 self.errors.setdefault(parameter.names[0], parameter.value)
             else:
                 self._keep(parameter)
+        self._note_uses([parameter for parameter in created if not isinstance(parameter.value, MupError)])
+
+    def _note_uses(self, created: Sequence[CreatedParameter]) -> None:
+        """Notes how the program uses the parameters whose fans are a guess."""
+        arrays = {p.names[0]: (p.array, len(self.records[p.names[0]].shape)) for p in created
+                  if self.records[p.names[0]].is_guess}
+        if not arrays:
+            return
+        found = traced_uses(arrays)
+        if found is None:
+            found = self._uses_untraced(arrays)
+        for parameter in created:
+            for name in parameter.names if parameter.names[0] in found else ():
+                self.records[name] = dataclasses.replace(self.records[name], uses=found[parameter.names[0]])
+
+    def _uses_untraced(self, arrays: Mapping[str, tuple[Any, int]]) -> dict[str, frozenset[Use]]:
+        """Returns nothing: the target's capture asks, if it is not traced either."""
+        return {}
 
     def _keep(self, parameter: CreatedParameter) -> None:
         """Keeps a parameter under each of its names: a transparent layer_stack gives one to each layer."""

@@ -107,10 +107,10 @@ def _note_read(active: ActiveContext, context: hk.GetterContext) -> None:
 
 
 def _in_tree(applied: AppliedContext, params: hk.Params) -> list[CreatedParameter]:
-    """Returns the parameters that the tree has: an inner hk.transform may have made more, for itself."""
+    """Returns the parameters that the tree has, as it has them: an inner hk.transform may have made more."""
     found = [(created, _stored(created, name, lifted, params)) for created, name, lifted in applied.created]
     certain = {created.names for created, stored in found if stored is created.array}
-    return [created for created, stored in found
+    return [created._replace(array=stored) for created, stored in found
             if stored is not None and (stored is created.array or created.names not in certain)]
 
 

@@ -4,13 +4,16 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import haiku as hk
+import jax
+import jax.numpy as jnp
 
 from haiku_mup.errors import MupError
 from haiku_mup.parameters.factors import Factor
 from haiku_mup.parameters.initializers import Initializer, Rescaled
 from haiku_mup.parameters.record import Record
 from haiku_mup.parameters.scaling import ParameterScaling
-from haiku_mup.tracing.haiku_internals import Nesting, leaf_name
+from haiku_mup.parameters.uses import is_arrangement
+from haiku_mup.tracing.haiku_internals import Nesting, leaf_name, other_creators
 from haiku_mup.tracing.warn import warn_once
 
 
@@ -79,12 +82,22 @@ class Creation:
         if factor == 1 or isinstance(value, MupError):
             array = self.next_creator(self.shape, self.dtype, self.init)
             return array, CreatedParameter(self.names, self.leaf, array, value)
-        rescaled = Rescaled(self.init, factor)
+        rescaled, others = Rescaled(self.init, factor), other_creators(self.next_creator)
         array = self.next_creator(self.shape, self.dtype, rescaled)
         text = (f"{self.names[0]!r}: shape {tuple(self.shape)}: a custom creator inside apply_mup() {{}}, so "
                 "that it may not be in μP; put the creator around apply_mup()")
         if rescaled.result is None:
             value = MupError(text.format("replaced its initializer")).made_at(self.names[0], self.nesting.line)
-        elif rescaled.result is not array:
+        elif rescaled.result is not array and not (others and _arranges_draws(others, self.shape, self.dtype)):
             warn_once(warned, "creator", text.format("changed its draw"), self.nesting.line)
         return array, CreatedParameter(self.names, self.leaf, array, value)
+
+
+def _arranges_draws(create: Callable[..., Any], shape: Any, dtype: Any) -> bool:
+    """Returns whether creators only stack, cut or move entries of draws, and so keep their std."""
+    def arranged(entry: Any) -> Any:
+        with hk.with_rng(jax.random.PRNGKey(0)):
+            return create(shape, dtype, lambda shape, dtype: jnp.broadcast_to(entry.astype(dtype), shape))
+
+    program = jax.make_jaxpr(arranged)(jax.ShapeDtypeStruct((), dtype))
+    return is_arrangement(program.jaxpr)

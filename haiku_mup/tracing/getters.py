@@ -1,6 +1,6 @@
 """Applies forward factors: to a parameter as it is read, or to inputs or outputs of the layer that owns it."""
 import contextvars
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import haiku as hk
@@ -13,7 +13,7 @@ from haiku_mup.parameters.factors import Factor, RowFactors, map_factor, scale_g
 from haiku_mup.parameters.haiku_layers import READOUT, Weight, layer_type, record_of
 from haiku_mup.parameters.scaling import ForwardFactors
 from haiku_mup.tracing.haiku_internals import TransformedFunction, leaf_name, users_line
-from haiku_mup.tracing.scope import ActiveContext, during
+from haiku_mup.tracing.scope import ActiveContext, during, is_foreign
 from haiku_mup.tracing.warn import warn_once
 
 PLAIN = ForwardFactors()
@@ -120,12 +120,30 @@ def _factor(factors: ForwardFactors, shape: tuple[int, ...], context: hk.GetterC
 
 def call(active: ActiveContext, next_method, args, kwargs, context: hk.MethodContext) -> Any:
     """Calls a method of a module; multiplies inputs or outputs in place of a weight, where it has one."""
+    if context.method_name == "params_dict":
+        return _params_multiplied(active, next_method(*args, **kwargs), context.module)
     if context.method_name != "__call__":
         return next_method(*args, **kwargs)
     if not layer_type(context.module).encloses:
         return _called(active, next_method, args, kwargs, context)
     with during(enclosing, Call(context.module, context.orig_class, args, kwargs)):
         return _called(active, next_method, args, kwargs, context)
+
+
+def _params_multiplied(active: ActiveContext, params: Mapping[str, Any], module: Any) -> Mapping[str, Any]:
+    """Returns the parameters of `module.params_dict()` as they are used: Haiku's getters don't see them."""
+    if is_foreign(active):
+        return params
+    layer, found = layer_type(module), dict(params)
+    for name, value in params.items():
+        shape, leaf = tuple(map(int, value.shape)), name.removeprefix(f"{module.module_name}/")
+        if layer.scaled_outputs and layer.scaled_outputs.leaf == leaf:
+            active.table_read(hk.GetterContext(name, module, value.dtype, shape))
+        factors = active.forward_factors(name, shape)
+        if factors != PLAIN:
+            factor = factors.multiplier if layer.kinds.get(leaf) == READOUT else factors.forward
+            found[name] = _multiplied(value, lambda x: x, factors, factor)
+    return found
 
 
 def _called(active: ActiveContext, next_method, args, kwargs, context: hk.MethodContext) -> Any:

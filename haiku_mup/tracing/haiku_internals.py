@@ -5,10 +5,10 @@ import os
 import sys
 import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
@@ -293,6 +293,82 @@ def check_home(name: str, module: Any) -> None:
         raise MupError(f"{name!r}: this SharedEmbed has its matrix at {home!r} already, and would make "
                        "an untied copy here; read it outside of the layer_stack or lift, and close over "
                        "it: weights = embed.get_weights()")
+
+
+# --- what is traced, and what runs ---
+
+class LiveProgram(NamedTuple):
+    """The program that JAX is tracing.
+
+    Attributes:
+      variable: the variable of the array that was asked for.
+      equations_of: JAX's record of the program, which knows its equations so far.
+    """
+
+    variable: Any
+    equations_of: Any
+
+    def equations(self) -> list[Any]:
+        """Returns its equations so far."""
+        return list(self.equations_of.get_eqns())
+
+    def inputs(self) -> list[Any]:
+        """Returns the variables of its arguments and of arrays from outside."""
+        return [*self.equations_of.invars, *self.equations_of.constvar_to_val]
+
+
+def live_program(array: Any) -> LiveProgram | None:
+    """Returns the program in which an array is traced; None for any other array.
+
+    JAX has no public way to see a program before it is complete, and an init is judged before it returns.
+    Where a version of JAX keeps the program elsewhere, this returns None.
+    """
+    frame, variable = getattr(getattr(array, "_trace", None), "frame", None), getattr(array, "val", None)
+    known = variable is not None and all(hasattr(frame, x) for x in ("get_eqns", "invars", "constvar_to_val"))
+    return LiveProgram(variable, frame) if known and not hasattr(variable, "val") else None
+
+
+class RunningInit(NamedTuple):
+    """The function of an init that runs, and its arguments."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
+def running_init() -> RunningInit | None:
+    """Returns the innermost init that runs."""
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if (frame.f_code.co_name == "init_fn" and frame.f_globals.get("__name__") == _TRANSFORM
+                and _FUNCTIONS.get(frame.f_code.co_qualname) == TransformedFunction.INIT):
+            given = frame.f_locals
+            return RunningInit(given["f"], given["args"], given["kwargs"])
+        frame = frame.f_back
+    return None
+
+
+# --- creators ---
+
+def other_creators(next_creator: Callable[..., Any]) -> Callable[..., Any] | None:
+    """Returns what `next_creator`, which works once, calls: the user's creators that are inside; None for none.
+
+    Haiku keeps those that are left in a stack, in the closure of the function that it gives to a creator.
+    """
+    kept = dict(zip(next_creator.__code__.co_freevars, next_creator.__closure__ or ()))
+    if "stack" not in kept or "context" not in kept or not kept["stack"].cell_contents:
+        return None
+    stack, context = kept["stack"].cell_contents.clone(), kept["context"].cell_contents
+
+    def create(shape: Any, dtype: Any, init: Any) -> Any:
+        left = stack.clone()
+
+        def next_one(shape: Any, dtype: Any, init: Any) -> Any:
+            return left.popleft()(next_one, shape, dtype, init, context) if left else init(shape, dtype)
+
+        return next_one(shape, dtype, init)
+
+    return create
 
 
 # --- transformed functions ---

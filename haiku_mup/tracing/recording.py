@@ -5,15 +5,15 @@ from typing import Any
 import jax.numpy as jnp
 
 from haiku_mup.parameters.declarations import Declarations
-from haiku_mup.parameters.fans import declared_fans
+from haiku_mup.parameters.fans import declared_fans, finite_axes
 from haiku_mup.parameters.globs import matching
 from haiku_mup.parameters.haiku_layers import (
     NAMED,
+    TIED,
     LayerKind,
     fans_of,
-    is_haikus,
+    is_haikus_parameter,
     layer_type,
-    record_of,
 )
 from haiku_mup.parameters.initializers import moments
 from haiku_mup.parameters.record import Record
@@ -37,11 +37,15 @@ def recorded(creation: Creation, declarations: Declarations, transform_depth: in
     nesting, call, dtype = creation.nesting, enclosing.get(), jnp.dtype(creation.dtype)
     key_size, scales_logits = attention_of(context.full_name, call)
     fans = declared_fans(declarations.fans, name, shape) or fans_of(context.module, leaf, shape)
+    finite = [declarations.finite[glob] for glob in matching(name, declarations.finite)]
+    if known := layer_type(context.module).finite.get(leaf):
+        finite.append(known)
     return Record(
         name=name, leaf=leaf, local=context.full_name, shape=shape, fans=fans,
         moments=moments(creation.init, shape, dtype), layer=_layer_kind(creation, declarations),
         inexact=_is_inexact(dtype), key_size=key_size, scaled_attention=scales_logits,
         row_sizes=row_sizes(context.full_name, call), stacks=nesting.stacked_layers,
+        finite=finite_axes(finite, fans, name, shape),
         lifted_by_user=nesting.is_lifted_by_user(transform_depth),
         place=nesting.place(creation.names, leaf, current_branch.get()), line=nesting.line)
 
@@ -61,8 +65,11 @@ def _layer_kind(creation: Creation, declarations: Declarations) -> LayerKind | N
     # Mup(readouts=...) names layers that multiply their inputs by a weight, and parameters that no layer of
     # Haiku's owns.
     is_weight = layer.scaled_inputs is not None and layer.scaled_inputs.leaf == leaf
-    declared_name = name[:-len(leaf) - 1] if is_weight else None if is_haikus(module) else name
-    return NAMED if declared_name and matching(declared_name, declarations.readouts) else None
+    if not is_weight and is_haikus_parameter(module, leaf):
+        return None
+    if matching(name[:-len(leaf) - 1] if is_weight else name, declarations.readouts):
+        return NAMED
+    return None if is_weight or not matching(name, declarations.tied) else TIED
 
 
 def row_sizes(name: str, call: Call | None) -> tuple[int, ...]:
@@ -76,12 +83,10 @@ def row_sizes(name: str, call: Call | None) -> tuple[int, ...]:
 def attention_of(name: str, call: Call | None) -> tuple[int | None, bool]:
     """Returns the key size of the attention whose queries a parameter makes, and whether it scales its logits.
 
-    It is None for other parameters.
+    It is None for other parameters. A subclass with a `__call__` of its own may scale in any way; unless its
+    record says that it does, its logits are taken for those of its base.
     """
     attention = layer_type(call.module).attention if call else None
     if call is None or attention is None or name != f"{call.module.module_name}/{attention.queries}/w":
         return None, False
-    record = record_of(call.orig_class)     # a subclass with a `__call__` of its own may scale in any way
-    if attention.scales_logits or (record is not None and record.attention is not None):
-        return int(attention.key_size(call.module)), attention.scales_logits
-    return None, False
+    return int(attention.key_size(call.module)), attention.scales_logits

@@ -2,7 +2,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Hashable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import haiku as hk
 
@@ -15,6 +15,7 @@ from haiku_mup.parameters.haiku_layers import TIED
 from haiku_mup.parameters.place import Branch, Site
 from haiku_mup.parameters.record import Record
 from haiku_mup.parameters.scaling import ForwardFactors, ParameterScaling, compare
+from haiku_mup.parameters.uses import Use
 from haiku_mup.parameters.warnings import model_warnings, parameter_warning
 from haiku_mup.rules import ONE, Parametrization
 from haiku_mup.tracing.capture import Capture
@@ -22,6 +23,7 @@ from haiku_mup.tracing.creation import CreatedParameter, Creation
 from haiku_mup.tracing.factor_lookup import FactorLookup
 from haiku_mup.tracing.getters import PLAIN, enclosing
 from haiku_mup.tracing.haiku_internals import Nesting, leaf_name
+from haiku_mup.tracing.parameter_uses import retraced_uses
 from haiku_mup.tracing.recording import row_sizes
 from haiku_mup.tracing.unwrapped import note_initialized
 from haiku_mup.tracing.warn import warn_once
@@ -145,6 +147,14 @@ class TargetCapture(Capture):
             if warning := parameter_warning(scaling, self.declarations.parametrization):
                 warn_once(self.warned, *warning)
 
+    def _uses_untraced(self, arrays: Mapping[str, tuple[Any, int]]) -> dict[str, frozenset[Use]]:
+        """Returns the uses that a trace of the running init shows, unless the base's was traced."""
+        records = {name: self.records[name] for name in arrays}
+        if any(self.scalings[name].base.uses for name in records):
+            return {}
+        return retraced_uses({name: (record.local, record.shape, arrays[name][0].dtype)
+                              for name, record in records.items() if not record.stacks})
+
     # --- factors, while the model runs ---
 
     def forward_factors(self, name: str, shape: tuple[int, ...]) -> ForwardFactors:
@@ -230,7 +240,8 @@ class TargetCapture(Capture):
         found = pairs.find_all(self.records, "target")
         check_branches(pairs, found)
         scalings = {name: self._final(pair) for name, pair in found.items()}
-        for warning in model_warnings(scalings, self._ties_used) if parametrization.draws else ():
+        uses = {name: self.records[name].uses or pair.base.uses for name, pair in found.items()}
+        for warning in model_warnings(scalings, self._ties_used, uses, parametrization):
             warn_once(self.warned, *warning)
         model = CapturedModel(scalings, branch_multipliers(pairs, found, self._branches.values()))
         if earlier is not None:

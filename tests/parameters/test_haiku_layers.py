@@ -99,8 +99,11 @@ def test_roles_and_factors(registered):
 
 
 def test_without_a_record_they_are_guessed_or_refused():
-    """One block of rows, and v the other way round; with a third axis that grows, nothing is guessed."""
-    w, v = (row for row in captured(MIXER, X).table() if row.name.startswith("mixer/"))
+    """One block of rows, and v the other way round, told; with a third axis that grows, nothing is guessed."""
+    with pytest.warns(haiku_mup.MupWarning) as told:
+        rows = captured(MIXER, X).table()
+    w, v = (row for row in rows if row.name.startswith("mixer/"))
+    assert sorted(str(warning.message).partition(":")[0] for warning in told) == ["'mixer/v'", "'mixer/w'"]
     assert (w.role, w.adam_lr, w.inferred) == ("hidden", 14 / 38, True)
     assert (v.role, v.adam_lr, v.inferred) == ("hidden", 1 / 16, True)
     heads = one(lambda x, width: Heads(width)(hk.Linear(width)(x)))[0]
@@ -161,9 +164,11 @@ def test_it_trains_as_haikus_layers_do(x64, registered, optimizer, settings, for
 
 def test_without_a_record_it_trains_otherwise(x64):
     form = haiku_mup.maximal_update()
-    params = initial(MIXER, form)
-    ours, haikus = (trained(make, p, optax.adam(0.01), form) for make, p in (
-        (MIXER, params), (LINEARS, as_linears(params))))
+    with pytest.warns(haiku_mup.MupWarning, match="'mixer/"):
+        params = initial(MIXER, form)
+    with pytest.warns(haiku_mup.MupWarning, match="'mixer/"):
+        ours = trained(MIXER, params, optax.adam(0.01), form)
+    haikus = trained(LINEARS, as_linears(params), optax.adam(0.01), form)
     assert ours[0] == pytest.approx(haikus[0], rel=1e-9)
     assert abs(ours[-1] / haikus[-1] - 1) > 0.01
 

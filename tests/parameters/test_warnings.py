@@ -103,13 +103,22 @@ def test_a_drawn_parameter_of_ones_own_is_marked_where_it_grows(shape, role, mar
     assert (row.role, row.inferred) == (role, marked)
 
 
-def test_what_is_not_drawn_and_layers_of_haikus_are_not_marked():
+@pytest.mark.parametrize("shape, init", [
+    (lambda w: (w,), jnp.ones), (lambda w: (w,), jnp.zeros), (lambda w: (5, w), jnp.ones)])
+def test_it_is_marked_whatever_its_initial_value(shape, init):
+    (row,) = quiet(*one(entry("w", shape, init))).values()
+    assert (row.role, row.inferred) == ("input", True)
+
+
+def test_parameters_of_haikus_layers_are_not_marked_and_those_of_their_subclasses_are():
     class Own(hk.Linear):
         """A subclass."""
 
-    (row,) = quiet(*one(entry("scale", lambda w: (w,), jnp.ones))).values()
+        def __call__(self, inputs):
+            return super().__call__(inputs) * hk.get_parameter("gain", (self.output_size,), init=jnp.ones)[None]
+
     rows = quiet(*one(lambda x, w: Own(w, b_init=normal)(hk.GRU(w)(x, jnp.zeros((2, w)))[0])))
-    assert not row.inferred and not any(row.inferred for row in rows.values())
+    assert {name for name, row in rows.items() if row.inferred} == {"own/gain"}
 
 
 def test_fans_around_layers_hold_for_nothing_and_say_so():

@@ -1,0 +1,80 @@
+"""Errors for roles that a parameter can't have. Each names the code that declares what it may be."""
+from collections.abc import Callable
+
+from haiku_mup import rules
+from haiku_mup.errors import MupError
+from haiku_mup.parameters.fans import Fans, as_declaration
+from haiku_mup.parameters.haiku_layers import NAMED, READOUT, TIED, vector
+from haiku_mup.parameters.record import Record
+
+
+def as_vector(target: Record) -> str:
+    """Returns the code that declares a parameter to be a bias or a gain."""
+    return as_declaration(target.name, vector(target.shape))
+
+
+def as_finite(target: Record, axes: int | str) -> str:
+    """Returns the code that declares axes of a parameter to be no widths."""
+    return f"Mup(finite={{{target.name!r}: {axes!r}}})"
+
+
+def check_role(target: Record, role: rules.Role, fans: Fans, error: Callable[[str], MupError]) -> None:
+    """Raises for a role that the parameter's layer can't have.
+
+    Args:
+      target: the parameter.
+      role: its role.
+      fans: its fan axes, declared, known or guessed.
+      error: makes an error about the parameter.
+
+    Raises:
+      MupError: a role that can't be right.
+    """
+    layer = target.layer
+    if role != rules.FIXED and not target.inexact:
+        raise error("an integer parameter can't grow with the width; keep it out of the parameters "
+                    "(hk.get_state), or give it the same shape in both")
+    if layer == TIED and role in (rules.HIDDEN, rules.OUTPUT):
+        raise error("a tied table has one axis that is a width, and rows that are looked up; if its rows are "
+                    f"its first axis, {as_declaration(target.name, Fans((), (1,), lookup=(0,)))}")
+    if role == rules.OUTPUT and layer not in (READOUT, NAMED):
+        raise error(_LAYER_IS_OUTPUT if target.fans.known else _output_of_ones_own(target, fans))
+    if role == rules.HIDDEN and layer in (READOUT, NAMED):
+        raise error(_hidden_readout(target))
+    if role == rules.INPUT and layer == NAMED and not target.fans.known:
+        raise error(_input_readout(target, fans))
+
+
+# Without the parameter's name, so that one error names all parameters that it is about.
+_LAYER_IS_OUTPUT = (
+    "a layer from a growing to a fixed width is an output; make it haiku_mup.Readout or ConvReadout, or name "
+    "it in Mup(readouts=...), or let its output grow, too; if it grows at other widths than these, show one to "
+    "init_delta; if its inputs are no width, declare that in Mup(finite=...)")
+
+
+def _output_of_ones_own(target: Record, fans: Fans) -> str:
+    """Returns what to say of an output of unknown fans: each reading, with its code."""
+    name, axis = target.name, fans.fan_in[0]
+    rest = tuple(a for a in range(len(target.shape)) if a != axis)
+    return ("no layer of Haiku's owns it, and if its axes are (in, out), it is an output, from a growing to a "
+            f"fixed width. Declare what it is: an output, as haiku_mup.Readout is, Mup(readouts={name!r}); a "
+            f"bias or a gain, {as_vector(target)}; a weight from the fixed to the growing width, "
+            f"{as_declaration(name, Fans(rest, (axis,)))}; where axis {axis} is no width, such as a number of "
+            f"positions, {as_finite(target, axis)}. If it grows at other widths than these, show one to "
+            "init_delta")
+
+
+def _hidden_readout(target: Record) -> str:
+    glob = f"{target.in_tree}/*" if target.fans.known else target.name
+    return ("a Readout from a growing to a growing width is a hidden layer; make it hk.Linear or a plain "
+            "convolution, or take it out of Mup(readouts=...); if its outputs are no width, such as classes "
+            "whose number differs between base and target, say so, as fans are declared: "
+            f"Mup(finite={{{glob!r}: 'out'}})")
+
+
+def _input_readout(target: Record, fans: Fans) -> str:
+    rest = tuple(a for a in range(len(target.shape)) if a not in fans.fan_out)
+    code = as_declaration(target.name, Fans(fans.fan_out, rest))
+    return ("it is named in Mup(readouts=...), and its fan-in doesn't grow if its axes are (in, out); if it is "
+            f"(out, in), {code[:-1]}, readouts={target.name!r}); if it is looked up, too, "
+            f"Mup(tied={target.name!r})")

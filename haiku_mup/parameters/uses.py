@@ -1,0 +1,329 @@
+"""Finds how a traced program uses parameters: which axes a product sums over, and which it keeps or looks up.
+
+A parameter is followed through the operations that rearrange it, and through those with other parameters and
+with numbers: transposes, reshapes, casts, masks, products of weights. Where it meets activations, each of its
+axes is summed over, kept, or indexed. What the walk can't follow is no use: it claims nothing.
+"""
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
+from typing import Any, NamedTuple, TypeAlias
+
+# The axes of parameters, (key, axis), that lie along one axis of an array.
+Labels: TypeAlias = frozenset[tuple[Hashable, int]]
+NO_LABELS: Labels = frozenset()
+
+
+class Use(NamedTuple):
+    """One use of a parameter, in the axes that it has in one layer.
+
+    Attributes:
+      summed: axes that a product with activations sums over.
+      kept: axes of the activations that come out.
+      indexed: axes of which entries are looked up.
+    """
+
+    summed: frozenset[int]
+    kept: frozenset[int]
+    indexed: frozenset[int] = frozenset()
+
+
+class _Operand(NamedTuple):
+    """An array, with what is known of it.
+
+    Attributes:
+      shape: its shape.
+      labels: for each of its axes, the axes of parameters along it; None for an array made of none.
+      is_data: whether it depends on the model's inputs.
+    """
+
+    shape: tuple[int, ...]
+    labels: tuple[Labels, ...] | None
+    is_data: bool
+
+    @property
+    def is_number(self) -> bool:
+        """Returns whether it is one number, made of no parameter."""
+        return self.labels is None and all(n == 1 for n in self.shape)
+
+
+def uses(equations: Sequence[Any], parameters: Mapping[Any, tuple[Hashable, int]],
+         data: Iterable[Any]) -> dict[Hashable, set[Use]]:
+    """Returns the uses of parameters in a program.
+
+    Args:
+      equations: the program's.
+      parameters: {variable: (a key, the number of axes in one layer)}.
+      data: the variables that the model is given.
+
+    Returns:
+      {key: the uses of its parameter}.
+
+    >>> def f(w, x):
+    ...     return x @ w.T + w[0]
+    >>> program = jax.make_jaxpr(f)(jnp.ones((3, 5)), jnp.ones((2, 5)))
+    >>> w, x = program.jaxpr.invars
+    >>> found = uses(program.jaxpr.eqns, {w: ("w", 2)}, [x])
+    >>> sorted((sorted(use.summed), sorted(use.kept)) for use in found["w"])
+    [([], [1]), ([1], [0])]
+    """
+    walk = _Walk()
+    for variable, (key, rank) in parameters.items():
+        stacks = len(variable.aval.shape) - rank
+        walk.labels[variable] = (NO_LABELS,) * stacks + tuple(frozenset([(key, a)]) for a in range(rank))
+    walk.data.update(data)
+    walk.follow(equations)
+    return walk.found
+
+
+class _Walk:
+    """One walk through a program, and through those inside."""
+
+    def __init__(self, found: dict[Hashable, set[Use]] | None = None):
+        self.found: dict[Hashable, set[Use]] = {} if found is None else found
+        self.labels: dict[Any, tuple[Labels, ...]] = {}
+        self.data: set[Any] = set()
+        self.sums: dict[Any, tuple[int, ...]] = {}
+
+    def follow(self, equations: Sequence[Any]) -> None:
+        """Follows parameters through equations."""
+        self.sums = _sums(equations)
+        for equation in equations:
+            operands = [self._operand(v) for v in equation.invars]
+            if any(operand.is_data for operand in operands):
+                self.data.update(equation.outvars)
+            if any(operand.labels for operand in operands):
+                rule = _RULES.get(equation.primitive.name) or (_call if _inner(equation) else _elementwise)
+                for v, labels in zip(equation.outvars, rule(self, equation, operands)):
+                    if labels is not None and v not in self.data:
+                        self.labels[v] = labels
+
+    def _operand(self, v: Any) -> _Operand:
+        if hasattr(v, "val"):                   # a literal
+            return _Operand(v.aval.shape, None, False)
+        return _Operand(v.aval.shape, self.labels.get(v), v in self.data)
+
+    def note(self, summed: Iterable[Labels] = (), kept: Iterable[Labels] = (),
+             indexed: Iterable[Labels] = ()) -> None:
+        """Adds a use for each parameter that has axes among the labels."""
+        groups = [NO_LABELS.union(*labels) for labels in (summed, kept, indexed)]
+        for key in {key for key, _ in NO_LABELS.union(*groups)}:
+            self.found.setdefault(key, set()).add(
+                Use(*(frozenset(axis for k, axis in group if k == key) for group in groups)))
+
+    def called(self, jaxpr: Any, operands: Sequence[_Operand]) -> list[tuple[Labels, ...] | None]:
+        """Follows operands through a program inside; returns the labels of its results."""
+        inside = _Walk(self.found)
+        for v, operand in zip(jaxpr.invars, operands):
+            if operand.labels is not None:
+                inside.labels[v] = operand.labels
+            if operand.is_data:
+                inside.data.add(v)
+        inside.follow(jaxpr.eqns)
+        return [inside.labels.get(v) if not hasattr(v, "val") else None for v in jaxpr.outvars]
+
+
+def _sums(equations: Sequence[Any]) -> dict[Any, tuple[int, ...]]:
+    """Returns the axes over which each array is summed that nothing else reads: products written as sums."""
+    readers: dict[Any, list[Any]] = {}
+    for equation in equations:
+        for v in equation.invars:
+            if not hasattr(v, "val"):
+                readers.setdefault(v, []).append(equation)
+    return {v: by[0].params["axes"] for v, by in readers.items()
+            if len(by) == 1 and by[0].primitive.name == "reduce_sum"}
+
+
+# --- rules: from an equation and its operands to the labels of its results ---
+
+Results: TypeAlias = Sequence[tuple[Labels, ...] | None]
+Rule: TypeAlias = Callable[[_Walk, Any, list[_Operand]], Results]
+
+
+def _labels(operand: _Operand) -> tuple[Labels, ...]:
+    return operand.labels or (NO_LABELS,) * len(operand.shape)
+
+
+def _transpose(walk: _Walk, equation: Any, operands: list[_Operand]) -> Results:
+    labels = _labels(operands[0])
+    return [tuple(labels[i] for i in equation.params["permutation"])]
+
+
+def _broadcast(walk: _Walk, equation: Any, operands: list[_Operand]) -> Results:
+    to = dict(zip(equation.params["broadcast_dimensions"], _labels(operands[0])))
+    return [tuple(to.get(i, NO_LABELS) for i in range(len(equation.params["shape"])))]
+
+
+def _squeeze(walk: _Walk, equation: Any, operands: list[_Operand]) -> Results:
+    dropped = {d % len(operands[0].shape) for d in equation.params["dimensions"]}
+    return [tuple(x for i, x in enumerate(_labels(operands[0])) if i not in dropped)]
+
+
+def _reshape(walk: _Walk, equation: Any, operands: list[_Operand]) -> Results:
+    """Splits and joins axes: the shortest runs of axes with one product of sizes belong together."""
+    labels, old, new = _labels(operands[0]), operands[0].shape, equation.params["new_sizes"]
+    out: list[Labels] = []
+    i = 0
+    while i < len(old) or len(out) < len(new):
+        first, start, left, right = i, len(out), 1, 1
+        while True:
+            if i < len(old) and (left <= right or len(out) == len(new)):
+                left, i = left * old[i], i + 1
+            else:
+                right = right * new[len(out)]
+                out.append(NO_LABELS)
+            if left == right or (i == len(old) and len(out) == len(new)):
+                break
+        joined = NO_LABELS.union(*labels[first:i])
+        out[start:] = [joined if n > 1 or len(out) - start == 1 else NO_LABELS for n in new[start:len(out)]]
+    return [tuple(out)]
+
+
+def _sliced(walk: _Walk, equation: Any, operands: list[_Operand]) -> Results:
+    """Keeps the axes of which more than one entry is left."""
+    new = equation.outvars[0].aval.shape
+    return [tuple(x if n > 1 or size == 1 else NO_LABELS
+                  for x, size, n in zip(_labels(operands[0]), operands[0].shape, new))]
+
+
+def _gather(walk: _Walk, equation: Any, operands: list[_Operand]) -> Results:
+    """Notes a lookup of rows by the model's inputs, such as a table's; other lookups are slices."""
+    labels, sizes = _labels(operands[0]), equation.params["slice_sizes"]
+    is_whole = [size == n for size, n in zip(sizes, operands[0].shape)]
+    walk.note(kept=[x for x, whole in zip(labels, is_whole) if whole],
+              indexed=[x for x, whole in zip(labels, is_whole) if not whole])
+    return []
+
+
+def _dot(walk: _Walk, equation: Any, operands: list[_Operand]) -> Results:
+    """Notes a product with activations; one of parameters has the axes of both that it doesn't sum over."""
+    contracted, batched = equation.params["dimension_numbers"]
+    rest = [[x for i, x in enumerate(_labels(operand)) if i not in contracted[side] and i not in batched[side]]
+            for side, operand in enumerate(operands)]
+    batch = [_labels(operands[0])[i] | _labels(operands[1])[j] for i, j in zip(*batched)]
+    if not any(operand.is_data for operand in operands):
+        return [(*batch, *rest[0], *rest[1])]
+    walk.note(summed=[_labels(operand)[i] for side, operand in enumerate(operands) for i in contracted[side]],
+              kept=[*batch, *rest[0], *rest[1]])
+    return []
+
+
+def _convolution(walk: _Walk, equation: Any, operands: list[_Operand]) -> Results:
+    """Notes a convolution with a kernel, which sums over channels and over the kernel's window."""
+    labels = _labels(operands[1])
+    out, *summed = equation.params["dimension_numbers"].rhs_spec
+    walk.note(summed=[labels[i] for i in summed], kept=[labels[out]])
+    return []
+
+
+def _elementwise(walk: _Walk, equation: Any, operands: list[_Operand]) -> Results:
+    """Notes a sum or a product with activations, entry by entry; with anything else, axes stay as they are."""
+    out = equation.outvars[0]
+    arrays = [operand for operand in operands if not operand.is_number]
+    if len(equation.outvars) != 1 or not all(_fits(operand.shape, out.aval.shape) for operand in arrays):
+        return []                               # a reduction, a sort, or whatever else
+    labels = [NO_LABELS.union(*together) for together in zip(*map(_labels, arrays))]
+    if not any(operand.is_data for operand in arrays):
+        return [tuple(labels)]
+    over = walk.sums.get(out, ()) if equation.primitive.name == "mul" else ()
+    walk.note(summed=[x for i, x in enumerate(labels) if i in over],
+              kept=[x for i, x in enumerate(labels) if i not in over])
+    return []
+
+
+def _fits(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """Returns whether a shape is another, but for axes of size 1, which JAX repeats."""
+    return len(shape) == len(to) and all(n in (1, wanted) for n, wanted in zip(shape, to))
+
+
+def _nothing(walk: _Walk, equation: Any, operands: list[_Operand]) -> Results:
+    return []
+
+
+# --- programs inside ---
+
+def _jaxpr(program: Any) -> Any:
+    """Returns a program without its constants."""
+    return getattr(program, "jaxpr", program)
+
+
+def _inner(equation: Any) -> Any:
+    """Returns the program that an equation calls with its own operands; None where it calls none."""
+    found = next((_jaxpr(equation.params[key]) for key in ("jaxpr", "call_jaxpr", "fun_jaxpr")
+                  if key in equation.params), None)
+    return found if hasattr(found, "eqns") and len(found.invars) == len(equation.invars) else None
+
+
+def _call(walk: _Walk, equation: Any, operands: list[_Operand]) -> Results:
+    return walk.called(_inner(equation), operands)
+
+
+def _scan(walk: _Walk, equation: Any, operands: list[_Operand]) -> Results:
+    """Follows what a loop's body reads, whole or entry by entry; what it carries changes."""
+    consts, carried = equation.params["num_consts"], equation.params["num_carry"]
+    inside = list(operands)
+    for i in range(consts, len(operands)):
+        shape, labels, is_data = operands[i]
+        if i < consts + carried:
+            inside[i] = _Operand(shape, None, True)
+        else:
+            inside[i] = _Operand(shape[1:], labels and labels[1:], is_data)
+    out = walk.called(_jaxpr(equation.params["jaxpr"]), inside)
+    return [None if i < carried or labels is None else (NO_LABELS, *labels) for i, labels in enumerate(out)]
+
+
+def _cond(walk: _Walk, equation: Any, operands: list[_Operand]) -> Results:
+    for branch in equation.params["branches"]:
+        walk.called(_jaxpr(branch), operands[1:])
+    return []
+
+
+_RULES: dict[str, Rule] = {
+    "transpose": _transpose, "broadcast_in_dim": _broadcast, "squeeze": _squeeze, "reshape": _reshape,
+    "slice": _sliced, "dynamic_slice": _sliced, "gather": _gather, "dot_general": _dot,
+    "conv_general_dilated": _convolution, "scan": _scan, "cond": _cond, "while": _nothing,
+    "concatenate": _nothing,
+}
+
+
+def readings(found: Set[Use], growing: Sequence[int]) -> set[tuple[frozenset[int], frozenset[int]]]:
+    """Returns the growing axes that are summed over and those that are kept, for each use that tells of all.
+
+    >>> readings({Use(frozenset([0]), frozenset([1])), Use(frozenset(), frozenset([1]))}, growing=[0, 1])
+    {(frozenset({0}), frozenset({1}))}
+    """
+    axes = frozenset(growing)
+    return {(use.summed & axes, (use.kept - use.summed) & axes) for use in found
+            if axes <= use.summed | use.kept | use.indexed}
+
+
+# --- programs that only move entries ---
+
+_MOVES = frozenset(("broadcast_in_dim", "concatenate", "convert_element_type", "copy", "dynamic_slice",
+                    "dynamic_update_slice", "expand_dims", "gather", "reshape", "rev", "sharding_constraint",
+                    "slice", "squeeze", "transpose"))
+
+
+def is_arrangement(jaxpr: Any) -> bool:
+    """Returns whether each entry of a program's results is an entry of its arguments.
+
+    >>> stacked = jax.make_jaxpr(lambda x: jnp.stack([x, x]))(jnp.ones(3))
+    >>> is_arrangement(stacked.jaxpr), is_arrangement(jax.make_jaxpr(jnp.sin)(1.0).jaxpr)
+    (True, False)
+    """
+    entries = _entries(jaxpr, jaxpr.invars)
+    return all(not hasattr(v, "val") and v in entries for v in jaxpr.outvars)
+
+
+def _entries(jaxpr: Any, arguments: Iterable[Any]) -> set[Any]:
+    """Returns the variables of a program whose entries are all those of some arguments."""
+    known = set(arguments)
+    for equation in jaxpr.eqns:
+        name, inner = equation.primitive.name, _inner(equation)
+        indices = 1 if name in ("dynamic_slice", "gather") else 2 if name == "dynamic_update_slice" else None
+        are_entries = [not hasattr(v, "val") and v in known for v in equation.invars]
+        if name in _MOVES and all(are_entries[:indices]):
+            known.update(equation.outvars)
+        elif inner is not None and name != "while":
+            inside = _entries(inner, [v for v, entry in zip(inner.invars, are_entries) if entry])
+            known.update(out for v, out in zip(inner.outvars, equation.outvars)
+                         if not hasattr(v, "val") and v in inside)
+    return known

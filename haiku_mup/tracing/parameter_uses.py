@@ -1,0 +1,84 @@
+"""Finds the uses of parameters in the init that runs: in the program that JAX traces of it, or in another."""
+from collections.abc import Mapping
+from typing import Any
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from haiku_mup.parameters.uses import Use, uses
+from haiku_mup.tracing.haiku_internals import RunningInit, live_program, running_init
+
+
+def traced_uses(arrays: Mapping[str, tuple[Any, int]]) -> dict[str, frozenset[Use]] | None:
+    """Returns the uses of parameters in the program that JAX traces as an init runs.
+
+    Args:
+      arrays: {name: (the parameter as the tree has it, the number of axes in one layer)}.
+
+    Returns:
+      {name: uses}, without those of parameters that are not traced; None if none of them is.
+    """
+    programs = {id(program.equations_of): (program, {}) for array, _ in arrays.values()
+                if (program := live_program(array)) is not None}
+    found: dict[str, frozenset[Use]] | None = {} if programs else None
+    for program, variables in programs.values():
+        for name, (array, rank) in arrays.items():
+            own = live_program(array)
+            if own is not None and own.equations_of is program.equations_of:
+                variables[own.variable] = (name, rank)
+        equations = program.equations()
+        data = _data(equations, program.inputs(), variables)
+        found = (found or {}) | _named(uses(equations, variables, data))
+    return found
+
+
+def retraced_uses(shapes: Mapping[str, tuple[str, tuple[int, ...], Any]]) -> dict[str, frozenset[Use]]:
+    """Returns the uses of parameters in the innermost init that runs, by tracing its function once more.
+
+    Nothing is drawn, and nothing is computed. A function that can't run twice tells nothing.
+
+    Args:
+      shapes: {name: (the name that layers know, the shape, the dtype)}; no parameters of layer_stacks.
+    """
+    init = running_init()
+    if init is None or not shapes:
+        return {}
+    names = list(shapes)
+    structs = [jax.ShapeDtypeStruct(shape, dtype) for _, shape, dtype in shapes.values()]
+    try:
+        program = jax.make_jaxpr(lambda *values: _run(init, dict(zip(shapes.values(), values))))(*structs)
+    except Exception:       # of the user's function, at a second run, or of what it does to tracers
+        return {}
+    jaxpr = program.jaxpr
+    variables = {v: (name, len(shapes[name][1])) for name, v in zip(names, jaxpr.invars)}
+    return _named(uses(jaxpr.eqns, variables, jaxpr.constvars))
+
+
+def _run(init: RunningInit, values: Mapping[Any, Any]) -> Any:
+    """Runs an init's function with some parameters given, and all others empty."""
+    by_place = {(local, shape): value for (local, shape, _), value in values.items()}
+
+    def creator(next_creator, shape, dtype, initializer, context):
+        """Returns a parameter without drawing it."""
+        found = by_place.get((context.full_name, tuple(map(int, context.original_shape))))
+        return jnp.zeros(shape, dtype) if found is None else found
+
+    def function(*args, **kwargs):
+        with hk.custom_creator(creator):
+            return init.function(*args, **kwargs)
+
+    return hk.transform_with_state(function).init(jax.random.PRNGKey(0), *init.args, **init.kwargs)
+
+
+def _data(equations: Any, inputs: list[Any], parameters: Mapping[Any, Any]) -> list[Any]:
+    """Returns the inputs of a program that no parameter is made from, as from the key."""
+    makes = set(parameters)
+    for equation in reversed(equations):
+        if any(v in makes for v in equation.outvars):
+            makes.update(v for v in equation.invars if not hasattr(v, "val"))
+    return [v for v in inputs if v not in makes]
+
+
+def _named(found: Mapping[Any, set[Use]]) -> dict[str, frozenset[Use]]:
+    return {str(name): frozenset(each) for name, each in found.items()}
