@@ -163,10 +163,15 @@ def _pooled(samples: Sequence[_Sample]) -> Moments:
 
 def _draw(init: Initializer, seed: Any, shape: tuple[int, ...], dtype: Any) -> Any:
     x = hk.transform(lambda: init(shape, dtype)).apply({}, jax.random.PRNGKey(seed))
-    if isinstance(x, jax.core.Tracer):          # by a traced number
-        known = traced_value(x)
-        return x if known is None else known
-    return jnp.asarray(x)
+    return _concrete(x)
+
+
+def _concrete(x: Any) -> Any:
+    """Returns a draw as an array, if traced numbers in it are known; else the tracer."""
+    if not isinstance(x, jax.core.Tracer):
+        return jnp.asarray(x)
+    known = traced_value(x)
+    return x if known is None else known
 
 
 def _draws(init: Initializer, first: int, count: int, shape: tuple[int, ...], dtype: Any) -> Iterator[Any]:
@@ -174,7 +179,7 @@ def _draws(init: Initializer, first: int, count: int, shape: tuple[int, ...], dt
     if count > 2**9:
         seeds = np.arange(first, first + 2**math.ceil(math.log2(count)))    # few sizes: few compilations
         try:
-            many = jax.vmap(lambda seed: _draw(init, seed, shape, dtype))(seeds)
+            many = _concrete(jax.vmap(lambda seed: _draw(init, seed, shape, dtype))(seeds))
         except Warning:         # that was made an error
             raise
         except Exception:       # an initializer may do with its key what only a loop can follow

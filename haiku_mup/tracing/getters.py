@@ -138,7 +138,7 @@ def _params_multiplied(active: ActiveContext, params: Mapping[str, Any], module:
     for name, value in params.items():
         shape, leaf = tuple(map(int, value.shape)), name.removeprefix(f"{module.module_name}/")
         if layer.scaled_outputs and layer.scaled_outputs.leaf == leaf:
-            active.table_read(hk.GetterContext(name, module, value.dtype, shape))
+            active.table_read(hk.GetterContext(name, module, value.dtype, shape, None, None))
         factors = active.forward_factors(name, shape)
         if factors != PLAIN:
             factor = factors.multiplier if layer.kinds.get(leaf) == READOUT else factors.forward

@@ -65,7 +65,8 @@ def bias_of_three_axes(init, x, width):
 
 def bias_of_four_axes(init, x, width):
     x = split(x, width)[:, None, :, None]
-    return out(x + own((1, heads_and_size(width)[0], 1, heads_and_size(width)[1]), init))
+    heads, size = heads_and_size(width)
+    return out(x + own((1, heads, 1, size), init)[None])
 
 
 def vector_to_a_number(init, x, width):
@@ -93,7 +94,8 @@ def transposed(init, x, width):
 INPUT, BOTH = ("input", 1, 1, 4), ("input", 1, 1, 4)        # × 4 by one axis, × 2 · 2 by two
 CASES = {
     "bias of zeros": (bias, ZEROS, BOTH), "bias drawn": (bias, NORMAL, BOTH),
-    "gain of ones": (gain, ONES, BOTH), "gain of zeros": (gain, ZEROS, BOTH), "gain drawn": (gain, NORMAL, BOTH),
+    "gain of ones": (gain, ONES, BOTH), "gain of zeros": (gain, ZEROS, BOTH),
+    "gain drawn": (gain, NORMAL, BOTH),
     "bias whose heads alone grow": (bias_of_more_heads, ZEROS, INPUT),
     "bias whose heads alone grow, drawn": (bias_of_more_heads, NORMAL, INPUT),
     "gain of an ensemble": (bias_of_an_ensemble, ONES, INPUT),

@@ -28,9 +28,14 @@ def told(capture, mup=None):
     return [str(w.message) for w in found if issubclass(w.category, haiku_mup.MupWarning)]
 
 
+def declared(code):
+    """Returns the Mup that a message proposes."""
+    return eval(code, {"Mup": haiku_mup.Mup})
+
+
 def followed(capture, code):
     """Returns the rows {name: row} of capture(mup) with the Mup that a message proposes; nothing may warn."""
-    mup = eval(code, {"Mup": haiku_mup.Mup})
+    mup = declared(code)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         capture(mup)

@@ -1,4 +1,4 @@
-"""Models as people write them: what is declared reaches subclasses, tables, params_dict, stacks of one's own."""
+"""Models as people write them: declarations reach subclasses, tables, params_dict and stacks of one's own."""
 import functools
 import warnings
 
@@ -135,7 +135,8 @@ def test_a_tied_table_is_a_shared_embedding(name, form, x64):
 
 def test_tied_names_a_table_of_ones_own():
     make = one(lambda ids, width: hk.Linear(width)(hk.Embed(11, width)(ids)))[0]
-    with pytest.raises(haiku_mup.MupError, match="Mup\\(tied=...\\): 'embed/embeddings' matches the name of no"):
+    says = r"Mup\(tied=...\): 'embed/embeddings' matches the name of no"
+    with pytest.raises(haiku_mup.MupError, match=says):
         quiet(make, IDS, tied="embed/embeddings")
 
 
