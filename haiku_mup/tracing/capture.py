@@ -92,6 +92,7 @@ class Capture:
     def create(self, creation: Creation) -> tuple[Any, CreatedParameter]:
         """Makes a parameter and records it."""
         value: Record | ParameterScaling | MupError
+        record = None
         try:
             record = recorded(creation, self.declarations, self.transform_depth)
             if layer_type(creation.context.module).kinds.get(record.leaf) == TIED:
@@ -99,6 +100,8 @@ class Capture:
             value = self._value(record, creation)
         except MupError as error:               # without its frames, which hold what is traced
             value = error.with_traceback(None).made_at(creation.names[0], creation.nesting.line)
+            if record is not None and record.layer == TIED:
+                self._tied.add(1.0)             # so that its readouts run on, and this error is told
         factor = value.draw if isinstance(value, ParameterScaling) else 1.0
         return creation.make(value, factor, self.warned)
 

@@ -61,8 +61,8 @@ def tied_multiplier(multipliers: Iterable[float]) -> float:
     """
     values = set(multipliers)
     if not values:
-        raise MupError("a SharedReadout has no SharedEmbed: make the embedding a haiku_mup.SharedEmbed, "
-                       "inside apply_mup() and before the readout")
+        raise MupError("a SharedReadout has no SharedEmbed: make the embedding a haiku_mup.SharedEmbed, inside "
+                       "apply_mup() and before the readout, or name a table of your own in Mup(tied=...)")
     if len(values) > 1:
         raise MupError("a SharedReadout was given an array, and the SharedEmbeds of this model grow by "
                        "different ratios; give it the SharedEmbed itself: SharedReadout()(embed, x)")

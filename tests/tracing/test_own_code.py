@@ -227,7 +227,7 @@ def test_an_initializer_of_ones_own_with_such_a_std():
 
         return hk.Linear(width, w_init=init)(hk.Linear(width)(x))
 
-    row = rows(quiet(*one(layer)))["linear_1/w"]
+    row = rows(quiet(*one(layer)))["linear/w"]
     np.testing.assert_allclose((row.base_std, row.target_std), (8**-0.5, 32**-0.5), rtol=0.02)     # 5 errors
 
 
