@@ -120,7 +120,7 @@ def check(spec):
         assert row.inferred == (row.role != "fixed")
         return
     found = [followed_row(spec, code) for text in texts for code in codes(text)]
-    if not any("initialised with mean" in text for text in texts):      # whose first remedy is another initializer
+    if not any("initialised with mean" in text for text in texts):      # another initializer, first
         assert wanted in found or not found, (texts, found, wanted)
 
 
