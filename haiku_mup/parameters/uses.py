@@ -58,7 +58,7 @@ def uses(equations: Sequence[Any], parameters: Mapping[Any, tuple[Hashable, int]
       {key: the uses of its parameter}.
 
     >>> def f(w, x):
-    ...     return x @ w.T + w[0]
+    ...     return x @ w.T + (x + w[:1]).sum()
     >>> program = jax.make_jaxpr(f)(jnp.ones((3, 5)), jnp.ones((2, 5)))
     >>> w, x = program.jaxpr.invars
     >>> found = uses(program.jaxpr.eqns, {w: ("w", 2)}, [x])
@@ -280,7 +280,7 @@ _RULES: dict[str, Rule] = {
     "transpose": _transpose, "broadcast_in_dim": _broadcast, "squeeze": _squeeze, "reshape": _reshape,
     "slice": _sliced, "dynamic_slice": _sliced, "gather": _gather, "dot_general": _dot,
     "conv_general_dilated": _convolution, "scan": _scan, "cond": _cond, "while": _nothing,
-    "concatenate": _nothing,
+    "concatenate": _nothing, "stack": _nothing,
 }
 
 
@@ -299,7 +299,7 @@ def readings(found: Set[Use], growing: Sequence[int]) -> set[tuple[frozenset[int
 
 _MOVES = frozenset(("broadcast_in_dim", "concatenate", "convert_element_type", "copy", "dynamic_slice",
                     "dynamic_update_slice", "expand_dims", "gather", "reshape", "rev", "sharding_constraint",
-                    "slice", "squeeze", "transpose"))
+                    "slice", "squeeze", "stack", "transpose"))
 
 
 def is_arrangement(jaxpr: Any) -> bool:
