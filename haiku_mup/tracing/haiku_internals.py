@@ -340,8 +340,8 @@ def running_init() -> RunningInit | None:
     """Returns the innermost init that runs."""
     frame: types.FrameType | None = sys._getframe(1)
     while frame is not None:
-        if (frame.f_code.co_name == "init_fn" and frame.f_globals.get("__name__") == _TRANSFORM
-                and _FUNCTIONS.get(frame.f_code.co_qualname) == TransformedFunction.INIT):
+        if (frame.f_code.co_qualname == "transform_with_state.<locals>.init_fn"
+                and frame.f_globals.get("__name__") == _TRANSFORM):
             given = frame.f_locals
             return RunningInit(given["f"], given["args"], given["kwargs"])
         frame = frame.f_back
