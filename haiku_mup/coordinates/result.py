@@ -67,7 +67,7 @@ class CoordCheck:
 
     @property
     def verdict(self) -> Verdict:
-        """Returns the answer: passed, failed, or undecided, where intervals are too wide to tell.
+        """Returns the answer, which is undecided where intervals are too wide to tell.
 
         >>> points = [haiku_mup.Point("mup", width, seed, 0, "activation linear", "l1", width**seed, "0")
         ...           for width in (64, 128) for seed in (-1.0, 1.0)]
@@ -83,7 +83,7 @@ class CoordCheck:
 
     @property
     def ok(self) -> bool:
-        """Returns whether the check passed: something was judged, nothing failed, nothing is undecided.
+        """Returns whether the check passed. Something was judged, nothing failed, and nothing is undecided.
 
         >>> points = [haiku_mup.Point("mup", width, 0, 0, "activation linear", "l1", 1.0, "0")
         ...           for width in (64, 128, 256)]

@@ -31,7 +31,7 @@ class Verdict(enum.StrEnum):
 
     @property
     def exit_code(self) -> int:
-        """Returns the exit code of a program that ends with this answer: 0, 1 and 3; 2 is for bad arguments.
+        """Returns the exit code of a program that ends with this answer; never 2, which is for bad arguments.
 
         >>> haiku_mup.Verdict.UNDECIDED.exit_code
         3
