@@ -115,7 +115,7 @@ def measure_function(stats: Sequence[Stat]) -> Callable[[jax.Array], jax.Array]:
     """
     @custom_vmap
     def measure(x):
-        x = _replicated(x)
+        x = replicated(x)
         flat = (jnp.abs(x) if jnp.iscomplexobj(x) else x).astype(jnp.float32).reshape(-1)
         sample = flat[_sampled_indices(flat.size)]
         return jnp.concatenate([jnp.ones(1, jnp.float32), statistics(x, stats), sample])
@@ -132,7 +132,7 @@ def measure_function(stats: Sequence[Stat]) -> Callable[[jax.Array], jax.Array]:
     return measure_constant
 
 
-def _replicated(x: jax.Array) -> jax.Array:
+def replicated(x: jax.Array) -> jax.Array:
     """Returns an array whole on each device, if its type says how it is sharded.
 
     In a mesh with `AxisType.Explicit` axes, as `jax.make_mesh` makes them, JAX neither flattens an array that

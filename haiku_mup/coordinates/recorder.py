@@ -166,6 +166,7 @@ class Recorder:
                 return out
             finally:
                 _recorder.reset(token)
+                self._read = {}
                 for of_this_trace in (self._calls, self._outputs_of_readouts, self._projections):
                     of_this_trace.clear()
         return recording

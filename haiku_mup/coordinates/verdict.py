@@ -52,14 +52,16 @@ class Aspect(NamedTuple):
     name: str
 
 
-def aspect(quantity: str) -> Aspect:
-    """Returns what a quantity tells.
+def aspect(quantity: str, step: int = 0) -> Aspect:
+    """Returns what a quantity tells: a parameter at its start, and later, as far as it moves.
 
     >>> aspect("rate linear/w"), aspect("Δactivation linear").name
     (Aspect(what='training', name='linear/w'), 'activation linear')
+    >>> aspect("param linear/w").what, aspect("param linear/w", step=1).what
+    ('start', 'training')
     """
     kind, _, name = quantity.partition(" ")
-    if kind in _TRAINING:
+    if kind in _TRAINING or (kind == ParameterKind.VALUE and step):
         return Aspect("training", name)
     if kind in (ParameterKind.VALUE, ParameterKind.DECAY):
         return Aspect("start" if kind == ParameterKind.VALUE else "decay", name)
@@ -85,9 +87,9 @@ def too_wide(findings: Iterable[Finding]) -> list[Finding]:
         if aspect(finding.quantity).what == "size" and (finding.step, finding.stat, finding.slope,
                                                          finding.error) in same:
             continue
-        best = narrowest.setdefault(aspect(finding.quantity), finding)
-        if finding.error < best.error:
-            narrowest[aspect(finding.quantity)] = finding
+        key = aspect(finding.quantity, finding.step)
+        if finding.error < narrowest.setdefault(key, finding).error:
+            narrowest[key] = finding
     wide = [finding for finding in narrowest.values() if finding.error > DEVIATION]
     return sorted(wide, key=lambda finding: -finding.error)
 
@@ -116,6 +118,6 @@ def unseen_parameters(points: Sequence[Point], findings: Sequence[Finding]) -> l
     """
     updates = {point.quantity.partition(" ")[2]: None for point in points
                if kind_of(point.quantity) == ParameterKind.UPDATE}
-    seen = {aspect(f.quantity).name for f in findings if aspect(f.quantity).what == "training"
+    seen = {f.name for f in findings if kind_of(f.quantity) in _TRAINING
             and f.expected.high - f.expected.low < DEVIATION and not f.error > DEVIATION}
     return [name for name in updates if name not in seen]

@@ -86,3 +86,9 @@ def test_what_stands_still_in_a_trial_tells_nothing_there():
 def test_answers_have_exit_codes():
     assert {str(answer): answer.exit_code for answer in Verdict} == {"passed": 0, "failed": 1, "undecided": 3}
     assert verdict.seeds_needed(0.3, 5) > 5
+
+
+def test_a_parameter_that_starts_at_zero_is_what_training_makes_of_it():
+    bias = [p._replace(step=1) for p in points(0, 1.5, 2, quantity="param linear/b")]
+    assert CoordCheck(bias + points(0, 0, 2, quantity="rate linear/b")).ok
+    assert not CoordCheck([p._replace(step=0) for p in bias] + points(0, 0, 2, quantity="rate linear/b")).ok

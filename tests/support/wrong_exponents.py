@@ -1,6 +1,6 @@
 """Models with one exponent wrong, by a quarter or more, in a layer or a role: for the coordinate check to see.
 
-    python tests/support/wrong_exponents.py                 the whole table; takes half an hour on two cores
+    python tests/support/wrong_exponents.py                 the whole table: about ten minutes of CPU time
     python tests/support/wrong_exponents.py mlp sgd         the mutants with these words in their names
     python tests/support/wrong_exponents.py --right 4       right models, with 4 choices of seeds each
 """
@@ -17,7 +17,7 @@ import optax
 
 import haiku_mup
 
-WIDTHS, NARROW = (64, 128, 256, 512), (32, 64, 128, 256)        # of models that compile slowly
+WIDTHS, NARROW = (64, 512), (32, 256)       # the second of models that compile slowly
 IMAGES = jax.random.normal(jax.random.PRNGKey(1), (32, 4, 4))
 IDS = jax.random.randint(jax.random.PRNGKey(2), (32, 6), 0, 20)
 LABELS = jnp.arange(32) % 10
@@ -213,14 +213,14 @@ PLACES = {
               ("forward", "readout/w")],
     "heads": [("forward", "value/w"), ("forward", "policy/w"), ("lr", "value/w")],
 }
-POWERS = (0.25, -0.25, 0.5, -0.5, 0.25, -0.25, 1.0, -1.0)
+POWERS = (0.25, -0.25, -0.25, 0.25, 0.5, -0.5, 1.0, 0.25, -0.25)
 
 
 def _mutants():
     number = 0
     for network, places in PLACES.items():
-        for optimizer in ("adam", "sgd"):
-            for what, where in places:
+        for i, (what, where) in enumerate(places):
+            for optimizer in ("adam", "sgd") if network == "mlp" else (("adam", "sgd")[i % 2],):
                 yield Mutant(network, optimizer, what, where, POWERS[number % len(POWERS)])
                 number += 1
     for optimizer in ("lamb", "adagrad", "momentum"):
