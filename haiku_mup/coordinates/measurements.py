@@ -334,8 +334,8 @@ def error_slopes(trials: Trials) -> list[Range]:
         if all(map(math.isfinite, values.values())) and all(values.values()):
             rounded = round(slope(values, values.values()), 2) + 0.0
             found.append((step, Range(rounded, rounded)))
-    steps = [[each for at, each in found if at == step] for step in range(len(next(iter(trials.values()))))]
-    return [functools.reduce(operator.or_, some) for some in steps] if all(steps) else []
+    by_step = [[each for at, each in found if at == step] for step in range(len(next(iter(trials.values()))))]
+    return [functools.reduce(operator.or_, some) for some in by_step] if all(by_step) else []
 
 def _rounding_noise(trainers: Mapping[int, Trainer], trials: Trials, stats: Sequence[str]) -> set[str]:
     """Returns the parameters whose gradient is only rounding errors: a bias in front of a softmax or a norm.

@@ -159,7 +159,7 @@ class Trainer:
             params, jnp.zeros(self._outputs), state, rng, batch)
         state, records = split_state(state)
         updates, opt_state = self._optimizer.update(gradients, opt_state, params)
-        decay = ({}, {})
+        decay: tuple[Any, Any] = {}, {}
         if self._weight_decay:
             alone = _weight_decay(self._optimizer, params)
             decay = alone, optax.apply_updates(params, alone)
