@@ -3,14 +3,17 @@
 What is known of one parameter, as `tracing` captures it:
 
 - fans, haiku_layers: its fan-in and fan-out axes, as the user or its layer's type declares them.
-- initializers: the mean and the std of its initializer.
+- initializers, traced_numbers: the mean and the std of its initializer.
 - place, numbered_modules: the stacks, blocks and branches in which it is made.
 - globs, declarations: the arguments of `Mup`, by globs over names.
+- uses: how the traced program uses it, where its axes are a guess.
 - record: all of this in one `Record`.
 
 What follows from its records at the base and at the target:
 
 - depth, branches: the base's parameter to compare it with, and the ratio of the numbers of blocks.
 - scaling, factors: its role and its factors.
+- finite_sizes: the base with the target's numbers of features or classes, which are no widths.
+- role_errors, guesses: what it can't be, or may be, and the code that declares it.
 - warnings, table: what is probably not meant, and the table that `Mup.summary` prints.
 """

@@ -28,7 +28,7 @@ def _value(x: Any, left: list[int]) -> Any:
     lowered = x.full_lower() if isinstance(x, jax.core.Tracer) else x       # a constant of the trace
     if not isinstance(lowered, jax.core.Tracer):
         return lowered
-    made_by = getattr(x, "parent", None)        # JAX has no public name for the operation that made a tracer
+    made_by: Any = getattr(x, "parent", None)   # JAX has no public name for the operation that made a tracer
     inputs, left[0] = getattr(made_by, "in_tracers", None), left[0] - 1
     if inputs is None or left[0] < 0 or made_by.effects or len(made_by.outvars) != 1:
         return None

@@ -247,7 +247,7 @@ def _jaxpr(program: Any) -> Any:
 
 def _inner(equation: Any) -> Any:
     """Returns the program that an equation calls with its own operands; None where it calls none."""
-    found = next((_jaxpr(equation.params[key]) for key in ("jaxpr", "call_jaxpr", "fun_jaxpr")
+    found: Any = next((_jaxpr(equation.params[key]) for key in ("jaxpr", "call_jaxpr", "fun_jaxpr")
                   if key in equation.params), None)
     return found if hasattr(found, "eqns") and len(found.invars) == len(equation.invars) else None
 

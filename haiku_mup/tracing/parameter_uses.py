@@ -19,10 +19,11 @@ def traced_uses(arrays: Mapping[str, tuple[Any, int]]) -> dict[str, frozenset[Us
     Returns:
       {name: uses}, without those of parameters that are not traced; None if none of them is.
     """
-    programs = {id(program.equations_of): (program, {}) for array, _ in arrays.values()
+    programs = {id(program.equations_of): program for array, _ in arrays.values()
                 if (program := live_program(array)) is not None}
     found: dict[str, frozenset[Use]] | None = {} if programs else None
-    for program, variables in programs.values():
+    for program in programs.values():
+        variables: dict[Any, tuple[str, int]] = {}
         for name, (array, rank) in arrays.items():
             own = live_program(array)
             if own is not None and own.equations_of is program.equations_of:
