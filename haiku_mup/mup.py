@@ -299,8 +299,7 @@ class Mup:
         if lr_mults is not None:
             declarations = declarations._replace(lr_mults=parse_multipliers("lr_mults", lr_mults))
             rates = rates.with_multipliers(declarations.lr_mults)
-        wrapped = rates.wrap(optimizer, adam=adam, rule=rule, scale_decay=scale_decay, scale_eps=scale_eps,
-                             warned=self._warned)
+        wrapped = rates.wrap(optimizer, adam=adam, rule=rule, scale_decay=scale_decay, scale_eps=scale_eps)
         self._declarations = declarations
         return wrapped
 

@@ -2,7 +2,7 @@
 import dataclasses
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 from haiku_mup.errors import MupError
@@ -24,6 +24,8 @@ class Config:
       initializer_range: std of matrices and embeddings at init.
       tie_word_embeddings: whether the embedding's matrix also computes the logits.
       num_labels: number of classes in sequence classification.
+      other_fields: fields of a config.json that change nothing here, such as the names of labels and the ids of
+        special tokens; kept for other programs, and left out as configurations are compared.
 
     >>> models.GPT2Config(attn_mult=2.0).attn_mult
     2.0
@@ -40,6 +42,7 @@ class Config:
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
     num_labels: int = 2
+    other_fields: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -52,7 +55,7 @@ class Config:
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> Self:
-        """Reads a configuration from a config.json; leaves out fields that don't change what is computed.
+        """Reads a configuration from a config.json; keeps fields that change nothing here in `other_fields`.
 
         Args:
           path: the file, or a directory with a config.json.
@@ -73,7 +76,8 @@ class Config:
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Writes a config.json that `from_json` and transformers read.
 
-        Fields that transformers doesn't know are left out if they have their default.
+        Fields that transformers doesn't know are left out if they have their default. Those of `other_fields`
+        are written as they were read, but for names of labels whose number is no longer `num_labels`.
 
         Args:
           path: the file, or a directory for a config.json.

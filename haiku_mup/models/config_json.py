@@ -17,6 +17,8 @@ _REQUIRED = {
 }
 # Fields that transformers doesn't know.
 _OURS = ("attn_mult", "output_mult", "readout_zero_init", "query_zero_init", "layer_stack", "remat")
+# Fields of which file, and which program wrote it: another one does now.
+_OF_THE_FILE = ("model_type", "dtype", "torch_dtype", "transformers_version", "_name_or_path")
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -48,7 +50,7 @@ def config_file(path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def from_values(config_class: type[T], values: Mapping[str, Any], source: str) -> T:
-    """Makes a configuration from the object in a config.json; leaves out fields that the class lacks.
+    """Makes a configuration from the object in a config.json; fields that the class lacks are `other_fields`.
 
     Args:
       config_class: a subclass of `Config`.
@@ -59,12 +61,14 @@ def from_values(config_class: type[T], values: Mapping[str, Any], source: str) -
       MupError: another model_type; a value that the models here don't implement, or that is invalid.
     """
     _check_supported(config_class, values, source)
-    if "id2label" in values and "num_labels" not in values:
+    if values.get("id2label") and "num_labels" not in values:
         values = {**values, "num_labels": len(values["id2label"])}
     fields: Any = config_class
-    names = {field.name for field in dataclasses.fields(fields)}
+    names = {field.name for field in dataclasses.fields(fields)} - {"other_fields"}
+    others = {name: value for name, value in values.items() if name not in {*names, *_OF_THE_FILE}}
     try:
-        return config_class(**{name: value for name, value in values.items() if name in names})
+        return config_class(**{name: value for name, value in values.items() if name in names},
+                            other_fields=others)
     except MupError as error:
         raise MupError(f"{source}: {error}") from None
 
@@ -85,12 +89,15 @@ def _check_supported(config_class: Any, values: Mapping[str, Any], source: str) 
 def to_values(config: Any) -> dict[str, Any]:
     """Returns the object of a config.json; leaves out fields of ours that have their default."""
     values = {"model_type": config.model_type, **dataclasses.asdict(config)}
+    others = values.pop("other_fields")
     default = {field.name: field.default for field in dataclasses.fields(config)}
     for name in _OURS:
         if values[name] == default[name]:
             del values[name]
     num_labels = values.pop("num_labels")       # transformers keeps labels in its place
-    if num_labels != default["num_labels"]:
-        values["id2label"] = {str(i): f"LABEL_{i}" for i in range(num_labels)}
-        values["label2id"] = {f"LABEL_{i}": i for i in range(num_labels)}
-    return values
+    if len(others.get("id2label") or ()) != num_labels:
+        others = {name: value for name, value in others.items() if name not in ("id2label", "label2id")}
+        if num_labels != default["num_labels"]:
+            values["id2label"] = {str(i): f"LABEL_{i}" for i in range(num_labels)}
+            values["label2id"] = {f"LABEL_{i}": i for i in range(num_labels)}
+    return {**others, **values}

@@ -1,21 +1,39 @@
 """Finds out what an optimizer does, by trying it on a few numbers."""
 import enum
 import functools
-from collections.abc import Iterable
+import itertools
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from haiku_mup.errors import MupError
-from haiku_mup.optimizers.trees import is_masked, named_leaves
+from haiku_mup.optimizers.trial import Run, Shapes, Updates, try_runs
 from haiku_mup.optimizers.wrapper import extra_args, inside
 from haiku_mup.rules.optimizers import Behaviour
 
 SMALL_GRADIENT = 1e-3       # the size of gradients in a trial: below what clips clip
-MOVING_STEPS = 8            # a trial ends after more than so many steps that moved something, …
-STEPS = 64                  # … or after so many steps
+TINY_GRADIENT = 1e-6        # another size: powers of gradients are the same there, and what ε bends isn't
+LARGEST = 2**18             # entries of all parameters that are tried in their true shapes
+
+_SIZES = (0.0, 1.0, 2.0)    # of parameters
+_RUNS = {
+    "none": [Run(params=p) for p in _SIZES],
+    "small": [Run(params=p, gradient=SMALL_GRADIENT) for p in _SIZES],
+    "twice": [Run(params=p, gradient=2 * SMALL_GRADIENT) for p in _SIZES[:2]],
+    "tiny": [Run(params=p, gradient=TINY_GRADIENT) for p in _SIZES[:2]],
+    "twice tiny": [Run(params=p, gradient=2 * TINY_GRADIENT) for p in _SIZES[:2]],
+    # First entries of parameters and of gradients differ from the others, so that ratios of norms change, too.
+    "other": [Run(params=1.0, gradient=SMALL_GRADIENT, first_entry=(4.0, 2.0))],
+    "growing": [Run(params=1.0, gradient=1.0, grows=True, first_entry=(first, 1.0)) for first in (1.0, 4.0)],
+    "elsewhere": [Run(params=p, initial=0.0) for p in _SIZES[1:]],
+}
+_FEW_RUNS = [run for pair in zip(_RUNS["none"][:2], _RUNS["small"]) for run in pair]
+_ALL_RUNS = [run for group in _RUNS.values() for run in group]
+_ENDS = list(itertools.accumulate(map(len, _RUNS.values()), initial=0))
+_GROUPS = {name: slice(*ends) for name, ends in zip(_RUNS, itertools.pairwise(_ENDS))}     # of all runs
 
 
 class Decay(enum.StrEnum):
@@ -25,28 +43,31 @@ class Decay(enum.StrEnum):
     COUPLED = "coupled"     # anything else, such as an L2 term that Adam normalises
 
 
+class Drift(enum.StrEnum):
+    """The kind of an update that an optimizer makes without a gradient at parameters of zero."""
+
+    NOISE = "noise"         # it doesn't depend on the parameter: noise, or an accumulator that starts elsewhere
+    PULL = "pull"           # it goes with a decay, towards other values than zero
+
+
 class Traits(NamedTuple):
     """The traits of an optimizer, as it treats one parameter.
 
     Attributes:
       behaviour: how its updates depend on gradients and on the parameter; None if that is unclear.
       decay: what it does without a gradient; None for nothing.
+      drift: what it does without a gradient at parameters of zero; None for nothing.
+      shape_factor: how much larger its updates are for an oblong array than for a square one; None for equal.
     """
 
     behaviour: Behaviour | None = None
     decay: Decay | None = None
+    drift: Drift | None = None
+    shape_factor: float | None = None
 
 
-class Updates(NamedTuple):
-    """The updates of one run, a flat array [n] for each leaf.
-
-    Attributes:
-      first: the first update of the leaf that is not zero.
-      last: the latest that is not zero.
-    """
-
-    first: list[np.ndarray]
-    last: list[np.ndarray]
+class CannotTry(Exception):
+    """Signals an optimizer that works on parameters of their true shapes alone, which are too large to try."""
 
 
 def find_traits(optimizer: Any, trees: Iterable[Any]) -> dict[str, Traits]:
@@ -55,7 +76,10 @@ def find_traits(optimizer: Any, trees: Iterable[Any]) -> dict[str, Traits]:
     Args:
       optimizer: an optax optimizer.
       trees: trees of parameters' shapes, to be tried one after another until one works. The optimizer gets
-        small arrays of these names and ranks.
+        small arrays of these names and ranks; if it needs it, arrays of these shapes.
+
+    Raises:
+      CannotTry: it works on these shapes alone, and they are too large.
 
     >>> shapes = {"linear": {"w": jax.ShapeDtypeStruct((8, 8), "float32")}}
     >>> import optax
@@ -63,70 +87,136 @@ def find_traits(optimizer: Any, trees: Iterable[Any]) -> dict[str, Traits]:
     ...     optax.sgd(0.1, momentum=0.9), optax.adamw(1e-3), optax.lamb(1e-3), optax.contrib.muon(1e-3))]
     ['SGD', 'Adam', 'by norm', 'neither']
     """
-    inner = extra_args(optimizer)
+    inner, trees = extra_args(optimizer), list(trees)
     found: dict[str, Traits] = {}
-    for tree in trees:
-        try:
-            with inside(), jax.ensure_compile_time_eval():
-                found = _try_on(inner, tree)
-        except (MupError, Warning):     # a warning that was made an error
-            raise
-        except Exception:       # it needs other parameters than these, or has a traced learning rate
-            continue
-        if any(traits.behaviour for traits in found.values()):
-            break
+    with inside(), jax.transfer_guard("allow"):
+        for shapes in (Shapes.SMALL, Shapes.TRUE):
+            for tree in trees:
+                if shapes is Shapes.TRUE and not _runs_on(inner, tree):
+                    continue
+                try:
+                    found = _try_on(inner, tree, shapes)
+                except (MupError, Warning, CannotTry):      # a warning that was made an error
+                    raise
+                except jax.errors.JAXTypeError:             # it has a traced learning rate
+                    return {}
+                except Exception:       # it needs other parameters than these
+                    continue
+                if any(traits.behaviour for traits in found.values()):
+                    return found
+            if found:
+                break
     return found
 
 
-def _try_on(optimizer: Any, tree: Any) -> dict[str, Traits]:
-    """Runs an optimizer at parameters and gradients of a few sizes, and compares its updates for each leaf."""
-    run = functools.partial(_run, optimizer, jax.jit(optimizer.update), tree)
-    names = [name for name, x in named_leaves(tree) if not is_masked(x)]
-    # By the size of parameters: 0, 1 and 2.
-    none = [run(params, 0.0) for params in (0.0, 1.0, 2.0)]
-    small = [run(params, SMALL_GRADIENT) for params in (0.0, 1.0, 2.0)]
-    large = [run(params, 2 * SMALL_GRADIENT) for params in (0.0, 1.0)]
-    other = run(1.0, SMALL_GRADIENT, first_entry=(4.0, 2.0))
-
-    def of_leaf(i: int) -> Traits:
-        def sizes(runs: list[Updates], which: str = "last") -> list[float]:     # beside those without gradients
-            return [np.abs(getattr(u, which)[i] - np.nan_to_num(getattr(v, which)[i])).sum()
-                    for u, v in zip(runs, none)]
-
-        behaviour = _behaviour(sizes(small), sizes(large), [np.abs(u.last[i]).sum() for u in small],
-                               _mixes(small[1].last[i], other.last[i]))
-        # Some begin as SGD and turn to Adam, as RAdam does: their first update tells.
-        if behaviour is Behaviour.ADAM_LIKE and _answer(
-                sizes(small, "first")[0], sizes(large, "first")[0]) is Behaviour.SGD_LIKE:
-            behaviour = Behaviour.BETWEEN
-        return Traits(behaviour, _decay(*(u.last[i] for u in none)))
-
-    return {name: of_leaf(i) for i, name in enumerate(names)}
+def _runs_on(optimizer: Any, tree: Any) -> bool:
+    """Returns whether an optimizer can be traced on a tree of shapes."""
+    try:
+        jax.eval_shape(lambda params: optimizer.update(params, optimizer.init(params), params, value=1.0), tree)
+    except Exception:
+        return False
+    return True
 
 
-def _behaviour(small: list[float], large: list[float], whole: list[float], mixes: bool) -> Behaviour | None:
-    """Judges the sizes of updates at parameters of 0, 1 and 2.
+def _try_on(optimizer: Any, tree: Any, shapes: Shapes) -> dict[str, Traits]:
+    """Tries an optimizer on a tree of shapes."""
+    if shapes is Shapes.TRUE and sum(math.prod(x.shape) for x in jax.tree.leaves(tree)) > LARGEST:
+        raise CannotTry
+    square = try_runs(optimizer, tree, _ALL_RUNS, shapes)
+    try:
+        oblong = try_runs(optimizer, tree, _FEW_RUNS, Shapes.OBLONG, 1) if shapes is Shapes.SMALL else {}
+    except Exception:       # it needs arrays of just these shapes
+        oblong = {}
+    return {name: _traits(updates)._replace(shape_factor=_shape_factor(updates, oblong.get(name)))
+            for name, updates in square.items()}
+
+
+# --- what updates tell ---
+
+def _traits(updates: Updates) -> Traits:
+    """Judges the updates of one parameter in all runs."""
+    last = functools.partial(_group, updates.last)
+    drift, decay = _without_gradient(last("none"), updates.history[:, _GROUPS["none"]][:, 0])
+    decay = decay or _decay(*(last("elsewhere") - last("none")[0]))
+    return Traits(_behaviour(updates, decay), decay, drift)
+
+
+def _behaviour(updates: Updates, decay: Decay | None) -> Behaviour | None:
+    """Judges how updates depend on gradients and on the parameter."""
+    last, sizes = (functools.partial(of, updates.last) for of in (_group, _sizes))
+    mixes = _mixes(last("small")[1], last("other")[0])
+    by_norms = _of_norms(sizes("small"), np.abs(last("small")).sum(axis=1), mixes)
+    if by_norms is not None:
+        return by_norms
+    if _differ(*updates.history[:, _GROUPS["growing"], 1:].swapaxes(0, 1)):
+        return Behaviour.CLIPPED_BY_NORM
+    names = ("small", "twice", "tiny", "twice tiny")
+    found = _of_answers(*(_answer(*pairs) for pairs in zip(*map(sizes, names), strict=False)), decay)
+    # Some begin as SGD and turn to Adam, as RAdam does: their first update tells.
+    first = [_sizes(updates.first, name)[0] for name in names]
+    return Behaviour.BETWEEN if (found, _answer(*first)) == (Behaviour.ADAM_LIKE, Behaviour.SGD_LIKE) else found
+
+
+def _group(updates: np.ndarray, name: str) -> np.ndarray:
+    """Returns the updates [runs, n] of a group of runs."""
+    return updates[_GROUPS[name]]
+
+
+def _sizes(updates: np.ndarray, name: str) -> np.ndarray:
+    """Returns the sizes of a group's updates, [runs], beside those without a gradient."""
+    found = _group(updates, name)
+    return np.abs(found - np.nan_to_num(_group(updates, "none"))[:len(found)]).sum(axis=1)
+
+
+def _shape_factor(square: Updates, oblong: Updates | None) -> float | None:
+    """Returns how much larger updates are in an oblong array; None where they are equal, or where none is."""
+    if oblong is None:
+        return None
+    wide = np.nan_to_num(oblong.first)
+    none, small = (np.nan_to_num(_group(square.first, name)) for name in ("none", "small"))
+    for size in (1, 0):         # of parameters: where norms are those of parameters, not of a floor under them
+        a, b = np.abs(small[size] - none[size]).mean(), np.abs(wide[2 * size + 1] - wide[2 * size]).mean()
+        if a and b and math.isfinite(b):
+            return None if math.isclose(a, b, rel_tol=0.02) else float(b / a)
+    return None
+
+
+def _of_norms(sizes: Sequence[float], whole: Sequence[float], mixes: bool) -> Behaviour | None:
+    """Judges the sizes of updates at parameters of 0, 1 and 2; None for an entrywise optimizer.
 
     Args:
-      small: with small gradients, without what is done with no gradient.
-      large: the same with gradients twice as large.
-      whole: with small gradients, and a decay in them: a norm may be taken of both together.
+      sizes: with gradients, without what is done with no gradient.
+      whole: with a decay in them: a norm may be taken of both together.
       mixes: whether an entry's update depends on other entries.
     """
     # A decay doubles with the parameter, too, so the whole update tells of a norm only if entries mix.
-    if any(at_one > 0 and abs(at_two / at_one - 2) < 0.02 for _, at_one, at_two in (small, whole)[:1 + mixes]):
+    if any(at_one > 0 and abs(at_two / at_one - 2) < 0.02 for _, at_one, at_two in (sizes, whole)[:1 + mixes]):
         return Behaviour.BY_NORM
-    if mixes:
-        return Behaviour.NOT_ENTRYWISE
-    at_zero, at_one = (_answer(a, b) for a, b in zip(small, large))
-    return at_zero if at_one in (at_zero, None) else None       # a large L2 term, or a clip by p's norm
+    return Behaviour.NOT_ENTRYWISE if mixes else None
 
 
-def _answer(small: float, large: float) -> Behaviour | None:
-    """Judges how the size of an update answers to twice the gradient."""
-    if small == 0 or large == 0 or 1.1 < large / small < 1.9:
+def _of_answers(at_zero: Behaviour | None, at_one: Behaviour | None, decay: Decay | None) -> Behaviour | None:
+    """Judges how entrywise updates answer to gradients, at parameters of 0 and 1; None if the two differ."""
+    if at_zero is None or at_one is None:
+        return at_zero or at_one
+    return at_zero if at_zero is at_one or decay is Decay.COUPLED else None     # a large L2 term
+
+
+def _answer(small: float, twice: float, tiny: float = 0.0, twice_tiny: float = 0.0) -> Behaviour | None:
+    """Judges how the size of an update answers to twice the gradient: with which power of it it grows.
+
+    The same power at another size of gradients is a power; another one means that ε, or a start of an
+    accumulator, is near the one size, and so a power close to 0 or 1 means Adam or SGD.
+    """
+    if not all(0 < x < math.inf for x in (small, twice)):
         return None
-    return Behaviour.ADAM_LIKE if large < 1.5 * small else Behaviour.SGD_LIKE
+    power = math.log2(twice / small)
+    tolerance = 0.02
+    if all(0 < x < math.inf for x in (tiny, twice_tiny)) and abs(math.log2(twice_tiny / tiny) - power) > 0.05:
+        tolerance = 0.1
+    if abs(power) <= tolerance:
+        return Behaviour.ADAM_LIKE
+    return Behaviour.SGD_LIKE if abs(power - 1) <= tolerance else Behaviour.BETWEEN
 
 
 def _mixes(update: np.ndarray, other: np.ndarray) -> bool:
@@ -134,45 +224,31 @@ def _mixes(update: np.ndarray, other: np.ndarray) -> bool:
     return not np.allclose(update[1:], other[1:], rtol=1e-2, atol=1e-3 * np.abs(update).max(initial=0.0))
 
 
-def _decay(at_zero: np.ndarray, at_one: np.ndarray, at_two: np.ndarray) -> Decay | None:
-    """Judges updates without a gradient, at parameters of 0, 1 and 2."""
-    if at_zero.any() or not at_one.any():       # noise, or no numbers; or nothing
+def _differ(history: np.ndarray, other: np.ndarray) -> bool:
+    """Returns whether the updates of two runs differ at any step."""
+    return not np.allclose(history, other, rtol=1e-2, atol=0.0, equal_nan=True)
+
+
+# --- without a gradient ---
+
+def _without_gradient(updates: np.ndarray, at_zero: np.ndarray) -> tuple[Drift | None, Decay | None]:
+    """Judges updates without a gradient, at parameters of 0, 1 and 2, and all those at 0, step by step."""
+    zero, one, two = updates
+    if not np.isfinite(updates).all():
+        return None, None
+    decay = _decay(one - zero, two - zero)
+    if not zero.any():
+        return None, decay
+    directions = at_zero[at_zero.any(axis=1)].astype(float)
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    if np.all(directions @ directions[0] > 0.99):
+        return (Drift.PULL if decay else Drift.NOISE), decay
+    is_of_parameters = np.ptp(one - zero) < 0.05 * np.abs(one - zero).max()     # which are equal; noise isn't
+    return Drift.NOISE, decay if is_of_parameters else None
+
+
+def _decay(at_one: np.ndarray, at_two: np.ndarray) -> Decay | None:
+    """Judges updates without a gradient at parameters of 1 and 2, beside those at 0."""
+    if not at_one.any() or not np.isfinite([at_one, at_two]).all():
         return None
     return Decay.LINEAR if np.allclose(at_two, 2 * at_one, rtol=0.05) else Decay.COUPLED
-
-
-def _run(optimizer: Any, update: Any, tree: Any, params: float, gradients: float,
-         first_entry: tuple[float, float] = (1.0, 1.0)) -> Updates:
-    """Runs an optimizer at parameters and gradients of one size each, which stay as they are.
-
-    It takes several steps, since warm-up and accumulation begin with updates of zero, and a few optimizers turn
-    to Adam later on.
-
-    Args:
-      optimizer: the optimizer.
-      update: its update function, jitted.
-      tree: of shapes.
-      params, gradients: the sizes.
-      first_entry: multipliers of the first entry of each parameter and of each gradient. They differ, so that
-        the ratio of norms changes.
-    """
-    def full(value: float, first: float) -> Any:
-        def leaf(x):
-            array = np.full([min(n, 2) for n in x.shape], value, np.float32)
-            array.flat[:1] *= first
-            return jnp.asarray(array)
-        return jax.tree.map(lambda x: x if is_masked(x) else leaf(x), tree, is_leaf=is_masked)
-
-    params, gradients = (full(*of) for of in zip((params, gradients), first_entry))
-    first: list[np.ndarray] = []
-    last: list[np.ndarray] = []
-    state, moving = optimizer.init(params), 0
-    for _ in range(STEPS):
-        tree_of_updates, state = update(gradients, state, params, value=1.0)
-        latest = [np.asarray(u, np.float64).ravel() for u in jax.tree.leaves(tree_of_updates)]
-        first = [v if v.any() else u for u, v in zip(latest, first or latest)]
-        last = [u if u.any() else v for u, v in zip(latest, last or latest)]
-        moving += any(u.any() for u in latest)
-        if moving > MOVING_STEPS:
-            break
-    return Updates(first, last)

@@ -63,6 +63,15 @@ class OptimizerScaling:
             self._shape_scaling = muon.find_shape_scaling(self._optimizer, tree, names, self._scalings)
         return _merge(names, self._factors_of(self.optimizer_rule), adam)
 
+    def of_name(self, name: str) -> tuple[Factor, Factor]:
+        """Returns the factor of a parameter's gradient, and that which divides the parameter.
+
+        Those of a parameter that Muon takes, and which waits for its trial, are Adam's here.
+        """
+        factors = self._factors_of(ADAM if self.optimizer_rule.coupling is Coupling.MATRIX else
+                                   self.optimizer_rule)
+        return factors.gradient(name), factors.parameter(name)
+
     def _factors_of(self, rule: OptimizerRule) -> FactorsByName:
         """Returns the factors of all parameters by one rule, which are computed once."""
         if rule not in self._factors:

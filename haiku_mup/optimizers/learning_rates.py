@@ -71,14 +71,13 @@ class LearningRates:
         self._require_factors("scale_updates", optimizer_rules.ADAM)
         return scale_by_name(by_name(self.factors(adam)), functools.partial(check_params, self.scalings))
 
-    def wrap(self, optimizer: Any, *, adam: bool, rule: str | None, scale_decay: bool, scale_eps: bool,
-             warned: set[str]) -> optax.GradientTransformationExtraArgs:
+    def wrap(self, optimizer: Any, *, adam: bool, rule: str | None, scale_decay: bool,
+             scale_eps: bool) -> optax.GradientTransformationExtraArgs:
         """Returns an optimizer with each parameter's learning rate multiplied; see `Mup.wrap_optimizer`.
 
         Args:
           optimizer: any optax optimizer.
           adam, rule, scale_decay, scale_eps: as in `Mup.wrap_optimizer`.
-          warned: the kinds of warning that the Mup has given.
         """
         optimizer_rule = optimizer_rules.choose(rule, adam, scale_eps)
         self._require_factors("wrap_optimizer", optimizer_rule)
@@ -86,8 +85,8 @@ class LearningRates:
             raise MupError("wrap_optimizer: this optimizer is wrapped already; wrap the plain one, once")
         factors = OptimizerScaling(optimizer, self.scalings, self.parametrization, optimizer_rule,
                                    scale_decay=scale_decay, lr_mults=self.multipliers())
-        check_rule = MismatchCheck(optimizer, optimizer_rule, self.scalings, self.parametrization,
-                                   adam=adam, rule=rule, warned=warned)
+        check_rule = MismatchCheck(optimizer, factors, self.scalings, self.parametrization,
+                                   adam=adam, rule=rule)
         check_rule(by_module(self.scalings, lambda s: jax.ShapeDtypeStruct(s.target.shape, "float32")))
 
         def check(params):

@@ -2,9 +2,9 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from haiku_mup.optimizers.detect import SMALL_GRADIENT, Decay, Traits, find_traits
-from haiku_mup.optimizers.factors import refusal
-from haiku_mup.optimizers.states import class_names, find_states, representative_parameters
+from haiku_mup.optimizers.detect import SMALL_GRADIENT, CannotTry, Decay, Drift, Traits, find_traits
+from haiku_mup.optimizers.factors import OptimizerScaling, refusal
+from haiku_mup.optimizers.states import States
 from haiku_mup.optimizers.trees import named_leaves, unmasked_shapes
 from haiku_mup.parameters.scaling import ParameterScaling
 from haiku_mup.rules import FIXED
@@ -20,46 +20,56 @@ OUTERMOST = {       # optimizers of optax that must be around the wrapped one, b
                          "parameters with parameters that are divided by their factors; put it around: "
                          "optax.contrib.schedule_free(mup.wrap_optimizer(…), learning_rate)",
 }
+_ENTRYWISE = (None, Behaviour.BETWEEN, Behaviour.SGD_LIKE, Behaviour.ADAM_LIKE)
+
+UNTRIED = ("works on arrays of the model's own shapes alone, as one does that keeps values for each parameter, "
+           "and the model is too large to try it; so nothing checks that this rule fits it. Inside the wrap it "
+           "sees each parameter divided by its factor: put what knows values of parameters behind the wrapped "
+           "optimizer")
 
 
 class MismatchCheck:
-    """Checks a rule against what an optimizer does, and warns once of each kind of mismatch.
+    """Checks a rule against what one optimizer does, and warns once of each kind of mismatch.
 
     Args:
       optimizer: the plain optimizer.
-      optimizer_rule: the rule that its factors come from.
+      factors: its factors, which come from the rule.
       scalings: the model's parameters, by name. Those that grow are judged; none in the standard
         parametrization.
       parametrization: the parametrization.
       adam, rule: the arguments of `wrap_optimizer` that mean this rule, for the messages.
-      warned: the kinds of warnings that were given already.
     """
 
-    def __init__(self, optimizer: Any, optimizer_rule: OptimizerRule, scalings: Mapping[str, ParameterScaling],
-                 parametrization: Parametrization, *, adam: bool, rule: str | None, warned: set[str]):
-        self._optimizer, self._rule, self._warned = optimizer, optimizer_rule, warned
+    def __init__(self, optimizer: Any, factors: OptimizerScaling, scalings: Mapping[str, ParameterScaling],
+                 parametrization: Parametrization, *, adam: bool, rule: str | None):
+        self._optimizer, self._factors, self._rule = optimizer, factors, factors.optimizer_rule
         self._by_adam = rule is None
         self._call = f"wrap_optimizer({f'adam={adam}' if self._by_adam else f'rule={rule!r}'})"
         self._scalings, self._parametrization = scalings, parametrization
         self._judged: Collection[str] = () if parametrization == standard() else {
             name for name, scaling in scalings.items() if any(b.role != FIXED for b in scaling.row_blocks)}
-        self._tried: set[tuple[str, int]] = set()      # names and ranks
+        self._tried: set[tuple[str, tuple[int, ...]]] = set()       # names and shapes
+        self._warned: set[str] = set()
 
     def __call__(self, tree: Any) -> None:
         """Tries the optimizer on one parameter of each group that it treats differently."""
         tree = unmasked_shapes(tree)
-        some = representative_parameters(self._optimizer, tree, self._judged)
-        names = {(name, len(x.shape)) for name, x in named_leaves(some)}
-        if names <= self._tried:
+        shapes = {(name, x.shape) for name, x in named_leaves(tree)}
+        if not self._judged or shapes <= self._tried:
             return
-        states, found = find_states(self._optimizer, tree), find_traits(self._optimizer, (some, tree))
+        states = States(self._optimizer, tree)
+        some = states.representative_parameters(tree, self._judged)
+        try:
+            found = find_traits(self._optimizer, (some, tree))
+        except CannotTry:
+            return self._warn("untried", None, UNTRIED)
         if found:
-            self._tried |= names
+            self._tried |= shapes
         self._judge(states, {name: traits for name, traits in found.items() if name in self._judged})
 
-    def _judge(self, states: list[Any], found: Mapping[str, Traits]) -> None:
-        """Warns about the worst mismatch of all parameters, and about their decay."""
-        names = class_names(states)
+    def _judge(self, states: States, found: Mapping[str, Traits]) -> None:
+        """Warns about the worst mismatch of all parameters, and about what they do without a gradient."""
+        names = states.class_names()
         for name in sorted(names & set(OUTERMOST)):
             self._warn(name, None, OUTERMOST[name])
         meant = rule_of_states(names)
@@ -68,15 +78,46 @@ class MismatchCheck:
         alike = len(set(found.values())) == 1           # no need, then, to say for which parameter
         misfits: dict[Behaviour | None, str] = {}
         for name, traits in found.items():
-            behaviour = _refined(traits.behaviour, class_names(states, name))
-            if not self._rule.fits(behaviour, class_names(states, name)):
+            of_name, who = states.class_names(name), None if alike else name
+            behaviour = _refined(traits.behaviour, of_name)
+            if self._judge_drift(name, who, traits) and behaviour in _ENTRYWISE:
+                continue                                # the remedy for noise is one for these, too
+            if not self._rule.fits(behaviour, of_name):
                 misfits[behaviour] = name
-            self._judge_decay(None if alike else name, traits.decay)
+            self._judge_decay(who, traits.decay)
+            self._judge_shape_factor(who, traits, of_name)
         for behaviour in (None, *Behaviour):            # the worst first
             if behaviour in misfits:
                 name = misfits[behaviour]
-                text = self._misfit(behaviour, class_names(states, name))
-                return self._warn(f"{self._call} {behaviour}", None if alike else name, text)
+                text = self._misfit(behaviour, states.class_names(name))
+                return self._warn(f"misfit {behaviour}", None if alike else name, text)
+
+    def _judge_drift(self, name: str, who: str | None, traits: Traits) -> bool:
+        """Warns about noise beside which gradients shrink, and about a pull to values that are elsewhere here.
+
+        Returns whether it warned of noise.
+        """
+        gradient, parameter = self._factors.of_name(name)
+        eps = self._scalings[name].factor(lambda block: 1 / block.factors.eps)
+        if traits.drift is Drift.PULL and parameter != 1:
+            self._warn("pull", who, (
+                "pulls parameters towards values of its own, and sees each parameter divided by its factor, "
+                "which is somewhere else; put the pull behind the wrapped optimizer, with minus its rate: "
+                "optax.chain(mup.wrap_optimizer(…), pull)"))
+        if traits.drift is not Drift.NOISE or gradient == eps:
+            return False
+        self._warn("noise", who, (
+            "moves parameters without a gradient, as noise does, or an accumulator that doesn't start at zero: "
+            f"by as much at every width, where gradients change with it; {self._remedy_for_noise()}"))
+        return True
+
+    def _remedy_for_noise(self) -> str:
+        """Says how to make gradients as large as at the base, where noise is added to them."""
+        if self._rule.entrywise:
+            return self._option(RULES["any"]) + ", which makes gradients as large as at the base"
+        if self._rule.coupling is Coupling.PARAMETER:
+            return "pass scale_eps=True, which makes gradients as large as at the base"
+        return f"there is no factor for that with rule={self._rule.name!r}: leave the noise out"
 
     def _judge_decay(self, name: str | None, decay: Decay | None) -> None:
         """Warns about a decay that depends on the width."""
@@ -89,6 +130,17 @@ class MismatchCheck:
             self._warn("coupled decay", name, (
                 "has a decay in front of what normalises gradients (an L2 term), which can't be made "
                 "independent of the width; apply the decay behind it, as optax.adamw does"))
+
+    def _judge_shape_factor(self, name: str | None, traits: Traits, states: Collection[str]) -> None:
+        """Warns about updates that are scaled by the parameter's shape, which the rule's factors don't know."""
+        meant = rule_of_states(states)
+        of_norm = traits.behaviour is Behaviour.NOT_ENTRYWISE       # which grows with the shape, and has a rule
+        if traits.shape_factor is None or traits.drift or of_norm or meant and not meant.serves_entrywise:
+            return
+        self._warn("shape", name, (
+            "scales its updates by the parameter's shape (in an array of 3 × 5 × … they are "
+            f"{traits.shape_factor:.3g} times those in one of 2 × 2 × …), in addition to the rule's factors, "
+            "which count the width already; take the scaling by shape out"))
 
     def _warn(self, kind: str, name: str | None, text: str) -> None:
         """Warns about the optimizer, or about what it does with one parameter; once of each kind."""
@@ -106,13 +158,16 @@ class MismatchCheck:
         return self._remedy(meant, f" (tried with gradients of {SMALL_GRADIENT} and twice that)" * tried)
 
     def _remedy(self, meant: OptimizerRule, how: str = "") -> str:
-        """Describes an optimizer by its rule, and says how to pass it, in the words of the call, or why not."""
+        """Describes an optimizer by its rule, and says how to pass it."""
+        return f"{meant.description}{how}; {self._option(meant)}{meant.advice}"
+
+    def _option(self, meant: OptimizerRule) -> str:
+        """Says how to pass a rule, in the words of the call, or why not."""
         refused = refusal(self._scalings, self._parametrization, meant)
         if refused:
-            return f"{meant.description}{how}; {refused}"
+            return refused
         by_adam = self._by_adam and meant.adam is not None
-        option = f"adam={meant.adam}" if by_adam else f"rule={meant.name!r}"
-        return f"{meant.description}{how}; pass {option}{meant.advice}"
+        return f"pass adam={meant.adam}" if by_adam else f"pass rule={meant.name!r}"
 
 
 def find_rule(optimizer: Any, tree: Any) -> OptimizerRule | None:
@@ -128,11 +183,16 @@ def find_rule(optimizer: Any, tree: Any) -> OptimizerRule | None:
     >>> [find_rule(optimizer, shapes).name for optimizer in optimizers]
     ['adam', 'sgd', 'any', 'lamb']
     """
-    some = representative_parameters(optimizer, tree, {name for name, _ in named_leaves(tree)})
-    states, found = find_states(optimizer, tree), find_traits(optimizer, (some, tree))
-    behaviours = {name: _refined(traits.behaviour, class_names(states, name)) for name, traits in found.items()}
-    rules = {rule_of(behaviour, class_names(states, name)) for name, behaviour in behaviours.items()}
-    rules = (rules | {rule_of_states(class_names(states))}) - {None}
+    states = States(optimizer, tree)
+    some = states.representative_parameters(tree, {name for name, _ in named_leaves(tree)})
+    try:
+        found = find_traits(optimizer, (some, tree))
+    except CannotTry:
+        found = {}
+    behaviours = {name: _refined(traits.behaviour, states.class_names(name)) for name, traits in found.items()}
+    rules = {_rule_of(behaviour, found[name], states.class_names(name))
+             for name, behaviour in behaviours.items()}
+    rules = (rules | {rule_of_states(states.class_names())}) - {None}
     coupled = [rule for rule in reversed(RULES.values()) if rule in rules and not rule.entrywise]
     if coupled:
         return coupled[0]       # which has Adam's factors or SGD's for the others, where they differ
@@ -141,7 +201,13 @@ def find_rule(optimizer: Any, tree: Any) -> OptimizerRule | None:
     return RULES["adam"] if any(behaviours.values()) else None      # wrap_optimizer warns of what it does
 
 
+def _rule_of(behaviour: Behaviour | None, traits: Traits, states: Collection[str]) -> OptimizerRule | None:
+    """Returns the rule for how an optimizer treats one parameter, if there is one."""
+    noisy = traits.drift is Drift.NOISE and behaviour in _ENTRYWISE
+    return RULES["any"] if noisy else rule_of(behaviour, states)
+
+
 def _refined(behaviour: Behaviour | None, states: Collection[str]) -> Behaviour | None:
     """Corrects what a trial shows by what states say: a few optimizers seem to be SGD with small gradients."""
-    meant = rule_of_states(states, behaviour)
-    return meant.default_for if meant and meant.default_for else behaviour
+    meant = rule_of_states(states, behaviour) if behaviour in _ENTRYWISE else None
+    return meant.default_for if meant and isinstance(meant.default_for, Behaviour) else behaviour

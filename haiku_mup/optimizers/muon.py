@@ -4,20 +4,19 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from haiku_mup.errors import MupError
 from haiku_mup.optimizers.trees import is_masked, named_leaves, selected
+from haiku_mup.optimizers.trial import Run, Shapes, try_runs
 from haiku_mup.optimizers.wrapper import extra_args, inside
 from haiku_mup.parameters.scaling import ParameterScaling
 from haiku_mup.rules import HIDDEN
 from haiku_mup.rules.optimizers import SHAPE_SCALINGS, Matrix
 
 STATE = "MuonState"     # of optax.contrib.scale_by_muon
-TRIED_SHAPES = Matrix(2, 2), Matrix(2, 8), Matrix(8, 2)
-STEPS = 64              # of a trial, which a warm-up may begin
+TRIED_SHAPES = Matrix(2, 2), Matrix(2, 8), Matrix(8, 2), Matrix(8, 8)
 
 
 def parameters_of_muon(state: Any) -> set[str] | None:
@@ -75,14 +74,18 @@ def check_matrix(name: str, scaling: ParameterScaling) -> None:
 
 def dimension_numbers(scalings: Mapping[str, ParameterScaling], params: Any) -> Any:
     """Returns a tree for optax.contrib.muon: the axes of hidden weights, and None for its Adam's parameters."""
+    return jax.tree.unflatten(jax.tree.structure(params, is_leaf=is_masked), _numbers(scalings, params))
+
+
+def _numbers(scalings: Mapping[str, ParameterScaling], params: Any) -> list[Any]:
+    """Returns the axes of each leaf if it is a hidden weight, else None."""
     def of_leaf(name: str, x: Any) -> Any:
         scaling = scalings.get(name)
         if scaling is None or is_masked(x) or [block.role for block in scaling.row_blocks] != [HIDDEN]:
             return None
         return optax.contrib.MuonDimensionNumbers(*matrix_axes(scaling, len(x.shape)))
 
-    leaves = [of_leaf(name, x) for name, x in named_leaves(params)]
-    return jax.tree.unflatten(jax.tree.structure(params, is_leaf=is_masked), leaves)
+    return [of_leaf(name, x) for name, x in named_leaves(params)]
 
 
 # --- how large its updates are ---
@@ -100,44 +103,68 @@ def find_shape_scaling(optimizer: Any, tree: Any, names: Iterable[str],
     Raises:
       MupError: an optimizer that scales them in another way, or that can't be tried.
     """
-    inner, name = extra_args(optimizer), min(names)
-    alone = selected(tree, lambda other, _: other == name)
+    inner, names = extra_args(optimizer), set(names)
+    failure: Exception | None = None
+    alone = selected(tree, lambda other, _: other == min(names))
     for tried in (alone, tree):         # one parameter is quick, but a mask may need them all
         try:
-            with inside(), jax.ensure_compile_time_eval():
-                found = np.array([_update_norm(inner, tried, name, scalings, shape) for shape in TRIED_SHAPES])
-        except Exception:       # it needs other parameters than these, or has a traced learning rate
+            with inside(), jax.transfer_guard("allow"):
+                norms = np.array([_update_norms(inner, tried, min(names), scalings, s) for s in TRIED_SHAPES])
+        except Exception as error:      # it needs other parameters than these, or has a traced learning rate
+            failure = error
             continue
-        return _matching_scaling(name, found / found[0])
-    raise MupError("wrap_optimizer(rule='muon'): the optimizer can't be tried here, and how it scales its "
-                   "updates has to be known: give it a learning rate that is no traced value, or "
-                   "optax.inject_hyperparams, and its init the parameters")
+        return _matching_scaling(norms, names, tree, scalings)
+    raise _untried(failure)
 
 
-def _matching_scaling(name: str, growth: np.ndarray) -> str:
-    """Returns the key of the shape scaling by which norms grow from the first tried shape on."""
+def _untried(failure: Exception | None) -> MupError:
+    """Returns the error for an optimizer that can't be tried."""
+    why = ("give it a learning rate that is no traced value, or optax.inject_hyperparams"
+           if isinstance(failure, jax.errors.JAXTypeError) else
+           f"on small arrays it raises {type(failure).__name__}: {failure}")
+    return MupError("wrap_optimizer(rule='muon'): the optimizer can't be tried here, and how it scales its "
+                    f"updates has to be known: {why}")
+
+
+def _matching_scaling(norms: np.ndarray, names: set[str], tree: Any,
+                      scalings: Mapping[str, ParameterScaling]) -> str:
+    """Returns the key of the shape scaling by which norms grow from the first tried shape on.
+
+    Args:
+      norms: [shapes, 2]; at a gradient and at twice that.
+      names: of the parameters that Muon takes.
+      tree: of parameters.
+      scalings: the parameters, by name.
+    """
+    growth = norms[:, 0] / norms[0, 0]
+    if not np.allclose(norms[:, 1], norms[:, 0], rtol=0.02):
+        raise MupError(f"{min(names)!r}: twice the gradient gives {norms[0, 1] / norms[0, 0]:.3g} times Muon's "
+                       "update, and there is no rule for that; leave adaptive=True out, or what else "
+                       "multiplies its updates by the gradient's size")
     for key, spectral_norm in SHAPE_SCALINGS.items():
-        norms = np.array(list(map(spectral_norm, TRIED_SHAPES)))
-        if np.allclose(growth, norms / norms[0], rtol=0.02):
+        expected = np.array(list(map(spectral_norm, TRIED_SHAPES)))
+        if np.allclose(growth, expected / expected[0], rtol=0.02):
             return key
-    raise MupError(f"{name!r}: Muon's updates grow like {np.round(growth, 3)} from a matrix of "
-                   f"2 × 2 to 2 × 8 and 8 × 2, for which there is no rule; give it "
-                   "muon_weight_dimension_numbers=mup.muon_dimensions")
+    hidden = {name for name, numbers in zip(dict(named_leaves(tree)), _numbers(scalings, tree)) if numbers}
+    remedy = ("take out what scales its updates by their shape, or scale them by √(n_out / n_in)"
+              if names == hidden else "give it muon_weight_dimension_numbers=mup.muon_dimensions")
+    raise MupError(f"{min(names)!r}: Muon's updates grow like {np.round(growth, 3)} over matrices of "
+                   f"{', '.join(f'{s.n_in} × {s.n_out}' for s in TRIED_SHAPES)}, for which there is no rule; "
+                   f"{remedy}")
 
 
-def _update_norm(optimizer: Any, tree: Any, name: str, scalings: Mapping[str, ParameterScaling],
-                 shape: Matrix) -> float:
-    """Computes the norm of a parameter's first update, at a gradient of ones, which has one singular value."""
-    leaves = [x if is_masked(x) else jnp.ones(_array_shape(scalings[name], len(x.shape), shape))
+def _update_norms(optimizer: Any, tree: Any, name: str, scalings: Mapping[str, ParameterScaling],
+                  shape: Matrix) -> np.ndarray:
+    """Computes the norms of a parameter's first update, at a gradient of ones, and at one of twos.
+
+    Such a gradient has one singular value.
+    """
+    arrays = [x if is_masked(x) else
+              jax.ShapeDtypeStruct(tuple(_array_shape(scalings[name], len(x.shape), shape)), "float32")
               for name, x in named_leaves(tree)]
-    ones = jax.tree.unflatten(jax.tree.structure(tree, is_leaf=is_masked), leaves)
-    state, zeros, update = optimizer.init(ones), jax.tree.map(jnp.zeros_like, ones), jax.jit(optimizer.update)
-    for _ in range(STEPS):
-        updates, state = update(ones, state, zeros)
-        norm = float(jnp.linalg.norm(dict(named_leaves(updates))[name].ravel()))
-        if norm:
-            break
-    return norm
+    shapes = jax.tree.unflatten(jax.tree.structure(tree, is_leaf=is_masked), arrays)
+    runs = [Run(params=0.0, initial=1.0, gradient=size) for size in (1.0, 2.0)]
+    return np.linalg.norm(try_runs(optimizer, shapes, runs, Shapes.TRUE, 1)[name].first, axis=1)
 
 
 def _array_shape(scaling: ParameterScaling, rank: int, shape: Matrix) -> list[int]:

@@ -1,7 +1,7 @@
 """The named tuples in an optimizer's state: their names, and the parameters that each has masked."""
 import contextlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 
@@ -10,52 +10,70 @@ from haiku_mup.optimizers.trees import is_masked, named_leaves, selected
 from haiku_mup.optimizers.wrapper import extra_args, inside
 
 
-def find_states(optimizer: Any, tree: Any) -> list[Any]:
-    """Returns all named tuples in the state that an optimizer makes for parameters of these shapes.
+class NamedState(NamedTuple):
+    """A named tuple in an optimizer's state.
 
-    The list is empty if it makes no state for them.
+    Attributes:
+      name: of its class.
+      masks: for each tree in it that has some, the names of its masked parameters.
+      has_masks_inside: whether it, or a named tuple in it, has masks.
     """
-    try:
-        with inside():
-            return list(_named_tuples(jax.eval_shape(extra_args(optimizer).init, tree)))
-    except Exception:       # it needs other parameters than these
-        return []
+
+    name: str
+    masks: list[set[str]]
+    has_masks_inside: bool
 
 
-def _named_tuples(state: Any) -> Iterator[Any]:
-    """Yields the named tuples in a state, outer ones first."""
-    if isinstance(state, tuple) and hasattr(state, "_fields"):
-        yield state
+class States:
+    """All named tuples in the state that an optimizer makes for parameters of these shapes, outer ones first.
+
+    There are none if it makes no state for them.
+    """
+
+    def __init__(self, optimizer: Any, tree: Any):
+        try:
+            with inside():
+                self._states = _read(jax.eval_shape(extra_args(optimizer).init, tree))
+        except Exception:       # it needs other parameters than these
+            self._states = []
+
+    def class_names(self, parameter: str | None = None) -> set[str]:
+        """Returns the names of the states' classes; if given, of those alone that don't mask a parameter."""
+        return {state.name for state in self._states
+                if parameter is None or not any(parameter in masked for masked in state.masks)}
+
+    def representative_parameters(self, tree: Any, names: Collection[str]) -> dict[str, Any]:
+        """Returns one parameter of each group that the optimizer treats differently, to try it on fewer.
+
+        The masks tell groups apart (optax.partition, optax.masked), and so do ranks, since optimizers treat
+        vectors in ways of their own. If a masked optimizer has no state by which to tell its group, the result
+        is the whole tree.
+
+        Args:
+          tree: of parameters' shapes.
+          names: of the parameters to choose from.
+        """
+        if not all(state.has_masks_inside for state in self._states if state.name == "MaskedState"):
+            return dict(tree)
+        masks = [masked for state in self._states for masked in state.masks]
+        groups: dict[Any, str] = {}
+        for name, x in named_leaves(tree):
+            if name in names:
+                group = len(x.shape), *(i for i, masked in enumerate(masks) if name in masked)
+                groups[group] = max(groups.get(group, ""), name)
+        chosen = set(groups.values())
+        return selected(tree, lambda name, _: name in chosen)
+
+
+def _read(state: Any) -> list[NamedState]:
+    """Returns the named tuples in a state, outer ones first."""
     inner = state.values() if isinstance(state, Mapping) else state if isinstance(state, (tuple, list)) else ()
-    for x in inner:
-        yield from _named_tuples(x)
-
-
-def class_names(states: Iterable[Any], parameter: str | None = None) -> set[str]:
-    """Returns the names of the states' classes; of those alone in which a parameter isn't masked, if given."""
-    return {type(state).__name__ for state in states
-            if parameter is None or not any(parameter in masked for masked in _masks(state))}
-
-
-def representative_parameters(optimizer: Any, tree: Any, names: Collection[str]) -> dict[str, dict[str, Any]]:
-    """Returns one parameter of each group that an optimizer treats differently, to try it on fewer.
-
-    The masks in its state tell groups apart (optax.partition, optax.masked). Each group is represented by its
-    parameter of the highest rank, among those with these names. If a masked optimizer has no state by which to
-    tell its group, the result is the whole tree.
-    """
-    states = find_states(optimizer, tree)
-    masks = [masked for state in states for masked in _masks(state)]
-    if not all(any(map(any, map(_masks, _named_tuples(state)))) for state in states
-               if type(state).__name__ == "MaskedState"):
-        return dict(tree)
-    groups: dict[frozenset[int], tuple[int, str]] = {}      # by the numbers of masks: rank and name
-    for name, x in named_leaves(tree):
-        if name in names:
-            group = frozenset(i for i, masked in enumerate(masks) if name in masked)
-            groups[group] = max(groups.get(group, (-1, "")), (len(x.shape), name))
-    chosen = {name for _, name in groups.values()}
-    return selected(tree, lambda name, _: name in chosen)
+    found = [named for x in inner for named in _read(x)]
+    if isinstance(state, tuple) and hasattr(state, "_fields"):
+        masks = list(_masks(state))
+        found.insert(0, NamedState(type(state).__name__, masks,
+                                   bool(masks) or any(named.has_masks_inside for named in found)))
+    return found
 
 
 def _masks(state: Any) -> Iterator[set[str]]:

@@ -81,7 +81,8 @@ class Behaviour(enum.StrEnum):
 
     NOT_ENTRYWISE = "neither"   # an entry's update depends on other entries, in another way than BY_NORM
     BY_NORM = "by norm"         # twice the parameter gives twice the update
-    BETWEEN = "between"         # like SGD at first and like Adam later, or by the gradient's size
+    CLIPPED_BY_NORM = "clipped by norm"     # the parameter's norm limits gradients, and is no factor else
+    BETWEEN = "between"         # like SGD at first and like Adam later, or by the gradient's size; a power
     SGD_LIKE = "SGD"            # twice the gradient gives twice the update
     ADAM_LIKE = "Adam"          # twice the gradient gives the same update
 
@@ -110,7 +111,7 @@ class OptimizerRule:
         learning rate is Adam's divided by ε's factor.
       like_gradients: whether updates may be as large as gradients; a coordinate check allows for it.
       behaviours: what fitting optimizers do when they are tried; others are warned of.
-      default_for: the behaviour that means this rule if no state means another one.
+      default_for: the behaviour, or behaviours, that mean this rule if no state means another one.
       states: names of classes of optax states that mean this rule: together with a behaviour, or by themselves
         (None).
       description: what such an optimizer does, in a warning: "this optimizer DESCRIPTION; pass rule=...".
@@ -138,7 +139,7 @@ class OptimizerRule:
     serves_entrywise: bool = False
     like_gradients: bool = False
     behaviours: frozenset[Behaviour] = frozenset()
-    default_for: Behaviour | None = None
+    default_for: Behaviour | Collection[Behaviour] | None = None
     states: Mapping[str, Behaviour | None] = dataclasses.field(default_factory=dict)
     description: str
     advice: str = ""
@@ -169,12 +170,14 @@ class OptimizerRule:
         if self.coupling is Coupling.ENTRY:
             return RULES["any"]
         beside_norm = self.coupling in (Coupling.GRADIENT, Coupling.MATRIX)
+        # By the parameter's norm, everything that the optimizer sees is then as large as at the base.
+        clipped = {Behaviour.CLIPPED_BY_NORM} if self.coupling is Coupling.PARAMETER else set()
 
         def scales(growth: ParameterGrowth) -> Scales:
             seen = growth.factors.eps * (growth.aligned_norm if beside_norm else 1.0)
             return self.scales(growth)._replace(gradient=1 / seen)
 
-        return dataclasses.replace(self, scales=scales)
+        return dataclasses.replace(self, scales=scales, behaviours=self.behaviours | clipped)
 
     def fits(self, behaviour: Behaviour | None, states: Collection[str]) -> bool:
         """Returns whether the rule is right for an optimizer, by what it does and by the names of its states.
@@ -184,9 +187,18 @@ class OptimizerRule:
           states: the names of the classes of its states.
         """
         meant = rule_of_states(states)
+        if behaviour is Behaviour.CLIPPED_BY_NORM and (meant is None or meant.entrywise):
+            return behaviour in self.behaviours
         if meant and meant.name != self.name and not (self.serves_entrywise and meant.entrywise):
             return False
+        if meant and meant.name == self.name and not self.behaviours:
+            return True         # its states alone tell of it
         return behaviour is None or behaviour in self.behaviours
+
+    def is_default_for(self, behaviour: Behaviour) -> bool:
+        """Returns whether a behaviour means this rule if no state means another one."""
+        default = self.default_for
+        return default is not None and behaviour in ((default,) if isinstance(default, str) else default)
 
     @property
     def entrywise(self) -> bool:
@@ -261,6 +273,8 @@ def rule_of(behaviour: Behaviour | None, states: Collection[str]) -> OptimizerRu
     'adam'
     """
     found = rule_of_states(states, behaviour)
+    if behaviour is Behaviour.CLIPPED_BY_NORM and found and found.entrywise:
+        found = None            # what an entrywise optimizer is doesn't matter where gradients are clipped so
     if found is not None or behaviour is None:
         return found
-    return next((rule for rule in RULES.values() if rule.default_for is behaviour), None)
+    return next((rule for rule in RULES.values() if rule.is_default_for(behaviour)), None)

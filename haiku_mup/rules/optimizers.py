@@ -168,6 +168,11 @@ def by_norm_or_not(growth: ParameterGrowth) -> Scales:
     Gradient: made of size 1: / `eps`. Update: of the parameter's size, made that of the base; or of size 1.
     Activations need updates of Adam's size: × `adam`.
 
+    The optimizer so sees gradients and parameters whose entries are as large as at the base, and norms of units
+    that grow alike. That is right, too, where the norm of each unit's parameters limits its gradient (adaptive
+    gradient clipping, Brock et al., arXiv 2102.06171), whatever entrywise optimizer follows. Only a floor under
+    norms acts sooner at larger widths, for parameters that start at zero.
+
     >>> from haiku_mup import maximal_update
     >>> by_norm_or_not(ParameterGrowth(factors=maximal_update().factors("input", 1.0, 4.0)))
     Scales(gradient=4.0, update=1.0, parameter=1.0)
@@ -179,8 +184,11 @@ _BY_NORM = "makes an entry's update from other entries, too (the parameter's nor
 
 register(OptimizerRule(
     name="lars", scales=by_norm_or_not, coupling=Coupling.PARAMETER, like_gradients=True,
-    behaviours=frozenset({Behaviour.BY_NORM, Behaviour.ADAM_LIKE, Behaviour.SGD_LIKE}),
-    default_for=Behaviour.BY_NORM, description=_BY_NORM))
+    behaviours=frozenset({Behaviour.BY_NORM, Behaviour.CLIPPED_BY_NORM, Behaviour.ADAM_LIKE,
+                          Behaviour.SGD_LIKE}),
+    default_for=frozenset({Behaviour.BY_NORM, Behaviour.CLIPPED_BY_NORM}),
+    description="makes an entry's update from other entries, too (the parameter's norm, as adafactor, lamb, "
+                "lars and adaptive_grad_clip do)"))
 register(OptimizerRule(
     name="lamb", scales=by_norm, coupling=Coupling.PARAMETER,
     behaviours=frozenset({Behaviour.BY_NORM, Behaviour.ADAM_LIKE}),
@@ -198,6 +206,7 @@ SHAPE_SCALINGS: dict[str, Callable[[Matrix], float]] = {
     "plain": lambda shape: 1.0,                                             # singular values of 1
     "width": lambda shape: math.sqrt(max(1.0, shape.n_out / shape.n_in)),   # optax.contrib.muon
     "rms": lambda shape: math.sqrt(max(shape.n_in, shape.n_out)),           # the same, with consistent_rms
+    "spectral": lambda shape: math.sqrt(shape.n_out / shape.n_in),          # Dion, Scion, Modula
 }
 
 
@@ -210,7 +219,9 @@ def muon(growth: ParameterGrowth) -> Scales:
 
     So hidden weights that keep their proportions have factor 1 (with consistent_rms m^-½). So have those with
     more outputs than inputs, at base and target; those with more inputs than outputs have √(m_out / m_in).
-    (Spectral condition: Yang et al., arXiv 2310.17813; consistent_rms: Liu et al., arXiv 2502.16982.)
+    With c = √(n_out / n_in) all hidden weights have factor 1, whatever their proportions. (Spectral condition:
+    Yang et al., arXiv 2310.17813; consistent_rms: Liu et al., arXiv 2502.16982; the last: Large et al., arXiv
+    2405.14813, Pethick et al., arXiv 2502.07529, Ahn et al., arXiv 2504.05295.)
 
     >>> from haiku_mup import maximal_update
     >>> def hidden(shape_scaling):

@@ -1,8 +1,11 @@
 """Warnings about a rule that doesn't fit what an optimizer does."""
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
-from optimizer_cases import optimizer
+from optimizer_cases import optimizer, rows
 from small_models import KEY, MODELS, captured, mlp
 from trees import mapped
 
@@ -45,3 +48,111 @@ def test_a_decay_that_cannot_be_mended_warns(rule, optimizer_):
     with pytest.warns(haiku_mup.MupWarning, match="decays weights.*add_decayed_weights") as seen:
         captured(mlp, X).wrap_optimizer(optimizer_, rule=rule)
     assert len(seen) == 1
+
+
+def told(wrap):
+    """Returns the warnings of a call."""
+    with pytest.warns(haiku_mup.MupWarning) as seen:
+        wrap()
+    return [str(warning.message) for warning in seen]
+
+
+@pytest.mark.parametrize("name", sorted(set(rows()) - {"fromage"}))     # fromage decays
+def test_no_optimizer_of_optax_with_its_rule_warns(name):
+    captured(mlp, X).wrap_optimizer(optimizer(name), rule=rows()[name])
+
+
+@pytest.mark.parametrize("waiting", [
+    optax.MultiSteps(optax.sgd(1e-2), 65), optax.adam(1e-2, eps=1e-3),
+    optax.sgd(optax.join_schedules([optax.constant_schedule(0.0), optax.constant_schedule(0.1)], [100]))])
+def test_what_begins_late_or_is_between_is_told(waiting):
+    message, = told(lambda: captured(mlp, X).wrap_optimizer(waiting))
+    assert "behaves like SGD" in message or "is between SGD and Adam; pass rule='any'" in message
+
+
+def test_a_power_has_the_rule_between():
+    root = optax.stateless(lambda g, p: jax.tree.map(lambda g: -0.1 * jnp.sign(g) * jnp.sqrt(jnp.abs(g)), g))
+    for rule in ("adam", "sgd"):
+        message, = told(lambda rule=rule: captured(mlp, X).wrap_optimizer(root, rule=rule))
+        assert "is between SGD and Adam; pass rule='any'" in message
+    captured(mlp, X).wrap_optimizer(root, rule="any")
+
+
+@pytest.mark.parametrize("opt, rule, remedy", [
+    (optax.noisy_sgd(0.1, key=0), {"adam": False}, {"rule": "any"}),
+    (optax.chain(optax.add_noise(0.1, 0.5, key=0), optax.adam(0.1)), {}, {"scale_eps": True}),
+    (optax.chain(optax.add_noise(0.1, 0.5, key=0), optax.lamb(0.1)), {"rule": "lamb"},
+     {"rule": "lamb", "scale_eps": True})])
+def test_noise_needs_gradients_as_at_the_base(opt, rule, remedy):
+    message, = told(lambda: captured(mlp, X).wrap_optimizer(opt, **rule))
+    assert "as noise does" in message
+    assert ("pass scale_eps=True" if "lamb" in rule.values() else "pass rule='any'") in message
+    captured(mlp, X).wrap_optimizer(opt, **remedy)          # and no warning
+
+
+def test_noise_beside_a_gradients_norm_has_no_remedy():
+    opt = optax.chain(optax.add_noise(0.1, 0.5, key=0), optax.novograd(0.1))
+    message, = told(lambda: captured(mlp, X).wrap_optimizer(opt, rule="novograd"))
+    assert "leave the noise out" in message
+
+
+@pytest.mark.parametrize("behind", [optax.sgd(0.1, momentum=0.9), optax.adam(0.1)])
+def test_clips_by_the_norm_of_units_have_the_rule_of_lars(behind):
+    opt = optax.chain(optax.adaptive_grad_clip(0.01), behind)
+    for rule in ("sgd", "adam", "any", "lamb"):
+        message, = told(lambda rule=rule: captured(mlp, X).wrap_optimizer(opt, rule=rule))
+        assert "adaptive_grad_clip do); pass rule='lars'" in message
+    captured(mlp, X).wrap_optimizer(opt, rule="lars")
+    captured(mlp, X).wrap_optimizer(opt, rule="lamb", scale_eps=True)
+
+
+def moved_at(opt, params):
+    """Returns the largest update at parameters without a gradient."""
+    updates, _ = opt.update(jax.tree.map(jnp.zeros_like, params), opt.init(params), params)
+    return max(float(jnp.abs(u).max()) for u in jax.tree.leaves(updates))
+
+
+def test_a_pull_to_the_start_is_told_and_put_behind_it_moves_nothing_there():
+    mup, params = captured(mlp, X), mlp(32).init(KEY, X)
+
+    def pull(rate):
+        return optax.stateless(lambda g, p: jax.tree.map(lambda g, p, q: g + rate * (p - q), g, p, params))
+
+    inside = optax.chain(optax.scale_by_adam(), pull(0.1), optax.scale(-1e-2))
+    message, = told(lambda: mup.wrap_optimizer(inside))
+    assert "'linear_1/w'" in message and "put the pull behind" in message
+    behind = optax.chain(mup.wrap_optimizer(optax.adam(1e-2)), pull(-1e-3))
+    assert moved_at(behind, params) == 0.0
+    # What multiplies no parameter pulls to where it is.
+    assert moved_at(mup.wrap_optimizer(inside, scale_decay=True), params) == 0.0
+    large = {m: {n: np.zeros(p.shape) for n, p in ps.items()} for m, ps in mlp(512).init(KEY, X).items()}
+    inside = optax.chain(optax.scale_by_adam(), optax.stateless(
+        lambda g, p: jax.tree.map(lambda g, p, q: g + p - q, g, p, large)), optax.scale(-1e-2))
+    message, = told(lambda: captured(mlp, X, target=512).wrap_optimizer(inside))
+    assert "too large to try" in message
+
+
+def test_a_scale_by_shape_is_told():
+    """It would count the width once more: μP's factors of one's own, in the optimizer."""
+    own = optax.stateless(lambda u, _: jax.tree.map(lambda x: x / x.shape[0] if x.ndim == 2 else x, u))
+    message, = told(lambda: captured(mlp, X).wrap_optimizer(optax.chain(optax.adam(0.1), own)))
+    assert "/w', scales its updates by the parameter's shape" in message and "0.667 times" in message
+
+
+def test_each_optimizer_is_told_once():
+    mup, params = captured(mlp, X), mlp(32).init(KEY, X)
+    for _ in range(2):
+        opts = []
+        assert len(told(lambda opts=opts: opts.append(mup.wrap_optimizer(contrib.galore(1e-2, rank=2))))) == 1
+        opts[0].init(params)            # which checks again, and has said it
+    assert "rule='novograd'" in told(lambda: mup.wrap_optimizer(optax.novograd(1e-2)))[0]
+
+
+def test_no_guard_silences_the_trial():
+    mup, params = captured(mlp, X), mlp(32).init(KEY, X)
+    with jax.transfer_guard("disallow"):
+        wrapped = []
+        assert "behaves like SGD" in told(lambda: wrapped.append(mup.wrap_optimizer(optax.sgd(0.1))))[0]
+        jax.jit(wrapped[0].init)(params)
+        muon = contrib.muon(0.1, muon_weight_dimension_numbers=mup.muon_dimensions)
+        jax.jit(mup.wrap_optimizer(muon, rule="muon").init)(params)

@@ -67,10 +67,61 @@ def test_what_is_no_muon_is_refused():
     params = mlp(32).init(KEY, X)
     with pytest.raises(haiku_mup.MupError, match="no MuonState"):
         mup.wrap_optimizer(optax.adam(0.1), rule="muon").init(params)
-    halved = optax.chain(contrib.muon(1.0), optax.stateless(         # another scale by shape
-        lambda u, p: jax.tree.map(lambda x: x * x.shape[-1], u)))
-    with pytest.raises(haiku_mup.MupError, match="no rule"):
-        mup.wrap_optimizer(halved, rule="muon").init(params)
+
+
+def by_shape(law):
+    """Returns a transform that multiplies matrices [n_in, n_out] by law(n_in, n_out)."""
+    def scaled(update):
+        return update * law(*update.shape) if update.ndim == 2 else update
+    return optax.stateless(lambda updates, _: jax.tree.map(scaled, updates))
+
+
+def muon_alone(mup, law, **kwargs):
+    """Returns Muon without a scale by shape of its own, which takes hidden weights, and a law behind it."""
+    def numbers(tree):
+        return jax.tree.map(lambda x: contrib.MuonDimensionNumbers((0,), (1,)), tree)
+
+    def labels(tree):
+        taken = mup.muon_dimensions(tree)
+        return {m: {n: "muon" if taken[m][n] else "adam" for n in bundle} for m, bundle in tree.items()}
+
+    muon = optax.chain(contrib.scale_by_muon(weight_dimension_numbers=numbers, **kwargs), by_shape(law),
+                       optax.scale(-1e-2))
+    return optax.partition({"muon": muon, "adam": optax.adam(1e-3)}, labels)
+
+
+@pytest.mark.parametrize("law, factor", [
+    (lambda n_in, n_out: (n_out / n_in)**0.5, 1.0), (lambda n_in, n_out: max(n_in, n_out)**0.5, 0.5)])
+def test_a_law_of_ones_own_is_found_if_it_is_a_known_one(law, factor):
+    """√(fan_out / fan_in), of Dion, Scion and Modula, has factor 1; √max is that of consistent_rms, m^-½."""
+    mup, params = captured(mlp, X), mlp(32).init(KEY, X)
+    plain, grads = muon_alone(mup, law), jax.tree.map(jnp.cos, params)
+    found, expected = (o.update(grads, o.init(params), params)[0]["linear_1"]["w"]
+                       for o in (mup.wrap_optimizer(plain, rule="muon"), plain))
+    np.testing.assert_allclose(found, factor * expected, rtol=1e-5, atol=1e-9)
+
+
+def test_laws_without_a_rule_are_refused_and_nothing_is_asked_for_that_was_given():
+    mup, params = captured(mlp, X), mlp(32).init(KEY, X)
+    for law in (lambda n_in, n_out: n_out, lambda n_in, n_out: (n_in * n_out)**0.5):
+        with pytest.raises(haiku_mup.MupError, match="no rule; take out what scales") as error:
+            mup.wrap_optimizer(muon_alone(mup, law), rule="muon").init(params)
+        assert "muon_dimensions" not in str(error.value)
+    ours = contrib.muon(0.02, adaptive=True, muon_weight_dimension_numbers=mup.muon_dimensions)
+    with pytest.raises(haiku_mup.MupError, match="twice the gradient.*leave adaptive=True out") as error:
+        mup.wrap_optimizer(ours, rule="muon").init(params)
+    assert "muon_dimensions" not in str(error.value)
+    everything = optax.chain(contrib.muon(1.0), by_shape(lambda n_in, n_out: n_out))    # readouts, too
+    with pytest.raises(haiku_mup.MupError, match="no rule; give it .*muon_dimensions"):
+        mup.wrap_optimizer(everything, rule="muon").init(params)
+
+
+def test_a_trial_that_fails_says_why():
+    mup, params = captured(mlp, X), mlp(32).init(KEY, X)
+    needs_many = optax.stateless(lambda u, _: jax.tree.map(lambda x: x.reshape(-1, 6), u))
+    muon = optax.chain(contrib.muon(0.1, muon_weight_dimension_numbers=mup.muon_dimensions), needs_many)
+    with pytest.raises(haiku_mup.MupError, match="has to be known: on small arrays it raises TypeError"):
+        mup.wrap_optimizer(muon, rule="muon").init(params)
 
 
 def test_muon_with_a_traced_rate_is_refused_and_with_injected_ones_right():

@@ -138,11 +138,13 @@ def test_it_is_found_by_the_names_of_states(registered):
     assert [find_rule(make(0.1), shapes) for make in OPTIMIZERS.values()] == [ROOT, LARGEST]
 
 
-def test_a_rule_that_nobody_registered_is_none():
+def test_without_its_registered_rule_it_has_a_general_one():
     with pytest.raises(haiku_mup.MupError, match="rule='root': give one of 'adam'"):
         captured(mlp, X).wrap_optimizer(root_descent(0.1), rule="root")
     shapes = jax.eval_shape(mlp(32).init, KEY, X)
-    assert find_rule(root_descent(0.1), shapes) is None
+    assert find_rule(root_descent(0.1), shapes).name == "any"
+    with pytest.warns(haiku_mup.MupWarning, match="between SGD and Adam; pass rule='any'"):
+        captured(mlp, X).wrap_optimizer(root_descent(0.1))
     with pytest.warns(haiku_mup.MupWarning, match="the parameter's norm.*pass rule='lars'"):
         captured(mlp, X).wrap_optimizer(largest_descent(0.1))
 

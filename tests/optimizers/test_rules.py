@@ -46,6 +46,7 @@ def test_factors_by_hand(rule, role, m_in, m_out, expected):
     ((256, 64), (2048, 256), "width", 0.5**0.5),        # high at both: √(m_out / m_in)
     ((64, 64), (256, 64), "width", 0.5), ((64, 64), (64, 256), "width", 1),
     ((64, 64), (256, 256), "rms", 0.5), ((64, 64), (256, 256), "plain", 1),
+    *(((64, 64), target, "spectral", 1) for target in ((256, 256), (256, 64), (64, 512), (128, 4096))),
 ])
 def test_muons_hidden_factor_by_hand(base, target, shape_scaling, expected):
     m_in, m_out = target[0] / base[0], target[1] / base[1]
@@ -100,6 +101,17 @@ def test_an_update_is_that_of_the_base_in_adams_size(name, x64):
 @pytest.mark.filterwarnings("ignore:.*decays weights:haiku_mup.MupWarning")         # fromage
 def test_every_update_is_that_of_the_base_in_adams_size(name, x64):
     assert of(name, rows()[name]) < EPS
+
+
+@pytest.mark.parametrize("behind", ["sgd", "adam"])
+@pytest.mark.filterwarnings("ignore::haiku_mup.MupWarning")
+def test_clips_by_the_norm_of_units_need_parameters_and_gradients_as_at_the_base(behind, x64):
+    """Weights alone: a floor under the norm, which decides for zeros, acts sooner at larger widths."""
+    clip = optax.masked(optax.adaptive_grad_clip(0.01), lambda tree: jax.tree.map(lambda x: x.ndim > 1, tree))
+    opt = optax.with_extra_args_support(optax.chain(clip, optimizer(behind)))
+    gaps = {rule: gap(lambda mup, rule=rule: mup.wrap_optimizer(opt, rule=rule), opt, size=0.01)
+            for rule in ("lars", "any", behind)}
+    assert gaps["lars"] < EPS and gaps[behind] > 0.01 and gaps["any"] > 1e-4
 
 
 @pytest.mark.slow

@@ -1,0 +1,263 @@
+"""Runs an optimizer on small arrays: several runs side by side, at parameters and gradients of chosen sizes."""
+import contextlib
+import dataclasses
+import enum
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from haiku_mup.optimizers.numpy_evaluation import numpy_function
+from haiku_mup.optimizers.trees import is_masked, named_leaves
+
+MOVING_STEPS = 9        # a trial ends after so many steps that moved each parameter, …
+STEPS = 4096            # … or after so many steps, which a warm-up may begin, or accumulation take, …
+FEW = 8                 # so many runs go one after another
+PATIENCE = 64           # … or as many without a move, beside twice those between the moves before
+GROWTH = 10.0 ** np.arange(-4, 5)       # of gradients that grow, which start anew at the end
+Flat: TypeAlias = list[Any]     # the leaves of a tree
+
+
+class Shapes(enum.Enum):
+    """The shapes of the arrays of a trial."""
+
+    SMALL = enum.auto()     # 2 × 2 × …
+    OBLONG = enum.auto()    # 3 × 5 × 7 × …
+    TRUE = enum.auto()      # those of the parameters
+
+    def of(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Returns the shape in place of a parameter's. Axes of size 1 stay as they are.
+
+        >>> Shapes.SMALL.of((64, 1, 8)), Shapes.OBLONG.of((64, 1, 8)), Shapes.TRUE.of((64, 1, 8))
+        ((2, 1, 2), (3, 1, 7), (64, 1, 8))
+        """
+        if self is Shapes.TRUE:
+            return tuple(shape)
+        sizes = [2] * len(shape) if self is Shapes.SMALL else range(3, 3 + 2 * len(shape), 2)
+        return tuple(min(n, 1) if n < 2 else size for n, size in zip(shape, sizes))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run of a trial. Parameters stay as they are, and so do gradients, unless they grow.
+
+    Attributes:
+      params: the size of all parameters.
+      gradient: the size of all gradients.
+      first_entry: multipliers of the first entry of each parameter and of each gradient.
+      initial: the size of the parameters that the state was made for; None for that of `params`.
+      grows: whether gradients are multiplied by `GROWTH` from step to step.
+    """
+
+    params: float
+    gradient: float = 0.0
+    first_entry: tuple[float, float] = (1.0, 1.0)
+    initial: float | None = None
+    grows: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Updates:
+    """The updates of all runs for one parameter.
+
+    Attributes:
+      first: [runs, n]; each run's first update that is not zero.
+      last: [runs, n]; each run's latest that is not zero.
+      history: [steps, runs, n]; all updates of steps that moved it in any run, for the first so many.
+    """
+
+    first: np.ndarray
+    last: np.ndarray
+    history: np.ndarray
+
+
+def try_runs(optimizer: Any, tree: Any, runs: Sequence[Run], shapes: Shapes,
+             moving_steps: int = MOVING_STEPS) -> dict[str, Updates]:
+    """Runs an optimizer, and returns its updates by the names of parameters.
+
+    It takes several steps, since warm-up and accumulation begin with updates of zero, and a few optimizers turn
+    to Adam later on.
+
+    Args:
+      optimizer: an optax optimizer that takes extra arguments.
+      tree: of parameters' shapes.
+      runs: what to try.
+      shapes: the shapes of the arrays.
+      moving_steps: the number of steps that move each parameter.
+
+    Raises:
+      Exception: whatever the optimizer raises, as it needs other parameters or arguments than these.
+
+    >>> import optax
+    >>> shapes = {"linear": {"w": jax.ShapeDtypeStruct((8, 8), "float32")}}
+    >>> sgd = optax.with_extra_args_support(optax.sgd(0.5))
+    >>> try_runs(sgd, shapes, [Run(params=1.0, gradient=2.0)], Shapes.SMALL)["linear/w"].last
+    array([[-1., -1., -1., -1.]], dtype=float32)
+    """
+    def arrays(size: Callable[[Run], float], which: int) -> list[np.ndarray]:
+        """Returns an array [runs, *shape] for each leaf."""
+        return [np.stack([_filled(shapes.of(x.shape), size(run), run.first_entry[which]) for run in runs])
+                for x in jax.tree.leaves(tree)]
+
+    names = [name for name, x in named_leaves(tree) if not is_masked(x)]
+    params = arrays(lambda run: run.params, 0)
+    initial = arrays(lambda run: run.params if run.initial is None else run.initial, 0)
+    gradients = arrays(lambda run: run.gradient, 1)
+    programs = _traced(optimizer, jax.tree.structure(tree), params)
+    state, records = programs.init(initial), [_Record(len(runs), moving_steps) for _ in params]
+    for step in range(STEPS):
+        growth = np.array([GROWTH[step % len(GROWTH)] if run.grows else 1.0 for run in runs], np.float32)
+        grown = [g * growth.reshape(-1, *[1] * (g.ndim - 1)) for g in gradients]
+        old = state
+        updates, state = programs.update(grown, old, params)
+        for record, update in zip(records, updates):
+            record.add(update.reshape(len(runs), -1))
+        if all(record.is_full or not moves for record, moves in zip(records, programs.moves)):
+            break
+        if step % PATIENCE == PATIENCE - 1 and _same(old, state):       # all that follows is like this
+            break
+    return {name: record.updates(np.zeros(x.shape).reshape(len(runs), -1))
+            for name, record, x in zip(names, records, params)}
+
+
+def _filled(shape: tuple[int, ...], value: float, first: float) -> np.ndarray:
+    """Returns an array of one value, but for its first entry, which is multiplied."""
+    array = np.full(shape, value, np.float32)
+    array.flat[:1] *= first
+    return array
+
+
+def _same(old: Sequence[Any], new: Sequence[Any]) -> bool:
+    """Returns whether two states are equal."""
+    pairs = list(zip(jax.tree.leaves(old), jax.tree.leaves(new)))
+    return all(isinstance(x, np.ndarray) and np.array_equal(x, y) for x, y in pairs)
+
+
+class _Record:
+    """Keeps the updates of one parameter, [runs, n] at each step."""
+
+    def __init__(self, runs: int, moving_steps: int):
+        self.history: list[np.ndarray] = []
+        self._moving_steps = moving_steps
+        self._seen = np.zeros(runs, bool)
+        self._first: Any = None
+        self._last: Any = None
+        self._still = self._longest = 0     # steps without a move: latest ones, and those before a move
+
+    @property
+    def is_full(self) -> bool:
+        """Returns whether more steps would tell no more."""
+        return len(self.history) >= self._moving_steps or (
+            bool(self.history) and self._still > PATIENCE + 2 * self._longest)
+
+    def add(self, update: np.ndarray) -> None:
+        """Adds a step's."""
+        moved = update.any(axis=1)
+        if not moved.any():
+            self._still += 1
+            return
+        self._still, self._longest = 0, max(self._still, self._longest)
+        if self._first is None:
+            self._first, self._last = np.zeros_like(update), np.zeros_like(update)
+        new = moved & ~self._seen
+        self._first[new], self._last[moved] = update[new], update[moved]
+        self._seen |= moved
+        if len(self.history) < self._moving_steps:
+            self.history.append(update)
+
+    def updates(self, zeros: np.ndarray) -> Updates:
+        """Returns what was kept; zeros if nothing moved."""
+        if self._first is None:
+            return Updates(zeros, zeros, zeros[None])
+        return Updates(self._first, self._last, np.stack(self.history))
+
+
+# --- the optimizer's traced programs ---
+
+@dataclasses.dataclass(frozen=True)
+class _Programs:
+    """An optimizer's functions for all runs, from flat arrays [runs, ...] to flat arrays.
+
+    Attributes:
+      init: from parameters to a state.
+      update: from gradients, state and parameters to updates and a state.
+      moves: whether each update depends on anything, rather than being a constant.
+    """
+
+    init: Callable[[Flat], list[Any]]
+    update: Callable[[Flat, list[Any], Flat], tuple[Flat, list[Any]]]
+    moves: list[bool]
+
+
+def _traced(optimizer: Any, tree: Any, params: list[np.ndarray]) -> _Programs:
+    """Traces an optimizer for all runs at once, or, as that takes longer to trace, for each of a few runs."""
+    def shapes(of: Callable[[np.ndarray], tuple[int, ...]]) -> Any:
+        return jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(of(x), x.dtype) for x in params])
+
+    if len(params[0]) > FEW:
+        with contextlib.suppress(Exception):    # a callback, say, that has no batching rule
+            batch = shapes(lambda x: x.shape)
+            init, state = _init_program(optimizer, batch, jax.vmap)
+            return _Programs(init, *_update_program(optimizer, batch, state, jax.vmap))
+    return _one_by_one(optimizer, shapes(lambda x: x.shape[1:]))
+
+
+def _one_by_one(optimizer: Any, shapes: Any) -> _Programs:
+    """Traces an optimizer for one run."""
+    try:
+        one_init, state = _init_program(optimizer, shapes, lambda f: f)
+    except Exception:           # an init that needs values
+        def start(run: Flat) -> Any:
+            with jax.ensure_compile_time_eval():
+                return optimizer.init(jax.tree.unflatten(jax.tree.structure(shapes), map(jnp.asarray, run)))
+
+        state = start([jnp.zeros(x.shape, x.dtype) for x in jax.tree.leaves(shapes)])
+
+        def one_init(run: Flat) -> Flat:
+            return jax.tree.leaves(start(run))
+
+    one_update, moves = _update_program(optimizer, shapes, state, lambda f: f)
+
+    def init(params: Flat) -> list[Flat]:
+        return [one_init(list(run)) for run in zip(*params)]
+
+    def update(gradients: Flat, states: list[Flat], params: Flat) -> tuple[Flat, list[Flat]]:
+        updates, states = zip(*map(one_update, zip(*gradients), states, zip(*params)))
+        return [np.stack(leaves) for leaves in zip(*updates)], list(states)
+
+    return _Programs(init, update, moves)
+
+
+def _init_program(optimizer: Any, params: Any, vectorized: Callable[[Any], Any],
+                  ) -> tuple[Callable[[Flat], Flat], Any]:
+    """Traces an optimizer's init; returns it, and the shapes of the state."""
+    program, state = jax.make_jaxpr(vectorized(optimizer.init), return_shape=True)(params)
+    function = numpy_function(program)
+    return lambda params: function(*params), state
+
+
+def _update_program(optimizer: Any, params: Any, state: Any,
+                    vectorized: Callable[[Any], Any]) -> tuple[Callable[..., tuple[Flat, Flat]], list[bool]]:
+    """Traces an optimizer's update; returns it, and whether each of its updates depends on anything."""
+    def step(gradients: Any, state: Any, params: Any) -> Any:
+        return optimizer.update(gradients, state, params, value=1.0)
+
+    program, n = jax.make_jaxpr(vectorized(step))(params, state, params), len(jax.tree.leaves(params))
+    function = numpy_function(program)
+
+    def update(gradients: Iterable[Any], state: Iterable[Any], params: Iterable[Any]) -> tuple[Flat, Flat]:
+        out = function(*gradients, *state, *params)
+        return out[:n], out[n:]
+
+    return update, _depends(program.jaxpr)[:n]
+
+
+def _depends(jaxpr: Any) -> list[bool]:
+    """Returns whether each result of a program depends on any of its arguments."""
+    found = set(jaxpr.invars)
+    for equation in jaxpr.eqns:
+        if any(v in found for v in equation.invars if not hasattr(v, "val")):
+            found |= set(equation.outvars)
+    return [not hasattr(v, "val") and v in found for v in jaxpr.outvars]
