@@ -137,7 +137,8 @@ def _traits(updates: Updates) -> Traits:
     """Judges the updates of one parameter in all runs."""
     last = functools.partial(_group, updates.last)
     drift, decay = _without_gradient(last("none"), updates.history[:, _GROUPS["none"]][:, 0])
-    decay = decay or _decay(*(last("elsewhere") - last("none")[0]))
+    if drift is None:           # a pull back to the parameters that the state was made for
+        decay = decay or _decay(*last("elsewhere"))
     return Traits(_behaviour(updates, decay), decay, drift)
 
 

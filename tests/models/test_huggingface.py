@@ -63,11 +63,14 @@ def test_what_is_saved_comes_back(name, config, stacked, tied, tmp_path):
 
 def test_stacked_or_not_is_one_checkpoint(tmp_path):
     params = saved(tmp_path / "one")
+    others = {"eos_token_id": 2, "id2label": {"0": "no", "1": "yes"}}
+    configure(tmp_path / "one", **others)
     config, stacked = models.load_pretrained(tmp_path / "one", layer_stack=True)
     assert stacked["gpt2_lm_head_model/transformer/h/block/c_fc"]["w"].shape == (2, 8, 32)
     models.save_pretrained(tmp_path / "two", config, stacked)
-    _, same = models.load_pretrained(tmp_path / "two")
+    again, same = models.load_pretrained(tmp_path / "two")
     assert equal(params, same)
+    assert others.items() <= again.other_fields.items()
 
 
 def test_a_model_of_another_name(tmp_path):

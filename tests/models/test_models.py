@@ -89,8 +89,26 @@ def test_a_configuration_comes_back_from_its_file(config, tmp_path):
     assert type(config).from_json(tmp_path / "some.json") == config
 
 
+def test_fields_for_other_programs_are_kept(tmp_path):
+    """Names of labels, ids of special tokens: but not of which file they are, nor names of other numbers."""
+    others = {"id2label": {"0": "no", "1": "maybe", "2": "yes"}, "label2id": {"no": 0, "maybe": 1, "yes": 2},
+              "bos_token_id": 1, "eos_token_id": [2, 3], "problem_type": None, "task_specific_params": {"a": 1}}
+    of_the_file = {"model_type": "gpt2", "torch_dtype": "float16", "transformers_version": "4"}
+    (tmp_path / "config.json").write_text(json.dumps(others | of_the_file | {"n_embd": 24}))
+    config = models.GPT2Config.from_json(tmp_path)
+    assert config == models.GPT2Config(n_embd=24, num_labels=3) and hash(config)
+    assert config.other_fields == others
+    config.to_json(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    assert {name: values[name] for name in others} == others
+    assert not {"torch_dtype", "transformers_version", "other_fields", "num_labels"} & set(values)
+    dataclasses.replace(config, num_labels=4).to_json(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    assert values["id2label"]["3"] == "LABEL_3" and len(values["label2id"]) == 4 and values["bos_token_id"] == 1
+
+
 def test_a_published_config_json_is_read(tmp_path):
-    """Leaves out the fields that change nothing in what is computed."""
+    """Fields that change nothing in what is computed don't count as it is compared."""
     values = {"model_type": "bert", "architectures": ["BertForMaskedLM"], "hidden_size": 24, "use_cache": True,
               "torch_dtype": "float32", "position_embedding_type": "absolute",
               "id2label": {"0": "a", "1": "b", "2": "c"}}
