@@ -67,8 +67,8 @@ def from_values(config_class: type[T], values: Mapping[str, Any], source: str) -
     names = {field.name for field in dataclasses.fields(fields)} - {"other_fields"}
     others = {name: value for name, value in values.items() if name not in {*names, *_OF_THE_FILE}}
     try:
-        return config_class(**{name: value for name, value in values.items() if name in names},
-                            other_fields=others)
+        known = {name: value for name, value in values.items() if name in names}
+        return config_class(**known, **{"other_fields": others})
     except MupError as error:
         raise MupError(f"{source}: {error}") from None
 

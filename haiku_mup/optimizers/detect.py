@@ -3,7 +3,7 @@ import enum
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -152,7 +152,8 @@ def _behaviour(updates: Updates, decay: Decay | None) -> Behaviour | None:
     if _differ(*updates.history[:, _GROUPS["growing"], 1:].swapaxes(0, 1)):
         return Behaviour.CLIPPED_BY_NORM
     names = ("small", "twice", "tiny", "twice tiny")
-    found = _of_answers(*(_answer(*pairs) for pairs in zip(*map(sizes, names), strict=False)), decay)
+    at_zero, at_one = (_answer(*(sizes(name)[at] for name in names)) for at in (0, 1))
+    found = _of_answers(at_zero, at_one, decay)
     # Some begin as SGD and turn to Adam, as RAdam does: their first update tells.
     first = [_sizes(updates.first, name)[0] for name in names]
     return Behaviour.BETWEEN if (found, _answer(*first)) == (Behaviour.ADAM_LIKE, Behaviour.SGD_LIKE) else found
@@ -166,7 +167,8 @@ def _group(updates: np.ndarray, name: str) -> np.ndarray:
 def _sizes(updates: np.ndarray, name: str) -> np.ndarray:
     """Returns the sizes of a group's updates, [runs], beside those without a gradient."""
     found = _group(updates, name)
-    return np.abs(found - np.nan_to_num(_group(updates, "none"))[:len(found)]).sum(axis=1)
+    none = np.nan_to_num(_group(updates, "none"))[:len(found)]
+    return np.asarray(np.abs(found - none).sum(axis=1))
 
 
 def _shape_factor(square: Updates, oblong: Updates | None) -> float | None:
@@ -182,7 +184,7 @@ def _shape_factor(square: Updates, oblong: Updates | None) -> float | None:
     return None
 
 
-def _of_norms(sizes: Sequence[float], whole: Sequence[float], mixes: bool) -> Behaviour | None:
+def _of_norms(sizes: np.ndarray, whole: np.ndarray, mixes: bool) -> Behaviour | None:
     """Judges the sizes of updates at parameters of 0, 1 and 2; None for an entrywise optimizer.
 
     Args:

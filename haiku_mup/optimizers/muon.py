@@ -164,7 +164,8 @@ def _update_norms(optimizer: Any, tree: Any, name: str, scalings: Mapping[str, P
               for name, x in named_leaves(tree)]
     shapes = jax.tree.unflatten(jax.tree.structure(tree, is_leaf=is_masked), arrays)
     runs = [Run(params=0.0, initial=1.0, gradient=size) for size in (1.0, 2.0)]
-    return np.linalg.norm(try_runs(optimizer, shapes, runs, Shapes.TRUE, 1)[name].first, axis=1)
+    updates = try_runs(optimizer, shapes, runs, Shapes.TRUE, 1)[name].first
+    return np.asarray(np.linalg.norm(updates, axis=1))
 
 
 def _array_shape(scaling: ParameterScaling, rank: int, shape: Matrix) -> list[int]:

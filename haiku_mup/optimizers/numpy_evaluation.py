@@ -1,9 +1,11 @@
 """Evaluates traced programs with NumPy: on a few numbers that takes less time than compiling them does."""
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal
 
@@ -44,7 +46,7 @@ def _concrete(x: Any) -> Any:
 
 
 def _is_key(x: Any) -> bool:
-    return bool(jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended))
+    return bool(jnp.issubdtype(x.dtype, jax.dtypes.extended))
 
 
 def _function(jaxpr: Any, consts: Sequence[Any]) -> Function:
@@ -56,7 +58,8 @@ def _function(jaxpr: Any, consts: Sequence[Any]) -> Function:
     def place(v: Any) -> int:
         """Returns where a value is in the list of all values."""
         if isinstance(v, Literal):
-            literals[i := next(counter)] = np.asarray(v.val, v.aval.dtype)
+            aval: Any = v.aval
+            literals[i := next(counter)] = np.asarray(v.val, aval.dtype)
             return i
         return places.setdefault(v, next(counter))
 
@@ -88,10 +91,15 @@ def _operation(equation: Any) -> Function:
     if any(map(_is_key, arrays)) or name in _FLOATS and any(x.dtype.kind in "iu" for x in arrays):
         return _by_jax(equation)
     if name in _WITH_PARAMS and not (name == "dot_general" and any(x.dtype.kind == "V" for x in arrays)):
-        function, dtype = _WITH_PARAMS[name], equation.outvars[0].aval.dtype
-        return lambda *values: [np.asarray(function(params, *values), dtype)]
-    function, dtype = _ANY_TYPE.get(name) or _FLOATS.get(name), equation.outvars[0].aval.dtype
-    return _by_jax(equation) if function is None else lambda *values: [np.asarray(function(*values), dtype)]
+        return _typed(equation, functools.partial(_WITH_PARAMS[name], params))
+    function = _ANY_TYPE.get(name) or _FLOATS.get(name)
+    return _by_jax(equation) if function is None else _typed(equation, function)
+
+
+def _typed(equation: Any, function: Callable[..., Any]) -> Function:
+    """Returns a function of NumPy's as an operation, whose result has the type of JAX's."""
+    dtype = equation.outvars[0].aval.dtype
+    return lambda *values: [np.asarray(function(*values), dtype)]
 
 
 def _by_jax(equation: Any) -> Function:

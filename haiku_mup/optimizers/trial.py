@@ -224,8 +224,8 @@ def _one_by_one(optimizer: Any, shapes: Any) -> _Programs:
         return [one_init(list(run)) for run in zip(*params)]
 
     def update(gradients: Flat, states: list[Flat], params: Flat) -> tuple[Flat, list[Flat]]:
-        updates, states = zip(*map(one_update, zip(*gradients), states, zip(*params)))
-        return [np.stack(leaves) for leaves in zip(*updates)], list(states)
+        updates, new = zip(*map(one_update, zip(*gradients), states, zip(*params)))
+        return [np.stack(leaves) for leaves in zip(*updates)], list(new)
 
     return _Programs(init, update, moves)
 
