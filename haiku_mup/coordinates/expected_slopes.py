@@ -156,7 +156,7 @@ def product_slopes(name: str, scalings: Scalings, *, with_bias: bool = False,
     """
     initial, change = _slopes({width: at[name] for width, at in scalings.items()}, _product_sizes)
     if next(iter(scalings.values()))[name].target.layer == TIED:
-        return ExpectedSlopes(initial | change, change)
+        return ExpectedSlopes(initial | change, initial | change if fades else change)
     if with_bias and has_bias(name, scalings):
         start = initial | FLAT if _has_nonzero_bias(name, scalings) else initial
         return ExpectedSlopes(start, initial | change)

@@ -18,6 +18,7 @@ from haiku_mup.coordinates.slope_range import FLAT, ExpectedSlopes, Range
 from haiku_mup.coordinates.state_records import RecordInfo
 from haiku_mup.coordinates.trainer import StepResult, Trainer
 from haiku_mup.coordinates.trials import Trials
+from haiku_mup.parameters.haiku_layers import TIED
 from haiku_mup.rules.optimizers import OptimizerRule
 
 _POWERS = {"l1": 1.0, "l2": 0.5}        # of the share of entries that move, in a statistic of all entries
@@ -65,8 +66,8 @@ def as_points(trainers: Mapping[int, Trainer], trials: Trials, *, parametrizatio
         branches={width: trainer.branches for width, trainer in trainers.items()},
         rule=rule, weight_decay=weight_decay, errors=error_slopes(trials),
         gradients=gradient_slopes(trials) if rule.serves_entrywise else {},
-        multipliers={module for trainer in trainers.values() for (module, _), info in trainer.records.items()
-                     if info.kind == RecordKind.MULTIPLIER})
+        multipliers={info.readout or module for trainer in trainers.values()
+                     for (module, _), info in trainer.records.items() if info.kind == RecordKind.MULTIPLIER})
     first = {width: steps[0] for (width, _), steps in trials.items()}
     reader = _TrialReader(
         stats=tuple(stats), expectations=expectations, activation_changes=activation_changes,
@@ -126,7 +127,7 @@ class _TrialReader:
                     steps: Sequence[StepResult]) -> Iterator[Measurement]:
         """Yields the factor between a layer's weight and its product, in the first step where there is one."""
         name, representative = self.names.module(module)
-        expected = self.expectations.of_multiplier(representative)
+        expected = self.expectations.of_multiplier(representative, tied=info.readout == TIED)
         stats = [(i, stat) for i, stat in enumerate(self.stats) if stat in JUDGED][:1]
         sums = [step.records[module][entry] for step in steps]
         for layer, (i, stat) in itertools.product(np.ndindex(sums[0].shape[:-1]), stats):

@@ -30,7 +30,7 @@ class ModelExpectations:
       errors: for each step, the measured slopes of the gradients that the loss sends into the outputs; nothing
         where they could not be measured.
       gradients: the measured slope of each parameter's gradient, in its first step.
-      multipliers: the modules whose multipliers are measured by themselves.
+      multipliers: the modules whose multipliers are measured by themselves; TIED for shared readouts.
     """
 
     scalings: Scalings
@@ -50,9 +50,12 @@ class ModelExpectations:
           info: what the recorder knows of the array.
           updates: how many updates there were before.
           grows: whether the array's shape follows the width. If not, it may be a sum over the width, such as
-            attention logits of one's own, whose independent terms μP's factors make shrink at the start. SGD's
-            gradients of such arrays are sums of independent terms, too, and may shrink like them.
+            attention logits of one's own, whose independent terms μP's factors make shrink at the start.
           is_output: whether it is an output of the model.
+
+        Behind such sums SGD's first gradients shrink alike: those of queries, of a router, of what mixes
+        tokens. How much of what is moved lies behind them, nothing tells; rates and multipliers are judged by
+        themselves.
         """
         weight = f"{module}/w"
         if info.kind == RecordKind.LOGITS:
@@ -70,8 +73,8 @@ class ModelExpectations:
         # Entrywise normalised updates do not depend on how small gradients are; others do.
         gradients = self._gradients(updates)
         change = self._independent_branches if gradients == FLAT else gradients
-        if self.rule.like_gradients and not is_output and (not grows or self._makes_logits(weight)):
-            change = change.plus(INVERSE_ROOT_TO_FLAT)
+        if self.rule.like_gradients:
+            change = change.plus(self._independent_terms)
         return ExpectedSlopes(expected.initial.plus(self._small_hidden_weights), expected.change.plus(change))
 
     def of_parameter(self, name: str, *, updates: int) -> ExpectedSlopes | None:
@@ -88,13 +91,25 @@ class ModelExpectations:
         initial, change = expected_slopes.parameter_slopes(name, self.scalings, muon=muon)
         fixed = all(block.role == FIXED for at in self.scalings.values() for block in at[name].row_blocks)
         if self.rule.like_gradients:
-            change = change.plus(self._gradients(updates)).plus(INVERSE_ROOT_TO_FLAT)
+            change = change.plus(self._gradients(updates)).plus(self._independent_terms)
         elif fixed and updates > 1:
             change = change.plus(self._output_errors)
         return ExpectedSlopes(initial, change | initial if self.weight_decay else change)
 
-    def of_multiplier(self, module: str) -> Range | None:
-        """Returns what is expected of the factor between a layer's weight and its product; None if unknown."""
+    def of_multiplier(self, module: str, *, tied: bool = False) -> Range | None:
+        """Returns what is expected of the factor between a layer's weight and its product; None if unknown.
+
+        Args:
+          module: the layer's name.
+          tied: whether it is a shared readout; then one of any embedding that is shared.
+        """
+        if tied:
+            names = [name for name, scaling in next(iter(self.scalings.values())).items()
+                     if scaling.target.layer == TIED and self._everywhere(name)]
+            # An embedding is read with its forward factor.
+            factors = [[at[name].multiplier for at in self.scalings.values()] for name in names]
+            slopes = [expected_slopes.slope(self.scalings, some) for some in factors]
+            return Range(min(slopes), max(slopes)) if slopes else None
         weight = f"{module}/w"
         return expected_slopes.multiplier_slope(weight, self.scalings) if self._everywhere(weight) else None
 
@@ -149,16 +164,11 @@ class ModelExpectations:
 
         So the check fails for a parametrization whose own table lets a product grow, such as the standard one.
         """
+        tied = any(at[weight].target.layer == TIED for at in self.scalings.values() if weight in at)
         expected = expected_slopes.product_slopes(
-            weight, self.scalings, with_bias=with_bias, fades=weight.removesuffix("/w") in self.multipliers)
+            weight, self.scalings, with_bias=with_bias,
+            fades=(TIED if tied else weight.removesuffix("/w")) in self.multipliers)
         return ExpectedSlopes(_without_growth(expected.initial), _without_growth(expected.change))
-
-    def _makes_logits(self, weight: str) -> bool:
-        """Returns whether a weight makes the queries or the keys of an attention."""
-        parent = weight.rpartition("/")[0].rpartition("/")[0]
-        names = {weight, f"{parent}/query/w"} if weight == f"{parent}/key/w" else {weight}
-        return any(name in at and bool(at[name].target.key_size) for at in self.scalings.values()
-                   for name in names)
 
     # --- deviations from keeping the size ---
 
@@ -218,8 +228,13 @@ class ModelExpectations:
         Initial outputs, which shrink with the width, are part of the errors. A gradient has also come back
         through the residual branches.
         """
+        return self._independent_terms.plus(self._independent_branches)
+
+    @functools.cached_property
+    def _independent_terms(self) -> Range:
+        """Returns the slopes of sums over the width whose terms are independent, as initial outputs, and 0."""
         lows = [expected.initial.low for expected in self._readouts.values()]
-        return Range(min(lows, default=0.0), 0.0).plus(self._independent_branches)
+        return Range(min(lows, default=0.0), 0.0)
 
     def _gradients(self, updates: int) -> Range:
         """Returns the slopes that gradients bring into updates: none where the optimizer normalises them.

@@ -16,7 +16,7 @@ from haiku_mup.coordinates.multipliers import multiplier_between
 from haiku_mup.coordinates.quantities import RecordKind
 from haiku_mup.coordinates.state_records import WITHOUT_BIAS, RecordInfo, is_record, records_in
 from haiku_mup.errors import MupError
-from haiku_mup.layers import SharedReadout
+from haiku_mup.layers import SharedEmbed, SharedReadout
 from haiku_mup.parameters.haiku_layers import TIED, Attention, layer_type
 from haiku_mup.tracing.haiku_internals import Nesting, is_lift, lacks_state, leaf_name, original_function
 
@@ -193,7 +193,9 @@ class Recorder:
             # id from being used again.
             self._outputs_of_readouts.update((id(x), (x, readout)) for _, x in _arrays(out))
         self.record(RecordKind.ACTIVATION, module, out)
-        if isinstance(module, hk.Linear | hk.ConvND):
+        if isinstance(module, SharedReadout):
+            self._record_tied_multiplier(module, out, *args, **kwargs)
+        elif isinstance(module, hk.Linear | hk.ConvND):
             self._record_product(module, out, args[0] if args else kwargs.get("inputs"))
         return out
 
@@ -206,6 +208,17 @@ class Recorder:
             self.record(RecordKind.ACTIVATION, module, product, WITHOUT_BIAS)
         if isinstance(module, hk.Linear) and "w" in read and inputs is not None:
             self.record(RecordKind.MULTIPLIER, module, multiplier_between(inputs, read["w"], product))
+
+    def _record_tied_multiplier(self, module: SharedReadout, out: jax.Array, weight: Any, x: Any,
+                                **kwargs: Any) -> None:
+        """Records the multiplier of logits that an embedding makes."""
+        del kwargs
+        read, self._read = self._read, {}
+        product = out - jnp.broadcast_to(read["b"], out.shape) if "b" in read else out
+        weights = weight.get_weights() if isinstance(weight, SharedEmbed) else jnp.asarray(weight)
+        found = multiplier_between(x, weights.T, product)
+        self._outputs_of_readouts[id(found)] = found, TIED
+        self.record(RecordKind.MULTIPLIER, module, found)
 
     def _getter(self, next_getter: Any, value: Any, context: Any) -> Any:
         """Notes a weight as stored, and a bias as added: Haiku's custom getter, around all others."""

@@ -50,6 +50,22 @@ def test_a_zero_readout_that_is_multiplied_twice_is_seen_beside_its_bias():
     assert "Δactivation readout/weights" in {f.quantity for f in check.failures()}
 
 
+def test_the_multiplier_of_tied_logits_is_measured():
+    def tied(ids, width, output_mult):
+        embed = haiku_mup.SharedEmbed(10, width)
+        return haiku_mup.SharedReadout(use_bias=True, output_mult=output_mult)(embed, embed(ids))
+
+    def multiplier(power):
+        check = haiku_mup.coord_check(
+            make(tied, output_mult=lambda width: width**power), (16, 64), (jnp.arange(8), LABELS[:8]), loss_fn,
+            optax.adam(2.0**-7), seeds=2, steps=1, progress=False)
+        return next(f for f in check.findings if f.quantity == "multiplier shared_readout")
+
+    right, wrong = map(multiplier, (0.0, -0.25))
+    assert abs(right.slope + 1) < 1e-5 and right.excess == 0
+    assert abs(wrong.slope + 1.25) < 1e-5 and wrong.excess > 0.2
+
+
 def gated(x, width):
     """A right mixture of experts, few of whose tokens go to any one."""
     x = jax.nn.relu(hk.Linear(width)(x))

@@ -17,7 +17,7 @@ import optax
 
 import haiku_mup
 
-WIDTHS, NARROW = (64, 512), (32, 256)       # the second of models that compile slowly
+WIDTHS, NARROW = (64, 512), (64, 256)       # the second of models that compile slowly
 IMAGES = jax.random.normal(jax.random.PRNGKey(1), (32, 4, 4))
 IDS = jax.random.randint(jax.random.PRNGKey(2), (32, 6), 0, 20)
 LABELS = jnp.arange(32) % 10
