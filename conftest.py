@@ -2,6 +2,7 @@
 import copy
 import doctest
 import functools
+import gc
 import os
 
 import haiku as hk
@@ -35,6 +36,14 @@ def pytest_configure(config):
         if jax.__version_info__ < (0, 11):      # a flag that XLA doesn't know ends the process
             flags.append("--xla_cpu_use_fusion_emitters=false")
         os.environ.setdefault("XLA_FLAGS", " ".join(flags))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _rarely_collected():
+    """Collects garbage less often: what JAX traces makes millions of objects that stay, and are searched."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(autouse=True, scope="session")
