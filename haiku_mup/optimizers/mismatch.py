@@ -4,7 +4,7 @@ from typing import Any
 
 from haiku_mup.optimizers.detect import SMALL_GRADIENT, CannotTry, Decay, Drift, Traits, find_traits
 from haiku_mup.optimizers.factors import OptimizerScaling, refusal
-from haiku_mup.optimizers.states import States
+from haiku_mup.optimizers.states import States, states_and_parameters
 from haiku_mup.optimizers.trees import named_leaves, unmasked_shapes
 from haiku_mup.parameters.scaling import ParameterScaling
 from haiku_mup.rules import FIXED
@@ -57,8 +57,7 @@ class MismatchCheck:
         shapes = {(name, x.shape) for name, x in named_leaves(tree)}
         if not self._judged or shapes <= self._tried:
             return
-        states = States(self._optimizer, tree)
-        some = states.representative_parameters(tree, self._judged)
+        states, some = states_and_parameters(self._optimizer, tree, self._judged)
         try:
             found = find_traits(self._optimizer, (some, tree))
         except CannotTry:
@@ -183,8 +182,7 @@ def find_rule(optimizer: Any, tree: Any) -> OptimizerRule | None:
     >>> [find_rule(optimizer, shapes).name for optimizer in optimizers]
     ['adam', 'sgd', 'any', 'lamb']
     """
-    states = States(optimizer, tree)
-    some = states.representative_parameters(tree, {name for name, _ in named_leaves(tree)})
+    states, some = states_and_parameters(optimizer, tree, {name for name, _ in named_leaves(tree)})
     try:
         found = find_traits(optimizer, (some, tree))
     except CannotTry:

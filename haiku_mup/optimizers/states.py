@@ -1,6 +1,6 @@
 """The named tuples in an optimizer's state: their names, and the parameters that each has masked."""
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -55,14 +55,48 @@ class States:
         """
         if not all(state.has_masks_inside for state in self._states if state.name == "MaskedState"):
             return dict(tree)
-        masks = [masked for state in self._states for masked in state.masks]
-        groups: dict[Any, str] = {}
-        for name, x in named_leaves(tree):
-            if name in names:
-                group = len(x.shape), *(i for i, masked in enumerate(masks) if name in masked)
-                groups[group] = max(groups.get(group, ""), name)
-        chosen = set(groups.values())
-        return selected(tree, lambda name, _: name in chosen)
+        return _one_of_each_group(tree, names, [masked for state in self._states for masked in state.masks])
+
+    @property
+    def are_those_of_any_tree(self) -> bool:
+        """Returns whether there are states, and none that treats some parameters in another way than others."""
+        return bool(self._states) and not any(
+            state.name == "MaskedState" or state.has_masks_inside for state in self._states)
+
+
+def states_and_parameters(optimizer: Any, tree: Any, names: Collection[str]) -> tuple[States, dict[str, Any]]:
+    """Returns an optimizer's states, and one parameter of each group that it treats differently.
+
+    Making the state of thousands of parameters takes as long as tracing the model does. One parameter of each
+    rank will do, if nothing in its state is masked.
+
+    Args:
+      optimizer: an optax optimizer.
+      tree: of parameters' shapes.
+      names: of the parameters to choose from.
+
+    >>> import optax
+    >>> tree = {"linear": {name: jax.ShapeDtypeStruct((2,), "float32") for name in "abc"}}
+    >>> states_and_parameters(optax.adam(1e-3), tree, {"linear/a", "linear/b"})[1]
+    {'linear': {'b': ShapeDtypeStruct(shape=(2,), dtype=float32)}}
+    """
+    some = _one_of_each_group(tree, names, [])
+    states = States(optimizer, some)
+    if states.are_those_of_any_tree:
+        return states, some
+    states = States(optimizer, tree)
+    return states, states.representative_parameters(tree, names)
+
+
+def _one_of_each_group(tree: Any, names: Collection[str], masks: Sequence[set[str]]) -> dict[str, Any]:
+    """Returns one parameter, of those with these names, of each rank and each combination of masks."""
+    groups: dict[Any, str] = {}
+    for name, x in named_leaves(tree):
+        if name in names:
+            group = len(x.shape), *(i for i, masked in enumerate(masks) if name in masked)
+            groups[group] = max(groups.get(group, ""), name)
+    chosen = set(groups.values())
+    return selected(tree, lambda name, _: name in chosen)
 
 
 def _read(state: Any) -> list[NamedState]:
