@@ -51,15 +51,14 @@ def gpt2_of_modules(ids, width):
 
 MODELS = {"200 hk.Linears": (linears, jax.ShapeDtypeStruct((1, 32), jnp.float32)),
           "GPT-2, 12 blocks": (gpt2_of_modules, jax.ShapeDtypeStruct((1, 64), jnp.int32))}
-ADAM = optax.adam(1e-3)
+ADAM, KEY = optax.adam(1e-3), jax.random.key(0)
 
 
 def plain(name, optimizer=ADAM):
     """Traces the inits of base and target, and makes an optimizer's state, without a Mup."""
     function, inputs = MODELS[name]
     for width in WIDTHS:
-        shapes = jax.eval_shape(hk.transform(functools.partial(function, width=width)).init, jax.random.key(0),
-                                inputs)
+        shapes = jax.eval_shape(hk.transform(functools.partial(function, width=width)).init, KEY, inputs)
     if optimizer is not None:
         jax.eval_shape(optimizer.init, shapes)
 
@@ -78,8 +77,8 @@ def captured(name, mup=None, optimizer=ADAM):
     (function, inputs), mup = MODELS[name], mup or haiku_mup.Mup()
     for width, context in zip(WIDTHS, (mup.init_base, mup.init_target)):
         with context():
-            shapes = jax.eval_shape(hk.transform(functools.partial(function, width=width)).init,
-                                    jax.random.key(0), inputs)
+            shapes = jax.eval_shape(hk.transform(functools.partial(function, width=width)).init, KEY,
+                                    inputs)
     if optimizer is not None:
         jax.eval_shape(mup.wrap_optimizer(optimizer).init, shapes)
     return jax.tree.leaves(shapes)
