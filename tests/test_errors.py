@@ -479,9 +479,11 @@ def test_factors_that_do_not_fit_the_optimizer(optimizer, adam):
     mup = captured(mlp, X)
     kind = "SGD" if adam else "Adam"
     with warns(f"adam={adam}", f"behaves like {kind}", f"adam={not adam}") as seen:
+        opt = mup.wrap_optimizer(optimizer, adam=adam)
+        opt.init(mlp(32).init(KEY, X))                  # once for each optimizer that is wrapped
+        assert len(seen) == 1
         mup.wrap_optimizer(optimizer, adam=adam)
-        mup.wrap_optimizer(optimizer, adam=adam)        # once a Mup
-    assert len(seen) == 1
+    assert len(seen) == 2
     other = captured(mlp, X)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

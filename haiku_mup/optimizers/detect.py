@@ -173,7 +173,7 @@ def _sizes(updates: np.ndarray, name: str) -> np.ndarray:
 
 def _shape_factor(square: Updates, oblong: Updates | None) -> float | None:
     """Returns how much larger updates are in an oblong array; None where they are equal, or where none is."""
-    if oblong is None:
+    if oblong is None or not oblong.first.size:         # a stack without layers has no entries
         return None
     wide = np.nan_to_num(oblong.first)
     none, small = (np.nan_to_num(_group(square.first, name)) for name in ("none", "small"))
