@@ -119,9 +119,20 @@ def check(spec):
         assert (row.role, row.multiplier, row.adam_lr, row.sgd_lr) == wanted
         assert row.inferred == (row.role != "fixed")
         return
-    found = [followed_row(spec, code) for text in texts for code in codes(text)]
+    found = [followed_row(spec, code) for text in texts for code in [*codes(text), *filled_in(text, spec)]]
     if not any("initialised with mean" in text for text in texts):      # another initializer, first
         assert wanted in found or not found, (texts, found, wanted)
+
+
+def filled_in(text, spec):
+    """Returns the declaration that a message leaves open, with the axes that are right."""
+    if "(fan_in_axes, fan_out_axes)" not in text:
+        return []
+    lookup = (0,) if spec.operation == "look up" and not any(spec.summed) else ()
+    summed, kept = (tuple(i for i, s in enumerate(spec.summed) if s is which and i not in lookup)
+                    for which in (True, False))
+    readouts = ", readouts='~/own'" if oracle(spec)[0] == "output" else ""
+    return [f"Mup(fans={{'~/own': {(summed, kept, lookup) if lookup else (summed, kept)}}}{readouts})"]
 
 
 def followed_row(spec, code):
