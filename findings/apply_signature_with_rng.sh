@@ -30,7 +30,7 @@ for name, function in (("x", lambda x: x + 1), ("rng", lambda rng: rng + 1)):
             bound = "refuses"
         print(f"{name}, {what}: ({', '.join(signature.parameters)}) {bound} a call that returns {apply(*args)}")
 PY
-diff "$folder/output" - <<'EXPECTED'
+diff "$folder/output" - <<'EXPECTED' || { echo "not what was seen" >&2; exit 1; }
 x, transform: (params, rng, x) takes a call that returns 2
 x, without_apply_rng: (params, x) takes a call that returns 2
 rng, transform: (params, rng) refuses a call that returns 2

@@ -41,7 +41,7 @@ alone = [clipped(gradients[i], weights[i]) for i in range(2)]
 for i in range(2):
     print(f"layer {i}: {together[i, 0, 0]:.3f} in the stack, {alone[i][0, 0]:.3f} alone")
 PY
-diff "$folder/output" - <<'EXPECTED'
+diff "$folder/output" - <<'EXPECTED' || { echo "not what was seen" >&2; exit 1; }
 weights of two layers: (2, 4, 4)
 layer 0: 0.707 in the stack, 0.010 alone
 layer 1: 0.707 in the stack, 1.000 alone

@@ -37,7 +37,7 @@ for where, tree in (("outside of the mesh", params), ("in the mesh", placed)):
         except Exception as error:
             print(f"parameters {where}: {what} raises {type(error).__name__}")
 PY
-diff "$folder/output" - <<'EXPECTED'
+diff "$folder/output" - <<'EXPECTED' || { echo "not what was seen" >&2; exit 1; }
 parameters outside of the mesh: forward runs
 parameters outside of the mesh: gradient raises ShardingTypeError
 parameters in the mesh: forward runs

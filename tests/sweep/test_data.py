@@ -2,6 +2,7 @@
 import functools
 import itertools
 import random
+import warnings
 
 import haiku as hk
 import jax
@@ -241,8 +242,12 @@ def test_an_optimizer_that_ignores_the_rate_is_warned_of(optimizer):
         lambda x: "ab"[x.ndim > 1], tree)),
     optax.polyak_sgd])     # which needs a loss's value, and so is not tried
 def test_an_optimizer_that_uses_the_rate_is_none(optimizer):
-    warn_of_unused_rate(functools.partial(optimizer, **_placeholders(optimizer, 0.5)), {
-        "linear": {"w": jax.ShapeDtypeStruct((3, 2), "float32"), "b": jax.ShapeDtypeStruct((2,), "float32")}})
+    w, b = (jax.ShapeDtypeStruct(shape, "float32") for shape in ((3, 2), (2,)))
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        warn_of_unused_rate(functools.partial(optimizer, **_placeholders(optimizer, 0.5)),
+                            {"linear": {"w": w, "b": b}})
+    assert not found
 
 
 @pytest.mark.parametrize("wrong, said", [
