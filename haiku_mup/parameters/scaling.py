@@ -40,7 +40,7 @@ class RowBlock:
     fans: Fans
 
 
-class ForwardFactors(NamedTuple):
+class RuntimeFactors(NamedTuple):
     """Factors of a parameter in the forward pass, and of its gradient in the backward pass.
 
     Attributes:
@@ -61,7 +61,7 @@ class ForwardFactors(NamedTuple):
         return self._replace(stored=1.0) == _NO_FACTORS
 
 
-_NO_FACTORS = ForwardFactors()
+_NO_FACTORS = RuntimeFactors()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,10 +116,10 @@ class ParameterScaling:
         return self.factor(lambda block: block.draw)
 
     @property
-    def forward_factors(self) -> ForwardFactors:
+    def runtime_factors(self) -> RuntimeFactors:
         """Returns the factors in both passes. A readout applies its forward factor itself."""
         forward = 1.0 if self.target.layer == READOUT else self.factor(lambda block: block.factors.forward)
-        return ForwardFactors(self.multiplier, forward, self.factor(lambda block: block.factors.gradient),
+        return RuntimeFactors(self.multiplier, forward, self.factor(lambda block: block.factors.gradient),
                               self.factor(lambda block: block.factors.stored))
 
     @property

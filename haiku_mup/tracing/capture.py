@@ -11,7 +11,7 @@ from haiku_mup.parameters.globs import check_globs, multipliers_by_name
 from haiku_mup.parameters.haiku_layers import NAMED, READOUT, TIED, layer_type, weight_leaves
 from haiku_mup.parameters.place import Branch
 from haiku_mup.parameters.record import Record
-from haiku_mup.parameters.scaling import ForwardFactors, ParameterScaling
+from haiku_mup.parameters.scaling import ParameterScaling, RuntimeFactors
 from haiku_mup.parameters.uses import Use
 from haiku_mup.tracing.creation import CreatedParameter, Creation
 from haiku_mup.tracing.factor_lookup import tied_multiplier
@@ -157,7 +157,7 @@ class Capture:
                              "shapes in one context; initialise one model in it")
             raise error.made_at(record.name, record.line)
 
-    def forward_factors(self, name: str, shape: tuple[int, ...]) -> ForwardFactors:
+    def runtime_factors(self, name: str, shape: tuple[int, ...]) -> RuntimeFactors:
         """Returns factors of 1, for the base."""
         return PLAIN
 

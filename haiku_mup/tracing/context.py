@@ -103,7 +103,7 @@ def _note_read(active: ActiveContext, context: hk.GetterContext) -> None:
     if layer_type(context.module).scaled_outputs and (call is None or call.module is not context.module):
         active.table_read(context)
     name, shape = context.full_name, tuple(map(int, context.original_shape))
-    note_initialized(active.warned, name, shape, not active.forward_factors(name, shape).plain)
+    note_initialized(active.warned, name, shape, not active.runtime_factors(name, shape).plain)
 
 
 def _in_tree(applied: AppliedContext, params: hk.Params) -> list[CreatedParameter]:

@@ -4,7 +4,7 @@ from collections.abc import Hashable, Iterable
 from haiku_mup.errors import MupError
 from haiku_mup.parameters.place import Stack
 from haiku_mup.parameters.record import Record
-from haiku_mup.parameters.scaling import ForwardFactors
+from haiku_mup.parameters.scaling import RuntimeFactors
 from haiku_mup.tracing.haiku_internals import Nesting
 
 
@@ -13,10 +13,10 @@ class FactorLookup:
 
     def __init__(self) -> None:
         # Where all that look alike have the same factors, it is of no interest which of them a layer means.
-        self._shared: dict[tuple[str, tuple[int, ...]], ForwardFactors | None] = {}
-        self._by_stacks: dict[tuple[str, tuple[int, ...]], dict[tuple[Stack, ...], ForwardFactors]] = {}
+        self._shared: dict[tuple[str, tuple[int, ...]], RuntimeFactors | None] = {}
+        self._by_stacks: dict[tuple[str, tuple[int, ...]], dict[tuple[Stack, ...], RuntimeFactors]] = {}
 
-    def add(self, record: Record, factors: ForwardFactors) -> ForwardFactors:
+    def add(self, record: Record, factors: RuntimeFactors) -> RuntimeFactors:
         """Adds a parameter; returns its factors, or those of an earlier one that looks the same everywhere."""
         key, stacks = (record.local, record.shape), record.place.stacks if record.place else ()
         found = self._by_stacks.setdefault(key, {}).setdefault(stacks, factors)
@@ -24,7 +24,7 @@ class FactorLookup:
             self._shared[key] = None
         return found
 
-    def get(self, name: str, shape: tuple[int, ...]) -> ForwardFactors | None:
+    def get(self, name: str, shape: tuple[int, ...]) -> RuntimeFactors | None:
         """Returns the factors of the parameter of this local name and shape; None where there is none.
 
         Raises:

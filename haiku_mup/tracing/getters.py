@@ -11,12 +11,12 @@ import numpy as np
 from haiku_mup.errors import MupError
 from haiku_mup.parameters.factors import Factor, RowFactors, map_factor, scale_gradient, scaled
 from haiku_mup.parameters.haiku_layers import READOUT, Weight, layer_type, record_of
-from haiku_mup.parameters.scaling import ForwardFactors
+from haiku_mup.parameters.scaling import RuntimeFactors
 from haiku_mup.tracing.haiku_internals import TransformedFunction, leaf_name, users_line
 from haiku_mup.tracing.scope import ActiveContext, during, is_foreign
 from haiku_mup.tracing.warn import warn_once
 
-PLAIN = ForwardFactors()
+PLAIN = RuntimeFactors()
 
 
 class Call(NamedTuple):
@@ -76,7 +76,7 @@ def read(active: ActiveContext, next_getter: Callable[[Any], Any], value: Any, c
     name, shape = context.full_name, tuple(map(int, context.original_shape))
     if not isinstance(value, (jax.Array, np.ndarray, np.generic)):
         return next_getter(value)
-    factors = active.forward_factors(name, shape)
+    factors = active.runtime_factors(name, shape)
     if factors == PLAIN:
         text = active.uncaptured(name, shape)
         if text and foreign() is None:
@@ -93,7 +93,7 @@ def read(active: ActiveContext, next_getter: Callable[[Any], Any], value: Any, c
     return _multiplied(value, next_getter, factors, _factor(factors, shape, context))
 
 
-def _multiplied(value: Any, next_getter: Callable[[Any], Any], factors: ForwardFactors, factor: Factor) -> Any:
+def _multiplied(value: Any, next_getter: Callable[[Any], Any], factors: RuntimeFactors, factor: Factor) -> Any:
     """Returns a stored value times a factor, with other getters applied to θ times the value in between."""
     theta = factors.stored
     value = value if factors.gradient == 1 else scale_gradient(value, factors.gradient)
@@ -104,7 +104,7 @@ def _multiplied(value: Any, next_getter: Callable[[Any], Any], factors: ForwardF
     return found if factor == theta else scaled(scaled(found, map_factor(lambda x: 1 / x, theta)), factor)
 
 
-def _factor(factors: ForwardFactors, shape: tuple[int, ...], context: hk.GetterContext) -> Factor:
+def _factor(factors: RuntimeFactors, shape: tuple[int, ...], context: hk.GetterContext) -> Factor:
     """Returns the factor of a parameter as it is read: 1 if its layer multiplies activations instead."""
     leaf, product = leaf_name(context), _product.get()
     if product is None or product.module is not context.module or product.leaf != leaf:
@@ -139,7 +139,7 @@ def _params_multiplied(active: ActiveContext, params: Mapping[str, Any], module:
         shape, leaf = tuple(map(int, value.shape)), name.removeprefix(f"{module.module_name}/")
         if layer.scaled_outputs and layer.scaled_outputs.leaf == leaf:
             active.table_read(hk.GetterContext(name, module, value.dtype, shape, None, None))
-        factors = active.forward_factors(name, shape)
+        factors = active.runtime_factors(name, shape)
         if factors != PLAIN:
             factor = factors.multiplier if layer.kinds.get(leaf) == READOUT else factors.forward
             found[name] = _multiplied(value, lambda x: x, factors, factor)
@@ -162,7 +162,7 @@ def _inputs_scaled(active: ActiveContext, next_method, args, kwargs, module: Any
     inputs = _activations(args, kwargs, weight)
     if inputs is None:
         return next_method(*args, **kwargs)
-    factor = active.forward_factors(f"{module.module_name}/{weight.leaf}", weight.shape(module, inputs)).forward
+    factor = active.runtime_factors(f"{module.module_name}/{weight.leaf}", weight.shape(module, inputs)).forward
     if weight.keyword in kwargs:
         kwargs = kwargs | {weight.keyword: _channels(inputs, factor)}
     else:
@@ -174,7 +174,7 @@ def _inputs_scaled(active: ActiveContext, next_method, args, kwargs, module: Any
 def _outputs_scaled(active: ActiveContext, next_method, args, kwargs, module: Any, weight: Weight) -> Any:
     """Calls a layer and multiplies its outputs by its weight's factor."""
     shape = weight.shape(module, _activations(args, kwargs, weight))
-    factor = active.forward_factors(f"{module.module_name}/{weight.leaf}", shape).forward
+    factor = active.runtime_factors(f"{module.module_name}/{weight.leaf}", shape).forward
     with during(_product, _Product(module, weight.leaf, factor)):
         return scaled(next_method(*args, **kwargs), factor)
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import haiku as hk
 
 from haiku_mup.parameters.place import Branch
-from haiku_mup.parameters.scaling import ForwardFactors
+from haiku_mup.parameters.scaling import RuntimeFactors
 from haiku_mup.tracing.creation import CreatedParameter, Creation
 from haiku_mup.tracing.haiku_internals import Nesting
 from haiku_mup.tracing.user_context import user_context
@@ -38,7 +38,7 @@ class ActiveContext(Protocol):
     def keep(self, created: Sequence[CreatedParameter]) -> None:
         """Keeps the parameters that are in the tree when apply_mup() ends."""
 
-    def forward_factors(self, name: str, shape: tuple[int, ...]) -> ForwardFactors:
+    def runtime_factors(self, name: str, shape: tuple[int, ...]) -> RuntimeFactors:
         """Returns the factors of a parameter in the forward pass and of its gradient."""
 
     def is_lifted(self, name: str, shape: tuple[int, ...]) -> bool:

@@ -14,7 +14,7 @@ from haiku_mup.parameters.globs import multiplier_of
 from haiku_mup.parameters.haiku_layers import TIED
 from haiku_mup.parameters.place import Branch, Site
 from haiku_mup.parameters.record import Record
-from haiku_mup.parameters.scaling import ForwardFactors, ParameterScaling, compare
+from haiku_mup.parameters.scaling import ParameterScaling, RuntimeFactors, compare
 from haiku_mup.parameters.uses import Use
 from haiku_mup.parameters.warnings import model_warnings, parameter_warning
 from haiku_mup.rules import ONE, Parametrization
@@ -51,7 +51,7 @@ class CapturedModel(NamedTuple):
     @property
     def has_multipliers(self) -> bool:
         """Returns whether the model is wrong without its wrapper."""
-        return not (all(scaling.forward_factors.plain for scaling in self.scalings.values())
+        return not (all(scaling.runtime_factors.plain for scaling in self.scalings.values())
                     and set(self.branches.values()) <= {1.0})
 
     def check_same_shapes(self, earlier: "CapturedModel") -> None:
@@ -108,7 +108,7 @@ class TargetCapture(Capture):
         self._pairs.add_modules(name[:-len(record.leaf) - 1] for name in creation.names)
         scaling = self._compared(record)
         self._note_use(record, scaling.multiplier)
-        self._factors.add(record, scaling.forward_factors)
+        self._factors.add(record, scaling.runtime_factors)
         if record.place and record.place.branch:
             self._made_in.setdefault(record.place.branch.site, record)
         return scaling
@@ -157,12 +157,12 @@ class TargetCapture(Capture):
 
     # --- factors, while the model runs ---
 
-    def forward_factors(self, name: str, shape: tuple[int, ...]) -> ForwardFactors:
+    def runtime_factors(self, name: str, shape: tuple[int, ...]) -> RuntimeFactors:
         """Returns the factors of a parameter; those predicted from the base if it is not made yet."""
         found = self._factors.get(name, shape)
         return self._predicted(name, shape) if found is None else found
 
-    def _predicted(self, name: str, shape: tuple[int, ...]) -> ForwardFactors:
+    def _predicted(self, name: str, shape: tuple[int, ...]) -> RuntimeFactors:
         """Returns the factors of a parameter that is to be made."""
         alike = self._base_by_local.get(name)
         if self._multiplies_readouts_alone and alike and all(
@@ -175,13 +175,13 @@ class TargetCapture(Capture):
             with contextlib.suppress(MupError):     # which is kept in full as the parameter is made
                 values.add(self._compared(dataclasses.replace(
                     record, shape=shape, stacks=nesting.stacked_layers,
-                    row_sizes=row_sizes(name, enclosing.get()))).forward_factors)
+                    row_sizes=row_sizes(name, enclosing.get()))).runtime_factors)
         return values.pop() if len(values) == 1 else PLAIN
 
     def multiplier(self, name: str, shape: tuple[int, ...]) -> float:
         """Returns the multiplier that a layer applies to its product."""
         self._ties_used |= name.endswith("/embeddings")
-        return self.forward_factors(name, shape).multiplier
+        return self.runtime_factors(name, shape).multiplier
 
     def tied_multiplier(self) -> float:
         """Returns the multiplier of a readout that was given an embedding's matrix."""

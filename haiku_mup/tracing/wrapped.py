@@ -11,7 +11,7 @@ from haiku_mup.errors import MupError
 from haiku_mup.parameters.haiku_layers import TIED, layer_type
 from haiku_mup.parameters.initializers import known_moments
 from haiku_mup.parameters.place import Branch, Site
-from haiku_mup.parameters.scaling import ForwardFactors, ParameterScaling
+from haiku_mup.parameters.scaling import ParameterScaling, RuntimeFactors
 from haiku_mup.tracing import getters
 from haiku_mup.tracing.creation import CreatedParameter, Creation
 from haiku_mup.tracing.factor_lookup import FactorLookup, tied_multiplier
@@ -56,7 +56,7 @@ class WrappedModel:
         self._tied = {s.multiplier for s, target in targets if target.layer == TIED}
         self._factors = FactorLookup()
         for scaling, target in targets:
-            if self._factors.add(target, scaling.forward_factors) != scaling.forward_factors:
+            if self._factors.add(target, scaling.runtime_factors) != scaling.runtime_factors:
                 raise MupError.about(
                     target.name, scaling.base.shape, target.shape, "another layer has this name and shape "
                     "within its lift, and another multiplier; rename one", target.line)
@@ -121,7 +121,7 @@ class WrappedModel:
         outer = self._branches.get(branch.outer.site, 1.0) if branch.outer else 1.0
         return self._branches[branch.site] / outer
 
-    def forward_factors(self, name: str, shape: tuple[int, ...]) -> ForwardFactors:
+    def runtime_factors(self, name: str, shape: tuple[int, ...]) -> RuntimeFactors:
         """Returns the factors of a parameter; factors of 1 if it was not captured."""
         return self._factors.get(name, shape) or getters.PLAIN
 
