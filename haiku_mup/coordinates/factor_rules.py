@@ -59,7 +59,7 @@ def _product(notes: Leftovers, values: list[Value], action: str, sign: int) -> V
     if a.constant and b.constant:
         return _computed(_FUNCTIONS["mul" if sign > 0 else "div"], values)
     a, b = notes.marked(a, "multiplied by"), notes.marked(b, action)
-    return Value(a.log_scale + sign * b.log_scale, (*a.sites, *b.sites))
+    return Value(a.log_scale + sign * b.log_scale, (*a.operations, *b.operations))
 
 
 def _power(notes: Leftovers, base: Equation, target: Equation, values: list[Value]) -> Value:
@@ -73,7 +73,7 @@ def _power(notes: Leftovers, base: Equation, target: Equation, values: list[Valu
     if values[0].constant:
         return _computed(lambda x, *_: float(x)**power if x > 0 or float(power).is_integer() and x else 0.0,
                          values)
-    return Value(values[0].log_scale * power, values[0].sites)
+    return Value(values[0].log_scale * power, values[0].operations)
 
 
 def _add(notes: Leftovers, base: Equation, target: Equation, values: list[Value]) -> Value:
@@ -102,9 +102,9 @@ def _sum(notes: Leftovers, base: Equation, target: Equation, values: list[Value]
 
 def _summed(notes: Leftovers, value: Value, base: int, target: int) -> Value:
     if base == target or not base or not target:
-        return Value(value.log_scale, value.sites)
-    site = notes.site("a sum over", base, target)
-    return Value(value.log_scale + math.log(target / base), (*value.sites, site))
+        return Value(value.log_scale, value.operations)
+    operation = notes.operation("a sum over", base, target)
+    return Value(value.log_scale + math.log(target / base), (*value.operations, operation))
 
 
 def _dot(notes: Leftovers, base: Equation, target: Equation, values: list[Value]) -> Value:
@@ -114,7 +114,7 @@ def _dot(notes: Leftovers, base: Equation, target: Equation, values: list[Value]
     terms, and not like its root (Tensor Programs V, Definition 4.1).
     """
     a, b = (notes.marked(v, "multiplied by") for v in values)
-    product = Value(a.log_scale + b.log_scale, (*a.sites, *b.sites))
+    product = Value(a.log_scale + b.log_scale, (*a.operations, *b.operations))
     if a.is_weight or b.is_weight:
         return product
     (axes, _), _ = target.params["dimension_numbers"]
@@ -125,7 +125,7 @@ def _dot(notes: Leftovers, base: Equation, target: Equation, values: list[Value]
 def _convolution(notes: Leftovers, base: Equation, target: Equation, values: list[Value]) -> Value:
     """Returns the product of the scales; a kernel is a weight."""
     a, b = (notes.marked(v, "multiplied by") for v in values)
-    return Value(a.log_scale + b.log_scale, (*a.sites, *b.sites))
+    return Value(a.log_scale + b.log_scale, (*a.operations, *b.operations))
 
 
 def _scatter(notes: Leftovers, base: Equation, target: Equation, values: list[Value]) -> Value:

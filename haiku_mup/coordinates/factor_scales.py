@@ -11,7 +11,7 @@ Equation = Any          # jax.extend.core.JaxprEqn
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Site:
+class ScalingOperation:
     """One operation that puts a factor of the width into its result.
 
     Attributes:
@@ -46,14 +46,14 @@ class Value:
 
     Attributes:
       log_scale: logarithm of its scale.
-      sites: the operations that its scale comes from, in their order.
+      operations: the operations that its scale comes from, in their order.
       constant: its value, where the program knows it and all its entries other than zero are one number.
       inputs: whether it depends on the program's inputs.
       weights: whether it depends on parameters.
     """
 
     log_scale: float = 0.0
-    sites: tuple[Site, ...] = ()
+    operations: tuple[ScalingOperation, ...] = ()
     constant: Constant | None = None
     inputs: bool = False
     weights: bool = False
@@ -79,11 +79,11 @@ class Leftover:
     """A scale that nothing has taken back.
 
     Attributes:
-      sites: the operations that it comes from, in their order.
+      operations: the operations that it comes from, in their order.
       log_scale: its logarithm.
     """
 
-    sites: tuple[Site, ...]
+    operations: tuple[ScalingOperation, ...]
     log_scale: float
 
 
@@ -101,19 +101,19 @@ class Leftovers:
     def leave(self, values: Iterable[Value]) -> None:
         """Reports the values' scales as left over."""
         for value in values:
-            if value.scaled and value.sites and not value.is_number:
-                self.leftovers.append(Leftover(value.sites, value.log_scale))
+            if value.scaled and value.operations and not value.is_number:
+                self.leftovers.append(Leftover(value.operations, value.log_scale))
 
-    def site(self, action: str, base: float, target: float) -> Site:
-        """Returns the operation that the walk is at, as a site."""
-        return Site(tuple(self._around), action, base, target)
+    def operation(self, action: str, base: float, target: float) -> ScalingOperation:
+        """Returns the operation that the walk is at, with its factors."""
+        return ScalingOperation(tuple(self._around), action, base, target)
 
     def marked(self, value: Value, action: str) -> Value:
-        """Returns a number that follows the width with the operation as its site; other values as they are."""
+        """Returns a number that follows the width as made by this operation; other values as they are."""
         if not (value.constant and value.scaled):
             return value
-        site = self.site(action, value.constant.base, value.constant.target)
-        return dataclasses.replace(value, sites=(site,))
+        operation = self.operation(action, value.constant.base, value.constant.target)
+        return dataclasses.replace(value, operations=(operation,))
 
     def agreed(self, values: Sequence[Value]) -> Value:
         """Returns the common scale of values that are added or joined; reports scales that differ."""
@@ -123,7 +123,7 @@ class Leftovers:
             return Value()
         first = scales[0]
         if all(abs(v.log_scale - first.log_scale) < CLOSE for v in scales):
-            return Value(first.log_scale, max((v.sites for v in scales), key=len))
+            return Value(first.log_scale, max((v.operations for v in scales), key=len))
         self.leave(scales)
         return Value()
 
@@ -131,7 +131,7 @@ class Leftovers:
 def depending_on(out: Value, values: Sequence[Value]) -> Value:
     """Returns the result with what it depends on; operations that cancel are forgotten."""
     if not out.scaled:
-        out = dataclasses.replace(out, sites=())
+        out = dataclasses.replace(out, operations=())
     return dataclasses.replace(out, inputs=any(v.inputs for v in values),
                                weights=any(v.weights for v in values))
 

@@ -9,7 +9,7 @@ from typing import Any
 import haiku as hk
 import jax
 
-from haiku_mup.coordinates.factor_scales import Leftover, Site, Value
+from haiku_mup.coordinates.factor_scales import Leftover, ScalingOperation, Value
 from haiku_mup.coordinates.factor_walk import ProgramsDiffer, Walk
 from haiku_mup.coordinates.recorder import transformed_function
 from haiku_mup.errors import MupError, SourceLine
@@ -104,7 +104,7 @@ def forward_factors(make_model: Callable[[int], Any], widths: Sequence[int], *ar
                        f"{widths[0]}{where}; give two widths at which it runs the same") from None
     ratio = math.log(widths[1] / widths[0])
     found = [_finding(leftover, leftover.log_scale / ratio) for leftover in leftovers
-             if not any(map(_is_ours, leftover.sites))]
+             if not any(map(_is_ours, leftover.operations))]
     return list({(f.file, f.line, f.action): f for f in reversed(found)}.values())[::-1]
 
 
@@ -140,11 +140,11 @@ def _leftovers(base: tuple[Any, int], target: tuple[Any, int]) -> list[Leftover]
 
 def _finding(leftover: Leftover, power: float) -> ForwardFactor:
     """Returns a leftover with its lines: first the last factor, or where there is none the last sum."""
-    factors = [site for site in leftover.sites if site.action != "a sum over"] or list(leftover.sites)
-    first = factors[-1]
-    described = {site: ForwardFactor(*_users_line(site.equations), site.action, site.base, site.target, power)
-                 for site in leftover.sites}
-    others = tuple(described[site] for site in leftover.sites if site is not first)
+    operations = leftover.operations
+    first = ([each for each in operations if each.action != "a sum over"] or operations)[-1]
+    described = {each: ForwardFactor(*_users_line(each.equations), each.action, each.base, each.target, power)
+                 for each in operations}
+    others = tuple(described[each] for each in operations if each is not first)
     return dataclasses.replace(described[first], others=others)
 
 
@@ -175,10 +175,10 @@ def _frames(equation: Any) -> list[Any]:
     return list(traceback.frames) if traceback else []
 
 
-def _is_ours(site: Site) -> bool:
+def _is_ours(operation: ScalingOperation) -> bool:
     """Tells whether a layer of this library makes the factor: in μP it has the one that it should."""
     layers = tuple(os.path.join(_PACKAGE, room, "") for room in ("layers", "models"))
-    for frame in _frames(site.equations[-1]):
+    for frame in _frames(operation.equations[-1]):
         if frame.file_name.startswith(layers):
             return True
         if not frame.file_name.startswith((_JAX, _HAIKU)):
