@@ -1,6 +1,6 @@
 """Rules of single operations: the scale of a result, from the scales of the operands.
 
-Each rule takes the notes of the walk, the equation at the base and at the target, and the operands' values. It
+Each rule takes the state of the walk, the equation at the base and at the target, and the operands' values. It
 reads sizes of axes off the equations' shapes, and exponents off their parameters.
 """
 import math
@@ -9,26 +9,26 @@ from typing import Any
 
 import numpy as np
 
-from haiku_mup.coordinates.factor_scales import Equation, Leftovers, Value, number
+from haiku_mup.coordinates.factor_scales import Equation, Value, WalkState, number
 
 
-def _same(notes: Leftovers, base: Equation, target: Equation, values: list[Value]) -> Value:
+def _same(walk: WalkState, base: Equation, target: Equation, values: list[Value]) -> Value:
     """Returns the scale of the first operand, which the operation moves, reshapes or selects from."""
     return values[0]
 
 
-def _plain(notes: Leftovers, base: Equation, target: Equation, values: list[Value]) -> Value:
+def _plain(walk: WalkState, base: Equation, target: Equation, values: list[Value]) -> Value:
     """Returns scale 1: signs, comparisons and positions do not depend on the operands' scales."""
     return Value()
 
 
-def opaque(notes: Leftovers, base: Equation, target: Equation, values: list[Value]) -> Value:
+def opaque(walk: WalkState, base: Equation, target: Equation, values: list[Value]) -> Value:
     """Reports the operands' scales: the operation, such as tanh, does not commute with them."""
     known = [v.constant for v in values]
     function = _FUNCTIONS.get(target.primitive.name)
     if function and all(known):
         return _computed(function, values)
-    notes.leave(values)
+    walk.leave(values)
     return Value()
 
 
@@ -39,98 +39,98 @@ def _computed(function: Any, values: Sequence[Value]) -> Value:
                          for side in ("base", "target")))
 
 
-def _negated(notes: Leftovers, base: Equation, target: Equation, values: list[Value]) -> Value:
+def _negated(walk: WalkState, base: Equation, target: Equation, values: list[Value]) -> Value:
     """Returns the operand's scale; of a known number, the number with the other sign."""
     return _computed(np.negative, values) if values[0].constant else values[0]
 
 
-def multiplied(notes: Leftovers, base: Equation, target: Equation, values: list[Value]) -> Value:
+def multiplied(walk: WalkState, base: Equation, target: Equation, values: list[Value]) -> Value:
     """Returns the product of the scales."""
-    return _product(notes, values, "multiplied by", 1)
+    return _product(walk, values, "multiplied by", 1)
 
 
-def divided(notes: Leftovers, base: Equation, target: Equation, values: list[Value]) -> Value:
+def divided(walk: WalkState, base: Equation, target: Equation, values: list[Value]) -> Value:
     """Returns the quotient of the scales."""
-    return _product(notes, values, "divided by", -1)
+    return _product(walk, values, "divided by", -1)
 
 
-def _product(notes: Leftovers, values: list[Value], action: str, sign: int) -> Value:
+def _product(walk: WalkState, values: list[Value], action: str, sign: int) -> Value:
     a, b = values
     if a.constant and b.constant:
         return _computed(_FUNCTIONS["mul" if sign > 0 else "div"], values)
-    a, b = notes.marked(a, "multiplied by"), notes.marked(b, action)
+    a, b = walk.marked(a, "multiplied by"), walk.marked(b, action)
     return Value(a.log_scale + sign * b.log_scale, (*a.operations, *b.operations))
 
 
-def _power(notes: Leftovers, base: Equation, target: Equation, values: list[Value]) -> Value:
+def _power(walk: WalkState, base: Equation, target: Equation, values: list[Value]) -> Value:
     """Returns a power of the scale, for roots, squares and exponents that are numbers."""
     name, params = target.primitive.name, target.params
     power = {"sqrt": 0.5, "rsqrt": -0.5, "cbrt": 1 / 3, "square": 2.0, "integer_pow": params.get("y")}.get(name)
     if power is None and values[1].constant and not values[1].scaled:
         power = values[1].constant.target
     if power is None:
-        return opaque(notes, base, target, values)
+        return opaque(walk, base, target, values)
     if values[0].constant:
         return _computed(lambda x, *_: float(x)**power if x > 0 or float(power).is_integer() and x else 0.0,
                          values)
     return Value(values[0].log_scale * power, values[0].operations)
 
 
-def _add(notes: Leftovers, base: Equation, target: Equation, values: list[Value]) -> Value:
+def _add(walk: WalkState, base: Equation, target: Equation, values: list[Value]) -> Value:
     """Returns the common scale of what is added, joined or compared entry by entry."""
     if all(v.constant for v in values) and target.primitive.name in _FUNCTIONS:
         return _computed(_FUNCTIONS[target.primitive.name], values)
-    return notes.agreed(values)
+    return walk.agreed(values)
 
 
-def _select(notes: Leftovers, base: Equation, target: Equation, values: list[Value]) -> Value:
+def _select(walk: WalkState, base: Equation, target: Equation, values: list[Value]) -> Value:
     """Returns the common scale of the cases; the first operand chooses."""
-    return notes.agreed(values[1:])
+    return walk.agreed(values[1:])
 
 
-def _clamp(notes: Leftovers, base: Equation, target: Equation, values: list[Value]) -> Value:
+def _clamp(walk: WalkState, base: Equation, target: Equation, values: list[Value]) -> Value:
     """Returns the scale of what is clamped, the second operand."""
     return values[1]
 
 
-def _sum(notes: Leftovers, base: Equation, target: Equation, values: list[Value]) -> Value:
+def _sum(walk: WalkState, base: Equation, target: Equation, values: list[Value]) -> Value:
     """Returns the scale times the ratio of the numbers of entries that are summed over."""
     axes = target.params["axes"] if "axes" in target.params else (target.params["axis"],)
     sizes = [math.prod(e.invars[0].aval.shape[axis] for axis in axes) for e in (base, target)]
-    return _summed(notes, values[0], *sizes)
+    return _summed(walk, values[0], *sizes)
 
 
-def _summed(notes: Leftovers, value: Value, base: int, target: int) -> Value:
+def _summed(walk: WalkState, value: Value, base: int, target: int) -> Value:
     if base == target or not base or not target:
         return Value(value.log_scale, value.operations)
-    operation = notes.operation("a sum over", base, target)
+    operation = walk.operation("a sum over", base, target)
     return Value(value.log_scale + math.log(target / base), (*value.operations, operation))
 
 
-def _dot(notes: Leftovers, base: Equation, target: Equation, values: list[Value]) -> Value:
+def _dot(walk: WalkState, base: Equation, target: Equation, values: list[Value]) -> Value:
     """Returns the scale of a matrix product: with a weight the operand's, of activations also that of a sum.
 
     Entries of queries and keys become correlated in training, so that their product grows like the number of
     terms, and not like its root (Tensor Programs V, Definition 4.1).
     """
-    a, b = (notes.marked(v, "multiplied by") for v in values)
+    a, b = (walk.marked(v, "multiplied by") for v in values)
     product = Value(a.log_scale + b.log_scale, (*a.operations, *b.operations))
     if a.is_weight or b.is_weight:
         return product
     (axes, _), _ = target.params["dimension_numbers"]
     sizes = (math.prod(e.invars[0].aval.shape[i] for i in axes) for e in (base, target))
-    return _summed(notes, product, *sizes)
+    return _summed(walk, product, *sizes)
 
 
-def _convolution(notes: Leftovers, base: Equation, target: Equation, values: list[Value]) -> Value:
+def _convolution(walk: WalkState, base: Equation, target: Equation, values: list[Value]) -> Value:
     """Returns the product of the scales; a kernel is a weight."""
-    a, b = (notes.marked(v, "multiplied by") for v in values)
+    a, b = (walk.marked(v, "multiplied by") for v in values)
     return Value(a.log_scale + b.log_scale, (*a.operations, *b.operations))
 
 
-def _scatter(notes: Leftovers, base: Equation, target: Equation, values: list[Value]) -> Value:
+def _scatter(walk: WalkState, base: Equation, target: Equation, values: list[Value]) -> Value:
     """Returns the common scale of the array and of what is put into it."""
-    return notes.agreed([values[0], values[2]])
+    return walk.agreed([values[0], values[2]])
 
 
 _FUNCTIONS = {

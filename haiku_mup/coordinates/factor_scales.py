@@ -76,7 +76,7 @@ class Value:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Leftover:
-    """A scale that nothing has taken back.
+    """A scale that nothing cancels.
 
     Attributes:
       operations: the operations that it comes from, in their order.
@@ -87,8 +87,8 @@ class Leftover:
     log_scale: float
 
 
-class Leftovers:
-    """Keeps the scales that nothing has taken back, and the operation that is being looked at.
+class WalkState:
+    """Keeps the scales that nothing cancels, and the operation that is being followed.
 
     Attributes:
       leftovers: in the program's order.

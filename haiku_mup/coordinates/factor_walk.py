@@ -18,7 +18,7 @@ from typing import Any
 from jax.extend.core import ClosedJaxpr, Literal
 
 from haiku_mup.coordinates.factor_rules import RULES, divided, multiplied, opaque
-from haiku_mup.coordinates.factor_scales import CLOSE, Equation, Leftovers, Value, depending_on, given, number
+from haiku_mup.coordinates.factor_scales import CLOSE, Equation, Value, WalkState, depending_on, given, number
 
 
 class ProgramsDiffer(Exception):
@@ -40,7 +40,7 @@ class Side(enum.Enum):
     TARGET = enum.auto()
 
 
-class Walk(Leftovers):
+class Walk(WalkState):
     """One walk through two programs, which keeps what is left over."""
 
     def program(self, base: ClosedJaxpr, target: ClosedJaxpr, values: Sequence[Value]) -> list[Value]:
