@@ -138,7 +138,7 @@ _FUNCTIONS = {
     "max": np.maximum, "min": np.minimum, "exp": np.exp, "log": np.log, "exp2": np.exp2, "tanh": np.tanh,
     "floor": np.floor, "ceil": np.ceil, "round": np.round, "log1p": np.log1p, "expm1": np.expm1, "rem": np.fmod,
 }
-RULES: dict[str, Any] = {
+PRIMITIVE_SCALES: dict[str, Any] = {
     "mul": multiplied, "div": divided, "neg": _negated, "dot_general": _dot,
     "conv_general_dilated": _convolution, "select_n": _select, "clamp": _clamp,
     **dict.fromkeys(("sqrt", "rsqrt", "cbrt", "square", "integer_pow", "pow"), _power),

@@ -17,7 +17,7 @@ from typing import Any
 
 from jax.extend.core import ClosedJaxpr, Literal
 
-from haiku_mup.coordinates.factor_rules import RULES, divided, multiplied, opaque
+from haiku_mup.coordinates.factor_rules import PRIMITIVE_SCALES, divided, multiplied, opaque
 from haiku_mup.coordinates.factor_scales import CLOSE, Equation, Value, WalkState, depending_on, given, number
 
 
@@ -98,7 +98,7 @@ class Walk(WalkState):
         inner = _inner(target)
         if inner is not None:
             return self._closed(_inner(base), inner, values)
-        out = RULES.get(name, opaque)(self, base, target, values)
+        out = PRIMITIVE_SCALES.get(name, opaque)(self, base, target, values)
         return [depending_on(out, values)] * len(target.outvars)
 
     def _closed(self, base: Any, target: Any, values: Sequence[Value]) -> list[Value]:

@@ -91,7 +91,7 @@ class _Walk:
             if any(operand.is_data for operand in operands):
                 self.data.update(equation.outvars)
             if any(operand.labels for operand in operands):
-                rule = _RULES.get(equation.primitive.name) or (_call if _inner(equation) else _elementwise)
+                rule = _PRIMITIVE_USES.get(equation.primitive.name) or (_call if _inner(equation) else _elementwise)
                 for v, labels in zip(equation.outvars, rule(self, equation, operands)):
                     if labels is not None and v not in self.data:
                         self.labels[v] = labels
@@ -276,7 +276,7 @@ def _cond(walk: _Walk, equation: Any, operands: list[_Operand]) -> Results:
     return []
 
 
-_RULES: dict[str, Rule] = {
+_PRIMITIVE_USES: dict[str, Rule] = {
     "transpose": _transpose, "broadcast_in_dim": _broadcast, "squeeze": _squeeze, "reshape": _reshape,
     "slice": _sliced, "dynamic_slice": _sliced, "gather": _gather, "dot_general": _dot,
     "conv_general_dilated": _convolution, "scan": _scan, "cond": _cond, "while": _nothing,
