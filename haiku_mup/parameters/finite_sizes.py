@@ -13,8 +13,8 @@ from haiku_mup.parameters.fans import Fans
 from haiku_mup.parameters.initializers import Moments
 from haiku_mup.parameters.record import Record
 
-# Powers of fan-in and fan-out by which initializers draw: each is the std but for a constant.
-_LAWS: tuple[Callable[[float, float], float], ...] = (
+# The stds of initializers as functions of fan-in and fan-out, each but for a constant.
+_STD_BY_FANS: tuple[Callable[[float, float], float], ...] = (
     lambda fan_in, fan_out: 1.0,
     lambda fan_in, fan_out: fan_in**-0.5,
     lambda fan_in, fan_out: fan_out**-0.5,
@@ -32,7 +32,7 @@ def with_finite_sizes_of(target: Record, base: Record, error: Callable[[str], Mu
       error: makes an error about the parameter.
 
     Raises:
-      MupError: stds that differ in a way that no law of the fans explains.
+      MupError: stds that differ in a way that neither fan explains.
     """
     axes = [a for a in target.finite if base.shape[a] != target.shape[a]]
     if not axes:
@@ -59,10 +59,10 @@ def _moments(base: Record, target: Record, shape: tuple[int, ...], error: Callab
     if not (was.drawn and now.drawn and was.std > 0 and now.std > 0):
         return was
     (at_base, at_target, wanted) = (_fan_sizes(target.fans, s) for s in (base.shape, target.shape, shape))
-    for law in _LAWS:
-        expected = was.std * law(*at_target) / law(*at_base)
+    for relative_std in _STD_BY_FANS:
+        expected = was.std * relative_std(*at_target) / relative_std(*at_base)
         if math.isclose(now.std, expected, rel_tol=1e-6 + 5 * (was.error + now.error)):
-            return was._replace(std=was.std * law(*wanted) / law(*at_base))
+            return was._replace(std=was.std * relative_std(*wanted) / relative_std(*at_base))
     if len(shape) < 2:          # a bias that is drawn by its layer's fan-in
         return was
     raise error(f"the initializer's std is {was.std:.3g} at the base and {now.std:.3g} at the target, which "

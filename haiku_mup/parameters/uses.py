@@ -91,7 +91,8 @@ class _Walk:
             if any(operand.is_data for operand in operands):
                 self.data.update(equation.outvars)
             if any(operand.labels for operand in operands):
-                rule = _PRIMITIVE_USES.get(equation.primitive.name) or (_call if _inner(equation) else _elementwise)
+                default = _call if _inner(equation) else _elementwise
+                rule = _PRIMITIVE_USES.get(equation.primitive.name, default)
                 for v, labels in zip(equation.outvars, rule(self, equation, operands)):
                     if labels is not None and v not in self.data:
                         self.labels[v] = labels
