@@ -4,11 +4,11 @@ from collections.abc import Iterator, Set
 from typing import NamedTuple
 
 from haiku_mup.errors import MupError
+from haiku_mup.parameters.axis_uses import Use, readings
 from haiku_mup.parameters.fans import Fans, as_declaration
 from haiku_mup.parameters.finite_sizes import with_finite_sizes_of
 from haiku_mup.parameters.haiku_layers import vector
 from haiku_mup.parameters.scaling import ParameterScaling
-from haiku_mup.parameters.uses import Use, readings
 from haiku_mup.rules import HIDDEN, OUTPUT, Parametrization, Role, role
 from haiku_mup.rules.parametrization import Factors
 

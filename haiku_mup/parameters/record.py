@@ -6,11 +6,11 @@ from typing import Any
 import jax
 
 from haiku_mup.errors import SourceLine
+from haiku_mup.parameters.axis_uses import Use
 from haiku_mup.parameters.fans import Fans
 from haiku_mup.parameters.haiku_layers import LayerKind
 from haiku_mup.parameters.initializers import Moments
 from haiku_mup.parameters.place import Place
-from haiku_mup.parameters.uses import Use
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

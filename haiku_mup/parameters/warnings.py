@@ -8,11 +8,11 @@ from itertools import product
 from typing import NamedTuple
 
 from haiku_mup.errors import MupError, SourceLine
+from haiku_mup.parameters.axis_uses import Use
 from haiku_mup.parameters.fans import Fans
 from haiku_mup.parameters.guesses import Guess
 from haiku_mup.parameters.haiku_layers import TIED
 from haiku_mup.parameters.scaling import ParameterScaling
-from haiku_mup.parameters.uses import Use
 from haiku_mup.rules import HIDDEN, OUTPUT, Parametrization, rescale
 
 

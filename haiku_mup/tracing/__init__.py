@@ -4,7 +4,7 @@
 - user_context, scope: which capture or wrapped model is active, in a way that JAX's caches see.
 - context: `apply_mup()`, which installs the hooks.
 - creation, recording, capture, target_capture: makes and records parameters, compares them with the base's.
-- parameter_uses: the uses of parameters in the program of the init that runs.
+- init_program: the uses of parameters in the program of the init that runs.
 - wrapped: models whose init draws, and whose apply multiplies, as μP requires.
 - getters, multipliers, factor_lookup: apply the factors of the forward pass.
 - unwrapped, warn: warnings where a model runs without its factors.

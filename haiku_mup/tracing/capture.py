@@ -6,18 +6,18 @@ from typing import Any
 import haiku as hk
 
 from haiku_mup.errors import MupError
+from haiku_mup.parameters.axis_uses import Use
 from haiku_mup.parameters.declarations import Declarations
 from haiku_mup.parameters.globs import check_globs, multipliers_by_name
 from haiku_mup.parameters.haiku_layers import NAMED, READOUT, TIED, layer_type, weight_leaves
 from haiku_mup.parameters.place import Branch
 from haiku_mup.parameters.record import Record
 from haiku_mup.parameters.scaling import ParameterScaling, RuntimeFactors
-from haiku_mup.parameters.uses import Use
 from haiku_mup.tracing.creation import CreatedParameter, Creation
 from haiku_mup.tracing.factor_lookup import tied_multiplier
 from haiku_mup.tracing.getters import PLAIN
 from haiku_mup.tracing.haiku_internals import Nesting, check_home
-from haiku_mup.tracing.parameter_uses import traced_uses
+from haiku_mup.tracing.init_program import traced_uses
 from haiku_mup.tracing.recording import recorded
 from haiku_mup.tracing.unwrapped import note_initialized
 

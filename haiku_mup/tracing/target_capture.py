@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import haiku as hk
 
 from haiku_mup.errors import MupError
+from haiku_mup.parameters.axis_uses import Use
 from haiku_mup.parameters.branches import branch_multipliers, check_branches
 from haiku_mup.parameters.declarations import Declarations
 from haiku_mup.parameters.depth import Pair, Pairs
@@ -15,7 +16,6 @@ from haiku_mup.parameters.haiku_layers import TIED
 from haiku_mup.parameters.place import Branch, Site
 from haiku_mup.parameters.record import Record
 from haiku_mup.parameters.scaling import ParameterScaling, RuntimeFactors, compare
-from haiku_mup.parameters.uses import Use
 from haiku_mup.parameters.warnings import model_warnings, parameter_warning
 from haiku_mup.rules import ONE, Parametrization
 from haiku_mup.tracing.capture import Capture
@@ -23,7 +23,7 @@ from haiku_mup.tracing.creation import CreatedParameter, Creation
 from haiku_mup.tracing.factor_lookup import FactorLookup
 from haiku_mup.tracing.getters import PLAIN, enclosing
 from haiku_mup.tracing.haiku_internals import Nesting, leaf_name
-from haiku_mup.tracing.parameter_uses import retraced_uses
+from haiku_mup.tracing.init_program import retraced_uses
 from haiku_mup.tracing.recording import row_sizes
 from haiku_mup.tracing.unwrapped import note_initialized
 from haiku_mup.tracing.warn import warn_once

@@ -6,7 +6,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from haiku_mup.parameters.uses import Use, uses
+from haiku_mup.parameters.axis_uses import Use, find_uses
 from haiku_mup.tracing.haiku_internals import RunningInit, live_program, running_init
 
 
@@ -30,7 +30,7 @@ def traced_uses(arrays: Mapping[str, tuple[Any, int]]) -> dict[str, frozenset[Us
                 variables[own.variable] = (name, rank)
         equations = program.equations()
         data = _data(equations, program.inputs(), variables)
-        found = (found or {}) | _named(uses(equations, variables, data))
+        found = (found or {}) | _named(find_uses(equations, variables, data))
     return found
 
 
@@ -53,7 +53,7 @@ def retraced_uses(shapes: Mapping[str, tuple[str, tuple[int, ...], Any]]) -> dic
         return {}
     jaxpr = program.jaxpr
     variables = {v: (name, len(shapes[name][1])) for name, v in zip(names, jaxpr.invars)}
-    return _named(uses(jaxpr.eqns, variables, jaxpr.constvars))
+    return _named(find_uses(jaxpr.eqns, variables, jaxpr.constvars))
 
 
 def _run(init: RunningInit, values: Mapping[Any, Any]) -> Any:

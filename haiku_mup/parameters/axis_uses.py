@@ -45,7 +45,7 @@ class _Operand(NamedTuple):
         return self.labels is None and all(n == 1 for n in self.shape)
 
 
-def uses(equations: Sequence[Any], parameters: Mapping[Any, tuple[Hashable, int]],
+def find_uses(equations: Sequence[Any], parameters: Mapping[Any, tuple[Hashable, int]],
          data: Iterable[Any]) -> dict[Hashable, set[Use]]:
     """Returns the uses of parameters in a program.
 
@@ -61,7 +61,7 @@ def uses(equations: Sequence[Any], parameters: Mapping[Any, tuple[Hashable, int]
     ...     return x @ w.T + (x + w[:1]).sum()
     >>> program = jax.make_jaxpr(f)(jnp.ones((3, 5)), jnp.ones((2, 5)))
     >>> w, x = program.jaxpr.invars
-    >>> found = uses(program.jaxpr.eqns, {w: ("w", 2)}, [x])
+    >>> found = find_uses(program.jaxpr.eqns, {w: ("w", 2)}, [x])
     >>> sorted((sorted(use.summed), sorted(use.kept)) for use in found["w"])
     [([], [1]), ([1], [0])]
     """
