@@ -39,7 +39,7 @@ nitpicky = True
 nitpick_ignore = [("py:class", "haiku_mup.optimizers.adamw.OptimizerWrapper"),     # Mup is one
                   ("py:class", "haiku_mup.tracing.wrapped.Model"),      # type variables: what was given
                   ("py:class", "haiku_mup.coordinates.recorder.T"),
-                  ("py:class", "haiku_mup.coordinates.optimizer_trial.OptimizerTrial"),     # for the diagnosis
+                  ("py:class", "haiku_mup.coordinates.optimizer_diagnosis.OptimizerDiagnosis"),
                   ("py:class", "haiku_mup.layers.residual.T"),
                   ("py:class", "haiku_mup.models.heads.Configuration"),
                   ("py:class", "haiku_mup.models.heads.Logits")]

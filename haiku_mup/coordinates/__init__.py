@@ -2,7 +2,7 @@
 
 In the order of a check:
 
-- check, trials: `coord_check` captures the model of each width, and trains it from each seed.
+- check, training_runs: `coord_check` captures the model of each width, and trains it from each seed.
 - batches, model_inputs, trainer, compilation: how batches are checked, and a model is initialized, compiled and
   trained step by step.
 - recorder, state_records, array_stats, multipliers, output_gradients: how arrays, the multipliers of layers and
@@ -11,7 +11,8 @@ In the order of a check:
 - slope_range, expected_slopes, model_expectations: the slopes that the rules expect of each quantity.
 - slopes: the slope of each quantity over widths, its interval, and how far it is from the expected ones.
 - forward_factors, factor_walk, factor_rules, factor_scales: factors of the width in the traced program.
-- findings, diagnosis, optimizer_trial: what is wrong, and its cause, which a trial of the optimizer may show.
+- findings, diagnosis, optimizer_diagnosis: what is wrong, and its cause, where synthetic runs of
+  the optimizer tell it.
 - verdict, report, result: the three answers, the text, and the `CoordCheck` with all of it.
 - figures, figure_style: pictures.
 """

@@ -10,10 +10,10 @@ from haiku_mup.coordinates.array_stats import JUDGED, STATS, Stat, stat_name
 from haiku_mup.coordinates.batches import as_batches
 from haiku_mup.coordinates.measurements import as_points
 from haiku_mup.coordinates.model_inputs import check_make_model
-from haiku_mup.coordinates.optimizer_trial import try_optimizer
+from haiku_mup.coordinates.optimizer_diagnosis import diagnose_optimizer
 from haiku_mup.coordinates.result import CoordCheck
 from haiku_mup.coordinates.trainer import has_weight_decay
-from haiku_mup.coordinates.trials import CheckSetup, Model, Parametrize, train_all
+from haiku_mup.coordinates.training_runs import CheckSetup, Model, Parametrize, train_all
 from haiku_mup.coordinates.verdict import Verdict
 from haiku_mup.errors import MupError
 from haiku_mup.parameters.fans import Axes
@@ -103,15 +103,15 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
         base=_base_of(make_model, base_model, ordered[0] if base_width is None else base_width),
         delta=delta_model, fans=fans, readouts=readouts, parametrization=_table(parametrization),
         parametrize=_parametrize(parametrization, adam, rule), weight_decay=has_weight_decay(optimizer))
-    trainers, trials = train_all(setup, ordered, chosen, batches, progress)
+    trainers, runs = train_all(setup, ordered, chosen, batches, progress)
     result = CoordCheck(as_points(
-        trainers, trials, parametrization=_name(parametrization), stats=stats, rule=optimizer_rule,
+        trainers, runs, parametrization=_name(parametrization), stats=stats, rule=optimizer_rule,
         activation_changes=fix_batch, weight_decay=setup.weight_decay))
     if result.verdict is not Verdict.FAILED or parametrization == "sp":
         return result
     return dataclasses.replace(
         result, factors=setup.forward_factors(ordered, batches[0]),
-        optimizer=try_optimizer(optimizer, trainers, trials, optimizer_rule))
+        optimizer=diagnose_optimizer(optimizer, trainers, runs, optimizer_rule))
 
 
 # --- arguments ---

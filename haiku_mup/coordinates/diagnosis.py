@@ -3,7 +3,7 @@ import math
 from collections.abc import Sequence
 
 from haiku_mup.coordinates.findings import Finding
-from haiku_mup.coordinates.optimizer_trial import OptimizerTrial
+from haiku_mup.coordinates.optimizer_diagnosis import OptimizerDiagnosis
 from haiku_mup.coordinates.quantities import CHANGE_MARK, ParameterKind, RecordKind, kind_of
 from haiku_mup.rules.optimizers import Behaviour
 
@@ -13,7 +13,7 @@ EPSILON = "Adam's ε is not small beside the gradients of wide models (of {!r} f
     "optimizer; or wrap_optimizer(…, scale_eps=True), and rule='any' here"
 
 
-def diagnosed(findings: Sequence[Finding], optimizer: OptimizerTrial | None = None) -> list[Finding]:
+def diagnosed(findings: Sequence[Finding], optimizer: OptimizerDiagnosis | None = None) -> list[Finding]:
     """Returns the findings, those outside of their range with a cause.
 
     Args:
@@ -22,11 +22,11 @@ def diagnosed(findings: Sequence[Finding], optimizer: OptimizerTrial | None = No
     """
     updates = [f for f in findings if kind_of(f.quantity) == ParameterKind.UPDATE]
     vectors_grow = any(f.expected.high > -0.25 and f.slope > 0.6 and f.excess > 0.3 for f in updates)
-    tried = optimizer or OptimizerTrial()
+    tried = optimizer or OptimizerDiagnosis()
     return [f._replace(cause=_cause(f, vectors_grow, tried)) if f.excess > 0 else f for f in findings]
 
 
-def _cause(finding: Finding, vectors_grow: bool, optimizer: OptimizerTrial) -> str:
+def _cause(finding: Finding, vectors_grow: bool, optimizer: OptimizerDiagnosis) -> str:
     """Returns the usual cause of a deviation.
 
     Args:
@@ -80,7 +80,7 @@ def _is_rate(finding: Finding) -> bool:
     return kind_of(finding.quantity) in (ParameterKind.RATE, ParameterKind.DECAY)
 
 
-def _cause_in_rate(above: bool, optimizer: OptimizerTrial) -> str:
+def _cause_in_rate(above: bool, optimizer: OptimizerDiagnosis) -> str:
     """Returns the usual cause of an update that is too large, or too small, beside its gradient."""
     if optimizer.behaviour not in (None, Behaviour.SGD_LIKE):
         return "updates are not SGD's: the optimizer behaves otherwise; leave adam=False out"
@@ -89,7 +89,7 @@ def _cause_in_rate(above: bool, optimizer: OptimizerTrial) -> str:
             "mup.wrap_optimizer(…, adam=False)")
 
 
-def _cause_in_update(finding: Finding, above: bool, vectors_grow: bool, optimizer: OptimizerTrial) -> str:
+def _cause_in_update(finding: Finding, above: bool, vectors_grow: bool, optimizer: OptimizerDiagnosis) -> str:
     """Returns the usual cause of an update that is too large, or too small."""
     if above and vectors_grow and optimizer.behaviour is not Behaviour.SGD_LIKE:
         return "updates grow: SGD's factors with an optimizer like Adam; wrap_optimizer(…, adam=True)"

@@ -17,7 +17,7 @@ from haiku_mup.coordinates.quantities import CHANGE_MARK, ParameterKind, RecordK
 from haiku_mup.coordinates.slope_range import FLAT, ExpectedSlopes, Range
 from haiku_mup.coordinates.state_records import RecordInfo
 from haiku_mup.coordinates.trainer import StepResult, Trainer
-from haiku_mup.coordinates.trials import Trials
+from haiku_mup.coordinates.training_runs import TrainingRuns
 from haiku_mup.parameters.haiku_layers import TIED
 from haiku_mup.rules.optimizers import OptimizerRule
 
@@ -27,7 +27,7 @@ NOISE = 16      # gradients below so many rounding errors of one operation count
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Measurement:
-    """One number of one trial.
+    """One number of one run.
 
     Attributes:
       quantity: its kind, and its name.
@@ -48,13 +48,14 @@ class Measurement:
     blocks: int = 1
 
 
-def as_points(trainers: Mapping[int, Trainer], trials: Trials, *, parametrization: str, stats: Sequence[Stat],
-              rule: OptimizerRule, activation_changes: bool, weight_decay: bool) -> list[Point]:
-    """Returns the points of all trials.
+def as_points(trainers: Mapping[int, Trainer], runs: TrainingRuns, *, parametrization: str,
+              stats: Sequence[Stat], rule: OptimizerRule, activation_changes: bool,
+              weight_decay: bool) -> list[Point]:
+    """Returns the points of all runs.
 
     Args:
       trainers: the trainer of each width, the narrowest first.
-      trials: the steps of each width and seed.
+      runs: the steps of each width and seed.
       parametrization: its name.
       stats: the statistics of each array.
       rule: the optimizer's rule.
@@ -64,19 +65,19 @@ def as_points(trainers: Mapping[int, Trainer], trials: Trials, *, parametrizatio
     expectations = ModelExpectations(
         scalings={width: trainer.scalings for width, trainer in trainers.items()},
         branches={width: trainer.branches for width, trainer in trainers.items()},
-        rule=rule, weight_decay=weight_decay, errors=error_slopes(trials),
-        gradients=gradient_slopes(trials) if rule.serves_entrywise else {},
+        rule=rule, weight_decay=weight_decay, errors=error_slopes(runs),
+        gradients=gradient_slopes(runs) if rule.serves_entrywise else {},
         multipliers={info.readout or module for trainer in trainers.values()
                      for (module, _), info in trainer.records.items() if info.kind == RecordKind.MULTIPLIER})
-    first = {width: steps[0] for (width, _), steps in trials.items()}
+    first = {width: steps[0] for (width, _), steps in runs.items()}
     reader = _TrialReader(
         stats=tuple(stats), expectations=expectations, activation_changes=activation_changes,
         weight_decay=weight_decay, names=DepthAverage(_stack_sizes(first[width]) for width in sorted(first)),
-        noise=_rounding_noise(trainers, trials, list(map(stat_name, stats))),
+        noise=_rounding_noise(trainers, runs, list(map(stat_name, stats))),
         shapes=[{key: info.shape for key, info in trainer.records.items()} for trainer in trainers.values()])
-    found = {trial: list(_average_blocks(itertools.chain(
-        reader.forward_pass(trainers[trial[0]], steps), reader.parameters(steps))))
-        for trial, steps in trials.items()}
+    found = {run: list(_average_blocks(itertools.chain(
+        reader.forward_pass(trainers[run[0]], steps), reader.parameters(steps))))
+        for run, steps in runs.items()}
     extra = _few_block_slopes({width: values for (width, _), values in found.items()})
     return [Point(parametrization, width, seed, m.step, m.quantity, m.stat, m.value,
                   str(_raised(m.expected, extra.get(m.quantity))) if m.expected and m.stat in JUDGED else "")
@@ -85,7 +86,7 @@ def as_points(trainers: Mapping[int, Trainer], trials: Trials, *, parametrizatio
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _TrialReader:
-    """Reads measurements from the steps of a trial.
+    """Reads measurements from the steps of a run.
 
     Attributes:
       stats: the statistics of each array.
@@ -305,10 +306,10 @@ def _raised(expected: Range, extra: float | None) -> Range:
 
 # --- arithmetic ---
 
-def gradient_slopes(trials: Trials) -> dict[str, float]:
+def gradient_slopes(runs: TrainingRuns) -> dict[str, float]:
     """Returns the slope of each parameter's gradient in the first step, where none is zero, by name."""
     by_width: dict[int, list[dict[str, float]]] = {}
-    for (width, _), steps in trials.items():
+    for (width, _), steps in runs.items():
         by_width.setdefault(width, []).append({
             name: float(np.mean(kinds[ParameterKind.GRADIENT][..., 0]))
             for name, kinds in steps[0].parameters.items()})
@@ -318,14 +319,14 @@ def gradient_slopes(trials: Trials) -> dict[str, float]:
                                    for some in by_width.values())) for name in names}
 
 
-def error_slopes(trials: Trials) -> list[Range]:
+def error_slopes(runs: TrainingRuns) -> list[Range]:
     """Returns, for each step, the slopes of the gradients that the loss sends into the outputs; [] for none.
 
     Args:
-      trials: the steps of each width and seed.
+      runs: the steps of each width and seed.
     """
     by_width: dict[int, list[np.ndarray]] = {}
-    for (width, _), steps in trials.items():
+    for (width, _), steps in runs.items():
         by_width.setdefault(width, []).append(np.array([step.errors for step in steps]))    # [steps, outputs]
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = {width: np.mean(np.log2(errors), axis=0) for width, errors in by_width.items()}
@@ -335,17 +336,17 @@ def error_slopes(trials: Trials) -> list[Range]:
         if all(map(math.isfinite, values.values())) and all(values.values()):
             rounded = round(slope(values, values.values()), 2) + 0.0
             found.append((step, Range(rounded, rounded)))
-    by_step = [[each for at, each in found if at == step] for step in range(len(next(iter(trials.values()))))]
+    by_step = [[each for at, each in found if at == step] for step in range(len(next(iter(runs.values()))))]
     return [functools.reduce(operator.or_, some) for some in by_step] if all(by_step) else []
 
-def _rounding_noise(trainers: Mapping[int, Trainer], trials: Trials, stats: Sequence[str]) -> set[str]:
+def _rounding_noise(trainers: Mapping[int, Trainer], runs: TrainingRuns, stats: Sequence[str]) -> set[str]:
     """Returns the parameters whose gradient is only rounding errors: a bias in front of a softmax or a norm.
 
     Adam makes updates of full size of such gradients, as of any, and nothing can be expected of them.
     """
     eps = max(info.eps for trainer in trainers.values() for info in trainer.records.values())
     i, noisy = next(i for i, stat in enumerate(stats) if stat in JUDGED), set()
-    for step in itertools.chain.from_iterable(trials.values()):
+    for step in itertools.chain.from_iterable(runs.values()):
         sizes = {name: float(np.max(kinds[ParameterKind.GRADIENT][..., i]))
                  for name, kinds in step.parameters.items()}
         for name, size in sizes.items():

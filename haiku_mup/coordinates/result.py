@@ -9,7 +9,7 @@ from typing import Any
 from haiku_mup.coordinates.diagnosis import diagnosed
 from haiku_mup.coordinates.findings import Finding, Point
 from haiku_mup.coordinates.forward_factors import ForwardFactor
-from haiku_mup.coordinates.optimizer_trial import OptimizerTrial
+from haiku_mup.coordinates.optimizer_diagnosis import OptimizerDiagnosis
 from haiku_mup.coordinates.report import report
 from haiku_mup.coordinates.slopes import distance, judge
 from haiku_mup.coordinates.verdict import Verdict, too_wide, unseen_parameters
@@ -41,7 +41,7 @@ class CoordCheck:
 
     points: Sequence[Point]
     factors: Sequence[ForwardFactor] = dataclasses.field(default=(), repr=False, compare=False)
-    optimizer: OptimizerTrial | None = dataclasses.field(default=None, repr=False, compare=False)
+    optimizer: OptimizerDiagnosis | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @functools.cached_property
     def findings(self) -> list[Finding]:

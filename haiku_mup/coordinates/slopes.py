@@ -16,7 +16,7 @@ from haiku_mup.coordinates.findings import Finding, Point
 from haiku_mup.coordinates.quantities import CHANGE_MARK, ParameterKind, kind_of
 from haiku_mup.coordinates.slope_range import Range
 
-# What may stand still in a trial, beside all changes: a parameter that starts at zero stays there.
+# What may stand still in a run, beside all changes: a parameter that starts at zero stays there.
 MOVES = (ParameterKind.VALUE, ParameterKind.UPDATE, ParameterKind.RATE)
 
 
@@ -46,7 +46,7 @@ class Estimate(NamedTuple):
 def judge(points: Sequence[Point]) -> Finding | None:
     """Returns the finding of one quantity, step and statistic.
 
-    What did not move in a trial, such as an expert without tokens, says nothing there: the other trials tell.
+    What did not move in a run, such as an expert without tokens, says nothing there: the other runs tell.
 
     Args:
       points: all points of that quantity, step and statistic.

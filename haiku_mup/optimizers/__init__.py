@@ -5,8 +5,8 @@ The rules for each kind of optimizer are in `rules.optimizers`.
 - learning_rates: what `Mup.wrap_optimizer`, `lr_scales` and `table` do with a captured model.
 - wrapper, trees: puts factors around an optimizer that is a black box, by the names of parameters.
 - factors, muon: the factors that a rule gives for all parameters of a model.
-- detect, trial, states: what an optimizer does when it is tried, and what its state says.
-- numpy_evaluation: evaluates traced programs of a trial, which so need no compiler.
+- detect, synthetic_runs, states: what an optimizer does with synthetic gradients, and what its state says.
+- numpy_evaluation: evaluates traced programs of such runs, without the compiler.
 - mismatch: warns where that does not fit the rule.
 - adamw: AdamW with factors, ε, decay, schedule and clip in the right order.
 """

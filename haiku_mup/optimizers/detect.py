@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from haiku_mup.errors import MupError
-from haiku_mup.optimizers.trial import Run, Shapes, Updates, try_runs
+from haiku_mup.optimizers.synthetic_runs import Run, Shapes, Updates, try_runs
 from haiku_mup.optimizers.wrapper import extra_args, inside
 from haiku_mup.rules.optimizers import Behaviour
 
-SMALL_GRADIENT = 1e-3       # the size of gradients in a trial: below what clips clip
+SMALL_GRADIENT = 1e-3       # the size of synthetic gradients: below what clips clip
 TINY_GRADIENT = 1e-6        # another size: powers of gradients are the same there, and what ε bends isn't
 LARGEST = 2**18             # entries of all parameters that are tried in their true shapes
 

@@ -37,7 +37,7 @@ class OptimizerScaling:
         self._scale_decay, self._lr_mults = scale_decay, lr_mults or {}
         self._shape_scaling: str | None = None
         self._factors: dict[OptimizerRule, FactorsByName] = {}
-        # Raises here, before any update. Muon's own factors wait for the trial that finds its shape scaling.
+        # Raises here, before any update. Muon's own factors wait for the runs that find its shape scaling.
         self._factors_of(ADAM if optimizer_rule.coupling is Coupling.MATRIX else optimizer_rule)
 
     def __call__(self, tree: Any, state: Callable[[], Any]) -> FactorsByName:
@@ -66,7 +66,7 @@ class OptimizerScaling:
     def of_name(self, name: str) -> tuple[Factor, Factor]:
         """Returns the factor of a parameter's gradient, and that which divides the parameter.
 
-        Those of a parameter that Muon takes, and which waits for its trial, are Adam's here.
+        Those of a parameter that Muon takes, and which waits for these runs, are Adam's here.
         """
         factors = self._factors_of(ADAM if self.optimizer_rule.coupling is Coupling.MATRIX else
                                    self.optimizer_rule)

@@ -206,6 +206,6 @@ def _rule_of(behaviour: Behaviour | None, traits: Traits, states: Collection[str
 
 
 def _refined(behaviour: Behaviour | None, states: Collection[str]) -> Behaviour | None:
-    """Corrects what a trial shows by what states say: a few optimizers seem to be SGD with small gradients."""
+    """Corrects what synthetic runs show by the state: some optimizers act like SGD on small gradients."""
     meant = rule_of_states(states, behaviour) if behaviour in _ENTRYWISE else None
     return meant.default_for if meant and isinstance(meant.default_for, Behaviour) else behaviour

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 
 from haiku_mup.errors import MupError
+from haiku_mup.optimizers.synthetic_runs import Run, Shapes, try_runs
 from haiku_mup.optimizers.trees import is_masked, named_leaves, selected
-from haiku_mup.optimizers.trial import Run, Shapes, try_runs
 from haiku_mup.optimizers.wrapper import extra_args, inside
 from haiku_mup.parameters.scaling import ParameterScaling
 from haiku_mup.rules import HIDDEN

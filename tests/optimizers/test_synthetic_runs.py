@@ -1,4 +1,4 @@
-"""The trial of optimizers: programs in NumPy beside JAX, and runs that wait, fail, or can't be vectorized."""
+"""Synthetic runs of optimizers: NumPy beside JAX, and runs that wait, fail, or can't be vectorized."""
 import functools
 
 import jax
@@ -10,7 +10,7 @@ from optimizer_cases import optimizer
 
 from haiku_mup.optimizers.detect import CannotTry, Decay, Drift, Traits, find_traits
 from haiku_mup.optimizers.numpy_evaluation import numpy_function
-from haiku_mup.optimizers.trial import GROWTH, Run, Shapes, try_runs
+from haiku_mup.optimizers.synthetic_runs import GROWTH, Run, Shapes, try_runs
 from haiku_mup.rules.optimizers import Behaviour
 
 SHAPES = {"linear": {"b": jax.ShapeDtypeStruct((8,), "float32"), "w": jax.ShapeDtypeStruct((6, 8), "float32")}}
@@ -90,7 +90,7 @@ def test_what_stands_still_ends_the_trial(still, behaviour, monkeypatch):
     """Steps are counted by the calls of the optimizer's program."""
     calls = []
     counted = functools.partial(_counted, numpy_function, calls)
-    monkeypatch.setattr("haiku_mup.optimizers.trial.numpy_function", counted)
+    monkeypatch.setattr("haiku_mup.optimizers.synthetic_runs.numpy_function", counted)
     assert find_traits(still, [SHAPES])["linear/w"].behaviour == behaviour
     assert len(calls) < 400      # of 4096 for each of two shapes
 

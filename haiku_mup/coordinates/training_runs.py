@@ -24,7 +24,7 @@ from haiku_mup.rules import Parametrization
 
 Model: TypeAlias = hk.Transformed | hk.TransformedWithState
 Parametrize: TypeAlias = Callable[[Mup, Any, Any], tuple[Any, Any]]
-Trials: TypeAlias = Mapping[tuple[int, int], Sequence[StepResult]]      # (width, seed) -> steps
+TrainingRuns: TypeAlias = Mapping[tuple[int, int], Sequence[StepResult]]      # (width, seed) -> steps
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ class CheckSetup:
 
 
 def train_all(setup: CheckSetup, widths: Sequence[int], seeds: Sequence[int], batches: Sequence[Any],
-              progress: bool) -> tuple[dict[int, Trainer], Trials]:
+              progress: bool) -> tuple[dict[int, Trainer], TrainingRuns]:
     """Returns the trainer of each width, and what the steps of each (width, seed) computed, in their order.
 
     Args:
@@ -99,17 +99,17 @@ def train_all(setup: CheckSetup, widths: Sequence[int], seeds: Sequence[int], ba
     # The narrowest runs first, which tells whether training diverges; then the widest, during whose long run
     # the others are compiled.
     order = [widths[0], *reversed(widths[1:])]
-    trials: dict[tuple[int, int], Any] = {}
+    runs: dict[tuple[int, int], Any] = {}
     with _compiling_threads() as pool:
         trainers = {width: setup.trainer(width, batches[0], pool) for width in order}
         for width, seed in _with_progress([(width, seed) for width in order for seed in seeds], progress):
-            trials[width, seed] = trainers[width].train(seed, batches)
-            _check_losses(trials, seeds, widths[0])
+            runs[width, seed] = trainers[width].train(seed, batches)
+            _check_losses(runs, seeds, widths[0])
     trainers = {width: trainers[width] for width in widths}
-    trials = jax.device_get({(width, seed): trials[width, seed] for width in widths for seed in seeds})
-    _check_moves(trials)
+    runs = jax.device_get({(width, seed): runs[width, seed] for width in widths for seed in seeds})
+    _check_moves(runs)
     _check_grows(trainers)
-    return trainers, trials
+    return trainers, runs
 
 
 @contextlib.contextmanager
@@ -123,14 +123,14 @@ def _compiling_threads() -> Iterator[concurrent.futures.Executor]:
             raise
 
 
-def _with_progress(trials: Sequence[tuple[int, int]], progress: bool) -> Iterator[tuple[int, int]]:
-    """Yields the (width, seed) of each trial, with a bar where it is wanted, and tqdm is installed."""
+def _with_progress(runs: Sequence[tuple[int, int]], progress: bool) -> Iterator[tuple[int, int]]:
+    """Yields the (width, seed) of each run, with a bar where it is wanted, and tqdm is installed."""
     if not progress or importlib.util.find_spec("tqdm") is None:
-        yield from trials
+        yield from runs
         return
     import tqdm  # type: ignore[import-untyped]
 
-    with tqdm.tqdm(trials, desc="coordinate check", leave=False) as bar:
+    with tqdm.tqdm(runs, desc="coordinate check", leave=False) as bar:
         for width, seed in bar:
             bar.set_postfix(width=width, seed=seed)
             yield width, seed
@@ -138,21 +138,21 @@ def _with_progress(trials: Sequence[tuple[int, int]], progress: bool) -> Iterato
 
 # --- what training did ---
 
-def _check_losses(trials: Mapping[tuple[int, int], Any], seeds: Sequence[int], narrowest: int) -> None:
+def _check_losses(runs: Mapping[tuple[int, int], Any], seeds: Sequence[int], narrowest: int) -> None:
     """Raises as soon as all seeds of the narrowest width are trained, if all of them have diverged."""
-    if len(trials) != len(seeds):
+    if len(runs) != len(seeds):
         return
-    losses = [[float(step.loss) for step in trial] for trial in trials.values()]
+    losses = [[float(step.loss) for step in run] for run in runs.values()]
     if not any(all(map(math.isfinite, of_seed)) for of_seed in losses):
         step = min(i for of_seed in losses for i, loss in enumerate(of_seed) if not math.isfinite(loss))
         raise MupError(f"the loss is {losses[0][-1]} at width {narrowest} from step {step} on: lower the "
                        "learning rate; a check needs a finite loss at the smallest width")
 
 
-def _check_moves(trials: Trials) -> None:
+def _check_moves(runs: TrainingRuns) -> None:
     """Raises if no update moved any parameter, so that there is nothing to judge."""
     updates = [kinds[ParameterKind.UPDATE]
-               for trial in trials.values() for step in trial for kinds in step.parameters.values()]
+               for run in runs.values() for step in run for kinds in step.parameters.values()]
     if not any(update.any() for update in updates):
         raise MupError("no parameter moved in any step: is the learning rate 0, as in a warm-up? Give a "
                        "constant one, as large as the smallest model bears")

@@ -7,7 +7,7 @@ import numpy as np
 
 from haiku_mup.coordinates.quantities import ParameterKind
 from haiku_mup.coordinates.trainer import Trainer
-from haiku_mup.coordinates.trials import Trials
+from haiku_mup.coordinates.training_runs import TrainingRuns
 from haiku_mup.optimizers.detect import find_traits
 from haiku_mup.rules.optimizers import Behaviour, OptimizerRule
 
@@ -15,7 +15,7 @@ _LARGE = 2.0**40        # so many times a gradient is large beside any ε
 _SHRUNK = 0.95          # updates below so much of those without ε count
 
 
-class OptimizerTrial(NamedTuple):
+class OptimizerDiagnosis(NamedTuple):
     """Behaviour of an optimizer at the gradients of a check.
 
     Attributes:
@@ -27,14 +27,14 @@ class OptimizerTrial(NamedTuple):
     small_gradient: str = ""
 
 
-def try_optimizer(optimizer: Any, trainers: Mapping[int, Trainer], trials: Trials,
-                  rule: OptimizerRule) -> OptimizerTrial:
+def diagnose_optimizer(optimizer: Any, trainers: Mapping[int, Trainer], runs: TrainingRuns,
+                       rule: OptimizerRule) -> OptimizerDiagnosis:
     """Tries an optimizer on small arrays of the model's names, with the gradients that the check has seen.
 
     Args:
       optimizer: the plain optimizer.
       trainers: by width, the narrowest first.
-      trials: what the check has measured.
+      runs: what the check has measured.
       rule: the optimizer's rule; one that makes gradients as large as at the base keeps ε's part.
     """
     *_, widest = trainers
@@ -46,16 +46,16 @@ def try_optimizer(optimizer: Any, trainers: Mapping[int, Trainer], trials: Trial
     behaviours = {each.behaviour for each in traits.values() if each.behaviour}
     behaviour = next(iter(behaviours)) if len(behaviours) == 1 else None
     if rule.serves_entrywise or behaviour is not Behaviour.ADAM_LIKE:
-        return OptimizerTrial(behaviour)
-    shares = _shares_without_eps(optimizer, tree, _gradient_sizes(trials, widest))
+        return OptimizerDiagnosis(behaviour)
+    shares = _shares_without_eps(optimizer, tree, _gradient_sizes(runs, widest))
     smallest = min(shares, key=shares.__getitem__, default="")
-    return OptimizerTrial(behaviour, smallest if shares.get(smallest, 1.0) < _SHRUNK else "")
+    return OptimizerDiagnosis(behaviour, smallest if shares.get(smallest, 1.0) < _SHRUNK else "")
 
 
-def _gradient_sizes(trials: Trials, width: int) -> dict[str, float]:
+def _gradient_sizes(runs: TrainingRuns, width: int) -> dict[str, float]:
     """Returns the mean size of each parameter's gradient at a width, over entries, in its smallest step."""
     sizes: dict[str, float] = {}
-    for (at, _), steps in trials.items():
+    for (at, _), steps in runs.items():
         for step in steps if at == width else ():
             for name, kinds in step.parameters.items():
                 gradient = kinds[ParameterKind.GRADIENT]            # [layers …, stats + 1]

@@ -1,4 +1,4 @@
-"""Runs an optimizer on small arrays: several runs side by side, at parameters and gradients of chosen sizes."""
+"""Runs an optimizer on synthetic arrays of chosen sizes: several runs side by side."""
 import contextlib
 import dataclasses
 import enum
@@ -12,7 +12,7 @@ import numpy as np
 from haiku_mup.optimizers.numpy_evaluation import numpy_function
 from haiku_mup.optimizers.trees import is_masked, named_leaves
 
-MOVING_STEPS = 9        # a trial ends after so many steps that moved each parameter, …
+MOVING_STEPS = 9        # runs end after so many steps that moved each parameter, …
 STEPS = 4096            # … or after so many steps, which a warm-up may begin, or accumulation take, …
 FEW = 8                 # so many runs go one after another
 PATIENCE = 64           # … or as many without a move, beside twice those between the moves before
@@ -21,7 +21,7 @@ Flat: TypeAlias = list[Any]     # the leaves of a tree
 
 
 class Shapes(enum.Enum):
-    """The shapes of the arrays of a trial."""
+    """The shapes of the arrays that an optimizer is run on."""
 
     SMALL = enum.auto()     # 2 × 2 × …
     OBLONG = enum.auto()    # 3 × 5 × 7 × …
@@ -41,7 +41,7 @@ class Shapes(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run of a trial. Parameters stay as they are, and so do gradients, unless they grow.
+    """One run of an optimizer. Parameters stay as they are, and so do gradients, unless they grow.
 
     Attributes:
       params: the size of all parameters.
