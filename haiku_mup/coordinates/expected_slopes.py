@@ -35,13 +35,13 @@ class RelativeSizes(NamedTuple):
     change: float
 
 
-def entry_sizes(factors: Factors) -> RelativeSizes:
+def weight_sizes(factors: Factors) -> RelativeSizes:
     """Returns the sizes of a weight's entries, and of an update's.
 
     An update of SGD is one of Adam times the size of the gradient, and SGD's factor divides by that size. So
     updates of both have the size of Adam's factor.
 
-    >>> entry_sizes(haiku_mup.maximal_update().factors("hidden", 4.0, 4.0))
+    >>> weight_sizes(haiku_mup.maximal_update().factors("hidden", 4.0, 4.0))
     RelativeSizes(initial=0.5, change=0.25)
     """
     return RelativeSizes(factors.init, factors.sgd * factors.eps if math.isnan(factors.adam) else factors.adam)
@@ -60,7 +60,7 @@ def product_sizes(factors: Factors, *, terms: float, multiplier: float) -> Relat
     >>> product_sizes(haiku_mup.maximal_update().factors("output", 4.0, 1.0), terms=4.0, multiplier=0.25)
     RelativeSizes(initial=0.5, change=1.0)
     """
-    initial, change = entry_sizes(factors)
+    initial, change = weight_sizes(factors)
     return RelativeSizes(initial * math.sqrt(terms) * multiplier, change * terms * multiplier)
 
 
@@ -112,7 +112,7 @@ def parameter_slopes(name: str, scalings: Scalings, *, muon: bool = False) -> Ex
         # At the base's own width there may be one block, where wider models have several.
         factors = {width: at[name].row_blocks[min(i, len(at[name].row_blocks) - 1)].factors
                    for width, at in scalings.items()}
-        expected.append(_slopes(factors, entry_sizes))
+        expected.append(_slopes(factors, weight_sizes))
     if muon:
         rank = slope(scalings, (math.sqrt(min(at[name].row_blocks[0].m_in, at[name].row_blocks[0].m_out))
                                 for at in scalings.values()))

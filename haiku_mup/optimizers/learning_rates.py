@@ -12,7 +12,7 @@ from haiku_mup.errors import MupError
 from haiku_mup.optimizers.factors import OptimizerScaling
 from haiku_mup.optimizers.mismatch import MismatchCheck
 from haiku_mup.optimizers.trees import by_name, check_params
-from haiku_mup.optimizers.wrapper import is_wrapped, scale_by_name, scale_optimizer
+from haiku_mup.optimizers.wrapper import is_wrapped, scale_optimizer, scale_updates
 from haiku_mup.parameters.factors import Factor, broadcastable
 from haiku_mup.parameters.globs import multipliers_by_name
 from haiku_mup.parameters.scaling import ParameterScaling
@@ -69,7 +69,7 @@ class LearningRates:
     def scale_updates(self, adam: bool) -> optax.GradientTransformationExtraArgs:
         """Returns a transform that multiplies each parameter's update by the factor of its learning rate."""
         self._require_factors("scale_updates", optimizer_rules.ADAM)
-        return scale_by_name(by_name(self.factors(adam)), functools.partial(check_params, self.scalings))
+        return scale_updates(by_name(self.factors(adam)), functools.partial(check_params, self.scalings))
 
     def wrap(self, optimizer: Any, *, adam: bool, rule: str | None, scale_decay: bool,
              scale_eps: bool) -> optax.GradientTransformationExtraArgs:

@@ -84,7 +84,7 @@ def by_name(factors: Mapping[str, Factor]) -> ByName:
     return factor
 
 
-def scale_by_names(factor: ByName, tree: Any) -> Any:
+def multiply_by_name(factor: ByName, tree: Any) -> Any:
     """Multiplies each leaf by its name's factor. Masked leaves and those with factor 1 stay as they are."""
     leaves = [x if isinstance(x, (optax.MaskedNode, jax.ShapeDtypeStruct)) else scaled(x, factor(name))
               for name, x in named_leaves(tree)]

@@ -8,7 +8,7 @@ import jax
 import optax
 
 from haiku_mup.errors import MupError
-from haiku_mup.optimizers.trees import ByName, is_masked, named_leaves, scale_by_names
+from haiku_mup.optimizers.trees import ByName, is_masked, multiply_by_name, named_leaves
 from haiku_mup.parameters.factors import map_factor
 
 _MARK = "_haiku_mup"            # an attribute of a wrapped optimizer's update function
@@ -29,7 +29,7 @@ class FactorsByName(NamedTuple):
     parameter: ByName
 
 
-def scale_by_name(factor: ByName, check: Callable[[Any], None] = lambda params: None,
+def scale_updates(factor: ByName, check: Callable[[Any], None] = lambda params: None,
                   ) -> optax.GradientTransformationExtraArgs:
     """Returns a transformation that multiplies each parameter's update by its name's factor. It has no state.
 
@@ -37,14 +37,14 @@ def scale_by_name(factor: ByName, check: Callable[[Any], None] = lambda params: 
       factor: from "module/name" to a Python float, or to one for each block of rows.
       check: called with the parameters when the state is made.
 
-    >>> t = scale_by_name(lambda name: 0.5 if name == "linear/w" else 1.0)
+    >>> t = scale_updates(lambda name: 0.5 if name == "linear/w" else 1.0)
     >>> updates = {"linear": {"w": jnp.ones(2), "b": jnp.ones(2)}}
     >>> t.update(updates, t.init(updates))[0]["linear"]["w"]
     Array([0.5, 0.5], dtype=float32)
     """
     def update(updates, state, params=None, **extra):
         del params, extra
-        return scale_by_names(factor, updates), state
+        return multiply_by_name(factor, updates), state
 
     def init(params):
         _check_outermost()
@@ -82,8 +82,8 @@ def scale_optimizer(optimizer: Any, find_factors: Callable[[Any, Callable[[], An
         factors = find_factors(updates, lambda: state)
         _check_extra(extra, updates, factors.parameter)
         params = None if params is None else _divide(params, factors.parameter)
-        updates, state = inner.update(scale_by_names(factors.gradient, updates), state, params, **extra)
-        return scale_by_names(factors.update, updates), state
+        updates, state = inner.update(multiply_by_name(factors.gradient, updates), state, params, **extra)
+        return multiply_by_name(factors.update, updates), state
 
     setattr(update, _MARK, True)
     return optax.GradientTransformationExtraArgs(init, update)
@@ -91,7 +91,7 @@ def scale_optimizer(optimizer: Any, find_factors: Callable[[Any, Callable[[], An
 
 def _divide(params: Any, divisor: ByName) -> Any:
     """Divides each parameter by its name's factor."""
-    return scale_by_names(lambda name: map_factor(lambda x: 1 / x, divisor(name)), params)
+    return multiply_by_name(lambda name: map_factor(lambda x: 1 / x, divisor(name)), params)
 
 
 def _check_extra(extra: dict[str, Any], updates: Any, parameter: ByName) -> None:

@@ -15,7 +15,7 @@ def test_expectations_follow_from_the_rules(role, product, weight):
     n = 2.0**10
     m_in, m_out = (n if role in ("hidden", "output") else 1.0), (n if role in ("hidden", "input") else 1.0)
     factors = haiku_mup.maximal_update().factors(role, m_in, m_out)
-    assert tuple(math.log2(x) / 10 for x in expected_slopes.entry_sizes(factors)) == weight
+    assert tuple(math.log2(x) / 10 for x in expected_slopes.weight_sizes(factors)) == weight
     found = expected_slopes.product_sizes(factors, terms=m_in, multiplier=factors.forward)
     assert tuple(math.log2(x) / 10 for x in found) == product
 
