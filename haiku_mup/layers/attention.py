@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from haiku_mup.errors import MupError
-from haiku_mup.parameters.factors import scaled
 from haiku_mup.parameters.haiku_layers import Attention, LayerType, register
 from haiku_mup.parameters.initializers import Initializer
+from haiku_mup.parameters.row_factors import scaled
 from haiku_mup.tracing.multipliers import multiplier
 
 

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 
 from haiku_mup.errors import MupError
 from haiku_mup.layers import sharded_lookup
-from haiku_mup.parameters.factors import scaled
 from haiku_mup.parameters.fans import FanWord
 from haiku_mup.parameters.haiku_layers import TIED, LayerType, register, vector
 from haiku_mup.parameters.initializers import Initializer
+from haiku_mup.parameters.row_factors import scaled
 from haiku_mup.tracing.multipliers import multiplier, tied_multiplier
 
 

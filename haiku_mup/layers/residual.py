@@ -5,7 +5,7 @@ from typing import TypeVar
 import jax
 
 from haiku_mup.errors import MupError
-from haiku_mup.parameters.factors import scaled
+from haiku_mup.parameters.row_factors import scaled
 from haiku_mup.tracing.multipliers import compute_branch
 
 T = TypeVar("T")

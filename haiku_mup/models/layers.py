@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from haiku_mup.layers import MultiHeadAttention
-from haiku_mup.parameters.factors import scaled
 from haiku_mup.parameters.haiku_layers import weight_shape
 from haiku_mup.parameters.initializers import Initializer
+from haiku_mup.parameters.row_factors import scaled
 from haiku_mup.tracing.multipliers import multiplier
 
 _gelu_tanh = functools.partial(jax.nn.gelu, approximate=True)

@@ -7,7 +7,7 @@ from haiku_mup.errors import MupError
 from haiku_mup.optimizers import muon
 from haiku_mup.optimizers.trees import ByName, by_name
 from haiku_mup.optimizers.wrapper import FactorsByName
-from haiku_mup.parameters.factors import Factor
+from haiku_mup.parameters.row_factors import Factor
 from haiku_mup.parameters.scaling import ParameterScaling, RowBlock
 from haiku_mup.rules.optimizers import ADAM, Coupling, OptimizerRule, ParameterGrowth, Scales, entry_size
 from haiku_mup.rules.parametrization import Factors, Parametrization

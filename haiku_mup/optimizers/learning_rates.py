@@ -13,8 +13,8 @@ from haiku_mup.optimizers.factors import OptimizerScaling
 from haiku_mup.optimizers.mismatch import MismatchCheck
 from haiku_mup.optimizers.trees import by_name, check_params
 from haiku_mup.optimizers.wrapper import is_wrapped, scale_optimizer, scale_updates
-from haiku_mup.parameters.factors import Factor, broadcastable
 from haiku_mup.parameters.globs import multipliers_by_name
+from haiku_mup.parameters.row_factors import Factor, broadcastable
 from haiku_mup.parameters.scaling import ParameterScaling
 from haiku_mup.parameters.table import Row
 from haiku_mup.rules import Parametrization

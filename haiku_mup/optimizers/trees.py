@@ -7,7 +7,7 @@ import jax
 import optax
 
 from haiku_mup.errors import MupError
-from haiku_mup.parameters.factors import Factor, scaled
+from haiku_mup.parameters.row_factors import Factor, scaled
 from haiku_mup.parameters.scaling import ParameterScaling
 
 ByName = Callable[[str], Factor]        # from a parameter's name, "module/name", to its factor

@@ -9,7 +9,7 @@ import optax
 
 from haiku_mup.errors import MupError
 from haiku_mup.optimizers.trees import ByName, is_masked, multiply_by_name, named_leaves
-from haiku_mup.parameters.factors import map_factor
+from haiku_mup.parameters.row_factors import map_factor
 
 _MARK = "_haiku_mup"            # an attribute of a wrapped optimizer's update function
 _is_inside = contextvars.ContextVar("inside a wrapped optimizer", default=False)

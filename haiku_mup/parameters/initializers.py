@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from haiku_mup.parameters.factors import Factor, scaled
+from haiku_mup.parameters.row_factors import Factor, scaled
 from haiku_mup.parameters.traced_numbers import traced_value
 
 Initializer = Callable[[Sequence[int], Any], jax.Array]

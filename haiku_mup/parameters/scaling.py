@@ -7,13 +7,13 @@ from typing import NamedTuple, TypeAlias
 
 from haiku_mup import rules
 from haiku_mup.errors import MupError
-from haiku_mup.parameters.factors import Factor, from_blocks
 from haiku_mup.parameters.fans import Fans
 from haiku_mup.parameters.finite_sizes import with_finite_sizes_of
 from haiku_mup.parameters.haiku_layers import READOUT, TIED
 from haiku_mup.parameters.initializers import same_std
 from haiku_mup.parameters.record import Record
 from haiku_mup.parameters.role_errors import as_finite, as_vector, check_role
+from haiku_mup.parameters.row_factors import Factor, from_blocks
 
 Error: TypeAlias = Callable[[str], MupError]        # from a text; it adds the parameter's name and both shapes
 

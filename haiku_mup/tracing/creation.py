@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 from haiku_mup.errors import MupError
 from haiku_mup.parameters.axis_uses import is_arrangement
-from haiku_mup.parameters.factors import Factor
 from haiku_mup.parameters.initializers import Initializer, Rescaled
 from haiku_mup.parameters.record import Record
+from haiku_mup.parameters.row_factors import Factor
 from haiku_mup.parameters.scaling import ParameterScaling
 from haiku_mup.tracing.haiku_internals import Nesting, leaf_name, other_creators
 from haiku_mup.tracing.warn import warn_once

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from haiku_mup.errors import MupError
-from haiku_mup.parameters.factors import Factor, RowFactors, map_factor, scale_gradient, scaled
 from haiku_mup.parameters.haiku_layers import READOUT, Weight, layer_type, record_of
+from haiku_mup.parameters.row_factors import Factor, RowFactors, map_factor, scale_gradient, scaled
 from haiku_mup.parameters.scaling import RuntimeFactors
 from haiku_mup.tracing.haiku_internals import TransformedFunction, leaf_name, users_line
 from haiku_mup.tracing.scope import ActiveContext, during, is_foreign

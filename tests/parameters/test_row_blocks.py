@@ -11,7 +11,7 @@ from small_models import KEY, captured, one
 from trees import equal
 
 import haiku_mup
-from haiku_mup.parameters.factors import RowFactors, broadcastable, from_blocks, map_factor, scaled
+from haiku_mup.parameters.row_factors import RowFactors, broadcastable, from_blocks, map_factor, scaled
 
 X = jnp.linspace(-1, 1, 4 * 2 * 6).reshape(4, 2, 6)     # [time, batch, features]
 
