@@ -39,7 +39,7 @@ if TYPE_CHECKING:           # each name is imported as it is asked for: see __ge
     from haiku_mup.optimizers.adamw import adamw
     from haiku_mup.parameters.fans import fans
     from haiku_mup.parameters.record import get_shapes
-    from haiku_mup.parameters.table import Row
+    from haiku_mup.parameters.summary_table import Row
     from haiku_mup.rules.parametrization import Parametrization
     from haiku_mup.rules.tables import maximal_update, neural_tangent, standard
     from haiku_mup.sweep.lr_sweep import lr_sweep
@@ -55,7 +55,7 @@ _MODULES = {
     "Finding": "coordinates.findings", "ForwardFactor": "coordinates.forward_factors",
     "Missing": "sweep.trial", "MultiHeadAttention": "layers", "Mup": "mup", "MupError": "errors",
     "MupWarning": "errors", "Parametrization": "rules.parametrization", "Point": "coordinates.findings",
-    "Readout": "layers", "Row": "parameters.table", "SharedEmbed": "layers", "SharedReadout": "layers",
+    "Readout": "layers", "Row": "parameters.summary_table", "SharedEmbed": "layers", "SharedReadout": "layers",
     "Sweep": "sweep.result", "Training": "sweep.training", "Trial": "sweep.trial",
     "Verdict": "coordinates.verdict",
     "adamw": "optimizers.adamw", "apply_mup": "tracing.context", "coord_check": "coordinates.check",

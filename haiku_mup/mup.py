@@ -14,7 +14,7 @@ from haiku_mup.parameters.fans import Axes
 from haiku_mup.parameters.globs import parse_multipliers
 from haiku_mup.parameters.record import Record
 from haiku_mup.parameters.scaling import ParameterScaling
-from haiku_mup.parameters.table import Row, as_text
+from haiku_mup.parameters.summary_table import Row, as_text
 from haiku_mup.rules.parametrization import Parametrization
 from haiku_mup.rules.tables import maximal_update
 from haiku_mup.tracing.capture import Capture

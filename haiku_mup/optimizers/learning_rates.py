@@ -16,7 +16,7 @@ from haiku_mup.optimizers.wrapper import is_wrapped, scale_optimizer, scale_upda
 from haiku_mup.parameters.globs import multipliers_by_name
 from haiku_mup.parameters.row_factors import Factor, broadcastable
 from haiku_mup.parameters.scaling import ParameterScaling
-from haiku_mup.parameters.table import Row
+from haiku_mup.parameters.summary_table import Row
 from haiku_mup.rules import Parametrization
 from haiku_mup.rules import optimizers as optimizer_rules
 

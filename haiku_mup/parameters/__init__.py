@@ -15,5 +15,5 @@ What follows from its records at the base and at the target:
 - scaling, row_factors: its role and its factors.
 - finite_sizes: the base with the target's numbers of features or classes, which are no widths.
 - role_errors, guesses: what it can't be, or may be, and the code that declares it.
-- warnings, table: what is probably not meant, and the table that `Mup.summary` prints.
+- warnings, summary_table: what is probably not meant, and the table that `Mup.summary` prints.
 """

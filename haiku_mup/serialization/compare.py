@@ -10,7 +10,7 @@ from haiku_mup.parameters.declarations import Declarations
 from haiku_mup.parameters.globs import multiplier_of
 from haiku_mup.parameters.record import Record
 from haiku_mup.parameters.scaling import ParameterScaling, compare
-from haiku_mup.parameters.table import Row, as_text
+from haiku_mup.parameters.summary_table import Row, as_text
 from haiku_mup.serialization import state_dict
 
 SHOWN, WIDTH = 8, 140       # parameters that differ; columns

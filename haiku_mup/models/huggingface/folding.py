@@ -7,7 +7,7 @@ from haiku_mup.models.config import Config
 from haiku_mup.models.huggingface.names import Architecture
 from haiku_mup.models.huggingface.tensors import Params
 from haiku_mup.mup import Mup
-from haiku_mup.parameters.table import Row
+from haiku_mup.parameters.summary_table import Row
 
 
 def fold_multipliers(architecture: Architecture, config: Config, params: Mapping[str, Mapping[str, Any]],
