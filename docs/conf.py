@@ -37,7 +37,7 @@ napoleon_use_ivar = True
 # Each name of haiku_mup that is mentioned must have a place in the pages. Those of other packages have none.
 nitpicky = True
 nitpick_ignore = [("py:class", "haiku_mup.optimizers.adamw.OptimizerWrapper"),     # Mup is one
-                  ("py:class", "haiku_mup.tracing.wrapped.Model"),      # type variables: what was given
+                  ("py:class", "haiku_mup.tracing.wrapped_model.Model"),      # type variables: what was given
                   ("py:class", "haiku_mup.coordinates.recorder.T"),
                   ("py:class", "haiku_mup.coordinates.optimizer_diagnosis.OptimizerDiagnosis"),
                   ("py:class", "haiku_mup.layers.residual.T"),

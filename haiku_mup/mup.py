@@ -21,7 +21,7 @@ from haiku_mup.tracing.capture import Capture
 from haiku_mup.tracing.scope import activated
 from haiku_mup.tracing.target_capture import CapturedModel, TargetCapture, with_delta
 from haiku_mup.tracing.unwrapped import note_captured
-from haiku_mup.tracing.wrapped import Model, WrappedModel, wrap
+from haiku_mup.tracing.wrapped_model import Model, WrappedModel, wrap
 
 
 class Mup:

@@ -5,7 +5,7 @@
 - context: `apply_mup()`, which installs the hooks.
 - creation, recording, capture, target_capture: makes and records parameters, compares them with the base's.
 - init_program: the uses of parameters in the program of the init that runs.
-- wrapped: models whose init draws, and whose apply multiplies, as μP requires.
+- wrapped_model: models whose init draws, and whose apply multiplies, as μP requires.
 - getters, multipliers, factor_lookup: apply the factors of the forward pass.
 - unwrapped, warn: warnings where a model runs without its factors.
 """

@@ -16,7 +16,7 @@ import haiku_mup
 from haiku_mup.parameters.record import Record
 from haiku_mup.tracing import haiku_internals, unwrapped
 from haiku_mup.tracing.scope import active_context
-from haiku_mup.tracing.wrapped import WrappedModel
+from haiku_mup.tracing.wrapped_model import WrappedModel
 
 X = MODELS["mlp"][1]
 

@@ -15,7 +15,7 @@ from small_models import KEY, MODELS, captured
 
 import haiku_mup
 from haiku_mup.tracing.scope import active_context
-from haiku_mup.tracing.wrapped import WrappedModel
+from haiku_mup.tracing.wrapped_model import WrappedModel
 
 ROOT = pathlib.Path(__file__).parents[2]
 THERE = """
