@@ -11,7 +11,7 @@ from haiku_mup.rules import FIXED
 from haiku_mup.rules.optimizers import RULES, Behaviour, Coupling, OptimizerRule, rule_of, rule_of_states
 from haiku_mup.rules.parametrization import Parametrization
 from haiku_mup.rules.tables import standard
-from haiku_mup.tracing.warn import warn_once
+from haiku_mup.tracing.warn_once import warn_once
 
 OUTERMOST = {       # optimizers of optax that must be around the wrapped one, by the names of their states
     "MechanicState": "has optax.contrib.mechanize inside, which takes sums over all parameters; put it around: "

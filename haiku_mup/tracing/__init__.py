@@ -7,5 +7,5 @@
 - init_program: the uses of parameters in the program of the init that runs.
 - wrapped_model: models whose init draws, and whose apply multiplies, as μP requires.
 - getters, multipliers, factor_lookup: apply the factors of the forward pass.
-- unwrapped, warn: warnings where a model runs without its factors.
+- unwrapped, warn_once: warnings where a model runs without its factors.
 """

@@ -14,7 +14,7 @@ from haiku_mup.parameters.record import Record
 from haiku_mup.parameters.row_factors import Factor
 from haiku_mup.parameters.scaling import ParameterScaling
 from haiku_mup.tracing.haiku_internals import Nesting, leaf_name, other_creators
-from haiku_mup.tracing.warn import warn_once
+from haiku_mup.tracing.warn_once import warn_once
 
 
 class CreatedParameter(NamedTuple):

@@ -14,7 +14,7 @@ from haiku_mup.parameters.row_factors import Factor, RowFactors, map_factor, sca
 from haiku_mup.parameters.scaling import RuntimeFactors
 from haiku_mup.tracing.haiku_internals import TransformedFunction, leaf_name, users_line
 from haiku_mup.tracing.scope import ActiveContext, during, is_foreign
-from haiku_mup.tracing.warn import warn_once
+from haiku_mup.tracing.warn_once import warn_once
 
 PLAIN = RuntimeFactors()
 

@@ -26,7 +26,7 @@ from haiku_mup.tracing.haiku_internals import Nesting, leaf_name
 from haiku_mup.tracing.init_program import retraced_uses
 from haiku_mup.tracing.recording import row_sizes
 from haiku_mup.tracing.unwrapped import note_initialized
-from haiku_mup.tracing.warn import warn_once
+from haiku_mup.tracing.warn_once import warn_once
 
 BY_DEPTH = ("this parametrization draws it by the depth, which shows only when all numbered modules are made; "
             "take hk.layer_stack, or a form in which a Mup wraps the optimizer")

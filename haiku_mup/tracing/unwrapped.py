@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import haiku as hk
 
 from haiku_mup.tracing.haiku_internals import Nesting
-from haiku_mup.tracing.warn import warn_once
+from haiku_mup.tracing.warn_once import warn_once
 
 # {(name, shape): the `warned` of the Mup} of layers and parameters whose latest init was in a target context,
 # with multipliers or forward factors.
