@@ -3,7 +3,8 @@
 - haiku_internals: reads Haiku's private names and Python's frames; no other module does.
 - user_context, scope: which capture or wrapped model is active, in a way that JAX's caches see.
 - context: `apply_mup()`, which installs the hooks.
-- creation, recording, capture, target_capture: makes and records parameters, compares them with the base's.
+- creation, creation_record: makes and records a parameter.
+- capture, target_capture: keep these records, and compare them with the base's.
 - init_program: the uses of parameters in the program of the init that runs.
 - wrapped_model: models whose init draws, and whose apply multiplies, as μP requires.
 - getters, multipliers, factor_lookup: apply the factors of the forward pass.

@@ -14,11 +14,11 @@ from haiku_mup.parameters.place import Branch
 from haiku_mup.parameters.record import Record
 from haiku_mup.parameters.scaling import ParameterScaling, RuntimeFactors
 from haiku_mup.tracing.creation import CreatedParameter, Creation
+from haiku_mup.tracing.creation_record import record_creation
 from haiku_mup.tracing.factor_lookup import tied_multiplier
 from haiku_mup.tracing.getters import PLAIN
 from haiku_mup.tracing.haiku_internals import Nesting, check_home
 from haiku_mup.tracing.init_program import traced_uses
-from haiku_mup.tracing.recording import recorded
 from haiku_mup.tracing.unwrapped import note_initialized
 
 
@@ -94,7 +94,7 @@ class Capture:
         value: Record | ParameterScaling | MupError
         record = None
         try:
-            record = recorded(creation, self.declarations, self.transform_depth)
+            record = record_creation(creation, self.declarations, self.transform_depth)
             if layer_type(creation.context.module).kinds.get(record.leaf) == TIED:
                 check_home(record.name, creation.context.module)
             value = self._value(record, creation)

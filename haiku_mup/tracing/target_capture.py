@@ -20,11 +20,11 @@ from haiku_mup.parameters.warnings import model_warnings, parameter_warning
 from haiku_mup.rules import ONE, Parametrization
 from haiku_mup.tracing.capture import Capture
 from haiku_mup.tracing.creation import CreatedParameter, Creation
+from haiku_mup.tracing.creation_record import row_sizes
 from haiku_mup.tracing.factor_lookup import FactorLookup
 from haiku_mup.tracing.getters import PLAIN, enclosing
 from haiku_mup.tracing.haiku_internals import Nesting, leaf_name
 from haiku_mup.tracing.init_program import retraced_uses
-from haiku_mup.tracing.recording import row_sizes
 from haiku_mup.tracing.unwrapped import note_initialized
 from haiku_mup.tracing.warn_once import warn_once
 

@@ -22,7 +22,7 @@ from haiku_mup.tracing.getters import Call, enclosing
 from haiku_mup.tracing.multipliers import current_branch
 
 
-def recorded(creation: Creation, declarations: Declarations, transform_depth: int) -> Record:
+def record_creation(creation: Creation, declarations: Declarations, transform_depth: int) -> Record:
     """Returns the record of a parameter that is to be made.
 
     Args:
