@@ -5,8 +5,8 @@
 - attention: dot-product attention with 1/d in growth.
 - residual: branches whose multiplier falls with the depth.
 
-They ask `tracing.multipliers` for their factors. The facts about layer types, Haiku's and these, are records in
-the table of `parameters.haiku_layers`.
+They ask `tracing.layer_multipliers` for their factors. The facts about layer types, Haiku's and these, are
+records in the table of `parameters.haiku_layers`.
 """
 from haiku_mup.layers.attention import MultiHeadAttention
 from haiku_mup.layers.embedding import SharedEmbed, SharedReadout

@@ -9,7 +9,7 @@ from haiku_mup.errors import MupError
 from haiku_mup.parameters.haiku_layers import Attention, LayerType, register
 from haiku_mup.parameters.initializers import Initializer
 from haiku_mup.parameters.row_factors import scaled
-from haiku_mup.tracing.multipliers import multiplier
+from haiku_mup.tracing.layer_multipliers import multiplier
 
 
 class MultiHeadAttention(hk.MultiHeadAttention):

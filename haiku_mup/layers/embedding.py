@@ -11,7 +11,7 @@ from haiku_mup.parameters.fans import FanWord
 from haiku_mup.parameters.haiku_layers import TIED, LayerType, register, vector
 from haiku_mup.parameters.initializers import Initializer
 from haiku_mup.parameters.row_factors import scaled
-from haiku_mup.tracing.multipliers import multiplier, tied_multiplier
+from haiku_mup.tracing.layer_multipliers import multiplier, tied_multiplier
 
 
 class SharedEmbed(hk.Embed):

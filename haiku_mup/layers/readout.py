@@ -10,7 +10,7 @@ from haiku_mup.errors import MupError
 from haiku_mup.parameters.haiku_layers import READOUT, LayerType, register, weight_shape
 from haiku_mup.parameters.initializers import Initializer
 from haiku_mup.parameters.row_factors import scaled
-from haiku_mup.tracing.multipliers import multiplier
+from haiku_mup.tracing.layer_multipliers import multiplier
 
 
 class Readout(hk.Linear):

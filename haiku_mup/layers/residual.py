@@ -6,7 +6,7 @@ import jax
 
 from haiku_mup.errors import MupError
 from haiku_mup.parameters.row_factors import scaled
-from haiku_mup.tracing.multipliers import compute_branch
+from haiku_mup.tracing.layer_multipliers import compute_branch
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from haiku_mup.layers import MultiHeadAttention
 from haiku_mup.parameters.haiku_layers import weight_shape
 from haiku_mup.parameters.initializers import Initializer
 from haiku_mup.parameters.row_factors import scaled
-from haiku_mup.tracing.multipliers import multiplier
+from haiku_mup.tracing.layer_multipliers import multiplier
 
 _gelu_tanh = functools.partial(jax.nn.gelu, approximate=True)
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {         # by transformers' names

@@ -7,6 +7,6 @@
 - capture, target_capture: keep these records, and compare them with the base's.
 - init_program: the uses of parameters in the program of the init that runs.
 - wrapped_model: models whose init draws, and whose apply multiplies, as μP requires.
-- getters, multipliers, factor_lookup: apply the factors of the forward pass.
+- getters, layer_multipliers, factor_lookup: apply the factors of the forward pass.
 - unwrapped, warn_once: warnings where a model runs without its factors.
 """

@@ -15,7 +15,7 @@ from haiku_mup.parameters.record import Record
 from haiku_mup.parameters.scaling import ParameterScaling, RuntimeFactors
 from haiku_mup.tracing.creation import CreatedParameter, Creation
 from haiku_mup.tracing.creation_record import record_creation
-from haiku_mup.tracing.factor_lookup import tied_multiplier
+from haiku_mup.tracing.factor_lookup import one_tied_multiplier
 from haiku_mup.tracing.getters import PLAIN
 from haiku_mup.tracing.haiku_internals import Nesting, check_home
 from haiku_mup.tracing.init_program import traced_uses
@@ -188,7 +188,7 @@ class Capture:
 
     def tied_multiplier(self) -> float:
         """Returns the multiplier of a readout that was given an embedding's matrix."""
-        return tied_multiplier(self._tied)
+        return one_tied_multiplier(self._tied)
 
     def note_wrapped_model(self) -> None:
         """Notes it for an error, in case nothing else runs."""

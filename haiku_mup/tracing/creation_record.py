@@ -19,7 +19,7 @@ from haiku_mup.parameters.initializers import moments
 from haiku_mup.parameters.record import Record
 from haiku_mup.tracing.creation import Creation
 from haiku_mup.tracing.getters import Call, enclosing
-from haiku_mup.tracing.multipliers import current_branch
+from haiku_mup.tracing.layer_multipliers import current_branch
 
 
 def record_creation(creation: Creation, declarations: Declarations, transform_depth: int) -> Record:

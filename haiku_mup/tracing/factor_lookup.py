@@ -50,7 +50,7 @@ class FactorLookup:
                          for stacks, factors in found.items())
 
 
-def tied_multiplier(multipliers: Iterable[float]) -> float:
+def one_tied_multiplier(multipliers: Iterable[float]) -> float:
     """Returns the multiplier of the one SharedEmbed that a model has.
 
     Args:

@@ -14,7 +14,7 @@ from haiku_mup.parameters.place import Branch, Site
 from haiku_mup.parameters.scaling import ParameterScaling, RuntimeFactors
 from haiku_mup.tracing import getters
 from haiku_mup.tracing.creation import CreatedParameter, Creation
-from haiku_mup.tracing.factor_lookup import FactorLookup, tied_multiplier
+from haiku_mup.tracing.factor_lookup import FactorLookup, one_tied_multiplier
 from haiku_mup.tracing.haiku_internals import ORIGINAL, Nesting, check_home, users_line
 from haiku_mup.tracing.scope import (
     ActiveContext,
@@ -158,7 +158,7 @@ class WrappedModel:
 
     def tied_multiplier(self) -> float:
         """Returns the multiplier of a readout that was given an embedding's matrix."""
-        return tied_multiplier(self._tied)
+        return one_tied_multiplier(self._tied)
 
     def note_wrapped_model(self) -> None:
         """Does nothing: a wrapped model may call others."""
