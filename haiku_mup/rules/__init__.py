@@ -3,7 +3,7 @@
 - exponents: roles, and the exponents of width ratios in each of their factors.
 - parametrization: `Parametrization`, a table of exponents, and the `Factors` that follow from it.
 - tables: standard, neural tangent, and μP in its forms.
-- optimizer_rule: `OptimizerRule`, the record of a kind of optimizer; how rules are registered and chosen.
+- rule_registry: `OptimizerRule`, the record of a kind of optimizer; how rules are registered and chosen.
 - optimizers: the rules themselves, each with its derivation.
 """
 from haiku_mup.rules.exponents import (

@@ -14,7 +14,8 @@ an example.
 import math
 from collections.abc import Callable
 
-from haiku_mup.rules.optimizer_rule import (
+from haiku_mup.rules.parametrization import Factors
+from haiku_mup.rules.rule_registry import (
     RULES,
     Behaviour,
     Coupling,
@@ -28,7 +29,6 @@ from haiku_mup.rules.optimizer_rule import (
     rule_of_states,
     unregister,
 )
-from haiku_mup.rules.parametrization import Factors
 
 __all__ = ["ADAM", "RULES", "SHAPE_SCALINGS", "Behaviour", "Coupling", "Matrix", "OptimizerRule",
            "ParameterGrowth", "Scales", "adam", "any_entrywise", "by_norm", "by_norm_or_not", "choose",
