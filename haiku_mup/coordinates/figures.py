@@ -48,7 +48,7 @@ class Line(NamedTuple):
     falls: bool = False
 
 
-class Row(NamedTuple):
+class PanelRow(NamedTuple):
     """A row of panels: one check.
 
     Attributes:
@@ -60,7 +60,7 @@ class Row(NamedTuple):
     steps: Mapping[int, Sequence[Line]]
 
 
-def draw(rows: Sequence[Row], path: str | os.PathLike[str] | None) -> Figure:
+def draw(rows: Sequence[PanelRow], path: str | os.PathLike[str] | None) -> Figure:
     """Draws checks below each other, on one scale: see `haiku_mup.plot.coordinates`.
 
     Args:
@@ -92,7 +92,7 @@ def draw(rows: Sequence[Row], path: str | os.PathLike[str] | None) -> Figure:
 
 # --- what is drawn ---
 
-def row_of(points: Sequence[Point], failures: Sequence[Finding]) -> Row:
+def row_of(points: Sequence[Point], failures: Sequence[Finding]) -> PanelRow:
     """Returns the row of a check: what modules return, and whatever fails, which is drawn above the rest.
 
     Args:
@@ -117,7 +117,7 @@ def row_of(points: Sequence[Point], failures: Sequence[Finding]) -> Row:
             steps.setdefault(step, []).append(
                 Line(quantity, group(quantity), widths, values, failed.get((quantity, step)), _falls(some[0])))
     order = {key: -place for place, key in enumerate(failed)}       # the worst last, above all others
-    return Row(points[0].parametrization if points else "",
+    return PanelRow(points[0].parametrization if points else "",
                {step: sorted(steps[step], key=lambda line: order.get((line.quantity, step), -math.inf))
                 for step in sorted(steps)})
 
