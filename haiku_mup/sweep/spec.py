@@ -14,7 +14,7 @@ from haiku_mup.sweep.search import (
     grid_search,
     search_width_by_width,
 )
-from haiku_mup.sweep.trial import Point, Trial, grid_points, seed_list
+from haiku_mup.sweep.trial import Hyperparameters, Trial, grid_points, seed_list
 
 EXTENSIBLE = ("parametrizations", "widths", "points", "seeds")      # what a sweep in a folder may grow by
 MakeTrial = Callable[[int], Callable[..., Any]]
@@ -38,7 +38,7 @@ class SweepSpec:
 
     makers: Mapping[str, MakeTrial]
     widths: Sequence[int]
-    points: Sequence[Point]
+    points: Sequence[Hyperparameters]
     seeds: Sequence[int]
     search: SearchMethod
     chunk: int | None

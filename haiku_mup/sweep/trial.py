@@ -8,7 +8,8 @@ import numpy as np
 
 from haiku_mup.errors import MupError
 
-Point = tuple[tuple[str, float], ...]       # (("lr", 0.125), ("output_mult", 2.0)), the learning rate first
+# Names and values, the learning rate first: (("lr", 0.125), ("output_mult", 2.0)).
+Hyperparameters = tuple[tuple[str, float], ...]
 RESERVED_NAMES = {"parametrization", "width", "seed", "key", "crc", "dtype"}    # keys of a trial's JSON record
 
 
@@ -27,7 +28,7 @@ class Trial(NamedTuple):
 
     parametrization: str
     width: int
-    point: Point
+    point: Hyperparameters
     seed: int
 
     def row(self) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def draws(number: int, *, seed: int = 0, **ranges: tuple[float, float]) -> list[
 
 def grid_points(lrs: Iterable[float] | None,
                 hyperparameters: Mapping[str, Iterable[float]] | Iterable[Mapping[str, float]] | None,
-                ) -> list[Point]:
+                ) -> list[Hyperparameters]:
     """Combines every learning rate with every setting of the other hyperparameters; drops duplicates.
 
     Args:
@@ -114,7 +115,7 @@ def grid_points(lrs: Iterable[float] | None,
     return list(dict.fromkeys(points))
 
 
-def _point(setting: Mapping[str, Any], rate: Mapping[str, Any]) -> Point:
+def _point(setting: Mapping[str, Any], rate: Mapping[str, Any]) -> Hyperparameters:
     """Returns the point of a setting and of ``{"lr": rate}``, or of a setting that has its own rate."""
     values = {**setting, **rate}
     if rate and "lr" in setting:
