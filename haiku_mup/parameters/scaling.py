@@ -15,7 +15,8 @@ from haiku_mup.parameters.record import Record
 from haiku_mup.parameters.role_errors import as_finite, as_vector, check_role
 from haiku_mup.parameters.row_factors import Factor, from_blocks
 
-Error: TypeAlias = Callable[[str], MupError]        # from a text; it adds the parameter's name and both shapes
+# From a text; it adds the name of the parameter, and both shapes.
+MakeError: TypeAlias = Callable[[str], MupError]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,7 +159,7 @@ def compare(base: Record, target: Record, parametrization: rules.Parametrization
 
 
 def _multiplier(base: Record, target: Record, block: RowBlock, parametrization: rules.Parametrization,
-                error: Error) -> float:
+                error: MakeError) -> float:
     """Returns the factor that the layer itself applies: 1, unless it is a layer of haiku_mup.layers."""
     if target.layer == READOUT:
         return block.factors.forward
@@ -188,7 +189,7 @@ def _records_of_blocks(record: Record) -> list[Record]:
 
 
 def _row_block(base: Record, target: Record, *, parametrization: rules.Parametrization, depth: float,
-               one_depth: bool, error: Error) -> RowBlock:
+               one_depth: bool, error: MakeError) -> RowBlock:
     """Returns the role and the factors of a parameter, or of a block of its rows."""
     infinite = _infinite(base, target)
     fans = _fans(base, target, infinite, error)
@@ -213,7 +214,7 @@ def _ratio(base: Sequence[int], target: Sequence[int], axes: Sequence[int]) -> f
     return math.prod((target[a] / base[a] for a in axes if target[a] != base[a]), start=1.0)
 
 
-def _fans(base: Record, target: Record, infinite: list[bool], error: Error) -> Fans:
+def _fans(base: Record, target: Record, infinite: list[bool], error: MakeError) -> Fans:
     """Returns the target's fans; for an unknown layer, the first axis that grows is the fan-in."""
     fans = target.fans
     if fans.known and base.fans.known and base.fans != fans:
@@ -241,7 +242,7 @@ def _fans(base: Record, target: Record, infinite: list[bool], error: Error) -> F
 
 
 def _draw(base: Record, target: Record, role: rules.Role, factors: rules.Factors, one_depth: bool,
-          error: Error) -> float:
+          error: MakeError) -> float:
     """Returns the factor of a draw that makes its std the base's times the rule's factor."""
     was, now = base.moments, target.moments
     if role == rules.HIDDEN and not now.centred:

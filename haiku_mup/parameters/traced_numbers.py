@@ -4,7 +4,7 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
-LIMIT = 2**6        # operations in one value
+MAX_OPERATIONS = 2**6        # operations in one value
 
 
 def traced_value(x: Any) -> Any:
@@ -19,7 +19,7 @@ def traced_value(x: Any) -> Any:
     (2.0, None)
     """
     with jax.ensure_compile_time_eval():
-        value = _value(x, [LIMIT])
+        value = _value(x, [MAX_OPERATIONS])
     return None if isinstance(value, jax.core.Tracer) else value
 
 

@@ -20,8 +20,9 @@ from haiku_mup.serialization import atomic_files
 FORMAT, VERSION = "haiku_mup base", 1
 EXPONENTS = ("init", "forward", "sgd", "adam", "eps", "gradient", "stored")     # a role's list in a file
 MULTS = ("init_mults", "lr_mults")      # only if there are any, so that other files are as in earlier versions
-LIMIT = 2**26                           # bytes: at 200 a parameter, 300,000 parameters fit
-Error: TypeAlias = Callable[[str, str], MupError]       # from an entry of the state, and what is wrong with it
+MAX_BYTES = 2**26       # of a file: at 200 a parameter, 300,000 parameters fit
+# From an entry of the state, and what is wrong with it.
+MakeError: TypeAlias = Callable[[str, str], MupError]
 
 
 # --- encoding ---
@@ -114,7 +115,7 @@ def decode(state: Any, source: str) -> tuple[dict[str, Record], Declarations]:
     return {name: _decode_parameter(name, parameters[name], error) for name in names}, declared
 
 
-def _check_version(state: Mapping[str, Any], error: Error) -> None:
+def _check_version(state: Mapping[str, Any], error: MakeError) -> None:
     if state.get("format") != FORMAT:
         raise error("format", f"{str(state.get('format'))[:40]!r} is not {FORMAT!r}")
     version = state.get("version")
@@ -123,13 +124,13 @@ def _check_version(state: Mapping[str, Any], error: Error) -> None:
         raise error("version", f"{str(version)[:40]} is not {VERSION}{newer}")
 
 
-def _check_checksum(values: Mapping[str, Any], entry: str, error: Error) -> None:
+def _check_checksum(values: Mapping[str, Any], entry: str, error: MakeError) -> None:
     rest = {key: value for key, value in values.items() if key != "crc"}
     if values.get("crc") != _checksum(rest):
         raise error(entry, "was changed since it was saved, or damaged")
 
 
-def _decode_declarations(state: Mapping[str, Any], error: Error) -> Declarations:
+def _decode_declarations(state: Mapping[str, Any], error: MakeError) -> Declarations:
     init_mults, lr_mults = (_decode_multipliers(key, state.get(key, {}), error) for key in MULTS)
     return Declarations(
         fans={glob: _decode_fans(axes, f"fans: {glob}", error)
@@ -141,7 +142,7 @@ def _decode_declarations(state: Mapping[str, Any], error: Error) -> Declarations
         init_mults=init_mults, lr_mults=lr_mults)
 
 
-def _decode_parameter(name: str, values: Any, error: Error) -> Record:
+def _decode_parameter(name: str, values: Any, error: MakeError) -> Record:
     entry = f"{name[:200]!r}"
     values = _dict(values, entry, error)
     _check_checksum(values, entry, error)
@@ -188,14 +189,14 @@ def _decode_record(name: str, values: Mapping[str, Any]) -> Record:
         delta_row_sizes=tuple(values["delta_parts"]))
 
 
-def _decode_fans(x: Any, entry: str, error: Error) -> Fans:
+def _decode_fans(x: Any, entry: str, error: MakeError) -> Fans:
     if not (isinstance(x, list) and len(x) == 3 and all(map(_int_list(-64, 63), x))):
         raise error(entry, f"{str(x)[:60]} are no axes")
     fan_in, fan_out, lookup = map(tuple, x)
     return Fans(fan_in, fan_out, lookup=lookup)
 
 
-def _decode_parametrization(x: Any, error: Error) -> Parametrization:
+def _decode_parametrization(x: Any, error: MakeError) -> Parametrization:
     """Returns the parametrization. A role's exponents are a list of powers: lists of two numbers, or None."""
     entry = "parametrization"
     values = _EARLIER | _dict(x, entry, error)
@@ -210,14 +211,14 @@ def _decode_parametrization(x: Any, error: Error) -> Parametrization:
         raise error(entry, str(problem)[:200]) from None
 
 
-def _decode_finite(x: Any, error: Error) -> dict[str, FiniteAxes]:
+def _decode_finite(x: Any, error: MakeError) -> dict[str, FiniteAxes]:
     try:
         return parse_finite(_dict(x, "finite", error))
     except MupError as problem:
         raise error("finite", str(problem)[:200]) from None
 
 
-def _decode_multipliers(key: str, x: Any, error: Error) -> dict[str, float]:
+def _decode_multipliers(key: str, x: Any, error: MakeError) -> dict[str, float]:
     try:
         return parse_multipliers(key, _dict(x, key, error))
     except MupError as problem:
@@ -226,13 +227,13 @@ def _decode_multipliers(key: str, x: Any, error: Error) -> dict[str, float]:
 
 # --- checks of values ---
 
-def _dict(x: Any, entry: str, error: Error) -> dict[str, Any]:
+def _dict(x: Any, entry: str, error: MakeError) -> dict[str, Any]:
     if not isinstance(x, Mapping) or not all(isinstance(key, str) for key in x):
         raise error(entry, f"a mapping should be here, and {type(x).__name__} is")
     return dict(x)
 
 
-def _strings(x: Any, entry: str, error: Error) -> list[str]:
+def _strings(x: Any, entry: str, error: MakeError) -> list[str]:
     if not isinstance(x, list) or not all(isinstance(name, str) for name in x):
         raise error(entry, f"a list of names should be here, and {str(x)[:60]} is")
     return x
@@ -279,16 +280,16 @@ def write(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
 
 
 def read(path: str | os.PathLike[str]) -> Any:
-    """Returns the values of a JSON file of at most `LIMIT` bytes.
+    """Returns the values of a JSON file of at most `MAX_BYTES`.
 
     Raises:
       MupError: no JSON, too much of it, or values that JSON doesn't have; it names the file.
     """
     name = os.fspath(path)
     with open(path, "rb") as file:
-        data = file.read(LIMIT + 1)
-    if len(data) > LIMIT:
-        raise MupError(f"{name}: more than {LIMIT} bytes; this is no file of Mup.save")
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise MupError(f"{name}: more than {MAX_BYTES} bytes; this is no file of Mup.save")
     try:
         return json.loads(data, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:

@@ -195,7 +195,7 @@ def test_the_text_that_is_damaged_loads_as_it_is(tmp_path):
 
 
 def test_a_huge_file_is_not_read_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(state_dict, "LIMIT", 1000)
+    monkeypatch.setattr(state_dict, "MAX_BYTES", 1000)
     (tmp_path / "base.json").write_text(text())
     with pytest.raises(haiku_mup.MupError, match="more than 1000 bytes"):
         haiku_mup.Mup.load(tmp_path / "base.json")
