@@ -10,7 +10,7 @@ from typing import Any
 from haiku_mup.sweep.runner import pickling, tasks
 from haiku_mup.sweep.runner.executors import SweepExecutor
 from haiku_mup.sweep.runner.folder import SweepFolder
-from haiku_mup.sweep.runner.schedule import Cell, Key, Schedule
+from haiku_mup.sweep.runner.schedule import Cell, ProgramKey, Schedule
 
 MAX_TRIES, POLL_SECONDS = 3, 0.2
 
@@ -19,7 +19,7 @@ MAX_TRIES, POLL_SECONDS = 3, 0.2
 class Task:
     """The tracing of a program, or the run of a cell."""
 
-    program: Key
+    program: ProgramKey
     cell: Cell | None = None
     tries: int = 0              # how often it has failed
     alone: bool = False         # whether no other task may run meanwhile, to see if it kills its worker
@@ -38,14 +38,14 @@ class Dispatcher:
 
     def __post_init__(self) -> None:
         self._pickled_runner = functools.cache(functools.partial(pickling.dumps, self.runner))
-        self._traced: dict[Key, tasks.TracedProgram] = {}
-        self._threads: dict[Key, int] = {}      # per worker
-        self._failed: dict[Key, str] = {}       # why programs could not be traced
-        self._compiled: set[Key] = set()        # programs with a finished cell
+        self._traced: dict[ProgramKey, tasks.TracedProgram] = {}
+        self._threads: dict[ProgramKey, int] = {}      # per worker
+        self._failed: dict[ProgramKey, str] = {}       # why programs could not be traced
+        self._compiled: set[ProgramKey] = set()        # programs with a finished cell
         self._pending: collections.deque[Task] = collections.deque()
         self._running: dict[Future[Any], Task] = {}
 
-    def run(self, programs: Sequence[Key]) -> None:
+    def run(self, programs: Sequence[ProgramKey]) -> None:
         """Traces the programs, runs the cells that the schedule has waiting, and closes the executor."""
         try:
             self._pending.extend(map(Task, programs))
@@ -117,7 +117,7 @@ class Dispatcher:
             self.schedule.end(cell, losses)
         return None
 
-    def _next_program(self) -> Key | None:
+    def _next_program(self) -> ProgramKey | None:
         """Returns the first program with waiting cells, if workers have or can now get its number of threads.
 
         Where a program's first cell compiles it for all workers, the others wait for it.

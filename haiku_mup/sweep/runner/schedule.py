@@ -7,7 +7,7 @@ from haiku_mup.sweep.program import TrialLosses
 from haiku_mup.sweep.search import Search
 from haiku_mup.sweep.trial import Missing, Trial, split_into_cells
 
-Key = tuple[str, int]           # of a program: parametrization and width
+ProgramKey = tuple[str, int]           # of a program: parametrization and width
 Cell = tuple[Trial, ...]        # trials of one program that run, and are saved, together
 
 
@@ -20,13 +20,13 @@ class Schedule:
     """
 
     def __init__(self, searches: Sequence[Search], advance: Callable[[str, int, int], None]):
-        self.waiting: dict[Key, collections.deque[Cell]] = {}   # cells that nobody has begun
+        self.waiting: dict[ProgramKey, collections.deque[Cell]] = {}   # cells that nobody has begun
         self._rounds: dict[Search, list[Sequence[Trial]]] = {search: [] for search in searches}
         self._advance = advance
         self._searches: dict[Cell, Search] = {}                 # of the cells that have not ended
         self._ended: dict[Trial, TrialLosses | str] = {}        # losses, or why there are none
 
-    def start(self, cell_sizes: Mapping[Key, int], failed: Mapping[Key, str]) -> None:
+    def start(self, cell_sizes: Mapping[ProgramKey, int], failed: Mapping[ProgramKey, str]) -> None:
         """Asks every search for its first round. Every program has a cell size, or a reason why it failed."""
         self._cell_sizes, self._failed = cell_sizes, failed
         self.waiting = {key: collections.deque() for key in cell_sizes}
