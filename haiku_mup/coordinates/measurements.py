@@ -66,7 +66,7 @@ def as_points(trainers: Mapping[int, Trainer], runs: TrainingRuns, *, parametriz
         scalings={width: trainer.scalings for width, trainer in trainers.items()},
         branches={width: trainer.branches for width, trainer in trainers.items()},
         rule=rule, weight_decay=weight_decay, errors=error_slopes(runs),
-        gradients=gradient_slopes(runs) if rule.serves_entrywise else {},
+        gradients=measured_gradient_slopes(runs) if rule.serves_entrywise else {},
         multipliers={info.readout or module for trainer in trainers.values()
                      for (module, _), info in trainer.records.items() if info.kind == RecordKind.MULTIPLIER})
     first = {width: steps[0] for (width, _), steps in runs.items()}
@@ -306,7 +306,7 @@ def _raised(expected: Range, extra: float | None) -> Range:
 
 # --- arithmetic ---
 
-def gradient_slopes(runs: TrainingRuns) -> dict[str, float]:
+def measured_gradient_slopes(runs: TrainingRuns) -> dict[str, float]:
     """Returns the slope of each parameter's gradient in the first step, where none is zero, by name."""
     by_width: dict[int, list[dict[str, float]]] = {}
     for (width, _), steps in runs.items():
