@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from haiku_mup.errors import MupError
-from haiku_mup.optimizers.synthetic_runs import Run, Shapes, Updates, try_runs
+from haiku_mup.optimizers.synthetic_runs import Run, RunShape, Updates, try_runs
 from haiku_mup.optimizers.wrapper import extra_args, inside
 from haiku_mup.rules.optimizers import Behaviour
 
@@ -90,9 +90,9 @@ def find_traits(optimizer: Any, trees: Iterable[Any]) -> dict[str, Traits]:
     inner, trees = extra_args(optimizer), list(trees)
     found: dict[str, Traits] = {}
     with inside(), jax.transfer_guard("allow"):
-        for shapes in (Shapes.SMALL, Shapes.TRUE):
+        for shapes in (RunShape.SMALL, RunShape.TRUE):
             for tree in trees:
-                if shapes is Shapes.TRUE and not _runs_on(inner, tree):
+                if shapes is RunShape.TRUE and not _runs_on(inner, tree):
                     continue
                 try:
                     found = _try_on(inner, tree, shapes)
@@ -118,13 +118,13 @@ def _runs_on(optimizer: Any, tree: Any) -> bool:
     return True
 
 
-def _try_on(optimizer: Any, tree: Any, shapes: Shapes) -> dict[str, Traits]:
+def _try_on(optimizer: Any, tree: Any, shapes: RunShape) -> dict[str, Traits]:
     """Tries an optimizer on a tree of shapes."""
-    if shapes is Shapes.TRUE and sum(math.prod(x.shape) for x in jax.tree.leaves(tree)) > LARGEST:
+    if shapes is RunShape.TRUE and sum(math.prod(x.shape) for x in jax.tree.leaves(tree)) > LARGEST:
         raise CannotTry
     square = try_runs(optimizer, tree, _ALL_RUNS, shapes)
     try:
-        oblong = try_runs(optimizer, tree, _FEW_RUNS, Shapes.OBLONG, 1) if shapes is Shapes.SMALL else {}
+        oblong = try_runs(optimizer, tree, _FEW_RUNS, RunShape.OBLONG, 1) if shapes is RunShape.SMALL else {}
     except Exception:       # it needs arrays of just these shapes
         oblong = {}
     return {name: _traits(updates)._replace(shape_factor=_shape_factor(updates, oblong.get(name)))

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from haiku_mup.errors import MupError
-from haiku_mup.optimizers.synthetic_runs import Run, Shapes, try_runs
+from haiku_mup.optimizers.synthetic_runs import Run, RunShape, try_runs
 from haiku_mup.optimizers.trees import is_masked, named_leaves, selected
 from haiku_mup.optimizers.wrapper import extra_args, inside
 from haiku_mup.parameters.scaling import ParameterScaling
@@ -164,7 +164,7 @@ def _update_norms(optimizer: Any, tree: Any, name: str, scalings: Mapping[str, P
               for name, x in named_leaves(tree)]
     shapes = jax.tree.unflatten(jax.tree.structure(tree, is_leaf=is_masked), arrays)
     runs = [Run(params=0.0, initial=1.0, gradient=size) for size in (1.0, 2.0)]
-    updates = try_runs(optimizer, shapes, runs, Shapes.TRUE, 1)[name].first
+    updates = try_runs(optimizer, shapes, runs, RunShape.TRUE, 1)[name].first
     return np.asarray(np.linalg.norm(updates, axis=1))
 
 

@@ -20,7 +20,7 @@ GROWTH = 10.0 ** np.arange(-4, 5)       # of gradients that grow, which start an
 Flat: TypeAlias = list[Any]     # the leaves of a tree
 
 
-class Shapes(enum.Enum):
+class RunShape(enum.Enum):
     """The shapes of the arrays that an optimizer is run on."""
 
     SMALL = enum.auto()     # 2 × 2 × …
@@ -30,12 +30,12 @@ class Shapes(enum.Enum):
     def of(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Returns the shape in place of a parameter's. Axes of size 1 stay as they are.
 
-        >>> Shapes.SMALL.of((64, 1, 8)), Shapes.OBLONG.of((64, 1, 8)), Shapes.TRUE.of((64, 1, 8))
+        >>> RunShape.SMALL.of((64, 1, 8)), RunShape.OBLONG.of((64, 1, 8)), RunShape.TRUE.of((64, 1, 8))
         ((2, 1, 2), (3, 1, 7), (64, 1, 8))
         """
-        if self is Shapes.TRUE:
+        if self is RunShape.TRUE:
             return tuple(shape)
-        sizes = [2] * len(shape) if self is Shapes.SMALL else range(3, 3 + 2 * len(shape), 2)
+        sizes = [2] * len(shape) if self is RunShape.SMALL else range(3, 3 + 2 * len(shape), 2)
         return tuple(min(n, 1) if n < 2 else size for n, size in zip(shape, sizes))
 
 
@@ -73,7 +73,7 @@ class Updates:
     history: np.ndarray
 
 
-def try_runs(optimizer: Any, tree: Any, runs: Sequence[Run], shapes: Shapes,
+def try_runs(optimizer: Any, tree: Any, runs: Sequence[Run], shapes: RunShape,
              moving_steps: int = MOVING_STEPS) -> dict[str, Updates]:
     """Runs an optimizer, and returns its updates by the names of parameters.
 
@@ -93,7 +93,7 @@ def try_runs(optimizer: Any, tree: Any, runs: Sequence[Run], shapes: Shapes,
     >>> import optax
     >>> shapes = {"linear": {"w": jax.ShapeDtypeStruct((8, 8), "float32")}}
     >>> sgd = optax.with_extra_args_support(optax.sgd(0.5))
-    >>> try_runs(sgd, shapes, [Run(params=1.0, gradient=2.0)], Shapes.SMALL)["linear/w"].last
+    >>> try_runs(sgd, shapes, [Run(params=1.0, gradient=2.0)], RunShape.SMALL)["linear/w"].last
     array([[-1., -1., -1., -1.]], dtype=float32)
     """
     def arrays(size: Callable[[Run], float], which: int) -> list[np.ndarray]:
@@ -106,20 +106,20 @@ def try_runs(optimizer: Any, tree: Any, runs: Sequence[Run], shapes: Shapes,
     initial = arrays(lambda run: run.params if run.initial is None else run.initial, 0)
     gradients = arrays(lambda run: run.gradient, 1)
     programs = _traced(optimizer, jax.tree.structure(tree), params)
-    state, records = programs.init(initial), [_Record(len(runs), moving_steps) for _ in params]
+    state, logs = programs.init(initial), [_UpdateLog(len(runs), moving_steps) for _ in params]
     for step in range(STEPS):
         growth = np.array([GROWTH[step % len(GROWTH)] if run.grows else 1.0 for run in runs], np.float32)
         grown = [g * growth.reshape(-1, *[1] * (g.ndim - 1)) for g in gradients]
         old = state
         updates, state = programs.update(grown, old, params)
-        for record, update in zip(records, updates):
+        for record, update in zip(logs, updates):
             record.add(update.reshape(len(runs), -1))
-        if all(record.is_full or not moves for record, moves in zip(records, programs.moves)):
+        if all(record.is_full or not moves for record, moves in zip(logs, programs.moves)):
             break
         if step % PATIENCE == PATIENCE - 1 and _same(old, state):       # all that follows is like this
             break
     return {name: record.updates(np.zeros(x.shape).reshape(len(runs), -1))
-            for name, record, x in zip(names, records, params)}
+            for name, record, x in zip(names, logs, params)}
 
 
 def _filled(shape: tuple[int, ...], value: float, first: float) -> np.ndarray:
@@ -135,7 +135,7 @@ def _same(old: Sequence[Any], new: Sequence[Any]) -> bool:
     return all(isinstance(x, np.ndarray) and np.array_equal(x, y) for x, y in pairs)
 
 
-class _Record:
+class _UpdateLog:
     """Keeps the updates of one parameter, [runs, n] at each step."""
 
     def __init__(self, runs: int, moving_steps: int):

@@ -10,7 +10,7 @@ from optimizer_cases import optimizer
 
 from haiku_mup.optimizers.detect import CannotTry, Decay, Drift, Traits, find_traits
 from haiku_mup.optimizers.numpy_evaluation import numpy_function
-from haiku_mup.optimizers.synthetic_runs import GROWTH, Run, Shapes, try_runs
+from haiku_mup.optimizers.synthetic_runs import GROWTH, Run, RunShape, try_runs
 from haiku_mup.rules.optimizers import Behaviour
 
 SHAPES = {"linear": {"b": jax.ShapeDtypeStruct((8,), "float32"), "w": jax.ShapeDtypeStruct((6, 8), "float32")}}
@@ -66,7 +66,7 @@ def test_operations_are_those_of_jax(function, x):
 def test_runs_are_what_they_say():
     seen = optax.stateless(lambda g, p: jax.tree.map(lambda g, p: g + 100 * p, g, p))
     runs = [Run(params=1.0, gradient=2.0, first_entry=(3.0, 5.0)), Run(params=0.0, gradient=1.0, grows=True)]
-    found = try_runs(optax.with_extra_args_support(seen), SHAPES, runs, Shapes.SMALL)["linear/b"]
+    found = try_runs(optax.with_extra_args_support(seen), SHAPES, runs, RunShape.SMALL)["linear/b"]
     np.testing.assert_allclose(found.history[:, 0], [[310, 102]] * len(GROWTH))
     np.testing.assert_allclose(found.history[:, 1, 0], GROWTH, rtol=1e-6)
 
