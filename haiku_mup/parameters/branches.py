@@ -3,21 +3,21 @@ import math
 from collections.abc import Iterable, Mapping
 
 from haiku_mup.errors import MupError
-from haiku_mup.parameters.depth import Pair, Pairs
+from haiku_mup.parameters.depth import Pair, Pairing
 from haiku_mup.parameters.place import Branch, Site, Stack
 
 
-def check_branches(pairs: Pairs, found: Mapping[str, Pair]) -> None:
+def check_branches(pairing: Pairing, found: Mapping[str, Pair]) -> None:
     """Checks that each parameter in a block that repeats is made in a branch that is called in that block.
 
     Args:
-      pairs: the pairs of a model that is complete.
+      pairing: the pairs of a model that is complete.
       found: all of them, by name.
 
     Raises:
       MupError: a parameter that is not, where α is not 0.
     """
-    for pair in found.values() if pairs.parametrization.depth_alpha else ():
+    for pair in found.values() if pairing.parametrization.depth_alpha else ():
         differences, place = pair.differences, pair.target.place
         if differences is None:
             continue
@@ -50,32 +50,32 @@ def _same_up_to(module: str, path: str, position: int) -> bool:
     return path.split("/")[:position + 1] == module.split("/")[:position + 1]
 
 
-def branch_multipliers(pairs: Pairs, found: Mapping[str, Pair],
+def branch_multipliers(pairing: Pairing, found: Mapping[str, Pair],
                        branches: Iterable[Branch]) -> dict[Site, float]:
     """Returns a multiplier for each place that calls haiku_mup.residual, as if it were in no other's branch.
 
     Args:
-      pairs: the pairs of a model that is complete.
+      pairing: the pairs of a model that is complete.
       found: all of them, by name.
       branches: the branches that were computed, with parameters or without.
 
     Raises:
       MupError: a branch whose parameters are in other blocks than it is.
     """
-    if not pairs.parametrization.depth_alpha:
+    if not pairing.parametrization.depth_alpha:
         return {}
-    ratios, makes = _ratios_of_stacks(found.values()), dict[Site, Pair]()
+    ratios, makes = _ratio_by_stacks(found.values()), dict[Site, Pair]()
     for pair in found.values():
         if pair.target.place and pair.target.place.branch:
             other = makes.setdefault(pair.target.place.branch.site, pair)
             if not math.isclose(other.depth, pair.depth):
                 raise pair.error(f"one branch of haiku_mup.residual makes it and {other.target.name!r}, which "
                                  "are not in the same blocks; make both in the block")
-    return {branch.site: pairs.parametrization.branch(_depth(branch, ratios, makes.get(branch.site), pairs))
+    return {branch.site: pairing.parametrization.branch(_depth(branch, ratios, makes.get(branch.site), pairing))
             for branch in branches}
 
 
-def _ratios_of_stacks(pairs: Iterable[Pair]) -> dict[tuple[Stack, ...], float]:
+def _ratio_by_stacks(pairs: Iterable[Pair]) -> dict[tuple[Stack, ...], float]:
     """Returns {stacks around: the ratio of their numbers of layers} of all stacks that have a parameter."""
     ratios: dict[tuple[Stack, ...], float] = {(): 1.0}
     for pair in pairs:
@@ -89,14 +89,14 @@ def _ratios_of_stacks(pairs: Iterable[Pair]) -> dict[tuple[Stack, ...], float]:
 
 
 def _depth(branch: Branch, ratios: Mapping[tuple[Stack, ...], float], pair: Pair | None,
-           pairs: Pairs) -> float:
+           pairing: Pairing) -> float:
     """Returns the ratio of the numbers of blocks that a branch is in.
 
     Args:
       branch: the branch.
       ratios: those of the stacks.
       pair: some parameter that the branch makes, if it makes any.
-      pairs: all of the model.
+      pairing: all of the model.
     """
     transparent = any(stack.transparent for stack in branch.site.stacks)
     if pair and transparent:
@@ -104,7 +104,7 @@ def _depth(branch: Branch, ratios: Mapping[tuple[Stack, ...], float], pair: Pair
     if transparent or branch.site.stacks not in ratios:
         raise MupError(f"{branch.path!r}: a branch of haiku_mup.residual without parameters, in a stack whose "
                        "depth at the base nothing tells; call it where a branch with parameters is called")
-    ratio = math.prod((family.ratio for family in pairs.families(branch.path)),
+    ratio = math.prod((family.ratio for family in pairing.families(branch.path)),
                       start=ratios[branch.site.stacks])
     if pair and not math.isclose(pair.depth, ratio):
         raise pair.error(f"a branch of haiku_mup.residual makes it that is called in {branch.path!r}, which is "

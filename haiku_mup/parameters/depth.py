@@ -58,7 +58,7 @@ class Pair(NamedTuple):
         return "; ".join([*stacks, *map(_counts, self.families)]) or None
 
 
-class Pairs:
+class Pairing:
     """Finds the pair of each parameter of a model.
 
     Args:

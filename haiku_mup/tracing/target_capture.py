@@ -10,7 +10,7 @@ from haiku_mup.errors import MupError
 from haiku_mup.parameters.axis_uses import Use
 from haiku_mup.parameters.branches import branch_multipliers, check_branches
 from haiku_mup.parameters.declarations import Declarations
-from haiku_mup.parameters.depth import Pair, Pairs
+from haiku_mup.parameters.depth import Pair, Pairing
 from haiku_mup.parameters.globs import multiplier_of
 from haiku_mup.parameters.haiku_layers import TIED
 from haiku_mup.parameters.place import Branch, Site
@@ -83,7 +83,7 @@ class TargetCapture(Capture):
         super().__init__(declarations, warned)
         self.base = base
         self.scalings: dict[str, ParameterScaling] = {}
-        self._pairs = Pairs(base, declarations.parametrization)
+        self._pairing = Pairing(base, declarations.parametrization)
         self._factors = FactorLookup()                      # of all that were made, in the tree or not
         self._base_by_local: dict[str, list[Record]] = {}   # by the names that layers know
         for record in base.values():
@@ -98,14 +98,14 @@ class TargetCapture(Capture):
         """Lets go of what it captured."""
         super().close()
         self.base, self.scalings, self._factors = {}, {}, FactorLookup()
-        self._pairs = Pairs({}, self.declarations.parametrization)
+        self._pairing = Pairing({}, self.declarations.parametrization)
         self._base_by_local, self._branches, self._made_in, self._by_content = {}, {}, {}, {}
 
     # --- parameters that are made ---
 
     def _value(self, record: Record, creation: Creation) -> ParameterScaling:
         """Returns a parameter beside the base's."""
-        self._pairs.add_modules(name[:-len(record.leaf) - 1] for name in creation.names)
+        self._pairing.add_modules(name[:-len(record.leaf) - 1] for name in creation.names)
         scaling = self._compared(record)
         self._note_use(record, scaling.multiplier)
         self._factors.add(record, scaling.runtime_factors)
@@ -115,7 +115,7 @@ class TargetCapture(Capture):
 
     def _compared(self, record: Record) -> ParameterScaling:
         """Returns a parameter beside the base's, as far as the depth is known."""
-        pair = self._pairs.find(record)
+        pair = self._pairing.find(record)
         parametrization = self.declarations.parametrization
         if pair.may_gain_blocks and parametrization.block.init != ONE:
             raise pair.error(BY_DEPTH)
@@ -170,7 +170,7 @@ class TargetCapture(Capture):
             return PLAIN
         nesting, values = Nesting(), set()
         module, _, leaf = name.rpartition("/")
-        known = self.base.get(f"{self._pairs.base_module(nesting.modules_in_tree(module)[0])}/{leaf}")
+        known = self.base.get(f"{self._pairing.base_module(nesting.modules_in_tree(module)[0])}/{leaf}")
         for record in [known] if known else alike or ():
             with contextlib.suppress(MupError):     # which is kept in full as the parameter is made
                 values.add(self._compared(dataclasses.replace(
@@ -202,7 +202,7 @@ class TargetCapture(Capture):
     def _depth_ratio(self, branch: Branch) -> float:
         """Returns the ratio of the numbers of blocks that a branch is in, target / base."""
         record = self._made_in.get(branch.site)
-        return self._pairs.find(record).depth if record else 1.0
+        return self._pairing.find(record).depth if record else 1.0
 
     def table_read(self, context: hk.GetterContext) -> None:
         """Warns where an embedding's matrix is read, which may be to make logits.
@@ -236,14 +236,14 @@ class TargetCapture(Capture):
         """
         self.check("init_target")
         parametrization = self.declarations.parametrization
-        pairs = Pairs(self.base, parametrization)
-        found = pairs.find_all(self.records, "target")
-        check_branches(pairs, found)
+        pairing = Pairing(self.base, parametrization)
+        found = pairing.find_all(self.records, "target")
+        check_branches(pairing, found)
         scalings = {name: self._final(pair) for name, pair in found.items()}
         uses = {name: self.records[name].uses or pair.base.uses for name, pair in found.items()}
         for warning in model_warnings(scalings, self._ties_used, uses, parametrization):
             warn_once(self.warned, *warning)
-        model = CapturedModel(scalings, branch_multipliers(pairs, found, self._branches.values()))
+        model = CapturedModel(scalings, branch_multipliers(pairing, found, self._branches.values()))
         if earlier is not None:
             model.check_same_shapes(earlier)
         return model
@@ -272,9 +272,9 @@ def with_delta(base: Mapping[str, Record], delta: Mapping[str, Record],
     """
     errors: list[MupError] = []
     plain = {name: dataclasses.replace(record, delta=None, delta_row_sizes=()) for name, record in base.items()}
-    pairs = Pairs(plain, parametrization)
-    found = pairs.find_all(delta, "delta")
-    check_branches(pairs, found)
+    pairing = Pairing(plain, parametrization)
+    found = pairing.find_all(delta, "delta")
+    check_branches(pairing, found)
     for pair in found.values():
         try:
             compare(pair.base, pair.target, parametrization, pair.depth)
