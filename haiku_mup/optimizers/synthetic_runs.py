@@ -199,15 +199,15 @@ def _traced(optimizer: Any, tree: Any, params: list[np.ndarray]) -> _Programs:
     if len(params[0]) > FEW:
         with contextlib.suppress(Exception):    # a callback, say, that has no batching rule
             batch = shapes(lambda x: x.shape)
-            init, state = _init_program(optimizer, batch, jax.vmap)
-            return _Programs(init, *_update_program(optimizer, batch, state, jax.vmap))
+            init, state = _trace_init(optimizer, batch, jax.vmap)
+            return _Programs(init, *_trace_update(optimizer, batch, state, jax.vmap))
     return _one_by_one(optimizer, shapes(lambda x: x.shape[1:]))
 
 
 def _one_by_one(optimizer: Any, shapes: Any) -> _Programs:
     """Traces an optimizer for one run."""
     try:
-        one_init, state = _init_program(optimizer, shapes, lambda f: f)
+        one_init, state = _trace_init(optimizer, shapes, lambda f: f)
     except Exception:           # an init that needs values
         def start(run: Flat) -> Any:
             with jax.ensure_compile_time_eval():
@@ -218,7 +218,7 @@ def _one_by_one(optimizer: Any, shapes: Any) -> _Programs:
         def one_init(run: Flat) -> Flat:
             return jax.tree.leaves(start(run))
 
-    one_update, moves = _update_program(optimizer, shapes, state, lambda f: f)
+    one_update, moves = _trace_update(optimizer, shapes, state, lambda f: f)
 
     def init(params: Flat) -> list[Flat]:
         return [one_init(list(run)) for run in zip(*params)]
@@ -230,7 +230,7 @@ def _one_by_one(optimizer: Any, shapes: Any) -> _Programs:
     return _Programs(init, update, moves)
 
 
-def _init_program(optimizer: Any, params: Any, vectorized: Callable[[Any], Any],
+def _trace_init(optimizer: Any, params: Any, vectorized: Callable[[Any], Any],
                   ) -> tuple[Callable[[Flat], Flat], Any]:
     """Traces an optimizer's init; returns it, and the shapes of the state."""
     program, state = jax.make_jaxpr(vectorized(optimizer.init), return_shape=True)(params)
@@ -238,7 +238,7 @@ def _init_program(optimizer: Any, params: Any, vectorized: Callable[[Any], Any],
     return lambda params: function(*params), state
 
 
-def _update_program(optimizer: Any, params: Any, state: Any,
+def _trace_update(optimizer: Any, params: Any, state: Any,
                     vectorized: Callable[[Any], Any]) -> tuple[Callable[..., tuple[Flat, Flat]], list[bool]]:
     """Traces an optimizer's update; returns it, and whether each of its updates depends on anything."""
     def step(gradients: Any, state: Any, params: Any) -> Any:
