@@ -9,7 +9,15 @@ from haiku_mup.optimizers.trees import ByName, by_name
 from haiku_mup.optimizers.wrapper import FactorsByName
 from haiku_mup.parameters.row_factors import Factor
 from haiku_mup.parameters.scaling import ParameterScaling, RowBlock
-from haiku_mup.rules.optimizers import ADAM, Coupling, OptimizerRule, ParameterGrowth, Scales, entry_size
+from haiku_mup.rules.optimizers import (
+    ADAM,
+    Coupling,
+    OptimizerRule,
+    ParameterGrowth,
+    Scales,
+    ShapeScaling,
+    entry_size,
+)
 from haiku_mup.rules.parametrization import Factors, Parametrization
 from haiku_mup.rules.tables import standard
 
@@ -35,7 +43,7 @@ class OptimizerScaling:
         self.optimizer_rule = optimizer_rule
         self._optimizer, self._scalings, self._parametrization = optimizer, scalings, parametrization
         self._scale_decay, self._lr_mults = scale_decay, lr_mults or {}
-        self._shape_scaling: str | None = None
+        self._shape_scaling: ShapeScaling | None = None
         self._factors: dict[OptimizerRule, FactorsByName] = {}
         # Raises here, before any update. Muon's own factors wait for the runs that find its shape scaling.
         self._factors_of(ADAM if optimizer_rule.coupling is Coupling.MATRIX else optimizer_rule)
@@ -106,14 +114,14 @@ class OptimizerScaling:
         return rule.scales(_growth(scaling, block, self._shape_scaling))
 
 
-def _growth(scaling: ParameterScaling, block: RowBlock, shape_scaling: str | None) -> ParameterGrowth:
+def _growth(scaling: ParameterScaling, block: RowBlock, shape_scaling: ShapeScaling | None) -> ParameterGrowth:
     """Returns how a parameter grows, or a block of its rows."""
     base, target = muon.matrices(scaling)
     moments, layers = scaling.target.moments, math.prod(scaling.base.stacks)    # 0 at both, or at neither
     size = entry_size(block.factors, drawn=moments.drawn, zero=moments.std == moments.mean == 0)
     return ParameterGrowth(
         factors=block.factors, size=size, m_in=block.m_in, m_out=block.m_out, base=base, target=target,
-        shape_scaling=shape_scaling or "plain",
+        shape_scaling=shape_scaling or ShapeScaling.PLAIN,
         layers=math.prod(scaling.target.stacks) / layers if layers else 1.0)
 
 

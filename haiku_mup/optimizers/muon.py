@@ -13,7 +13,7 @@ from haiku_mup.optimizers.trees import is_masked, named_leaves, selected
 from haiku_mup.optimizers.wrapper import extra_args, inside
 from haiku_mup.parameters.scaling import ParameterScaling
 from haiku_mup.rules import HIDDEN
-from haiku_mup.rules.optimizers import SHAPE_SCALINGS, Matrix
+from haiku_mup.rules.optimizers import SHAPE_SCALINGS, Matrix, ShapeScaling
 
 STATE = "MuonState"     # of optax.contrib.scale_by_muon
 TRIED_SHAPES = Matrix(2, 2), Matrix(2, 8), Matrix(8, 2), Matrix(8, 8)
@@ -91,8 +91,8 @@ def _numbers(scalings: Mapping[str, ParameterScaling], params: Any) -> list[Any]
 # --- how large its updates are ---
 
 def find_shape_scaling(optimizer: Any, tree: Any, names: Iterable[str],
-                       scalings: Mapping[str, ParameterScaling]) -> str:
-    """Finds how an optimizer scales Muon's updates by their shape, by trying it: a key of `SHAPE_SCALINGS`.
+                       scalings: Mapping[str, ParameterScaling]) -> ShapeScaling:
+    """Finds how an optimizer scales Muon's updates by their shape, by trying it.
 
     Args:
       optimizer: with Muon in it.
@@ -127,8 +127,8 @@ def _untried(failure: Exception | None) -> MupError:
 
 
 def _matching_scaling(norms: np.ndarray, names: set[str], tree: Any,
-                      scalings: Mapping[str, ParameterScaling]) -> str:
-    """Returns the key of the shape scaling by which norms grow from the first tried shape on.
+                      scalings: Mapping[str, ParameterScaling]) -> ShapeScaling:
+    """Returns the shape scaling by which norms grow from the first tried shape on.
 
     Args:
       norms: [shapes, 2]; at a gradient and at twice that.
@@ -141,10 +141,10 @@ def _matching_scaling(norms: np.ndarray, names: set[str], tree: Any,
         raise MupError(f"{min(names)!r}: twice the gradient gives {norms[0, 1] / norms[0, 0]:.3g} times Muon's "
                        "update, and there is no rule for that; leave adaptive=True out, or what else "
                        "multiplies its updates by the gradient's size")
-    for key, spectral_norm in SHAPE_SCALINGS.items():
+    for shape_scaling, spectral_norm in SHAPE_SCALINGS.items():
         expected = np.array(list(map(spectral_norm, TRIED_SHAPES)))
         if np.allclose(growth, expected / expected[0], rtol=0.02):
-            return key
+            return shape_scaling
     hidden = {name for name, numbers in zip(dict(named_leaves(tree)), _numbers(scalings, tree)) if numbers}
     remedy = ("take out what scales its updates by their shape, or scale them by √(n_out / n_in)"
               if names == hidden else "give it muon_weight_dimension_numbers=mup.muon_dimensions")

@@ -23,6 +23,7 @@ from haiku_mup.rules.rule_registry import (
     OptimizerRule,
     ParameterGrowth,
     Scales,
+    ShapeScaling,
     choose,
     register,
     rule_of,
@@ -31,9 +32,9 @@ from haiku_mup.rules.rule_registry import (
 )
 
 __all__ = ["ADAM", "RULES", "SHAPE_SCALINGS", "Behaviour", "Coupling", "Matrix", "OptimizerRule",
-           "ParameterGrowth", "Scales", "adam", "any_entrywise", "by_norm", "by_norm_or_not", "choose",
-           "entry_size", "momo", "momo_adam", "muon", "novograd", "register", "rule_of", "rule_of_states",
-           "scales", "sgd", "unregister"]
+           "ParameterGrowth", "Scales", "ShapeScaling", "adam", "any_entrywise", "by_norm",
+           "by_norm_or_not", "choose", "entry_size", "momo", "momo_adam", "muon", "novograd", "register",
+           "rule_of", "rule_of_states", "scales", "sgd", "unregister"]
 
 
 def scales(rule: str, growth: ParameterGrowth, *, scale_eps: bool = False) -> Scales:
@@ -202,11 +203,11 @@ register(OptimizerRule(
 # --- by the gradient's norm ---
 
 # The spectral norm of Muon's update, by the parameter's shape.
-SHAPE_SCALINGS: dict[str, Callable[[Matrix], float]] = {
-    "plain": lambda shape: 1.0,                                             # singular values of 1
-    "width": lambda shape: math.sqrt(max(1.0, shape.n_out / shape.n_in)),   # optax.contrib.muon
-    "rms": lambda shape: math.sqrt(max(shape.n_in, shape.n_out)),           # the same, with consistent_rms
-    "spectral": lambda shape: math.sqrt(shape.n_out / shape.n_in),          # Dion, Scion, Modula
+SHAPE_SCALINGS: dict[ShapeScaling, Callable[[Matrix], float]] = {
+    ShapeScaling.PLAIN: lambda shape: 1.0,
+    ShapeScaling.WIDTH: lambda shape: math.sqrt(max(1.0, shape.n_out / shape.n_in)),
+    ShapeScaling.RMS: lambda shape: math.sqrt(max(shape.n_in, shape.n_out)),
+    ShapeScaling.SPECTRAL: lambda shape: math.sqrt(shape.n_out / shape.n_in),
 }
 
 
@@ -230,7 +231,7 @@ def muon(growth: ParameterGrowth) -> Scales:
     >>> muon(hidden("width")).update, muon(hidden("rms")).update
     (1.0, 0.5)
     """
-    spectral_norm = SHAPE_SCALINGS[growth.shape_scaling]
+    spectral_norm = SHAPE_SCALINGS[ShapeScaling(growth.shape_scaling)]
     s = growth.factors.adam * growth.aligned_norm / (spectral_norm(growth.target) / spectral_norm(growth.base))
     return Scales(update=s, parameter=s)
 

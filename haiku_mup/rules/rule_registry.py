@@ -40,6 +40,15 @@ class Matrix(NamedTuple):
     n_out: float
 
 
+class ShapeScaling(enum.StrEnum):
+    """The ways in which optimizers of matrices scale the singular values of their updates by the shape."""
+
+    PLAIN = "plain"             # not at all
+    WIDTH = "width"             # √max(1, n_out / n_in): optax.contrib.muon
+    RMS = "rms"                 # √max(n_in, n_out): the same, with consistent_rms
+    SPECTRAL = "spectral"       # √(n_out / n_in): Dion, Scion, Modula
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParameterGrowth:
     """Ratios and factors of one parameter that grows from the base to the target: the argument of a rule.
@@ -51,7 +60,7 @@ class ParameterGrowth:
       m_out: ratio of its fan-out.
       base: its shape at the base, as a matrix.
       target: its shape at the target, as a matrix.
-      shape_scaling: how an optimizer of matrices scales updates by their shape, a key of `SHAPE_SCALINGS`.
+      shape_scaling: how an optimizer of matrices scales updates by their shape; a plain string is one, too.
       layers: ratio of the numbers of layers that are one array to the optimizer: those of a layer_stack.
     """
 
@@ -61,7 +70,7 @@ class ParameterGrowth:
     m_out: float = 1.0
     base: Matrix = Matrix(1, 1)
     target: Matrix = Matrix(1, 1)
-    shape_scaling: str = "plain"
+    shape_scaling: ShapeScaling | str = ShapeScaling.PLAIN
     layers: float = 1.0
 
     @property
