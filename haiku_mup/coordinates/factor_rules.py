@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from haiku_mup.coordinates.factor_scales import Equation, Value, WalkState, number
+from haiku_mup.coordinates.factor_scales import Action, Equation, Value, WalkState, number
 
 
 def _same(walk: WalkState, base: Equation, target: Equation, values: list[Value]) -> Value:
@@ -46,19 +46,19 @@ def _negated(walk: WalkState, base: Equation, target: Equation, values: list[Val
 
 def multiplied(walk: WalkState, base: Equation, target: Equation, values: list[Value]) -> Value:
     """Returns the product of the scales."""
-    return _product(walk, values, "multiplied by", 1)
+    return _product(walk, values, Action.MULTIPLIED, 1)
 
 
 def divided(walk: WalkState, base: Equation, target: Equation, values: list[Value]) -> Value:
     """Returns the quotient of the scales."""
-    return _product(walk, values, "divided by", -1)
+    return _product(walk, values, Action.DIVIDED, -1)
 
 
-def _product(walk: WalkState, values: list[Value], action: str, sign: int) -> Value:
+def _product(walk: WalkState, values: list[Value], action: Action, sign: int) -> Value:
     a, b = values
     if a.constant and b.constant:
         return _computed(_FUNCTIONS["mul" if sign > 0 else "div"], values)
-    a, b = walk.marked(a, "multiplied by"), walk.marked(b, action)
+    a, b = walk.marked(a, Action.MULTIPLIED), walk.marked(b, action)
     return Value(a.log_scale + sign * b.log_scale, (*a.operations, *b.operations))
 
 
@@ -103,7 +103,7 @@ def _sum(walk: WalkState, base: Equation, target: Equation, values: list[Value])
 def _summed(walk: WalkState, value: Value, base: int, target: int) -> Value:
     if base == target or not base or not target:
         return Value(value.log_scale, value.operations)
-    operation = walk.operation("a sum over", base, target)
+    operation = walk.operation(Action.SUMMED, base, target)
     return Value(value.log_scale + math.log(target / base), (*value.operations, operation))
 
 
@@ -113,7 +113,7 @@ def _dot(walk: WalkState, base: Equation, target: Equation, values: list[Value])
     Entries of queries and keys become correlated in training, so that their product grows like the number of
     terms, and not like its root (Tensor Programs V, Definition 4.1).
     """
-    a, b = (walk.marked(v, "multiplied by") for v in values)
+    a, b = (walk.marked(v, Action.MULTIPLIED) for v in values)
     product = Value(a.log_scale + b.log_scale, (*a.operations, *b.operations))
     if a.is_weight or b.is_weight:
         return product
@@ -124,7 +124,7 @@ def _dot(walk: WalkState, base: Equation, target: Equation, values: list[Value])
 
 def _convolution(walk: WalkState, base: Equation, target: Equation, values: list[Value]) -> Value:
     """Returns the product of the scales; a kernel is a weight."""
-    a, b = (walk.marked(v, "multiplied by") for v in values)
+    a, b = (walk.marked(v, Action.MULTIPLIED) for v in values)
     return Value(a.log_scale + b.log_scale, (*a.operations, *b.operations))
 
 

@@ -1,5 +1,6 @@
 """Scales of a program's values: how much larger a value is at the target than at the base, and why."""
 import dataclasses
+import enum
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,18 +11,27 @@ CLOSE = 1e-4            # logarithms of scales that differ by less are equal: fl
 Equation = Any          # jax.extend.core.JaxprEqn
 
 
+class Action(enum.StrEnum):
+    """What an operation does that scales a value, in the words of a finding."""
+
+    MULTIPLIED = "multiplied by"
+    DIVIDED = "divided by"
+    ADDED = "added to"
+    SUMMED = "a sum over"
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ScalingOperation:
     """One operation that puts a factor of the width into its result.
 
     Attributes:
       equations: the operation in the target's program, after those whose sub-programs it is in.
-      action: "multiplied by", "divided by" or "a sum over".
+      action: what it does.
       base, target: by or over how much at the two widths.
     """
 
     equations: tuple[Equation, ...]
-    action: str
+    action: Action
     base: float
     target: float
 
@@ -104,11 +114,11 @@ class WalkState:
             if value.scaled and value.operations and not value.is_number:
                 self.leftovers.append(Leftover(value.operations, value.log_scale))
 
-    def operation(self, action: str, base: float, target: float) -> ScalingOperation:
+    def operation(self, action: Action, base: float, target: float) -> ScalingOperation:
         """Returns the operation that the walk is at, with its factors."""
         return ScalingOperation(tuple(self._around), action, base, target)
 
-    def marked(self, value: Value, action: str) -> Value:
+    def marked(self, value: Value, action: Action) -> Value:
         """Returns a number that follows the width as made by this operation; other values as they are."""
         if not (value.constant and value.scaled):
             return value
@@ -117,7 +127,7 @@ class WalkState:
 
     def agreed(self, values: Sequence[Value]) -> Value:
         """Returns the common scale of values that are added or joined; reports scales that differ."""
-        scales = [dataclasses.replace(self.marked(v, "added to"), inputs=True) for v in values
+        scales = [dataclasses.replace(self.marked(v, Action.ADDED), inputs=True) for v in values
                   if not v.is_number or v.constant and v.scaled]
         if not scales:
             return Value()

@@ -9,7 +9,7 @@ from typing import Any
 import haiku as hk
 import jax
 
-from haiku_mup.coordinates.factor_scales import Leftover, ScalingOperation, Value
+from haiku_mup.coordinates.factor_scales import Action, Leftover, ScalingOperation, Value
 from haiku_mup.coordinates.factor_walk import ProgramsDiffer, Walk
 from haiku_mup.coordinates.recorder import transformed_function
 from haiku_mup.errors import MupError, SourceLine
@@ -141,7 +141,7 @@ def _leftovers(base: tuple[Any, int], target: tuple[Any, int]) -> list[Leftover]
 def _finding(leftover: Leftover, power: float) -> ForwardFactor:
     """Returns a leftover with its lines: first the last factor, or where there is none the last sum."""
     operations = leftover.operations
-    first = ([each for each in operations if each.action != "a sum over"] or operations)[-1]
+    first = ([each for each in operations if each.action is not Action.SUMMED] or operations)[-1]
     described = {each: ForwardFactor(*_users_line(each.equations), each.action, each.base, each.target, power)
                  for each in operations}
     others = tuple(described[each] for each in operations if each is not first)
