@@ -142,10 +142,14 @@ def _finding(leftover: Leftover, power: float) -> ForwardFactor:
     """Returns a leftover with its lines: first the last factor, or where there is none the last sum."""
     operations = leftover.operations
     first = ([each for each in operations if each.action is not Action.SUMMED] or operations)[-1]
-    described = {each: ForwardFactor(*_users_line(each.equations), each.action, each.base, each.target, power)
-                 for each in operations}
-    others = tuple(described[each] for each in operations if each is not first)
-    return dataclasses.replace(described[first], others=others)
+    others = tuple(_described(each, power) for each in operations if each is not first)
+    return dataclasses.replace(_described(first, power), others=others)
+
+
+def _described(operation: ScalingOperation, power: float) -> ForwardFactor:
+    """Returns an operation with its line."""
+    return ForwardFactor(*_users_line(operation.equations), str(operation.action), operation.base,
+                         operation.target, power)
 
 
 def _named(power: float) -> str:
