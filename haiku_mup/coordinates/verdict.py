@@ -39,35 +39,44 @@ class Verdict(enum.StrEnum):
         return {Verdict.PASSED: 0, Verdict.FAILED: 1, Verdict.UNDECIDED: 3}[self]
 
 
+class AspectKind(enum.StrEnum):
+    """What a finding tells of: an exponent of a parameter, an array of the forward pass, or a layer."""
+
+    START = "start"             # of a parameter
+    TRAINING = "training"       # of a parameter
+    DECAY = "decay"             # of a parameter
+    SIZE = "size"               # of an array of the forward pass
+    MULTIPLIER = "multiplier"   # of a layer
+
+
 class Aspect(NamedTuple):
     """The subject of several findings, in each of which the same wrong exponent shows.
 
     Attributes:
-      what: "start", "training" or "decay" of a parameter; "size" of an array of the forward pass; "multiplier"
-        of a layer.
+      kind: what they tell of.
       name: of the parameter, or of the array, with its kind.
     """
 
-    what: str
+    kind: AspectKind
     name: str
 
 
 def aspect(quantity: str, step: int = 0) -> Aspect:
     """Returns what a quantity tells: a parameter at its start, and later, as far as it moves.
 
-    >>> aspect("rate linear/w"), aspect("Δactivation linear").name
-    (Aspect(what='training', name='linear/w'), 'activation linear')
-    >>> aspect("param linear/w").what, aspect("param linear/w", step=1).what
-    ('start', 'training')
+    >>> aspect("rate linear/w").name, aspect("Δactivation linear").name
+    ('linear/w', 'activation linear')
+    >>> [str(aspect("param linear/w", step).kind) for step in (0, 1)]
+    ['start', 'training']
     """
     kind, _, name = quantity.partition(" ")
     if kind in _TRAINING or (kind == ParameterKind.VALUE and step):
-        return Aspect("training", name)
+        return Aspect(AspectKind.TRAINING, name)
     if kind in (ParameterKind.VALUE, ParameterKind.DECAY):
-        return Aspect("start" if kind == ParameterKind.VALUE else "decay", name)
+        return Aspect(AspectKind.START if kind == ParameterKind.VALUE else AspectKind.DECAY, name)
     if kind == RecordKind.MULTIPLIER:
-        return Aspect("multiplier", name)
-    return Aspect("size", quantity.removeprefix(CHANGE_MARK))
+        return Aspect(AspectKind.MULTIPLIER, name)
+    return Aspect(AspectKind.SIZE, quantity.removeprefix(CHANGE_MARK))
 
 
 def too_wide(findings: Iterable[Finding]) -> list[Finding]:
@@ -79,17 +88,17 @@ def too_wide(findings: Iterable[Finding]) -> list[Finding]:
     findings = list(findings)
     readouts = {f.name for f in findings
                 if kind_of(f.quantity) == RecordKind.MULTIPLIER and f.expected.high < 0}
-    known = [f for f in findings if aspect(f.quantity).what == "size"
+    known = [f for f in findings if aspect(f.quantity).kind is AspectKind.SIZE
              and f.name.removesuffix(WITHOUT_BIAS) in readouts]
     same = {(f.step, f.stat, f.slope, f.error) for f in known}      # a readout's output is the model's
     narrowest: dict[Aspect, Finding] = {}
     for finding in findings:
-        if aspect(finding.quantity).what == "size" and (finding.step, finding.stat, finding.slope,
-                                                         finding.error) in same:
+        key = finding.step, finding.stat, finding.slope, finding.error
+        if aspect(finding.quantity).kind is AspectKind.SIZE and key in same:
             continue
-        key = aspect(finding.quantity, finding.step)
-        if finding.error < narrowest.setdefault(key, finding).error:
-            narrowest[key] = finding
+        shown = aspect(finding.quantity, finding.step)
+        if finding.error < narrowest.setdefault(shown, finding).error:
+            narrowest[shown] = finding
     wide = [finding for finding in narrowest.values() if finding.error > DEVIATION]
     return sorted(wide, key=lambda finding: -finding.error)
 

@@ -4,6 +4,7 @@ Blocks repeat in layer_stacks and in numbered modules. Base and target may have 
 parametrization has an α. If α is not 0, each parameter in a block that repeats must be made in a branch of
 haiku_mup.residual that is called in that block; branches.py checks it.
 """
+import enum
 import functools
 import math
 from collections.abc import Iterable, Mapping
@@ -23,6 +24,13 @@ FEWER = "a base has no more blocks than its target; tune the model with fewer"
 ALIKE = ("where there are more of them than at the base, modules that differ in their number alone must be "
          "alike, and the {}s of these are not; put each block in a module of its own, or in "
          "hk.name_scope(f'block_{{i}}')")
+
+
+class Compared(enum.StrEnum):
+    """The model that is compared with the base, as errors call it."""
+
+    DELTA = "delta"
+    TARGET = "target"
 
 
 class Pair(NamedTuple):
@@ -124,12 +132,12 @@ class Pairing:
             raise pair.error(f"{pair.differences}: {FEWER}")
         return pair
 
-    def find_all(self, records: Mapping[str, Record], model: str) -> dict[str, Pair]:
+    def find_all(self, records: Mapping[str, Record], model: Compared) -> dict[str, Pair]:
         """Returns the pairs of all parameters of a model that is complete, by name.
 
         Args:
           records: the model's.
-          model: what errors call it, "target" or "delta".
+          model: which model that is.
 
         Raises:
           MupError: parameters that only one of the two has; blocks that can't be compared.
@@ -148,11 +156,12 @@ class Pairing:
             _check_alike(records, family.target_parent, family.target_members)
         return pairs
 
-    def _check_missing(self, name: str, record: Record, records: Mapping[str, Record], model: str) -> None:
+    def _check_missing(self, name: str, record: Record, records: Mapping[str, Record],
+                       model: Compared) -> None:
         """Raises for a parameter that only the base has, unless it is in one of more blocks, and may be."""
         module, families = self._base_tree.counterpart(record.in_tree, self._tree)
         has_counterpart, alpha = f"{module}/{record.leaf}" in records, self.parametrization.depth_alpha
-        if has_counterpart and model == "target" and alpha == 0:
+        if has_counterpart and model is Compared.TARGET and alpha == 0:
             return
         counts = "; ".join(_counts(family.swapped) for family in families)
         if has_counterpart and counts and alpha is not None:
@@ -181,7 +190,7 @@ def _counts(family: Family) -> str:
             f"{len(family.base_members)} at the base")
 
 
-def _check_numbers(family: Family, model: str) -> None:
+def _check_numbers(family: Family, model: Compared) -> None:
     """Raises unless both models number the family one after the other, from the same number on."""
     first = min(family.base_members)
     for members in (family.base_members, family.target_members):

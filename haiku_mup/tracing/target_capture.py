@@ -10,7 +10,7 @@ from haiku_mup.errors import MupError
 from haiku_mup.parameters.axis_uses import Use
 from haiku_mup.parameters.branches import branch_multipliers, check_branches
 from haiku_mup.parameters.declarations import Declarations
-from haiku_mup.parameters.depth import Pair, Pairing
+from haiku_mup.parameters.depth import Compared, Pair, Pairing
 from haiku_mup.parameters.globs import multiplier_of
 from haiku_mup.parameters.haiku_layers import TIED
 from haiku_mup.parameters.place import Branch, Site
@@ -237,7 +237,7 @@ class TargetCapture(Capture):
         self.check("init_target")
         parametrization = self.declarations.parametrization
         pairing = Pairing(self.base, parametrization)
-        found = pairing.find_all(self.records, "target")
+        found = pairing.find_all(self.records, Compared.TARGET)
         check_branches(pairing, found)
         scalings = {name: self._final(pair) for name, pair in found.items()}
         uses = {name: self.records[name].uses or pair.base.uses for name, pair in found.items()}
@@ -273,7 +273,7 @@ def with_delta(base: Mapping[str, Record], delta: Mapping[str, Record],
     errors: list[MupError] = []
     plain = {name: dataclasses.replace(record, delta=None, delta_row_sizes=()) for name, record in base.items()}
     pairing = Pairing(plain, parametrization)
-    found = pairing.find_all(delta, "delta")
+    found = pairing.find_all(delta, Compared.DELTA)
     check_branches(pairing, found)
     for pair in found.values():
         try:
