@@ -52,11 +52,11 @@ class PanelRow(NamedTuple):
     """A row of panels: one check.
 
     Attributes:
-      name: the name of its parametrization; "" for a check without points.
+      name: the name of its parametrization; None for a check without points.
       steps: step -> lines.
     """
 
-    name: str
+    name: str | None
     steps: Mapping[int, Sequence[Line]]
 
 
@@ -117,9 +117,10 @@ def row_of(points: Sequence[Point], failures: Sequence[Finding]) -> PanelRow:
             steps.setdefault(step, []).append(
                 Line(quantity, group(quantity), widths, values, failed.get((quantity, step)), _falls(some[0])))
     order = {key: -place for place, key in enumerate(failed)}       # the worst last, above all others
-    return PanelRow(points[0].parametrization if points else "",
-               {step: sorted(steps[step], key=lambda line: order.get((line.quantity, step), -math.inf))
-                for step in sorted(steps)})
+    return PanelRow(
+        points[0].parametrization if points else None,
+        {step: sorted(steps[step], key=lambda line: order.get((line.quantity, step), -math.inf))
+         for step in sorted(steps)})
 
 
 def _falls(point: Point) -> bool:

@@ -20,11 +20,11 @@ class OptimizerDiagnosis(NamedTuple):
 
     Attributes:
       behaviour: "SGD" or "Adam", or another behaviour; None if that is unclear.
-      small_gradient: the parameter whose updates ε shrinks most at the widest model; "" where none is shrunk.
+      small_gradient: the parameter whose updates ε shrinks most at the widest model; None where none is shrunk.
     """
 
     behaviour: Behaviour | None = None
-    small_gradient: str = ""
+    small_gradient: str | None = None
 
 
 def diagnose_optimizer(optimizer: Any, trainers: Mapping[int, Trainer], runs: TrainingRuns,
@@ -49,7 +49,7 @@ def diagnose_optimizer(optimizer: Any, trainers: Mapping[int, Trainer], runs: Tr
         return OptimizerDiagnosis(behaviour)
     shares = _shares_without_eps(optimizer, tree, _gradient_sizes(runs, widest))
     smallest = min(shares, key=shares.__getitem__, default="")
-    return OptimizerDiagnosis(behaviour, smallest if shares.get(smallest, 1.0) < _SHRUNK else "")
+    return OptimizerDiagnosis(behaviour, smallest if shares.get(smallest, 1.0) < _SHRUNK else None)
 
 
 def _gradient_sizes(runs: TrainingRuns, width: int) -> dict[str, float]:

@@ -19,7 +19,7 @@ def name_of(cell: Sequence[Trial]) -> str:
     'mup-64-9ec6960803216df9'
     """
     digest = hashlib.sha256(json.dumps(cell).encode()).hexdigest()[:16]
-    return f"{atomic_files.safe_name(cell[0].parametrization)}-{cell[0].width}-{digest}" if cell else ""
+    return f"{atomic_files.safe_name(cell[0].parametrization)}-{cell[0].width}-{digest}"
 
 
 def encode(cell: Sequence[Trial], losses: Sequence[TrialLosses]) -> str:
@@ -46,7 +46,7 @@ def decode(text: str, name: str) -> dict[Trial, TrialLosses]:
     {'loss': array([0.1, inf], dtype=float32)}
     """
     lines = list(map(_decode_line, text.splitlines()))
-    if name_of([trial for trial, _ in lines]) != name:
+    if not lines or name_of([trial for trial, _ in lines]) != name:
         raise ValueError("trials are missing")
     return dict(lines)
 

@@ -65,7 +65,9 @@ def lr_transfer(rows: Iterable[Mapping[str, Any]], path: str | pathlib.Path | No
         _describe(axes, TITLES.get(name, name), by_width)
     if panels:
         _draw_legend(grid[-1], shades, size)
-    return _finished(figure, path, title, loss, TRANSFER_KEY if len(panels) > 1 else "", caption)
+    figure.suptitle(title, fontsize=12)
+    _write_captions(figure, TRANSFER_KEY if len(panels) > 1 else None, caption)
+    return _finished(figure, path, loss)
 
 
 def _draw_curve(axes: Axes, width: int, curve: Curve, shade: Any) -> None:
@@ -195,8 +197,9 @@ def learning_curves(panels: Mapping[str, LearningCurves], path: str | os.PathLik
         axes.set_title(f"learning rate {lr:.3g}", fontsize=11, loc="right", color=GREY)
         axes.set_xlabel("step", fontsize=13)
     _draw_legend(grid[-1], shades, "width")
-    key = LEARNING_KEY.format(together) if len(panels) > 1 else ""
-    return _finished(figure, path, title, loss, key, caption)
+    figure.suptitle(title, fontsize=12)
+    _write_captions(figure, LEARNING_KEY.format(together) if len(panels) > 1 else None, caption)
+    return _finished(figure, path, loss)
 
 
 def _means_of_steps(losses: np.ndarray, together: int) -> np.ndarray:
@@ -243,12 +246,14 @@ def _draw_legend(axes: Axes, shades: Mapping[int, Any], title: str) -> None:
                 fontsize=12, title_fontsize=12)
 
 
-def _finished(figure: Figure, path: str | os.PathLike[str] | None, title: str, loss: str, key: str,
-              caption: str) -> Figure:
-    """Adds the title, the loss's name, and the lines below; saves the figure, and returns it."""
+def _write_captions(figure: Figure, *lines: str | None) -> None:
+    """Writes lines below the panels, but for those that are empty."""
+    figure.supxlabel("\n".join(filter(None, lines)), fontsize=8.5, color=GREY)
+
+
+def _finished(figure: Figure, path: str | os.PathLike[str] | None, loss: str) -> Figure:
+    """Writes the loss's name beside the panels; saves the figure, and returns it."""
     figure.axes[0].set_ylabel(LABELS.get(loss, loss), fontsize=13)
-    figure.suptitle(title, fontsize=12)
-    figure.supxlabel("\n".join(filter(None, (key, caption))), fontsize=8.5, color=GREY)
     if path is not None:
         figure.savefig(path, dpi=200)
     return figure

@@ -46,14 +46,14 @@ class Advice(NamedTuple):
         return " ".join([self.reasons, *self.doubts])
 
 
-def advise(name: str, curves: Mapping[int, Curve], missing: int = 0, judged_by: str = "") -> Advice:
+def advise(name: str, curves: Mapping[int, Curve], missing: int = 0, judged_by: str | None = None) -> Advice:
     """Returns the advice that the curves of one parametrization give.
 
     Args:
       name: the name of the parametrization.
       curves: curves by width.
       missing: the number of trials without losses.
-      judged_by: which loss the curves are of, for the reasons.
+      judged_by: which loss the curves are of, for the reasons; None to leave it out.
 
     >>> x = np.arange(-6.0, 1.0)
     >>> curves = {width: Curve.of_losses(x, 0.1 * (x[:, None] + 2.8)**2 - width / 500 + np.array([[0, 0.01]]))
@@ -105,7 +105,7 @@ class _Evidence:
         return setback(self.curves)
 
 
-def _reasons(evidence: _Evidence, optimum: Optimum, judged_by: str) -> str:
+def _reasons(evidence: _Evidence, optimum: Optimum, judged_by: str | None) -> str:
     """Returns the sentences that explain the rate."""
     judged = f", judged by {judged_by}" if judged_by else ""
     interval = "" if math.isnan(optimum.low) else f", 95% interval {optimum.low:.1f} to {optimum.high:.1f}"
