@@ -75,7 +75,7 @@ def draw(rows: Sequence[PanelRow], path: str | os.PathLike[str] | None) -> Figur
     for row, panels in zip(rows, grid):
         for axes, (step, lines) in zip(panels, row.steps.items()):
             _draw_panel(axes, lines, colours)
-            axes.set_title(f"{TITLES.get(row.name, row.name)}: step {step}", fontsize=13, loc="left")
+            axes.set_title(f"{TITLES.get(row.name or '', row.name)}: step {step}", fontsize=13, loc="left")
         panels[0].set_ylabel("size (mean |x|)", fontsize=12)
     if drawn:
         any_failed = any(line.failed is not None for line in drawn)

@@ -1,5 +1,6 @@
 """Attention with logits scaled as μP requires."""
 import functools
+from typing import Any
 
 import haiku as hk
 import jax
@@ -65,7 +66,7 @@ class MultiHeadAttention(hk.MultiHeadAttention):
             queries that were not captured with this shape.
         """
         scaled_query: list[bool] = []
-        with hk.intercept_methods(functools.partial(_scale_query, self, scaled_query)):
+        with hk.intercept_methods(functools.partial(_scale_query, attention=self, done=scaled_query)):
             out = super().__call__(query, key, value, mask)
         if not scaled_query:
             raise MupError(f"{self.module_name!r}: no hk.Linear named 'query' makes the queries, so logits "
@@ -73,7 +74,7 @@ class MultiHeadAttention(hk.MultiHeadAttention):
         return out
 
 
-def _scale_query(attention: MultiHeadAttention, done: list[bool], next_method, args, kwargs, call):
+def _scale_query(next_method, args, kwargs, call, *, attention: MultiHeadAttention, done: list[bool]) -> Any:
     """Multiplies queries, and so logits: softmax's input is (query · factor) · key / √key_size."""
     name = f"{attention.module_name}/query"
     if call.method_name != "__call__" or call.module.module_name != name:

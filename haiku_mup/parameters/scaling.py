@@ -198,7 +198,7 @@ def _row_block(base: Record, target: Record, *, parametrization: rules.Parametri
     factors, draw = parametrization.factors(role, m_in, m_out, depth), 1.0
     if parametrization.draws:
         check_role(target, role, fans, error)
-        draw = _draw(base, target, role, factors, one_depth, error)
+        draw = _draw(base, target, role=role, factors=factors, one_depth=one_depth, error=error)
     return RowBlock(rows=target.shape[0] if target.shape else 1, role=role, factors=factors, draw=draw,
                     m_in=m_in, m_out=m_out, fans=fans)
 
@@ -241,7 +241,7 @@ def _fans(base: Record, target: Record, infinite: list[bool], error: MakeError) 
     return fans._replace(fan_in=tuple(growing[:1]), fan_out=tuple(growing[1:]))
 
 
-def _draw(base: Record, target: Record, role: rules.Role, factors: rules.Factors, one_depth: bool,
+def _draw(base: Record, target: Record, *, role: rules.Role, factors: rules.Factors, one_depth: bool,
           error: MakeError) -> float:
     """Returns the factor of a draw that makes its std the base's times the rule's factor."""
     was, now = base.moments, target.moments

@@ -34,6 +34,47 @@ class Call(NamedTuple):
     kwargs: dict[str, Any]
 
 
+class _LayerCall(NamedTuple):
+    """A call of a layer whose weight has a factor.
+
+    Attributes:
+      next_method: the method.
+      args, kwargs: what it is called with.
+      module: the layer.
+      weight: its weight.
+    """
+
+    next_method: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    module: Any
+    weight: Weight
+
+    @property
+    def activations(self) -> Any:
+        """Returns the activations that it is given; None where it is given none, and will fail by itself."""
+        if self.weight.keyword in self.kwargs:
+            return self.kwargs[self.weight.keyword]
+        return self.args[self.weight.argument] if len(self.args) > self.weight.argument else None
+
+    def factor(self, active: ActiveContext) -> Factor:
+        """Returns the forward factor of the weight in the active context."""
+        shape = self.weight.shape(self.module, self.activations)
+        return active.runtime_factors(f"{self.module.module_name}/{self.weight.leaf}", shape).forward
+
+    def run(self, factor: Factor) -> Any:
+        """Calls the method; the weight's getter knows that its factor is applied."""
+        with during(_product, _Product(self.module, self.weight.leaf, factor)):
+            return self.next_method(*self.args, **self.kwargs)
+
+    def with_activations(self, x: Any) -> "_LayerCall":
+        """Returns the call with other activations."""
+        keyword, argument = self.weight.keyword, self.weight.argument
+        if keyword in self.kwargs:
+            return self._replace(kwargs={**self.kwargs, keyword: x})
+        return self._replace(args=(*self.args[:argument], x, *self.args[argument + 1:]))
+
+
 class _Product(NamedTuple):
     """A layer that is being called, and multiplies activations in place of its weight.
 
@@ -151,39 +192,27 @@ def _called(active: ActiveContext, next_method, args, kwargs, context: hk.Method
     if record is None:
         return next_method(*args, **kwargs)
     if record.scaled_inputs:
-        return _inputs_scaled(active, next_method, args, kwargs, context.module, record.scaled_inputs)
+        return _inputs_scaled(
+            active, _LayerCall(next_method, args, kwargs, context.module, record.scaled_inputs))
     if record.scaled_outputs:
-        return _outputs_scaled(active, next_method, args, kwargs, context.module, record.scaled_outputs)
+        return _outputs_scaled(
+            active, _LayerCall(next_method, args, kwargs, context.module, record.scaled_outputs))
     return next_method(*args, **kwargs)
 
 
-def _inputs_scaled(active: ActiveContext, next_method, args, kwargs, module: Any, weight: Weight) -> Any:
+def _inputs_scaled(active: ActiveContext, layer_call: _LayerCall) -> Any:
     """Calls a layer with its inputs multiplied by its weight's factor."""
-    inputs = _activations(args, kwargs, weight)
+    inputs = layer_call.activations
     if inputs is None:
-        return next_method(*args, **kwargs)
-    factor = active.runtime_factors(f"{module.module_name}/{weight.leaf}", weight.shape(module, inputs)).forward
-    if weight.keyword in kwargs:
-        kwargs = kwargs | {weight.keyword: _channels(inputs, factor)}
-    else:
-        args = (*args[:weight.argument], _channels(inputs, factor), *args[weight.argument + 1:])
-    with during(_product, _Product(module, weight.leaf, factor)):
-        return next_method(*args, **kwargs)
+        return layer_call.next_method(*layer_call.args, **layer_call.kwargs)
+    factor = layer_call.factor(active)
+    return layer_call.with_activations(_channels(inputs, factor)).run(factor)
 
 
-def _outputs_scaled(active: ActiveContext, next_method, args, kwargs, module: Any, weight: Weight) -> Any:
+def _outputs_scaled(active: ActiveContext, layer_call: _LayerCall) -> Any:
     """Calls a layer and multiplies its outputs by its weight's factor."""
-    shape = weight.shape(module, _activations(args, kwargs, weight))
-    factor = active.runtime_factors(f"{module.module_name}/{weight.leaf}", shape).forward
-    with during(_product, _Product(module, weight.leaf, factor)):
-        return scaled(next_method(*args, **kwargs), factor)
-
-
-def _activations(args, kwargs, weight: Weight) -> Any:
-    """Returns the activations that a call is given; None where it is given none, and will fail by itself."""
-    if weight.keyword in kwargs:
-        return kwargs[weight.keyword]
-    return args[weight.argument] if len(args) > weight.argument else None
+    factor = layer_call.factor(active)
+    return scaled(layer_call.run(factor), factor)
 
 
 def _channels(inputs: Any, factor: Factor) -> Any:
