@@ -2,6 +2,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,6 +98,15 @@ def check_loss(loss: Any) -> None:
         raise MupError(f"loss_fn returned {kind}; a scalar is needed, such as the mean over the batch")
 
 
+def has_state(model: Any) -> bool:
+    """Returns whether a model's init returns a state beside the parameters.
+
+    >>> has_state(hk.transform(hk.Linear(3))), has_state(hk.transform_with_state(hk.Linear(3)))
+    (False, True)
+    """
+    return isinstance(model, (hk.TransformedWithState, hk.MultiTransformedWithState))
+
+
 def check_model(model: Any) -> None:
     """Raises for what is no model, or one of several functions.
 
@@ -107,7 +117,7 @@ def check_model(model: Any) -> None:
         raise MupError(f"make_model returned {kind}; it must return what hk.transform or "
                        "hk.transform_with_state returns")
     if not callable(model.apply):
-        transform = "hk.transform_with_state" if kind.endswith("WithState") else "hk.transform"
+        transform = "hk.transform_with_state" if has_state(model) else "hk.transform"
         raise MupError(
             f"make_model returned {kind}, a model of several functions; return one function that computes what "
             f"the loss needs: {transform}(lambda *inputs: fn()[0](*inputs)), where fn is what hk.multi_"

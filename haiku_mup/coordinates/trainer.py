@@ -12,7 +12,7 @@ import optax
 
 from haiku_mup.coordinates.array_stats import MOVED, Stat, numpy_statistics_by_layer, statistics_by_layer
 from haiku_mup.coordinates.compilation import BackgroundJit, compile_fast
-from haiku_mup.coordinates.model_inputs import ModelInputs, check_loss
+from haiku_mup.coordinates.model_inputs import ModelInputs, check_loss, has_state
 from haiku_mup.coordinates.output_gradients import measuring_gradients
 from haiku_mup.coordinates.quantities import ParameterKind, RecordKind
 from haiku_mup.coordinates.recorder import Recorder, trace_state
@@ -146,7 +146,7 @@ class Trainer:
     def _initialize(self, key, arrays):
         """Returns (params, state, optimizer's state)."""
         initial = self._inputs.init(self._model, key, arrays)
-        params, state = initial if _has_state(self._model) else (initial, {})
+        params, state = initial if has_state(self._model) else (initial, {})
         return params, state, self._optimizer.init(params)
 
     def _train_step(self, params, state, opt_state, key, number, batch):
@@ -227,7 +227,3 @@ def _one_behind(items: Iterable[T]) -> Iterator[T]:
 def _key(seed: int) -> Any:
     return jax.random.key(seed, impl="rbg")         # draws with it compile twice as fast as with the default
 
-
-def _has_state(model: Any) -> bool:
-    """Returns whether a model's init returns a state beside the parameters."""
-    return type(model).__name__.endswith("WithState")

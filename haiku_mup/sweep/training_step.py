@@ -8,7 +8,7 @@ import jax
 import optax
 from jax.custom_batching import sequential_vmap
 
-from haiku_mup.coordinates.model_inputs import check_loss
+from haiku_mup.coordinates.model_inputs import check_loss, has_state
 from haiku_mup.tracing.haiku_internals import original_function
 
 
@@ -36,7 +36,7 @@ class TrainingStep:
     def __init__(self, model: Any, optimizer: optax.GradientTransformationExtraArgs,
                  loss_fn: Callable[..., jax.Array]):
         self._model, self._optimizer, self._loss_fn = model, optimizer, loss_fn
-        self._stateful = type(model).__name__.endswith("WithState")     # hk.TransformedWithState and its multi
+        self._stateful = has_state(model)
         self._takes_key = takes_key(model.apply, self._stateful)
 
     def init(self, inputs: Any, key: Any) -> tuple[Any, Any]:
