@@ -24,6 +24,14 @@ from haiku_mup.parameters.scaling import ParameterScaling
 T = TypeVar("T")
 
 
+class TrainState(NamedTuple):
+    """What a training step changes."""
+
+    params: Any
+    model_state: Any
+    opt_state: Any
+
+
 class StepResult(NamedTuple):
     """Results of one training step.
 
@@ -111,9 +119,9 @@ class Trainer:
         """Traces init and a training step here, and has the pool compile them, for batches like this one."""
         key = _key(0)
         with hk.config.context(rng_reserve_size=len(self.scalings)):    # one split of the key for all
-            params, state, opt_state = self._init.start(pool, key, self._inputs.arrays)
-        _, (_, _, gradients, decay, _) = self._step.start(
-            pool, params, state, opt_state, key, np.int32(0), batch)
+            train_state = self._init.start(pool, key, self._inputs.arrays)
+        _, (_, _, gradients, decay, _) = self._step.start(pool, train_state, key, np.int32(0), batch)
+        params = train_state.params
         if isinstance(self._measure, BackgroundJit):
             self._measure.start(pool, self._parameter_arrays(
                 initial=params, before=params, after=params, gradients=gradients, decay=decay))
@@ -125,16 +133,16 @@ class Trainer:
     def _steps(self, seed: int, batches: Sequence[Any]) -> Iterator[Callable[[], StepResult]]:
         """Yields, for each step, a function that measures it."""
         key = _key(seed)
-        initial, *states = self._init(key, self._inputs.arrays)
+        train_state = self._init(key, self._inputs.arrays)
+        initial = train_state.params
         self.shapes = {f"{module}/{name}": np.shape(x) for module, leaves in initial.items()
                        for name, x in leaves.items()}
-        after = initial
         for number, batch in enumerate(batches):
-            before = after
-            (after, *states), (loss, records, gradients, decay, errors) = self._step(
-                before, *states, key, np.int32(number), batch)
-            arrays = self._parameter_arrays(
-                initial=initial, before=before, after=after, gradients=gradients, decay=decay)
+            before = train_state.params
+            train_state, (loss, records, gradients, decay, errors) = self._step(
+                train_state, key, np.int32(number), batch)
+            arrays = self._parameter_arrays(initial=initial, before=before, after=train_state.params,
+                                            gradients=gradients, decay=decay)
             yield functools.partial(self._step_result, loss, records, errors, arrays)
 
     def _step_result(self, loss: Any, records: Any, errors: Any, arrays: Any) -> StepResult:
@@ -143,18 +151,19 @@ class Trainer:
 
     # --- what is compiled ---
 
-    def _initialize(self, key, arrays):
-        """Returns (params, state, optimizer's state)."""
+    def _initialize(self, key, arrays) -> TrainState:
+        """Draws parameters, and makes the states of the model and the optimizer."""
         initial = self._inputs.init(self._model, key, arrays)
         params, state = initial if has_state(self._model) else (initial, {})
-        return params, state, self._optimizer.init(params)
+        return TrainState(params, state, self._optimizer.init(params))
 
-    def _train_step(self, params, state, opt_state, key, number, batch):
-        """Returns (params, state, optimizer's state), and (loss, records, gradients, decay, errors).
+    def _train_step(self, train_state: TrainState, key, number, batch):
+        """Returns the state after a step, and (loss, records, gradients, decay, errors).
 
         Decay is a pair of trees: the decay itself, and the parameters after it alone.
         """
         rng = jax.random.fold_in(key, number)
+        params, state, opt_state = train_state
         (loss, state), (gradients, errors) = jax.value_and_grad(self._loss, argnums=(0, 1), has_aux=True)(
             params, jnp.zeros(self._outputs), state, rng, batch)
         state, records = split_state(state)
@@ -163,8 +172,8 @@ class Trainer:
         if self._weight_decay:
             alone = _weight_decay(self._optimizer, params)
             decay = alone, optax.apply_updates(params, alone)
-        return (optax.apply_updates(params, updates), state, opt_state), (
-            loss, records, gradients, decay, errors)
+        after = TrainState(optax.apply_updates(params, updates), state, opt_state)
+        return after, (loss, records, gradients, decay, errors)
 
     def _loss(self, params, errors, state, rng, batch):
         """Returns the loss, and the model's state with the records after all calls of `apply`.
