@@ -24,6 +24,19 @@ from haiku_mup.tracing.unwrapped import note_captured
 from haiku_mup.tracing.wrapped_model import Model, WrappedModel, wrap
 
 
+def captured_model(mup: "Mup", function: str) -> CapturedModel:
+    """Returns the target of a Mup beside its base: for checks, sweeps and models, which are no part of it.
+
+    Args:
+      mup: has captured both; inside of init_target, the target as far as it was captured.
+      function: what the user called, for the error.
+
+    Raises:
+      MupError: before `init_target`.
+    """
+    return mup._captured_model(function)
+
+
 class Mup:
     """One model in μP: which of its dimensions are widths, and their ratios, target / base.
 

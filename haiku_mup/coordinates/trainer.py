@@ -18,6 +18,7 @@ from haiku_mup.coordinates.quantities import ParameterKind, RecordKind
 from haiku_mup.coordinates.recorder import Recorder, trace_state
 from haiku_mup.coordinates.state_records import merge_state, split_state
 from haiku_mup.errors import MupError
+from haiku_mup.mup import Mup, captured_model
 from haiku_mup.parameters.haiku_layers import NAMED, READOUT
 from haiku_mup.parameters.scaling import ParameterScaling
 
@@ -93,11 +94,11 @@ class Trainer:
       shapes: the shapes of the parameters by name, once the trainer has run.
     """
 
-    def __init__(self, *, model: Any, optimizer: Any, loss_fn: Any, mup: Any, inputs: ModelInputs,
+    def __init__(self, *, model: Any, optimizer: Any, loss_fn: Any, mup: Mup, inputs: ModelInputs,
                  stats: Sequence[Stat], weight_decay: bool):
-        captured, branches = mup._captured_model("coord_check")
-        self.scalings: dict[str, ParameterScaling] = dict(captured)
-        self.branches: list[float] = list(branches.values())
+        captured = captured_model(mup, "coord_check")
+        self.scalings: dict[str, ParameterScaling] = dict(captured.scalings)
+        self.branches: list[float] = list(captured.branches.values())
         self._model, self._optimizer, self._loss_fn, self._inputs = model, optimizer, loss_fn, inputs
         self._stats, self._weight_decay = tuple(stats), weight_decay
         readouts = [scaling.target.module for scaling in self.scalings.values()

@@ -11,7 +11,7 @@ import optax
 from haiku_mup.coordinates.batches import as_arrays
 from haiku_mup.coordinates.model_inputs import ModelInputs, check_make_model, check_model, model_inputs
 from haiku_mup.errors import MupError
-from haiku_mup.mup import Mup
+from haiku_mup.mup import Mup, captured_model
 from haiku_mup.optimizers.factors import OptimizerScaling
 from haiku_mup.optimizers.learning_rates import by_module
 from haiku_mup.optimizers.mismatch import find_rule
@@ -165,7 +165,7 @@ class Training:
         make_optimizer = functools.partial(self.optimizer, **_placeholders(self.optimizer, 0.5))
         optimizer = make_optimizer(1e-3)
         check_made_optimizer(optimizer)
-        scalings = mup._captured("training")
+        scalings = captured_model(mup, "training").scalings
         shapes = by_module(scalings, lambda scaling: jax.ShapeDtypeStruct(scaling.target.shape, "float32"))
         warn_of_unused_rate(make_optimizer, shapes)
         if rule is None:
@@ -242,7 +242,7 @@ class _Target:
         """
         if self.scaling is None:
             return optimizer
-        check = functools.partial(check_params, self.mup._captured("training"))
+        check = functools.partial(check_params, captured_model(self.mup, "training").scalings)
         return scale_optimizer(optimizer, self.scaling, check)
 
 
@@ -256,7 +256,8 @@ def _evaluated(name: str, what: Any) -> Any:
 
 def _scale_drawn(params: Any, mup: Mup, scale: Any) -> Any:
     """Multiplies the parameters that are drawn; leaves constants, such as biases of zero and gains of one."""
-    drawn = by_module(mup._captured("training"), lambda scaling: scaling.target.moments.drawn)
+    scalings = captured_model(mup, "training").scalings
+    drawn = by_module(scalings, lambda scaling: scaling.target.moments.drawn)
     return {module: {name: x * scale.astype(x.dtype) if drawn[module][name] else x
                      for name, x in leaves.items()} for module, leaves in params.items()}
 

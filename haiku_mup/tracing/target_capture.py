@@ -38,10 +38,12 @@ class CapturedModel(NamedTuple):
     Attributes:
       scalings: of its parameters, by name.
       branches: the multiplier of each branch of haiku_mup.residual, relative to those that it is not in.
+      parametrization: its parametrization.
     """
 
     scalings: Mapping[str, ParameterScaling]
     branches: Mapping[Site, float]
+    parametrization: Parametrization
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -243,7 +245,8 @@ class TargetCapture(Capture):
         uses = {name: self.records[name].uses or pair.base.uses for name, pair in found.items()}
         for warning in model_warnings(scalings, self._ties_used, uses, parametrization):
             warn_once(self.warned, *warning)
-        model = CapturedModel(scalings, branch_multipliers(pairing, found, self._branches.values()))
+        branches = branch_multipliers(pairing, found, self._branches.values())
+        model = CapturedModel(scalings, branches, parametrization)
         if earlier is not None:
             model.check_same_shapes(earlier)
         return model

@@ -6,7 +6,7 @@ from haiku_mup.errors import MupError
 from haiku_mup.models.config import Config
 from haiku_mup.models.huggingface.names import Architecture
 from haiku_mup.models.huggingface.tensors import Params
-from haiku_mup.mup import Mup
+from haiku_mup.mup import Mup, captured_model
 from haiku_mup.parameters.summary_table import Row
 
 
@@ -62,7 +62,8 @@ def _multipliers(rows: Sequence[Row], params: Mapping[str, Mapping[str, Any]]) -
 def _branch_multipliers(architecture: Architecture, mup: Mup, rows: Sequence[Row]) -> dict[str, float]:
     """Returns the multiplier of each branch of haiku_mup.residual, by the module that ends it."""
     depths = {row.name.rpartition("/")[0]: row.depth for row in rows if row.depth != 1}
-    return {module: mup._declarations.parametrization.branch(depth) for module, depth in depths.items()
+    parametrization = captured_model(mup, "save_pretrained").parametrization
+    return {module: parametrization.branch(depth) for module, depth in depths.items()
             if module.endswith(architecture.branch_outputs)}
 
 
