@@ -45,11 +45,13 @@ def check_role(target: Record, role: rules.Role, fans: Fans, error: Callable[[st
         raise error(_input_readout(target, fans))
 
 
+_DELTA = ("if its other axis is a width, too, and only has one size in base and target, capture a third model "
+          "that differs from the base in every width: `with mup.init_delta():`, before init_target")
 # Without the parameter's name, so that one error names all parameters that it is about.
 _LAYER_IS_OUTPUT = (
     "a layer from a growing to a fixed width is an output; make it haiku_mup.Readout or ConvReadout, or name "
-    "it in Mup(readouts=...), or let its output grow, too; if it grows at other widths than these, show one to "
-    "init_delta; if its inputs are no width, declare that in Mup(finite=...)")
+    "it in Mup(readouts=...), or let its output grow, too; if its inputs are no width, declare that in "
+    f"Mup(finite=...); {_DELTA}")
 
 
 def _output_of_ones_own(target: Record, fans: Fans) -> str:
@@ -60,8 +62,7 @@ def _output_of_ones_own(target: Record, fans: Fans) -> str:
             f"fixed width. Declare what it is: an output, as haiku_mup.Readout is, Mup(readouts={name!r}); a "
             f"bias or a gain, {as_vector(target)}; a weight from the fixed to the growing width, "
             f"{as_declaration(name, Fans(rest, (axis,)))}; where axis {axis} is no width, such as a number of "
-            f"positions, {as_finite(target, axis)}. If it grows at other widths than these, show one to "
-            "init_delta")
+            f"positions, {as_finite(target, axis)}. Or {_DELTA}")
 
 
 def _hidden_readout(target: Record) -> str:
