@@ -12,7 +12,7 @@ Equation = Any          # jax.extend.core.JaxprEqn
 
 
 class Action(enum.StrEnum):
-    """What an operation does that scales a value, in the words of a finding."""
+    """Effect of an operation on a value, in the words of a finding."""
 
     MULTIPLIED = "multiplied by"
     DIVIDED = "divided by"

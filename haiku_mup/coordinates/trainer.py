@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class TrainState(NamedTuple):
-    """What a training step changes."""
+    """Parameters and states that a training step changes."""
 
     params: Any
     model_state: Any

@@ -40,7 +40,7 @@ class Verdict(enum.StrEnum):
 
 
 class AspectKind(enum.StrEnum):
-    """What a finding tells of: an exponent of a parameter, an array of the forward pass, or a layer."""
+    """Subject of a finding: an exponent of a parameter, an array of the forward pass, or a layer."""
 
     START = "start"             # of a parameter
     TRAINING = "training"       # of a parameter
