@@ -14,9 +14,9 @@ from haiku_mup.optimizers.synthetic_runs import Run, RunShape, Updates, try_runs
 from haiku_mup.optimizers.wrapper import extra_args, inside
 from haiku_mup.rules.optimizers import Behaviour
 
-SMALL_GRADIENT = 1e-3       # the size of synthetic gradients: below what clips clip
-TINY_GRADIENT = 1e-6        # another size: powers of gradients are the same there, and what ε bends isn't
-LARGEST = 2**18             # entries of all parameters that are tried in their true shapes
+SMALL_GRADIENT = 1e-3       # the size of synthetic gradients: too small for usual clips to act
+TINY_GRADIENT = 1e-6        # a second size: a power law has the same exponent at both, unless ε interferes
+LARGEST = 2**18             # the most entries, of all parameters together, to try in their true shapes
 
 _SIZES = (0.0, 1.0, 2.0)    # of parameters
 _RUNS = {
@@ -206,10 +206,10 @@ def _of_answers(at_zero: Behaviour | None, at_one: Behaviour | None, decay: Deca
 
 
 def _answer(small: float, twice: float, tiny: float = 0.0, twice_tiny: float = 0.0) -> Behaviour | None:
-    """Judges how the size of an update answers to twice the gradient: with which power of it it grows.
+    """Judges with which power of the gradient an update grows, from its size at a gradient and at twice that.
 
-    The same power at another size of gradients is a power; another one means that ε, or a start of an
-    accumulator, is near the one size, and so a power close to 0 or 1 means Adam or SGD.
+    If tiny gradients show the same power, it is the optimizer's. If they show another, ε or the start of an
+    accumulator is near one of the sizes; then a power close to 0 or 1 already means Adam or SGD.
     """
     if not all(0 < x < math.inf for x in (small, twice)):
         return None

@@ -72,9 +72,9 @@ class OptimizerScaling:
         return _merge(names, self._factors_of(self.optimizer_rule), adam)
 
     def of_name(self, name: str) -> tuple[Factor, Factor]:
-        """Returns the factor of a parameter's gradient, and that which divides the parameter.
+        """Returns the factor of a parameter's gradient, and the one that divides the parameter.
 
-        Those of a parameter that Muon takes, and which waits for these runs, are Adam's here.
+        For Muon's parameters it returns Adam's factors, since Muon's own need runs of the optimizer.
         """
         factors = self._factors_of(ADAM if self.optimizer_rule.coupling is Coupling.MATRIX else
                                    self.optimizer_rule)

@@ -92,9 +92,10 @@ class MismatchCheck:
                 return self._warn(f"misfit {behaviour}", None if alike else name, text)
 
     def _judge_drift(self, name: str, who: str | None, traits: Traits) -> bool:
-        """Warns about noise beside which gradients shrink, and about a pull to values that are elsewhere here.
+        """Warns about noise, and about a pull towards values other than zero; returns whether it was noise.
 
-        Returns whether it warned of noise.
+        Noise keeps its size while gradients shrink with the width. A pull has the wrong aim where the optimizer
+        sees the parameter divided by its factor.
         """
         gradient, parameter = self._factors.of_name(name)
         eps = self._scalings[name].factor(lambda block: 1 / block.factors.eps)

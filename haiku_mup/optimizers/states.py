@@ -58,8 +58,8 @@ class States:
         return _one_of_each_group(tree, names, [masked for state in self._states for masked in state.masks])
 
     @property
-    def are_those_of_any_tree(self) -> bool:
-        """Returns whether there are states, and none that treats some parameters in another way than others."""
+    def treat_all_alike(self) -> bool:
+        """Returns whether there are states, and none of them masks some of the parameters."""
         return bool(self._states) and not any(
             state.name == "MaskedState" or state.has_masks_inside for state in self._states)
 
@@ -67,8 +67,8 @@ class States:
 def states_and_parameters(optimizer: Any, tree: Any, names: Collection[str]) -> tuple[States, dict[str, Any]]:
     """Returns an optimizer's states, and one parameter of each group that it treats differently.
 
-    Making the state of thousands of parameters takes as long as tracing the model does. One parameter of each
-    rank will do, if nothing in its state is masked.
+    To save time it first makes the state of one parameter of each rank alone. Only if something in that state
+    is masked does it make the state of all parameters, which may take as long as tracing the model.
 
     Args:
       optimizer: an optax optimizer.
@@ -82,7 +82,7 @@ def states_and_parameters(optimizer: Any, tree: Any, names: Collection[str]) -> 
     """
     some = _one_of_each_group(tree, names, [])
     states = States(optimizer, some)
-    if states.are_those_of_any_tree:
+    if states.treat_all_alike:
         return states, some
     states = States(optimizer, tree)
     return states, states.representative_parameters(tree, names)

@@ -12,11 +12,11 @@ import numpy as np
 from haiku_mup.optimizers.numpy_evaluation import numpy_function
 from haiku_mup.optimizers.trees import is_masked, named_leaves
 
-MOVING_STEPS = 9        # runs end after so many steps that moved each parameter, …
-STEPS = 4096            # … or after so many steps, which a warm-up may begin, or accumulation take, …
-FEW = 8                 # so many runs go one after another
-PATIENCE = 64           # … or as many without a move, beside twice those between the moves before
-GROWTH = 10.0 ** np.arange(-4, 5)       # of gradients that grow, which start anew at the end
+# Runs end when each parameter has moved in MOVING_STEPS steps, or has rested for longer than PATIENCE steps
+# plus twice its longest pause so far; and after STEPS steps, since warm-up and accumulation may take many.
+MOVING_STEPS, PATIENCE, STEPS = 9, 64, 4096
+FEW = 8                 # up to so many runs go one after another; more are vectorized
+GROWTH = 10.0 ** np.arange(-4, 5)       # multipliers of growing gradients, step by step, over and over
 Flat: TypeAlias = list[Any]     # the leaves of a tree
 
 
@@ -112,14 +112,14 @@ def try_runs(optimizer: Any, tree: Any, runs: Sequence[Run], shapes: RunShape,
         grown = [g * growth.reshape(-1, *[1] * (g.ndim - 1)) for g in gradients]
         old = state
         updates, state = programs.update(grown, old, params)
-        for record, update in zip(logs, updates):
-            record.add(update.reshape(len(runs), -1))
-        if all(record.is_full or not moves for record, moves in zip(logs, programs.moves)):
+        for log, update in zip(logs, updates):
+            log.add(update.reshape(len(runs), -1))
+        if all(log.is_full or not moves for log, moves in zip(logs, programs.moves)):
             break
         if step % PATIENCE == PATIENCE - 1 and _same(old, state):       # all that follows is like this
             break
-    return {name: record.updates(np.zeros(x.shape).reshape(len(runs), -1))
-            for name, record, x in zip(names, logs, params)}
+    return {name: log.updates(np.zeros(x.shape).reshape(len(runs), -1))
+            for name, log, x in zip(names, logs, params)}
 
 
 def _filled(shape: tuple[int, ...], value: float, first: float) -> np.ndarray:
@@ -148,12 +148,12 @@ class _UpdateLog:
 
     @property
     def is_full(self) -> bool:
-        """Returns whether more steps would tell no more."""
+        """Returns whether further steps would show nothing new."""
         return len(self.history) >= self._moving_steps or (
             bool(self.history) and self._still > PATIENCE + 2 * self._longest)
 
     def add(self, update: np.ndarray) -> None:
-        """Adds a step's."""
+        """Adds the update of one step."""
         moved = update.any(axis=1)
         if not moved.any():
             self._still += 1
@@ -192,7 +192,7 @@ class _Programs:
 
 
 def _traced(optimizer: Any, tree: Any, params: list[np.ndarray]) -> _Programs:
-    """Traces an optimizer for all runs at once, or, as that takes longer to trace, for each of a few runs."""
+    """Traces an optimizer: vectorized over many runs, or for a single run if there are few, which is faster."""
     def shapes(of: Callable[[np.ndarray], tuple[int, ...]]) -> Any:
         return jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(of(x), x.dtype) for x in params])
 

@@ -15,7 +15,7 @@ FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))       # Windows ha
 
 
 def write(path: str | os.PathLike[str], text: str, new: bool = False) -> None:
-    """Writes a file so that a crash leaves it as it was, or as it is to be.
+    """Writes a file atomically: after a crash it has all of its old contents, or all of the new ones.
 
     A symbolic link stays, and the file that it points to is replaced.
 
