@@ -1,11 +1,26 @@
-"""Sweeps over learning rates: trials, curves, optima, recommendations."""
-# In the order of a sweep (the docstring is a page of the reference):
-# - lr_sweep, spec: the call and its arguments.
-# - training, optimizer_argument, retrace, training_step, training_loop: makes trials.
-# - trial, program, jaxprs: one training run; the compiled program that runs many of them side by side.
-# - search: which trials run. runner: how they run. cell_file: how finished ones are kept.
-# - loss_curves, optimum, recommendation: what the losses say.
-# - result, rows, figures: `Sweep`, with its tables and figures.
+"""Sweeps over learning rates: trials, curves, optima, recommendations.
+
+What is trained:
+
+- training, optimizer_argument: turns a model, data, a loss and an optimizer into the trials of each width.
+- training_loop, training_step: the batches and the steps of a trial.
+- trial, spec: the hyperparameters of trials, and the arguments of `lr_sweep`.
+
+How trials run:
+
+- lr_sweep, search: trains every trial of a grid, or those that an adaptive search asks for.
+- program, jaxprs: compiles the trial of a width into a program that runs many of them side by side.
+- retrace: finds draws that a trial makes outside of JAX.
+- runner: hands trials to workers, and retries what fails.
+- cell_file: keeps the losses of a few trials in a file.
+
+What comes out:
+
+- result, rows: `Sweep`, and its table.
+- loss_curves, optimum: the loss against the learning rate, and the rate at which it is lowest.
+- recommendation: the learning rate to use, with reasons and warnings.
+- figures: pictures.
+"""
 from haiku_mup.sweep.loss_curves import Curve, curves, drift, setback
 from haiku_mup.sweep.optimum import Optimum
 

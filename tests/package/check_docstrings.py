@@ -3,6 +3,7 @@
 - Those of functions, methods and properties start with a verb in the third person: "Returns".
 - Those of modules and classes start with a verb or a noun phrase: "Atomic files.", not "What is there whole".
 - Every public function and class of haiku_mup has one.
+- That of a package inside haiku_mup names each of its modules in a list ("- slopes, result: …"), and no other.
 
 Prints a line for each violation and exits with 1 if there is one; --count prints how many each room has.
 FOLDERs are haiku_mup, demos and benchmarks by default.
@@ -41,6 +42,9 @@ NO_NOUNS = frozenset("""
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
+LISTED = re.compile(r"- ([a-z0-9_]+(?:, [a-z0-9_]+)*):")      # modules, in the docstring of a package
+
+
 class Violation(NamedTuple):
     """A docstring that starts with a wrong word, or that is missing."""
 
@@ -66,6 +70,8 @@ def violations(folder: pathlib.Path) -> Iterator[Violation]:
         yield from (Violation(shown, line, text) for line, text in first_words(tree))
         if folder.name in DOCUMENTED:
             yield from (Violation(shown, line, text) for line, text in missing(tree))
+            if path.name == "__init__.py" and path.parent != folder:
+                yield from (Violation(shown, 1, text) for text in wrong_list(path.parent, tree))
 
 
 def first_words(tree: ast.Module) -> Iterator[tuple[int, str]]:
@@ -94,6 +100,20 @@ def missing(tree: ast.Module) -> Iterator[tuple[int, str]]:
         if isinstance(node, (ast.ClassDef, *FUNCTIONS)) and not node.name.startswith("_") \
                 and not ast.get_docstring(node):
             yield node.lineno, f"{node.name}: no docstring"
+
+
+def wrong_list(package: pathlib.Path, tree: ast.Module) -> Iterator[str]:
+    """Yields a text for each module that the docstring of a package does not list, lists twice, or invents."""
+    lines = (ast.get_docstring(tree) or "").splitlines()
+    listed = [name for line in lines if (found := LISTED.match(line)) for name in found[1].split(", ")]
+    modules = {path.stem for path in package.glob("*.py") if path.name != "__init__.py"}
+    modules |= {path.parent.name for path in package.glob("*/__init__.py")}
+    for name in sorted(modules - set(listed)):
+        yield f"the package: does not say what {name} is for; add a line '- {name}: …' to the docstring"
+    for name in sorted(set(listed) - modules):
+        yield f"the package: lists {name}, which is no module of it; take it out of the docstring"
+    for name in sorted({name for name in listed if listed.count(name) > 1}):
+        yield f"the package: lists {name} twice; leave one of the two"
 
 
 def main(arguments: list[str]) -> int:

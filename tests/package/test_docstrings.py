@@ -76,6 +76,33 @@ def test_each_violation_is_found_and_told(old, new, where, text, tmp_path):
     assert found.startswith(f"{where}: {text}")
 
 
+PACKAGE = '''"""Arithmetic, in this order:
+
+- tables, roles: exponents
+  of roles.
+- forms: a package: its forms.
+"""
+'''
+
+
+@pytest.mark.parametrize("old, new, text", [
+    ("", "", None),
+    ("tables, roles", "tables", "does not say what roles is for; add a line '- roles: …'"),
+    ("- forms: a", "- a", "does not say what forms is for"),
+    ("tables, roles", "tables, roles, names", "lists names, which is no module of it"),
+    ("- forms", "- roles, forms", "lists roles twice"),
+    ("- tables", "tables", "does not say what roles is for")])
+def test_a_package_lists_its_modules(old, new, text, tmp_path):
+    room = tmp_path / "haiku_mup" / "rules"
+    (room / "forms").mkdir(parents=True)
+    for path in ("roles.py", "tables.py", "forms/__init__.py", "../__init__.py"):
+        (room / path).touch()
+    (room / "__init__.py").write_text(PACKAGE.replace(old, new), encoding="utf-8")
+    found = [str(violation) for violation in violations(tmp_path / "haiku_mup")]
+    assert (found == []) if text is None else found[0].startswith(
+        f"haiku_mup/rules/__init__.py:1: the package: {text}")
+
+
 def test_only_the_library_needs_docstrings_throughout(tmp_path):
     source = "def public():\n    pass\n\n\ndef _private():\n    pass\n"
     assert said(tmp_path, source) == ["1: public: no docstring"]
