@@ -70,17 +70,17 @@ class Value:
 
     @property
     def scaled(self) -> bool:
-        """Tells whether its scale is another than 1."""
+        """Returns whether its scale differs from 1."""
         return abs(self.log_scale) > CLOSE
 
     @property
     def is_weight(self) -> bool:
-        """Tells whether it is made of parameters alone."""
+        """Returns whether it is made of parameters alone."""
         return self.weights and not self.inputs
 
     @property
     def is_number(self) -> bool:
-        """Tells whether it is made of constants alone."""
+        """Returns whether it is made of constants alone."""
         return not (self.weights or self.inputs)
 
 
@@ -139,7 +139,7 @@ class WalkState:
 
 
 def depending_on(out: Value, values: Sequence[Value]) -> Value:
-    """Returns the result with what it depends on; operations that cancel are forgotten."""
+    """Returns the result with what it depends on; without the operations, if they cancel."""
     if not out.scaled:
         out = dataclasses.replace(out, operations=())
     return dataclasses.replace(out, inputs=any(v.inputs for v in values),

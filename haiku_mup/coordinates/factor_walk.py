@@ -25,7 +25,7 @@ class ProgramsDiffer(Exception):
     """Signals that base and target don't run the same operations.
 
     Attributes:
-      equation: of the target, at which they part; None where it has none left.
+      equation: the target's first one that differs; None where the target has none left.
     """
 
     def __init__(self, equation: Equation | None):
@@ -34,7 +34,7 @@ class ProgramsDiffer(Exception):
 
 
 class Side(enum.Enum):
-    """The program that has an operation which the other leaves out."""
+    """The program that has a multiplication which the other one lacks."""
 
     BASE = enum.auto()
     TARGET = enum.auto()
@@ -131,13 +131,13 @@ def _aligned(base: Sequence[Equation], target: Sequence[Equation]) -> Iterator[t
 
 
 def _same_operation(base: Any, target: Any) -> bool:
-    """Tells whether two equations are the same operation, on operands of other sizes; not if one is missing."""
+    """Returns whether two equations are one operation, whatever the sizes; False if one is missing."""
     b, t = (x[0] if isinstance(x, Sequence) and x else x for x in (base, target))
     return bool(b and t) and b.primitive is t.primitive and len(b.invars) == len(t.invars)
 
 
 def _is_product_with_number(equation: Equation | None) -> bool:
-    """Tells whether an equation multiplies or divides by a literal; programs leave out a product with 1."""
+    """Returns whether an equation multiplies or divides by a literal; programs leave out a product with 1."""
     return equation is not None and equation.primitive.name in ("mul", "div") and (
         [isinstance(v, Literal) for v in equation.invars] in ([False, True], [True, False]))
 
@@ -164,7 +164,7 @@ def _scan(walk: Walk, base: Equation, target: Equation, values: list[Value]) -> 
 
 
 def _while(walk: Walk, base: Equation, target: Equation, values: list[Value]) -> list[Value]:
-    """Follows values through the body of a while loop; its condition makes none."""
+    """Follows values through the body of a while loop; its condition makes no values."""
     skip, consts = (target.params[k] for k in ("cond_nconsts", "body_nconsts"))
     return _loop(walk, base.params["body_jaxpr"], target.params["body_jaxpr"], values[skip:], consts=consts,
                  carry=len(values) - skip - consts)

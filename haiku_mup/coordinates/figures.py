@@ -33,7 +33,7 @@ class Line(NamedTuple):
 
     Attributes:
       quantity: its name.
-      group: the name of its module without what tells it from its like; lines of a group have one colour.
+      group: the name of its module without numbers and layers; lines of a group have one colour.
       widths: [widths].
       values: [widths], geometric means over seeds.
       failed: its slope, where that fails; else None.
@@ -152,7 +152,7 @@ def _geometric_means(points: Iterable[Point]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _colours(groups: Iterable[str]) -> dict[str, str]:
-    """Returns a colour for each group: grey for those that the palette has none for."""
+    """Returns a colour for each group: grey where the palette has no more."""
     names = dict.fromkeys(groups)
     return {name: PALETTE[i] if i < len(PALETTE) else OTHER_COLOUR for i, name in enumerate(names)}
 

@@ -180,7 +180,7 @@ def _frames(equation: Any) -> list[Any]:
 
 
 def _is_ours(operation: ScalingOperation) -> bool:
-    """Tells whether a layer of this library makes the factor: in μP it has the one that it should."""
+    """Returns whether a layer of this library makes the factor: in μP it has the one that it should."""
     layers = tuple(os.path.join(_PACKAGE, room, "") for room in ("layers", "models"))
     for frame in _frames(operation.equations[-1]):
         if frame.file_name.startswith(layers):

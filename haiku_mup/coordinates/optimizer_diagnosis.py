@@ -11,8 +11,8 @@ from haiku_mup.coordinates.training_runs import TrainingRuns
 from haiku_mup.optimizers.detect import find_traits
 from haiku_mup.rules.optimizers import Behaviour, OptimizerRule
 
-_LARGE = 2.0**40        # so many times a gradient is large beside any ε
-_SHRUNK = 0.95          # updates below so much of those without ε count
+_LARGE = 2.0**40        # a gradient times this is large beside any ε
+_SHRUNK = 0.95          # ε matters where updates are below this times those without it
 
 
 class OptimizerDiagnosis(NamedTuple):
@@ -66,7 +66,7 @@ def _gradient_sizes(runs: TrainingRuns, width: int) -> dict[str, float]:
 
 
 def _shares_without_eps(optimizer: Any, tree: Any, sizes: Mapping[str, float]) -> dict[str, float]:
-    """Returns how large each parameter's update is beside that of gradients so large that ε is nothing."""
+    """Returns the size of each parameter's update, relative to that at gradients too large for ε to matter."""
     def update(factor: float) -> dict[str, float]:
         gradients = {module: {leaf: x * np.float32(factor * sizes.get(f"{module}/{leaf}", 0.0))
                               for leaf, x in leaves.items()} for module, leaves in tree.items()}

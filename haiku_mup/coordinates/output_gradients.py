@@ -24,14 +24,14 @@ _identity.defvjp(_forward, _backward)
 
 
 def measuring_gradients(outputs: Any, sizes: jax.Array) -> Any:
-    """Returns a model's outputs; the gradient with respect to `sizes` is how large that of each output is.
+    """Returns a model's outputs; the gradient with respect to `sizes` is the size of each output's gradient.
 
-    In a loss of cross entropy it is the size of the errors, prediction minus label. What SGD makes of a
-    parameter follows the size of these errors over widths, and so tells how updates should grow.
+    In a loss of cross entropy it is the size of the errors, prediction minus label. SGD's updates are
+    proportional to these errors, so their slope over widths tells how updates should grow.
 
     Args:
       outputs: a tree of arrays; those of integers are left alone.
-      sizes: zeros [n], float32: one for each array of real or complex numbers; the last one serves all others.
+      sizes: zeros [n], float32: one for each array of real or complex numbers; further ones share the last.
 
     >>> def loss(sizes):
     ...     return 3.0 * measuring_gradients(jnp.ones(4), sizes).sum()

@@ -58,7 +58,7 @@ class CheckSetup:
         args, kwargs = inputs.rebuild(inputs.arrays)
         try:
             return forward_factors(self.make_model, [widths[0], widths[-1]], *args, **kwargs)
-        except MupError:                # the model computes something else at another width: it has its reasons
+        except MupError:                # its program changes with the width, and so can't be compared
             return []
 
     def trainer(self, width: int, batch: Any, pool: concurrent.futures.Executor) -> Trainer:
@@ -96,8 +96,8 @@ def train_all(setup: CheckSetup, widths: Sequence[int], seeds: Sequence[int], ba
       MupError: training from every seed diverges at the narrowest width, or moves nothing; models that do not
         grow with the width.
     """
-    # The narrowest runs first, which tells whether training diverges; then the widest, during whose long run
-    # the others are compiled.
+    # The narrowest runs first, to show whether training diverges. Then comes the widest: while it runs, which
+    # takes long, the others are compiled.
     order = [widths[0], *reversed(widths[1:])]
     runs: dict[tuple[int, int], Any] = {}
     with _compiling_threads() as pool:

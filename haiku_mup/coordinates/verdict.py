@@ -8,8 +8,8 @@ from haiku_mup.coordinates.quantities import CHANGE_MARK, ParameterKind, RecordK
 from haiku_mup.coordinates.slopes import student
 from haiku_mup.coordinates.state_records import WITHOUT_BIAS
 
-DEVIATION = 0.25        # of an exponent: what a check looks for
-MOST_SEEDS = 64         # no more are asked for
+DEVIATION = 0.25        # the smallest error of an exponent that a check must be able to see
+MOST_SEEDS = 64         # the most that a report asks for
 _TRAINING = (ParameterKind.UPDATE, ParameterKind.RATE, ParameterKind.CHANGE)
 
 
@@ -62,7 +62,7 @@ class Aspect(NamedTuple):
 
 
 def aspect(quantity: str, step: int = 0) -> Aspect:
-    """Returns what a quantity tells: a parameter at its start, and later, as far as it moves.
+    """Returns the aspect that a quantity shows. A parameter's value shows its draw at step 0, training later.
 
     >>> aspect("rate linear/w").name, aspect("Δactivation linear").name
     ('linear/w', 'activation linear')
@@ -80,10 +80,10 @@ def aspect(quantity: str, step: int = 0) -> Aspect:
 
 
 def too_wide(findings: Iterable[Finding]) -> list[Finding]:
-    """Returns the narrowest finding of each aspect that none shows within `DEVIATION`, the widest first.
+    """Returns the narrowest finding of each aspect, if even that is wider than `DEVIATION`; the widest first.
 
-    What a readout returns needs no interval where its multiplier is measured: few outputs scatter most, and
-    say nothing beside the multiplier, the weight and its learning rate, which are known by themselves.
+    A readout's output is left out where its multiplier is measured. Its few entries scatter most, and they tell
+    nothing beyond the multiplier, the weight and its learning rate, each of which has findings of its own.
     """
     findings = list(findings)
     readouts = {f.name for f in findings
@@ -121,9 +121,9 @@ def seeds_needed(error: float, seeds: int) -> int | None:
 
 
 def unseen_parameters(points: Sequence[Point], findings: Sequence[Finding]) -> list[str]:
-    """Returns the names of parameters of whose learning rates the findings say nothing sharp.
+    """Returns the names of the parameters whose learning rates no finding determines well.
 
-    A parameter may have no gradient, or one of rounding errors; or all that is expected of it is a range.
+    Such a parameter has no gradient, or only rounding errors; or a whole range of slopes is right for it.
     """
     updates = {point.quantity.partition(" ")[2]: None for point in points
                if kind_of(point.quantity) == ParameterKind.UPDATE}
