@@ -82,7 +82,7 @@ class Pairing:
 
     @functools.cached_property
     def _base_tree(self) -> ModuleTree:
-        """Returns the tree of the base's modules; a model whose names are the base's never asks."""
+        """Returns the tree of the base's modules, which a model with the base's names never needs."""
         return ModuleTree(record.in_tree for record in self._base.values())
 
     @property
@@ -158,7 +158,7 @@ class Pairing:
 
     def _check_missing(self, name: str, record: Record, records: Mapping[str, Record],
                        model: Compared) -> None:
-        """Raises for a parameter that only the base has, unless it is in one of more blocks, and may be."""
+        """Raises for a parameter that only the base has, unless the target may leave out its block."""
         module, families = self._base_tree.counterpart(record.in_tree, self._tree)
         has_counterpart, alpha = f"{module}/{record.leaf}" in records, self.parametrization.depth_alpha
         if has_counterpart and model is Compared.TARGET and alpha == 0:

@@ -35,7 +35,7 @@ class Moments(NamedTuple):
     @property
     def centred(self) -> bool:
         """Returns whether the mean is zero, as far as draws can tell."""
-        if not self.drawn:      # of an array with any spread, the mean is the business of whoever gave it
+        if not self.drawn:      # a given array that is not constant may have any mean
             return self.std > 0 or self.mean == 0 or math.isnan(self.std)
         noise = 8 * self.error * math.sqrt(2)       # error = 1 / √(2 n): 8 / √n
         return not abs(self.mean) > max(noise, 1e-6) * self.std
@@ -182,7 +182,7 @@ def _draws(init: Initializer, first: int, count: int, shape: tuple[int, ...], dt
             many = _concrete(jax.vmap(lambda seed: _draw(init, seed, shape, dtype))(seeds))
         except Warning:         # that was made an error
             raise
-        except Exception:       # an initializer may do with its key what only a loop can follow
+        except Exception:       # an initializer may use its key in a way that vmap cannot follow
             many = np.zeros(2)
         if not np.array_equal(many[0], many[1]):
             yield many

@@ -145,10 +145,10 @@ class Sizes:
         return any(_rest((base, target), pair) for pair in self._outputs)
 
     def fixed_part_of_fan_out(self, scaling: ParameterScaling) -> int | None:
-        """Returns how many outputs stay of a layer whose others grow, and are the inputs of another layer.
+        """Returns the size of the fixed part of a layer's fan-out, whose other part is another layer's input.
 
-        None if that can't be: if some layer's fan-in grows as the whole fan-out does, or a layer's fan-out
-        beside it, as for queries and keys.
+        None if there is no such part: if some layer's fan-in grows by the ratio of the whole fan-out, or the
+        fan-out of a layer beside it does, as with queries and keys.
         """
         sizes, ratio = _fan_out_sizes(scaling), _fan_out_ratio(scaling)
         if scaling.target.is_guess or not _fans(scaling).fan_in or ratio in self._fan_in_ratios or any(
@@ -170,7 +170,7 @@ class Sizes:
 
 
 def _rest(sizes: tuple[int, int], part: tuple[int, int]) -> int | None:
-    """Returns what is left of two sizes beside the largest multiple of a part, if the same is left of both.
+    """Returns the rest r of two sizes that are n times a growing part, plus r; None if there is none.
 
     >>> _rest((138, 522), (64, 256))            # 2 · 64 + 10, 2 · 256 + 10
     10

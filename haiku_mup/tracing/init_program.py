@@ -1,4 +1,4 @@
-"""Finds the uses of parameters in the init that runs: in the program that JAX traces of it, or in another."""
+"""Finds how the init that runs uses parameters: in the program that JAX is tracing, or in a second trace."""
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,7 +73,7 @@ def _run(init: RunningInit, values: Mapping[Any, Any]) -> Any:
 
 
 def _data(equations: Any, inputs: list[Any], parameters: Mapping[Any, Any]) -> list[Any]:
-    """Returns the inputs of a program that no parameter is made from, as from the key."""
+    """Returns a program's inputs other than those that parameters are made from, such as the key."""
     makes = set(parameters)
     for equation in reversed(equations):
         if any(v in makes for v in equation.outvars):

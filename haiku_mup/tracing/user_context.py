@@ -1,7 +1,7 @@
-"""The states of JAX's that say which context is active in a thread, and that a trace must be a new one.
+"""JAX user contexts: which capture or wrapped model is active in a thread, and a number that forces a trace.
 
-`import haiku_mup` makes them, before anything is traced: JAX has the values of all such states in the keys of
-its caches, and must know them before a trace begins.
+JAX puts the values of all user contexts into the keys of its caches, so they must exist before anything is
+traced: `import haiku_mup` makes them.
 """
 import jax
 
@@ -9,5 +9,5 @@ import jax
 # another, and its creators would never run. A user context is. None is standard parametrization.
 user_context = jax.make_user_context(default_value=None)
 
-# A function is traced anew under each value of this one, and what is jitted inside it, too.
+# Each value of this one forces a new trace of a function, and of all that is jitted inside it.
 trace_number = jax.make_user_context(default_value=None)
