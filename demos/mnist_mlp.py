@@ -20,7 +20,7 @@ SIZES = {"default": {"widths": "64,128,256,512", "seeds": "3", "epochs": "10"},
 GRIDS = {"default": {"adam": "-12:-6.5:0.5", "sgd": "-6:-0.5:0.5"}}
 GRIDS |= {"quick": GRIDS["default"], "full": {"adam": "-13:-4:0.5", "sgd": "-7:0:0.5"}}
 COLUMNS = ("parametrization", "width", "lr", "seed", "train_loss", "valid_loss")
-CHUNK = 1                           # trials beside one another round otherwise than those in README.md's table
+CHUNK = 1                           # trials beside one another round otherwise than those of docs/evidence
 FIGURES = {"train_loss": "lr_transfer.png", "valid_loss": "lr_transfer_valid.png"}
 
 

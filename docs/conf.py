@@ -3,6 +3,8 @@
 -W makes warnings errors; -E reads every page anew, else a second build doesn't repeat the warnings.
 """
 import inspect
+import pathlib
+import sys
 
 from docutils import nodes
 from sphinx.domains.python import PyXRefRole
@@ -12,21 +14,20 @@ import haiku_mup
 from haiku_mup import models
 from haiku_mup.parameters.initializers import Initializer
 
+HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE))
+import notebook_page  # noqa: E402  beside this file
+
 project = "haiku_mup"
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_parser"]     # myst_parser: for the tutorial
 exclude_patterns = ["_build"]
 
-html_theme = "alabaster"
-html_theme_options = {
-    "description": "The maximal update parametrization (μP) for Haiku and optax",
-    "fixed_sidebar": True,
-    "page_width": "1180px",
-    "sidebar_width": "230px",
-}
-html_sidebars = {"**": ["about.html", "navigation.html", "searchbox.html"]}
+html_theme = "furo"
+html_title = "haiku_mup"
 html_static_path = ["_static"]
 html_css_files = ["style.css"]
 html_show_copyright = html_show_sourcelink = html_show_sphinx = False
+pygments_style, pygments_dark_style = "tango", "monokai"
 
 add_module_names = False
 autodoc_class_signature = "separated"       # a layer's __init__ has a signature and a docstring of its own
@@ -71,6 +72,13 @@ def name_aliases(app, what, name, obj, options, signature, returns):
     return signature and signature.replace(alias, "~haiku_mup.initializers.Initializer"), returns
 
 
+def put_tutorial(app, page, source):
+    """Puts the tutorial's notebook in the place of its page."""
+    if page == "getting_started/tutorial":
+        source[0] = notebook_page.markdown(HERE.parent / "demos" / "tutorial.ipynb")
+
+
 def setup(app):
     app.add_role("name", Name())
+    app.connect("source-read", put_tutorial)
     app.connect("autodoc-process-signature", name_aliases)

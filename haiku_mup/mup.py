@@ -272,8 +272,8 @@ class Mup:
           optimizer: any optax optimizer.
           adam: whether it is of Adam's kind (entrywise normalised), or SGD's.
           rule: the kind of optimizer, for these and others: "adam", "sgd", "any" (SGD, Adam and all between),
-            "adafactor", "lamb", "lars", "muon", "novograd", "momo" or "momo_adam". The README's table has all
-            of optax's; `haiku_mup.optimizer_rules` says what follows from each, and why.
+            "adafactor", "lamb", "lars", "muon", "novograd", "momo" or "momo_adam". The guide to
+            optimizers has a table of all of optax's; `haiku_mup.optimizer_rules` says what follows from each.
           scale_decay: False leaves what weight decay takes from a parameter in a step independent of
             the width; True multiplies it by the learning rate's factor, as haiku-mup 0.1.5 did.
           scale_eps: multiply the gradients that the optimizer sees by what they shrink with the width (by
@@ -410,7 +410,7 @@ class Mup:
         """Returns the table as text, aligned.
 
         Args:
-          width: columns; names that don't fit lose their middle.
+          width: columns. Names that don't fit lose their middle; a wider table keeps them apart, if need be.
 
         Returns:
           A line of heads, and a line for each parameter, in the order of their creation.

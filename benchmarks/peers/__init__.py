@@ -1,4 +1,4 @@
-"""Measures haiku_mup and three other libraries of μP, for the README's table.
+"""Measures haiku_mup and three other libraries of μP, for the table of docs/evidence/beside_the_others.rst.
 
 python -m benchmarks.peers [--old FOLDER] [--flax-mup FOLDER]
 

@@ -39,6 +39,11 @@ class BackgroundJit:
         self._types, self._compiled = _types(args), pool.submit(compile_fast, lowered)
         return lowered.out_info
 
+    @property
+    def is_compiled(self) -> bool:
+        """Returns whether a call needs to wait for no compiler, if its arguments are of the known types."""
+        return self._compiled is not None and self._compiled.done()
+
     def __call__(self, *args: Any) -> Any:
         """Returns the function's result; for arguments of other types, compiles it again."""
         if self._compiled is not None and _types(args) == self._types:

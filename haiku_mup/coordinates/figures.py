@@ -21,11 +21,12 @@ from haiku_mup.coordinates.slope_range import Range
 IF_FAILED = (ParameterKind.VALUE, ParameterKind.UPDATE, ParameterKind.RATE, ParameterKind.DECAY,
              RecordKind.MULTIPLIER, CHANGE_MARK, "loss")
 FAILED_COLOUR = "#d1242f"
-PALETTE = [f"C{i}" for i in range(10) if i != 3]        # C3 is red
-OTHER_COLOUR = "0.6"
+# Distinct on white, also for most of the colour-blind; without red, which fails, and without greys.
+PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8c564b", "#6a3d9a", "#bcbd22", "#1b3a57",
+           "#a6d854", "#00ced1")
+OTHER_COLOUR, FALLS_COLOUR = "0.6", "black"      # the second one in the legend alone
 MANY = 30           # from so many lines on, a panel's lines are faint, and have no markers
 LABELLED = 6        # failing lines that are named in a panel
-IN_LEGEND = 12
 
 
 class Line(NamedTuple):
@@ -152,7 +153,7 @@ def _geometric_means(points: Iterable[Point]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _colours(groups: Iterable[str]) -> dict[str, str]:
-    """Returns a colour for each group: grey where the palette has no more."""
+    """Returns a colour for each group, of its own as far as the palette goes; grey for the others."""
     names = dict.fromkeys(groups)
     return {name: PALETTE[i] if i < len(PALETTE) else OTHER_COLOUR for i, name in enumerate(names)}
 
@@ -186,11 +187,15 @@ def _set_scales(grid: Any, drawn: Sequence[Line], *, room_for_labels: bool) -> N
 
 
 def _draw_legend(figure: Figure, colours: Mapping[str, str], any_failed: bool, any_falls: bool) -> None:
-    handles = [Line2D([], [], color=colour, label=name) for name, colour in list(colours.items())[:IN_LEGEND]]
+    handles = [Line2D([], [], color=colour, label=name) for name, colour in colours.items()
+               if colour != OTHER_COLOUR]
+    others = len(colours) - len(handles)
+    if others:
+        handles.append(Line2D([], [], color=OTHER_COLOUR, label=f"{others} others"))
     if any_failed:
         handles.append(Line2D([], [], color=FAILED_COLOUR, linewidth=2, label="fails"))
     if any_falls:
-        handles.append(Line2D([], [], color=OTHER_COLOUR, linestyle="--", label="falls, as expected"))
+        handles.append(Line2D([], [], color=FALLS_COLOUR, linestyle="--", label="falls, as expected"))
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=10)
 
 

@@ -59,8 +59,10 @@ def _first_line(findings: Sequence[Finding], parametrization: str, tol: float, u
         leave = "1 seed leaves" if seeds == 1 else f"{seeds} seeds leave"
         return (f"{start}undecided; {leave} {_interval(worst.error)} around the slope of {worst.quantity}, "
                 f"where ±{DEVIATION:g} is needed; {_remedy(worst.error, seeds)}")
-    return (f"{start}{'failed' if failed else 'passed'}; "
-            f"{failed} of {len(findings)} slopes are off by more than {tol:g} and their interval")
+    if failed:
+        return (f"{start}failed; {failed} of {len(findings)} slopes are off by more than {tol:g} beyond their "
+                "interval")
+    return f"{start}passed; each of {len(findings)} slopes is as expected, within {tol:g} beyond its interval"
 
 
 def _interval(error: float) -> str:

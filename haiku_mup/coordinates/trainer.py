@@ -127,6 +127,11 @@ class Trainer:
             self._measure.start(pool, self._parameter_arrays(
                 initial=params, before=params, after=params, gradients=gradients, decay=decay))
 
+    @property
+    def is_compiled(self) -> bool:
+        """Returns whether training can begin without waiting for the compiler."""
+        return self._init.is_compiled and self._step.is_compiled
+
     def train(self, seed: int, batches: Sequence[Any]) -> list[StepResult]:
         """Trains from one seed, a step for each batch, and returns what each step computed."""
         return [measure() for measure in _one_behind(self._steps(seed, batches))]

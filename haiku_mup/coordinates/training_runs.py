@@ -3,10 +3,11 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import importlib.util
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import haiku as hk
 import jax
@@ -100,10 +101,16 @@ def train_all(setup: CheckSetup, widths: Sequence[int], seeds: Sequence[int], ba
     # takes long, the others are compiled.
     order = [widths[0], *reversed(widths[1:])]
     runs: dict[tuple[int, int], Any] = {}
-    with _compiling_threads() as pool:
-        trainers = {width: setup.trainer(width, batches[0], pool) for width in order}
-        for width, seed in _with_progress([(width, seed) for width in order for seed in seeds], progress):
+    trainers: dict[int, Trainer] = {}
+    with _compiling_threads() as pool, _progress_bar(len(widths) * len(seeds), progress) as bar:
+        for width in order:
+            bar.show(f"tracing width {width}")
+            trainers[width] = setup.trainer(width, batches[0], pool)
+        for width, seed in itertools.product(order, seeds):
+            is_compiled = trainers[width].is_compiled
+            bar.show(f"width {width}, seed {seed}" if is_compiled else f"compiling width {width}")
             runs[width, seed] = trainers[width].train(seed, batches)
+            bar.advance()
             _check_losses(runs, seeds, widths[0])
     trainers = {width: trainers[width] for width in widths}
     runs = jax.device_get({(width, seed): runs[width, seed] for width in widths for seed in seeds})
@@ -123,17 +130,28 @@ def _compiling_threads() -> Iterator[concurrent.futures.Executor]:
             raise
 
 
-def _with_progress(runs: Sequence[tuple[int, int]], progress: bool) -> Iterator[tuple[int, int]]:
-    """Yields the (width, seed) of each run, with a bar where it is wanted, and tqdm is installed."""
+class Bar(NamedTuple):
+    """The progress that a check shows.
+
+    Attributes:
+      advance: called as a run ends.
+      show: called with what is done now.
+    """
+
+    advance: Callable[[], Any]
+    show: Callable[[str], Any]
+
+
+@contextlib.contextmanager
+def _progress_bar(total: int, progress: bool) -> Iterator[Bar]:
+    """Shows a bar of the runs where it is wanted, and tqdm is installed."""
     if not progress or importlib.util.find_spec("tqdm") is None:
-        yield from runs
+        yield Bar(lambda: None, lambda text: None)
         return
     import tqdm  # type: ignore[import-untyped]
 
-    with tqdm.tqdm(runs, desc="coordinate check", leave=False) as bar:
-        for width, seed in bar:
-            bar.set_postfix(width=width, seed=seed)
-            yield width, seed
+    with tqdm.tqdm(total=total, desc="coordinate check", leave=False) as bar:
+        yield Bar(bar.update, bar.set_postfix_str)
 
 
 # --- what training did ---

@@ -83,7 +83,7 @@ OPTIONAL = {"init_mult": "init ×", "lr_mult": "lr ×", "depth": "depth"}       
 
 
 def as_text(rows: Iterable[Row], width: int = 100) -> str:
-    """Returns an aligned table of at most `width` columns if possible: long names lose their middle."""
+    """Returns an aligned table of at most `width` columns, if names that lose their middle still differ."""
     rows = list(rows)
     shown = [field for field in OPTIONAL if any(getattr(row, field) != 1 for row in rows)]
     heads = (*HEADS, *(OPTIONAL[field] for field in shown))
@@ -92,13 +92,31 @@ def as_text(rows: Iterable[Row], width: int = 100) -> str:
     cells = [(*cell[:3], cell[3] + "?" * row.inferred, *cell[4:]) for cell, row in zip(cells, rows)]
     widths = [max(map(len, column)) for column in zip(heads, *cells)]
     room = max(24, width - sum(widths[1:]) - 2 * (len(heads) - 1))
-    widths[0] = min(widths[0], room)
+    names = shortened([cell[0] for cell in cells], room)
+    cells = [(name, *cell[1:]) for name, cell in zip(names, cells)]
+    widths[0] = max(map(len, (heads[0], *names)))
     lines = [_line(line, widths) for line in (heads, *cells)]
     if all(row.depth == 1 for row in rows) and all(base == target for _, base, target, *_ in cells):
         lines.append("Nothing grows: base and target have the same shapes.")
     if any(row.inferred for row in rows):
         lines.append("?: no layer of Haiku's, so its fans are a guess. To declare them: Mup(fans=...)")
     return "\n".join(lines)
+
+
+def shortened(names: Sequence[str], room: int) -> list[str]:
+    """Returns names of at most `room` characters, or of as many as keep them apart: without their middle.
+
+    >>> shortened(["encoder/layer_1/linear/w", "encoder/layer_2/linear/w"], 12)
+    ['enc…1/linear/w', 'enc…2/linear/w']
+    """
+    different = len(set(names))
+    for length in range(room, max(map(len, names), default=0)):
+        for tail in ((length - 1) // 2, (length - 1) * 3 // 4, (length - 1) // 4):
+            cut = [name if len(name) <= length else f"{name[:length - 1 - tail]}…{name[-tail:]}"
+                   for name in names]
+            if len(set(cut)) == different:
+                return cut
+    return list(names)
 
 
 def _cell(value: Any) -> str:
@@ -110,9 +128,6 @@ def _cell(value: Any) -> str:
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     """Returns a line with names, shapes and roles aligned to the left, numbers to the right."""
     first, *rest = cells
-    if len(first) > widths[0]:
-        half = (widths[0] - 1) // 2
-        first = f"{first[:widths[0] - half - 1]}…{first[-half:]}"
     left = [f"{c:<{w}}" for c, w in zip((first, *rest[:3]), widths)]
     right = [f"{c:>{w}}" for c, w in zip(rest[3:], widths[4:])]
     return "  ".join(left + right)

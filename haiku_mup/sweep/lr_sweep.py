@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from haiku_mup.errors import MupError, MupWarning
 from haiku_mup.serialization import atomic_files
@@ -16,7 +16,17 @@ from haiku_mup.sweep.result import Sweep
 from haiku_mup.sweep.rows import csv_text
 from haiku_mup.sweep.spec import MakeTrial, SweepSpec
 
-Advance = Callable[[str, int, int], None]       # of a parametrization and a width, so many trials have ended
+
+class Bar(NamedTuple):
+    """What a sweep tells the user while it runs.
+
+    Attributes:
+      advance: called with a parametrization, a width, and how many of their trials have ended.
+      show: called with what the workers do now.
+    """
+
+    advance: Callable[[str, int, int], None]
+    show: Callable[[str], None]
 
 
 def lr_sweep(make_trial: MakeTrial | Mapping[str, MakeTrial], widths: Iterable[int],
@@ -82,8 +92,8 @@ def lr_sweep(make_trial: MakeTrial | Mapping[str, MakeTrial], widths: Iterable[i
     """
     spec = SweepSpec.from_arguments(make_trial, widths, lrs, seeds, hyperparameters=hyperparameters,
                                     search=search, chunk=chunk)
-    with _progress_bar(spec.max_trials, progress) as advance:
-        sweep = _run(spec, out=out, grow=grow, executor=executor, advance=advance)
+    with _progress_bar(spec.max_trials, progress) as bar:
+        sweep = _run(spec, out=out, grow=grow, executor=executor, bar=bar)
     if sweep.missing:
         missing = _describe_missing(sweep)
         if not sweep.losses:
@@ -97,7 +107,7 @@ def lr_sweep(make_trial: MakeTrial | Mapping[str, MakeTrial], widths: Iterable[i
 # --- the runner ---
 
 def _run(spec: SweepSpec, *, out: str | os.PathLike[str] | None, grow: bool, executor: Executor | None,
-         advance: Advance) -> Sweep:
+         bar: Bar) -> Sweep:
     """Runs the trials of a sweep.
 
     Raises:
@@ -111,12 +121,13 @@ def _run(spec: SweepSpec, *, out: str | os.PathLike[str] | None, grow: bool, exe
     from haiku_mup.sweep.runner.tasks import TrialRunner
 
     folder = None if out is None else SweepFolder(out, spec.as_json(), grow)
-    schedule = Schedule(spec.searches(), advance)
+    schedule = Schedule(spec.searches(), bar.advance)
     try:
         with deferred_interrupt() as raise_if_interrupted:
             dispatcher = Dispatcher(
                 runner=TrialRunner(spec.makers, spec.hyperparameters), schedule=schedule, folder=folder,
-                executor=choose_executor(executor), chunk=spec.chunk, raise_if_interrupted=raise_if_interrupted)
+                executor=choose_executor(executor), chunk=spec.chunk, raise_if_interrupted=raise_if_interrupted,
+                show=bar.show)
             dispatcher.run(list(itertools.product(spec.makers, spec.widths)))
     except BaseException as error:
         sweep = Sweep(*schedule.results())
@@ -139,21 +150,17 @@ def _write_table(sweep: Sweep, out: str | os.PathLike[str] | None) -> None:
 # --- messages ---
 
 @contextlib.contextmanager
-def _progress_bar(total: int, progress: bool) -> Iterator[Advance]:
-    """Shows a bar, if it is wanted and tqdm is installed; yields a function that advances it."""
+def _progress_bar(total: int, progress: bool) -> Iterator[Bar]:
+    """Shows a bar, if it is wanted and tqdm is installed."""
     try:
         import tqdm  # type: ignore[import-untyped]
     except ImportError:
         progress = False
     if not progress:
-        yield lambda parametrization, width, trials: None
+        yield Bar(lambda parametrization, width, trials: None, lambda text: None)
         return
     with tqdm.tqdm(total=total, unit="trial", smoothing=0.1) as bar:
-        def advance(parametrization: str, width: int, trials: int) -> None:
-            bar.set_description(f"{parametrization}, width {width}", refresh=False)
-            bar.update(trials)
-
-        yield advance
+        yield Bar(lambda parametrization, width, trials: bar.update(trials), bar.set_description)
 
 
 def _describe_missing(sweep: Sweep) -> str:

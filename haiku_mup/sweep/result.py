@@ -174,7 +174,7 @@ class Sweep:
         Warns:
           MupWarning: the curves give a reason to doubt that the rate transfers. For example, the best rate is
             the highest or the lowest that was tried, it moves by more than an octave between widths, a wider
-            model is worse than a narrower one, or the seeds disagree.
+            model is worse than a narrower one, or the seeds disagree. The advice has the reasons.
 
         >>> trials = [Trial("mup", width, (("lr", 2.0**-k),), seed)
         ...           for width in (64, 128) for k in range(7) for seed in (0, 1)]
@@ -191,7 +191,7 @@ class Sweep:
         missing = sum(missing.trial.parametrization == name for missing in self.missing)
         advice = advise(name, curves[name], missing, self._describe_loss(loss or self.loss))
         if advice.doubts:
-            warnings.warn(str(advice), MupWarning, stacklevel=2)
+            warnings.warn(_warning(advice), MupWarning, stacklevel=2)
         return advice
 
     def __str__(self) -> str:
@@ -283,6 +283,17 @@ class Sweep:
         return [self.losses[row["trial"]][loss] for row in best_setting_rows(self.losses, loss)
                 if row["parametrization"] == parametrization and row["width"] == width
                 and math.isclose(math.log2(row["lr"]), log2_lr, abs_tol=1e-9)]
+
+
+def _warning(advice: Advice) -> str:
+    """Returns the warning of an advice with doubts, which prints them itself.
+
+    >>> _warning(Advice(0.1, "", ["Too few seeds."]))
+    'Sweep.recommend: the rate may not transfer, for 1 reason: print what it returned, or see its doubts'
+    """
+    count = len(advice.doubts)
+    reasons = f"{count} reason{'s' * (count > 1)}: print what it returned, or see its doubts"
+    return f"Sweep.recommend: the rate may not transfer, for {reasons}"
 
 
 def _format(optimum: Optimum) -> str:

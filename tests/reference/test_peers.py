@@ -1,4 +1,4 @@
-"""The README's table says what `python -m benchmarks.peers` measures of haiku_mup."""
+"""docs/evidence/beside_the_others.rst says what `python -m benchmarks.peers` measures of haiku_mup."""
 import importlib.util
 
 import pytest

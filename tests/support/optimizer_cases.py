@@ -1,4 +1,4 @@
-"""Every optimizer of optax: its rule, from the README, and its update at target and base compared."""
+"""Every optimizer of optax: its rule, from the guide, and its update at target and base compared."""
 import functools
 import pathlib
 import re
@@ -16,7 +16,7 @@ import haiku_mup
 from haiku_mup import maximal_update
 
 X = MODELS["mlp"][1]
-README = (pathlib.Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+GUIDE = pathlib.Path(__file__).parents[2] / "docs" / "guides" / "optimizers.rst"
 MADE = {        # what makes an optimizer, where a learning rate alone doesn't, or isn't enough to see it act
     "adadelta": lambda lr: optax.adadelta(0.01),
     "adafactor": functools.partial(optax.adafactor, min_dim_size_to_factor=1),  # else large ones are factored
@@ -37,18 +37,17 @@ LR, RATIO, STEPS = 1e-6, 4, 8   # so small a rate that norms stay those of the s
 
 
 def section(title):
-    """Returns a section of the README."""
-    return README.partition(f"## {title}\n")[2].partition("\n## ")[0]
+    """Returns a section of the guide to optimizers."""
+    text = GUIDE.read_text(encoding="utf-8")
+    found = re.search(rf"^{re.escape(title)}\n-+\n(.*?)(?=^.+\n-+\n|\Z)", text, re.DOTALL | re.MULTILINE)
+    return found[1]
 
 
 def rows():
-    """Returns {optimizer: rule} of the README's table."""
-    found = {}
-    for line in section("Optimizers and decay").splitlines():
-        names, rule = re.match(r"\| (.+?) +\| .*?rule=\"(\w+)\"", line).groups() if "rule=" in line[:400] and \
-            line.startswith("| ") else ("", "")
-        found |= dict.fromkeys(re.findall(r"\w+", names), rule)
-    return found
+    """Returns {optimizer: rule} of the guide's table."""
+    cells = re.findall(r'^ +\* - (.+?)\n +- [^\n]*?rule="(\w+)"', section("Which rule"),
+                       re.DOTALL | re.MULTILINE)
+    return {name: rule for names, rule in cells for name in re.findall(r"\w+", names)}
 
 
 def optimizer(name, lr=LR):

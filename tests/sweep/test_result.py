@@ -108,9 +108,10 @@ def test_where_the_curves_agree_the_rate_of_the_widest_is_recommended_without_a_
      "1 trials are missing"),
 ])
 def test_reasons_against_the_rate_are_warned_of(found, said):
-    with pytest.warns(haiku_mup.MupWarning, match=said):
+    with pytest.warns(haiku_mup.MupWarning, match="may not transfer, for . reason") as warned:
         advice = found.recommend()
     assert not advice.transfers and any(said in doubt for doubt in advice.doubts)
+    assert said not in str(warned[0].message) and str(advice).count(said) == 1      # printed, each is read once
 
 
 def test_which_parametrization_is_recommended():

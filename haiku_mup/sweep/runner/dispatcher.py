@@ -35,6 +35,7 @@ class Dispatcher:
     folder: SweepFolder | None
     chunk: int | None                           # trials side by side on a device; None: programs choose
     raise_if_interrupted: Callable[[], None]    # called several times a second
+    show: Callable[[str], None] = lambda text: None     # called with what the workers do, where that changes
 
     def __post_init__(self) -> None:
         self._pickled_runner = functools.cache(functools.partial(pickling.dumps, self.runner))
@@ -44,6 +45,7 @@ class Dispatcher:
         self._compiled: set[ProgramKey] = set()        # programs with a finished cell
         self._pending: collections.deque[Task] = collections.deque()
         self._running: dict[Future[Any], Task] = {}
+        self._shown = ""
 
     def run(self, programs: Sequence[ProgramKey]) -> None:
         """Traces the programs, runs the cells that the schedule has waiting, and closes the executor."""
@@ -67,6 +69,7 @@ class Dispatcher:
             if not self._running:
                 return
             self.raise_if_interrupted()
+            self._show_work()
             wait(self._running, POLL_SECONDS, FIRST_COMPLETED)
             died = []
             for future in [f for f in self._running if f.done()]:       # `wait` ignores some that are cancelled
@@ -85,6 +88,17 @@ class Dispatcher:
                     self._retry(task, "a worker died while it ran", alone=True)
             while self._running and (reason := self.executor.lost()):
                 self._give_up(self._running.popitem()[1], reason)
+
+    def _show_work(self) -> None:
+        """Shows what the workers do: they trace models, compile a program, or run trials of some width."""
+        programs = [task.program for task in self._running.values()]
+        new = [program for program in programs if program not in self._compiled]
+        name, width = (new or programs)[0]
+        work = "tracing" if new and new[0] not in self._traced else "compiling" if new else "training"
+        text = f"{work} {name}, width {width}"
+        if text != self._shown:
+            self._shown = text
+            self.show(text)
 
     def _stop(self) -> None:
         """Ends the workers, and cancels what those of the caller have not begun."""
