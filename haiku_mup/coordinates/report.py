@@ -62,7 +62,7 @@ def _first_line(findings: Sequence[Finding], parametrization: str, tol: float, u
     if failed:
         return (f"{start}failed; {failed} of {len(findings)} slopes are off by more than {tol:g} beyond their "
                 "interval")
-    return f"{start}passed; each of {len(findings)} slopes is as expected, within {tol:g} beyond its interval"
+    return f"{start}passed; none of {len(findings)} slopes is off by more than {tol:g} beyond its interval"
 
 
 def _interval(error: float) -> str:

@@ -18,7 +18,7 @@ from haiku_mup.sweep.spec import MakeTrial, SweepSpec
 
 
 class Bar(NamedTuple):
-    """What a sweep tells the user while it runs.
+    """The progress that a sweep shows.
 
     Attributes:
       advance: called with a parametrization, a width, and how many of their trials have ended.

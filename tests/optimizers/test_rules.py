@@ -154,7 +154,7 @@ def test_other_parametrizations_have_what_is_right_or_raise(rule):
             tangent.wrap_optimizer(optimizer(plain), rule=rule)
 
 
-def test_the_readme_says_what_to_do_with_every_optimizer_of_optax():
+def test_the_guide_says_what_to_do_with_every_optimizer_of_optax():
     public = {name for name, value in vars(optax).items() if not name.startswith("_") and (
         getattr(value, "__module__", "") == "optax._src.alias" or isinstance(value, functools.partial))}
     public |= {name for name, value in vars(contrib).items() if inspect.isfunction(value)

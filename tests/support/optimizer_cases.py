@@ -39,7 +39,7 @@ LR, RATIO, STEPS = 1e-6, 4, 8   # so small a rate that norms stay those of the s
 def section(title):
     """Returns a section of the guide to optimizers."""
     text = GUIDE.read_text(encoding="utf-8")
-    found = re.search(rf"^{re.escape(title)}\n-+\n(.*?)(?=^.+\n-+\n|\Z)", text, re.DOTALL | re.MULTILINE)
+    found = re.search(rf"^{re.escape(title)}\n-+\n(.*?)(?=^[^\n]+\n-+\n|\Z)", text, re.DOTALL | re.MULTILINE)
     return found[1]
 
 

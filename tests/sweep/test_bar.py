@@ -10,16 +10,17 @@ import pytest
 import haiku_mup
 
 pytest.importorskip("tqdm")
+LRS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
 
 
 @pytest.mark.parametrize("progress", [True, False])
 def test_a_sweep_says_what_it_traces_compiles_and_trains(progress, capsys):
     with ThreadPoolExecutor(1) as here:
-        haiku_mup.lr_sweep({"mup": lambda width: lambda lr, key: lr / width}, [64, 128], [0.5, 1], seeds=1,
+        haiku_mup.lr_sweep({"mup": lambda width: lambda lr, key: lr / width}, [64, 128], LRS, seeds=1,
                            executor=here, chunk=1, progress=progress)
     shown = capsys.readouterr().err
     for work in ("tracing mup, width 64", "compiling mup, width 64", "training mup, width",
-                 "compiling mup, width 128", "4/4"):
+                 "compiling mup, width 128", "12/12"):
         assert (work in shown) == progress
 
 
