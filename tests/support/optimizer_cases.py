@@ -45,8 +45,8 @@ def section(title):
 
 def rows():
     """Returns {optimizer: rule} of the guide's table."""
-    cells = re.findall(r'^ +\* - (.+?)\n +- [^\n]*?rule="(\w+)"', section("Which rule"),
-                       re.DOTALL | re.MULTILINE)
+    _, *lines = section("Which rule").split("   * - ")[1:]
+    cells = [re.match(r'(.+?)\n +- .*?rule="(\w+)"', line, re.DOTALL).groups() for line in lines]
     return {name: rule for names, rule in cells for name in re.findall(r"\w+", names)}
 
 
