@@ -1,7 +1,7 @@
 """The table of a model as text: names that are cut stay different."""
 import pytest
 
-from haiku_mup.parameters.table import shortened
+from haiku_mup.parameters.summary_table import shortened
 
 DEEP = [f"model/~/encoder/layer_{i}/attention/linear_{j}/{leaf}"
         for i in range(12) for j in range(3) for leaf in "wb"]
