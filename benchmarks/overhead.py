@@ -64,7 +64,7 @@ def mlp(x, width, layers):
     return layers.readout(10)(x)
 
 
-def transformer(tokens, width, layers, blocks=12, heads=4, vocab=256):
+def transformer(tokens, width, layers, *, blocks=12, heads=4, vocab=256):
     """Applies a stack of pre-LN blocks."""
     init = hk.initializers.VarianceScaling(1 / blocks)
     causal = jnp.tril(jnp.ones((1, 1, tokens.shape[-1], tokens.shape[-1]), bool))

@@ -58,10 +58,10 @@ def sizes(name, args):
     return [Size(blocks, round(args.width / 2 * (blocks / fewest)**0.5)) for blocks in args.blocks]
 
 
-def parametrized(parametrization, base, size, x, optimizer, adam):
+def parametrized(parametrization, base, size, x, optimizer, *, adam):
     """Returns the model and the optimizer in μP, relative to the base."""
     base, target = (hk.transform(functools.partial(network, size=each)) for each in (base, size))
-    return mnist_mlp.wrap(parametrization, base, target, x, optimizer, adam)
+    return mnist_mlp.wrap(parametrization, base, target, x, optimizer=optimizer, adam=adam)
 
 
 def trials(args, data):

@@ -38,7 +38,7 @@ def make_model(width):
     return hk.transform(functools.partial(network, width=width))
 
 
-def wrap(parametrization, base, target, x, optimizer, adam):
+def wrap(parametrization, base, target, x, *, optimizer, adam):
     """Wraps a model and its optimizer in a parametrization.
 
     Args:
@@ -65,7 +65,7 @@ def standard(width, x, optimizer, adam):
 
 def parametrized(parametrization, width, x, optimizer, adam):
     """Returns the model and the optimizer in a parametrization, relative to the base."""
-    return wrap(parametrization, make_model(BASE), make_model(width), x, optimizer, adam)
+    return wrap(parametrization, make_model(BASE), make_model(width), x, optimizer=optimizer, adam=adam)
 
 
 PARAMETRIZATIONS = {"sp": standard, "mup": functools.partial(parametrized, haiku_mup.maximal_update())}
