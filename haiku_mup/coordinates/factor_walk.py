@@ -15,10 +15,11 @@ import enum
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jax.extend.core import ClosedJaxpr, Literal
+from jax.extend.core import ClosedJaxpr
 
 from haiku_mup.coordinates.factor_rules import PRIMITIVE_SCALES, divided, multiplied, opaque
 from haiku_mup.coordinates.factor_scales import CLOSE, Equation, Value, WalkState, depending_on, given, number
+from haiku_mup.parameters.jaxprs import called_program, is_literal
 
 
 class ProgramsDiffer(Exception):
@@ -61,8 +62,8 @@ class Walk(WalkState):
 
         def read(b: Any, t: Any) -> Value:
             """Returns the value of an operand."""
-            if isinstance(b, Literal) or isinstance(t, Literal):
-                return given(b.val, t.val) if isinstance(b, Literal) and isinstance(t, Literal) else Value()
+            if is_literal(b) or is_literal(t):
+                return given(b.val, t.val) if is_literal(b) and is_literal(t) else Value()
             return only_base[b] if b in only_base else env[t]
 
         for b, t in _aligned(base.eqns, target.eqns):
@@ -81,9 +82,9 @@ class Walk(WalkState):
 
     def _one_sided(self, equation: Equation, side: Side, x: Value) -> Value:
         """Returns the result of a product with a number that the other program leaves out, as it is 1 there."""
-        by = float(next(v.val for v in equation.invars if isinstance(v, Literal)))
+        by = float(next(v.val for v in equation.invars if is_literal(v)))
         factor = number(by, 1.0) if side == Side.BASE else number(1.0, by)
-        first = isinstance(equation.invars[0], Literal)
+        first = is_literal(equation.invars[0])
         self._around.append(equation)
         rule = multiplied if equation.primitive.name == "mul" else divided
         out = depending_on(rule(self, equation, equation, [factor, x] if first else [x, factor]), [x])
@@ -95,9 +96,9 @@ class Walk(WalkState):
         name = target.primitive.name
         if name in _STRUCTURES:
             return _STRUCTURES[name](self, base, target, values)
-        inner = _inner(target)
+        inner = called_program(target)
         if inner is not None:
-            return self._closed(_inner(base), inner, values)
+            return self._closed(called_program(base), inner, values)
         out = PRIMITIVE_SCALES.get(name, opaque)(self, base, target, values)
         return [depending_on(out, values)] * len(target.outvars)
 
@@ -139,20 +140,12 @@ def _same_operation(base: Any, target: Any) -> bool:
 def _is_product_with_number(equation: Equation | None) -> bool:
     """Returns whether an equation multiplies or divides by a literal; programs leave out a product with 1."""
     return equation is not None and equation.primitive.name in ("mul", "div") and (
-        [isinstance(v, Literal) for v in equation.invars] in ([False, True], [True, False]))
+        [is_literal(v) for v in equation.invars] in ([False, True], [True, False]))
 
 
 def _operand(equation: Equation) -> Any:
     """Returns what a product with a number multiplies."""
-    return next(v for v in equation.invars if not isinstance(v, Literal))
-
-
-def _inner(equation: Equation) -> Any:
-    """Returns the program that an equation calls once with its own operands; None where it calls none."""
-    for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
-        if key in equation.params:
-            return equation.params[key]
-    return None
+    return next(v for v in equation.invars if not is_literal(v))
 
 
 # --- operations with programs inside ---

@@ -7,7 +7,9 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Literal
+from jax.extend.core import ClosedJaxpr
+
+from haiku_mup.parameters.jaxprs import is_literal
 
 Function: TypeAlias = Callable[..., list[Any]]      # from arrays to arrays
 
@@ -57,7 +59,7 @@ def _function(jaxpr: Any, consts: Sequence[Any]) -> Function:
 
     def place(v: Any) -> int:
         """Returns where a value is in the list of all values."""
-        if isinstance(v, Literal):
+        if is_literal(v):
             aval: Any = v.aval
             literals[i := next(counter)] = np.asarray(v.val, aval.dtype)
             return i

@@ -11,6 +11,7 @@ import numpy as np
 
 from haiku_mup.optimizers.numpy_evaluation import numpy_function
 from haiku_mup.optimizers.trees import is_masked, named_leaves
+from haiku_mup.parameters.jaxprs import is_literal
 
 # Runs end when each parameter has moved in MOVING_STEPS steps, or has rested for longer than PATIENCE steps
 # plus twice its longest pause so far; and after STEPS steps, since warm-up and accumulation may take many.
@@ -258,6 +259,6 @@ def _depends(jaxpr: Any) -> list[bool]:
     """Returns whether each result of a program depends on any of its arguments."""
     found = set(jaxpr.invars)
     for equation in jaxpr.eqns:
-        if any(v in found for v in equation.invars if not hasattr(v, "val")):
+        if any(v in found for v in equation.invars if not is_literal(v)):
             found |= set(equation.outvars)
-    return [not hasattr(v, "val") and v in found for v in jaxpr.outvars]
+    return [not is_literal(v) and v in found for v in jaxpr.outvars]

@@ -9,7 +9,7 @@ What is trained:
 How trials run:
 
 - lr_sweep, search: trains every trial of a grid, or those that an adaptive search asks for.
-- program, jaxprs: compiles the trial of a width into a program that runs many of them side by side.
+- program, loop_state: compiles the trial of a width into a program that runs many of them side by side.
 - retrace: finds draws that a trial makes outside of JAX.
 - runner: hands trials to workers, and retries what fails.
 - cell_file: keeps the losses of a few trials in a file.

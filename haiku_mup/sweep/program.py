@@ -9,7 +9,7 @@ import jaxlib.version
 import numpy as np
 
 from haiku_mup.errors import MupError
-from haiku_mup.sweep.jaxprs import carry_bytes, contains
+from haiku_mup.sweep.loop_state import carry_bytes, contains
 from haiku_mup.sweep.trial import Trial, split_into_cells
 
 DEFAULT_LOSS = "train_loss"     # the name of losses that a trial returns without one

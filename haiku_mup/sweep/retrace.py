@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from haiku_mup.parameters.jaxprs import is_literal
 from haiku_mup.tracing.user_context import trace_number
 
 _numbers = itertools.count(1)
@@ -47,10 +48,10 @@ def _inner_constants(jaxpr: Any) -> Iterator[Any]:
     """Yields the primitives of a jaxpr, its literals, and numbers such as the start of a slice."""
     for eqn in jaxpr.eqns:
         yield eqn.primitive.name
-        yield from (v.val for v in eqn.invars if hasattr(v, "val"))
+        yield from (v.val for v in eqn.invars if is_literal(v))
         for value in eqn.params.values():
             yield from _in_parameter(value)
-    yield from (v.val for v in jaxpr.outvars if hasattr(v, "val"))
+    yield from (v.val for v in jaxpr.outvars if is_literal(v))
 
 
 def _in_parameter(value: Any) -> Iterator[Any]:

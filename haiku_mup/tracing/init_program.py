@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from haiku_mup.parameters.axis_uses import Use, find_uses
+from haiku_mup.parameters.jaxprs import is_literal
 from haiku_mup.tracing.haiku_internals import RunningInit, live_program, running_init
 
 
@@ -77,7 +78,7 @@ def _data(equations: Any, inputs: list[Any], parameters: Mapping[Any, Any]) -> l
     makes = set(parameters)
     for equation in reversed(equations):
         if any(v in makes for v in equation.outvars):
-            makes.update(v for v in equation.invars if not hasattr(v, "val"))
+            makes.update(v for v in equation.invars if not is_literal(v))
     return [v for v in inputs if v not in makes]
 
 

@@ -1,7 +1,8 @@
 """Reads the size of a loop's state, and the primitives in use, off a traced program."""
 import math
-from collections.abc import Iterator
 from typing import Any
+
+from haiku_mup.parameters.jaxprs import programs_inside
 
 
 def carry_bytes(jaxpr: Any) -> int:
@@ -12,7 +13,7 @@ def carry_bytes(jaxpr: Any) -> int:
     >>> carry_bytes(jax.make_jaxpr(f)(jnp.ones(5)).jaxpr)
     20
     """
-    return max((max(_loop_bytes(eqn), *map(carry_bytes, _inner_jaxprs(eqn)), 0) for eqn in jaxpr.eqns),
+    return max((max(_loop_bytes(eqn), *map(carry_bytes, programs_inside(eqn)), 0) for eqn in jaxpr.eqns),
                default=0)
 
 
@@ -23,7 +24,7 @@ def contains(jaxpr: Any, primitive: str) -> bool:
     True
     """
     return any(eqn.primitive.name == primitive
-               or any(contains(inner, primitive) for inner in _inner_jaxprs(eqn)) for eqn in jaxpr.eqns)
+               or any(contains(inner, primitive) for inner in programs_inside(eqn)) for eqn in jaxpr.eqns)
 
 
 def _loop_bytes(eqn: Any) -> int:
@@ -31,7 +32,7 @@ def _loop_bytes(eqn: Any) -> int:
     if eqn.primitive.name == "scan":
         # A scan returns its carry and stacked results. A stacked result has one axis more outside than in
         # the body; a carry has the same shape in both.
-        body = next(_inner_jaxprs(eqn))
+        body = next(programs_inside(eqn))
         state = [outer for outer, inner in zip(eqn.outvars, body.outvars)
                  if outer.aval.ndim == inner.aval.ndim]
     elif eqn.primitive.name == "while":
@@ -40,13 +41,3 @@ def _loop_bytes(eqn: Any) -> int:
         state = []
     # Extended dtypes, such as random keys, have no itemsize.
     return sum(math.prod(v.aval.shape) * getattr(v.aval.dtype, "itemsize", 4) for v in state)
-
-
-def _inner_jaxprs(eqn: Any) -> Iterator[Any]:
-    """Yields the jaxprs among an equation's parameters: bodies of loops, branches, jitted functions."""
-    for value in eqn.params.values():
-        for param in value if isinstance(value, (tuple, list)) else [value]:
-            if hasattr(param, "eqns"):                              # a Jaxpr
-                yield param
-            elif hasattr(getattr(param, "jaxpr", None), "eqns"):    # a ClosedJaxpr
-                yield param.jaxpr

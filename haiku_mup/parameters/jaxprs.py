@@ -1,0 +1,42 @@
+"""Reads jaxprs, the programs that JAX traces: what the walks over them share."""
+from collections.abc import Iterator
+from typing import Any
+
+from jax.extend.core import ClosedJaxpr, Literal
+
+
+def is_literal(operand: Any) -> bool:
+    """Returns whether an operand of an equation is a number in the program, and no variable.
+
+    >>> equation, = jax.make_jaxpr(lambda x: 2.0 * x)(1.0).eqns
+    >>> [is_literal(operand) for operand in equation.invars]
+    [True, False]
+    """
+    return isinstance(operand, Literal)
+
+
+def without_constants(program: Any) -> Any:
+    """Returns the jaxpr of a closed jaxpr, and a jaxpr as it is."""
+    return program.jaxpr if isinstance(program, ClosedJaxpr) else program
+
+
+def called_program(equation: Any) -> Any:
+    """Returns the program that an equation calls once with its own operands, as jit does, or None.
+
+    >>> equation, = jax.make_jaxpr(jax.jit(jnp.sin))(1.0).eqns
+    >>> [inner.primitive.name for inner in called_program(equation).eqns]
+    ['sin']
+    """
+    program = next((equation.params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr")
+                    if key in equation.params), None)
+    jaxpr = without_constants(program)
+    return program if hasattr(jaxpr, "eqns") and len(jaxpr.invars) == len(equation.invars) else None
+
+
+def programs_inside(equation: Any) -> Iterator[Any]:
+    """Yields all jaxprs among an equation's parameters: bodies of loops, branches, jitted functions."""
+    for value in equation.params.values():
+        for program in value if isinstance(value, (tuple, list)) else [value]:
+            jaxpr = without_constants(program)
+            if hasattr(jaxpr, "eqns"):
+                yield jaxpr
