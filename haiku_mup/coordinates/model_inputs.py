@@ -101,7 +101,9 @@ def check_loss(loss: Any) -> None:
 def has_state(model: Any) -> bool:
     """Returns whether a model's init returns a state beside the parameters.
 
-    >>> has_state(hk.transform(hk.Linear(3))), has_state(hk.transform_with_state(hk.Linear(3)))
+    >>> def fn(x):
+    ...     return hk.Linear(3)(x)
+    >>> has_state(hk.transform(fn)), has_state(hk.transform_with_state(fn))
     (False, True)
     """
     return isinstance(model, (hk.TransformedWithState, hk.MultiTransformedWithState))
