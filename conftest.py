@@ -18,7 +18,7 @@ from haiku_mup import models
 NAMES = {"functools": functools, "haiku_mup": haiku_mup, "hk": hk, "jax": jax, "jnp": jnp, "models": models,
          "np": np, "optax": optax, "Trial": haiku_mup.Trial}
 AFTER_MUP = (       # examples that go on from Mup's own
-    "haiku_mup.mup.Mup.", "haiku_mup.optimizers.adamw.adamw", "haiku_mup.parameters.table.Row")
+    "haiku_mup.mup.Mup.", "haiku_mup.optimizers.adamw.adamw", "haiku_mup.parameters.summary_table.Row")
 collect_ignore = [
     "tests/reference/golden/make_microsoft_mup.py",       # they need PyTorch
     "tests/reference/golden/make_transformers.py",
