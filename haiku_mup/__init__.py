@@ -41,6 +41,7 @@ if TYPE_CHECKING:           # each name is imported as it is asked for: see __ge
     from haiku_mup.parameters.record import get_shapes
     from haiku_mup.parameters.summary_table import Row
     from haiku_mup.rules.parametrization import Parametrization
+    from haiku_mup.rules.run_scale import RunScale
     from haiku_mup.rules.tables import maximal_update, neural_tangent, standard
     from haiku_mup.sweep.lr_sweep import lr_sweep
     from haiku_mup.sweep.recommendation import Advice
@@ -55,7 +56,8 @@ _MODULES = {
     "Finding": "coordinates.findings", "ForwardFactor": "coordinates.forward_factors",
     "Missing": "sweep.trial", "MultiHeadAttention": "layers", "Mup": "mup", "MupError": "errors",
     "MupWarning": "errors", "Parametrization": "rules.parametrization", "Point": "coordinates.findings",
-    "Readout": "layers", "Row": "parameters.summary_table", "SharedEmbed": "layers", "SharedReadout": "layers",
+    "Readout": "layers", "Row": "parameters.summary_table", "RunScale": "rules.run_scale",
+    "SharedEmbed": "layers", "SharedReadout": "layers",
     "Sweep": "sweep.result", "Training": "sweep.training", "Trial": "sweep.trial",
     "Verdict": "coordinates.verdict",
     "adamw": "optimizers.adamw", "apply_mup": "tracing.context", "coord_check": "coordinates.check",
@@ -83,6 +85,7 @@ __all__ = [
     "Point",
     "Readout",
     "Row",
+    "RunScale",
     "SharedEmbed",
     "SharedReadout",
     "Sweep",

@@ -16,11 +16,13 @@ from haiku_mup.parameters.record import Record
 from haiku_mup.parameters.scaling import ParameterScaling
 from haiku_mup.parameters.summary_table import Row, as_text
 from haiku_mup.rules.parametrization import Parametrization
+from haiku_mup.rules.run_scale import RunScale
 from haiku_mup.rules.tables import maximal_update
 from haiku_mup.tracing.capture import Capture
 from haiku_mup.tracing.scope import activated
 from haiku_mup.tracing.target_capture import CapturedModel, TargetCapture, with_delta
 from haiku_mup.tracing.unwrapped import note_captured
+from haiku_mup.tracing.warn_once import warn_once
 from haiku_mup.tracing.wrapped_model import Model, WrappedModel, wrap
 
 
@@ -259,7 +261,7 @@ class Mup:
 
     def wrap_optimizer(self, optimizer: optax.GradientTransformation | optax.MultiSteps, adam: bool = True, *,
                        rule: str | None = None, scale_decay: bool = False, scale_eps: bool = False,
-                       lr_mults: Mapping[str, float] | None = None,
+                       lr_mults: Mapping[str, float] | None = None, run_scale: RunScale | None = None,
                        ) -> optax.GradientTransformationExtraArgs:
         """Returns the optimizer with each parameter's learning rate in μP. Its state is the inner one's.
 
@@ -283,6 +285,9 @@ class Mup:
           lr_mults: {glob over "module/name": multiplier} of parameters' learning rates, as if each had an
             optimizer of its own: a decay inside is multiplied, too. They replace the Mup's own, and are saved
             with it. None keeps the Mup's own.
+          run_scale: the batch size and the length of the run, if the optimizer's constants come from this
+            `RunScale`. It changes nothing here; it is saved with the Mup, and `summary` shows it. None keeps
+            the Mup's own.
 
         Returns:
           An optax transformation, with the inner optimizer's state.
@@ -295,7 +300,7 @@ class Mup:
         Warns:
           MupWarning: a rule that doesn't fit what the optimizer does with small numbers, or what its state
             says, with the right one; a decay that depends on the width (an L2 term in front of Adam; one
-            inside Adafactor, LAMB or LARS).
+            inside Adafactor, LAMB or LARS); a batch beyond the critical one of `run_scale`.
 
         After the example of `Mup`, with a clip, which belongs outside:
 
@@ -312,9 +317,27 @@ class Mup:
         if lr_mults is not None:
             declarations = declarations._replace(lr_mults=parse_multipliers("lr_mults", lr_mults))
             rates = rates.with_multipliers(declarations.lr_mults)
+        if run_scale is not None:
+            declarations = declarations.with_run_scale(run_scale)
         wrapped = rates.wrap(optimizer, adam=adam, rule=rule, scale_decay=scale_decay, scale_eps=scale_eps)
         self._declarations = declarations
+        for doubt in run_scale.doubts if run_scale else ():
+            warn_once(self._warned, "run scale", f"wrap_optimizer(run_scale=...): {doubt}")
         return wrapped
+
+    @property
+    def run_scale(self) -> RunScale | None:
+        """Returns the batch size and the length of the run, if `adamw` or `wrap_optimizer` was told of them.
+
+        After the example of `Mup`:
+
+        >>> scale = haiku_mup.RunScale(batch_ratio=4)
+        >>> plain = optax.lion(3e-5 * scale.adam_lr, b1=scale.beta(0.875))
+        >>> optimizer = mup.wrap_optimizer(plain, run_scale=scale)
+        >>> mup.run_scale.batch_ratio
+        4
+        """
+        return self._declarations.run_scale
 
     def muon_dimensions(self, params: Any) -> Any:
         """Returns dimension numbers with which `optax.contrib.muon` takes hidden weights, and Adam the rest.
@@ -413,7 +436,8 @@ class Mup:
           width: columns. Names that don't fit lose their middle; a wider table keeps them apart, if need be.
 
         Returns:
-          A line of heads, and a line for each parameter, in the order of their creation.
+          A line of heads, and a line for each parameter, in the order of their creation; then the batch size
+          and the length of the run, if they differ from the base's.
 
         Raises:
           MupError: before `init_target`.
@@ -429,7 +453,8 @@ class Mup:
         readout/w   64×10   256×10   output      0.11        0.11        0.25        1       4
         readout/b   10      10       fixed          0           0           1        1       1
         """
-        return as_text(self._rates("summary").rows(), width)
+        table, scale = as_text(self._rates("summary").rows(), width), self.run_scale
+        return f"{table}\n{scale}" if scale and (scale.batch_ratio, scale.tokens_ratio) != (1, 1) else table
 
     # --- the base in checkpoints and in files ---
 

@@ -7,6 +7,7 @@ from haiku_mup.errors import MupError
 from haiku_mup.parameters.fans import Axes, Fans, FiniteAxes, parse_fans, parse_finite
 from haiku_mup.parameters.globs import parse_multipliers
 from haiku_mup.rules.parametrization import Parametrization
+from haiku_mup.rules.run_scale import RunScale
 from haiku_mup.rules.tables import maximal_update
 
 
@@ -20,6 +21,8 @@ class Declarations(NamedTuple):
       finite: {glob over "module/name": axes that are no widths, though their sizes may differ}.
       tied: globs over "module/name" of lookup tables of the user's own that make logits, too.
       init_mults, lr_mults: {glob over "module/name": multiplier}.
+      run_scale: the batch size and the length of the run, relative to the base's; None if nothing was said of
+        them.
     """
 
     fans: Mapping[str, Fans]
@@ -29,6 +32,7 @@ class Declarations(NamedTuple):
     tied: tuple[str, ...] = ()
     init_mults: Mapping[str, float] = types.MappingProxyType({})
     lr_mults: Mapping[str, float] = types.MappingProxyType({})
+    run_scale: RunScale | None = None
 
     @classmethod
     def parse(cls, *, fans: Mapping[str, Sequence[Axes]] | None, readouts: str | Sequence[str],
@@ -47,6 +51,17 @@ class Declarations(NamedTuple):
             raise MupError(f"lr_mults: in {found.parametrization.name} a plain optimizer trains the wrapped "
                            "model, and has no factors; take another form")
         return found
+
+    def with_run_scale(self, run_scale: RunScale) -> Self:
+        """Returns the declarations with another batch size and length of the run.
+
+        Raises:
+          MupError: no `RunScale`.
+        """
+        if not isinstance(run_scale, RunScale):
+            raise MupError(f"run_scale: {run_scale!r}: give a haiku_mup.RunScale, such as "
+                           "haiku_mup.RunScale(batch_ratio=4)")
+        return self._replace(run_scale=run_scale)
 
 
 def _patterns(argument: str, given: str | Sequence[str]) -> tuple[str, ...]:

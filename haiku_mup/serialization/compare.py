@@ -64,6 +64,9 @@ def _differing_declaration(theirs: Declarations, ours: Declarations) -> str | No
         return f"{theirs.parametrization.name} in the checkpoint, and {ours.parametrization.name} here"
     if (theirs.init_mults, theirs.lr_mults) != (ours.init_mults, ours.lr_mults):
         return "other init_mults or lr_mults"
+    if theirs.run_scale != ours.run_scale:
+        there, here = (str(each.run_scale or "as the base") for each in (theirs, ours))
+        return f"another run scale ({there} in the checkpoint, {here} here)"
     if theirs.finite != ours.finite:
         return "other finite axes"
     return None

@@ -15,6 +15,7 @@ from haiku_mup.parameters.haiku_layers import LayerKind
 from haiku_mup.parameters.initializers import Moments
 from haiku_mup.parameters.record import Record
 from haiku_mup.rules import ROLES, Parametrization, Power, RoleExponents
+from haiku_mup.rules.run_scale import RunScale
 from haiku_mup.serialization import atomic_files
 
 FORMAT, VERSION = "haiku_mup base", 1
@@ -40,6 +41,9 @@ def encode(records: Mapping[str, Record], declared: Declarations) -> dict[str, A
                           for glob, axes in declared.finite.items()}
     if declared.tied:
         head["tied"] = list(declared.tied)
+    if declared.run_scale is not None:
+        head["run_scale"] = dataclasses.asdict(declared.run_scale) | {
+            "betas": str(declared.run_scale.betas)}
     parameters = {name: with_checksum(_encode_record(record)) for name, record in records.items()}
     return with_checksum(head | {"names": list(parameters)}) | {"parameters": parameters}
 
@@ -139,7 +143,8 @@ def _decode_declarations(state: Mapping[str, Any], error: MakeError) -> Declarat
         finite=_decode_finite(state.get("finite", {}), error),
         tied=tuple(_strings(state.get("tied", []), "tied", error)),
         parametrization=_decode_parametrization(state.get("parametrization"), error),
-        init_mults=init_mults, lr_mults=lr_mults)
+        init_mults=init_mults, lr_mults=lr_mults,
+        run_scale=_decode_run_scale(state.get("run_scale"), error))
 
 
 def _decode_parameter(name: str, values: Any, error: MakeError) -> Record:
@@ -216,6 +221,16 @@ def _decode_finite(x: Any, error: MakeError) -> dict[str, FiniteAxes]:
         return parse_finite(_dict(x, "finite", error))
     except MupError as problem:
         raise error("finite", str(problem)[:200]) from None
+
+
+def _decode_run_scale(x: Any, error: MakeError) -> RunScale | None:
+    """Returns the batch size and the length of a run; None in files that say nothing of them, as in 0.2.0."""
+    if x is None:
+        return None
+    try:
+        return RunScale(**_dict(x, "run_scale", error))
+    except (MupError, TypeError) as problem:
+        raise error("run_scale", str(problem)[:200]) from None
 
 
 def _decode_multipliers(key: str, x: Any, error: MakeError) -> dict[str, float]:
