@@ -41,29 +41,37 @@ if TYPE_CHECKING:           # each name is imported as it is asked for: see __ge
     from haiku_mup.parameters.record import get_shapes
     from haiku_mup.parameters.summary_table import Row
     from haiku_mup.rules.parametrization import Parametrization
+    from haiku_mup.rules.per_layer import modified_standard, per_layer
     from haiku_mup.rules.run_scale import RunScale
     from haiku_mup.rules.tables import maximal_update, neural_tangent, standard
+    from haiku_mup.sweep.compare_parametrizations import compare
+    from haiku_mup.sweep.comparison import Comparison
     from haiku_mup.sweep.lr_sweep import lr_sweep
     from haiku_mup.sweep.recommendation import Advice
     from haiku_mup.sweep.result import Sweep
     from haiku_mup.sweep.training import Training, training
+    from haiku_mup.sweep.transfer import Transfer
     from haiku_mup.sweep.trial import Missing, Trial, draws
     from haiku_mup.tracing.context import apply_mup
 
 # The module of each public name. No name here is that of a package or a module of haiku_mup.
 _MODULES = {
-    "Advice": "sweep.recommendation", "ConvReadout": "layers", "CoordCheck": "coordinates.result",
+    "Advice": "sweep.recommendation", "Comparison": "sweep.comparison", "ConvReadout": "layers",
+    "CoordCheck": "coordinates.result",
     "Finding": "coordinates.findings", "ForwardFactor": "coordinates.forward_factors",
     "Missing": "sweep.trial", "MultiHeadAttention": "layers", "Mup": "mup", "MupError": "errors",
     "MupWarning": "errors", "Parametrization": "rules.parametrization", "Point": "coordinates.findings",
     "Readout": "layers", "Row": "parameters.summary_table", "RunScale": "rules.run_scale",
     "SharedEmbed": "layers", "SharedReadout": "layers",
-    "Sweep": "sweep.result", "Training": "sweep.training", "Trial": "sweep.trial",
+    "Sweep": "sweep.result", "Training": "sweep.training", "Transfer": "sweep.transfer",
+    "Trial": "sweep.trial",
     "Verdict": "coordinates.verdict",
-    "adamw": "optimizers.adamw", "apply_mup": "tracing.context", "coord_check": "coordinates.check",
+    "adamw": "optimizers.adamw", "apply_mup": "tracing.context", "compare": "sweep.compare_parametrizations",
+    "coord_check": "coordinates.check",
     "draws": "sweep.trial", "fans": "parameters.fans", "forward_factors": "coordinates.forward_factors",
     "get_shapes": "parameters.record", "lr_sweep": "sweep.lr_sweep", "maximal_update": "rules.tables",
-    "neural_tangent": "rules.tables", "probe": "coordinates.recorder", "residual": "layers.residual",
+    "modified_standard": "rules.per_layer", "neural_tangent": "rules.tables",
+    "per_layer": "rules.per_layer", "probe": "coordinates.recorder", "residual": "layers.residual",
     "standard": "rules.tables", "training": "sweep.training",
 }
 # Modules that `import haiku_mup` alone gives access to, as in haiku_mup.rules.Power.
@@ -72,6 +80,7 @@ _SUBMODULES = ("errors", "initializers", "layers", "mup", "optimizer_rules", "op
 
 __all__ = [
     "Advice",
+    "Comparison",
     "ConvReadout",
     "CoordCheck",
     "Finding",
@@ -90,10 +99,12 @@ __all__ = [
     "SharedReadout",
     "Sweep",
     "Training",
+    "Transfer",
     "Trial",
     "Verdict",
     "adamw",
     "apply_mup",
+    "compare",
     "coord_check",
     "draws",
     "fans",
@@ -101,7 +112,9 @@ __all__ = [
     "get_shapes",
     "lr_sweep",
     "maximal_update",
+    "modified_standard",
     "neural_tangent",
+    "per_layer",
     "probe",
     "residual",
     "standard",

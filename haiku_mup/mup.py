@@ -326,6 +326,17 @@ class Mup:
         return wrapped
 
     @property
+    def parametrization(self) -> Parametrization:
+        """Returns the model's parametrization.
+
+        After the example of `Mup`:
+
+        >>> mup.parametrization.name
+        'μP'
+        """
+        return self._declarations.parametrization
+
+    @property
     def run_scale(self) -> RunScale | None:
         """Returns the batch size and the length of the run, if `adamw` or `wrap_optimizer` was told of them.
 

@@ -253,11 +253,12 @@ class ModelExpectations:
     def _gradients_unknown(self) -> bool:
         """Returns whether updates depend on the sizes of gradients, and the table does not give these.
 
-        A table whose factors are all 1, as those of `standard()` are, does not tell how gradients shrink.
+        A table without factors of gradients, of ε and in the forward pass, as that of `standard()`, does not
+        tell how gradients shrink.
         """
         *_, widest = self.scalings.values()
         return self.rule.like_gradients and all(
-            set(block.factors._replace(init=1.0, stored=1.0)) == {1.0}
+            block.factors.forward == block.factors.eps == block.factors.gradient == 1
             for scaling in widest.values() for block in scaling.row_blocks)
 
 

@@ -6,6 +6,8 @@ import jax
 import optax
 
 from haiku_mup.errors import MupError
+from haiku_mup.rules.exponents import ONE
+from haiku_mup.rules.parametrization import Parametrization
 from haiku_mup.rules.run_scale import RunScale, multiplied
 
 Rate: TypeAlias = float | jax.Array | Callable[[Any], Any]      # a number, or a schedule
@@ -13,6 +15,10 @@ Rate: TypeAlias = float | jax.Array | Callable[[Any], Any]      # a number, or a
 
 class OptimizerWrapper(Protocol):
     """A captured model that wraps optimizers: `haiku_mup.Mup`, which is above this module."""
+
+    @property
+    def parametrization(self) -> Parametrization:
+        """Returns the model's parametrization."""
 
     @property
     def run_scale(self) -> RunScale | None:
@@ -63,7 +69,8 @@ def adamw(mup: OptimizerWrapper, learning_rate: Rate, b1: float = 0.9, b2: float
 
     Raises:
       MupError: what `Mup.wrap_optimizer` raises; ratios together with run_scale; a batch so large that an
-        average with b1 or b2 would have to forget faster than in one step.
+        average with b1 or b2 would have to forget faster than in one step; decay_follows_lr=False in a
+        parametrization whose decay has a factor of its own.
 
     Warns:
       MupWarning: a batch beyond the critical one that run_scale names.
@@ -80,6 +87,9 @@ def adamw(mup: OptimizerWrapper, learning_rate: Rate, b1: float = 0.9, b2: float
     >>> print(mup.summary().splitlines()[-1])
     batch × 4, tokens × 16: Adam lr × 0.5, 1 - β × 0.25, ε × 2, λ × 0.5, SGD lr × 1
     """
+    if not decay_follows_lr and mup.parametrization.step_decay != ONE:
+        raise MupError(f"adamw: decay_follows_lr=False: in {mup.parametrization.name} the decay of hidden "
+                       "weights has a factor of its own, and must follow the learning rate; leave it out")
     scale = _run_scale(mup, batch_ratio, tokens_ratio, run_scale)
     if scale is not None:
         adam = scale.adam(learning_rate, b1=b1, b2=b2, eps=eps, eps_root=eps_root)
@@ -103,10 +113,10 @@ def _run_scale(mup: OptimizerWrapper, batch_ratio: float | None, tokens_ratio: f
     """Returns the batch size and the length of the run: those given, or else the Mup's own."""
     if batch_ratio is None and tokens_ratio is None:
         return mup.run_scale if run_scale is None else run_scale
-    ratios = {"batch_ratio": batch_ratio, "tokens_ratio": tokens_ratio}
     if run_scale is not None:
         raise MupError("adamw: run_scale has a batch_ratio and a tokens_ratio; give it, or the ratios, alone")
-    return RunScale(**{name: ratio for name, ratio in ratios.items() if ratio is not None})
+    return RunScale(batch_ratio=1.0 if batch_ratio is None else batch_ratio,
+                    tokens_ratio=1.0 if tokens_ratio is None else tokens_ratio)
 
 
 def _negative(rate: Any) -> Any:

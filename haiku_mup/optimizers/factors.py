@@ -9,6 +9,7 @@ from haiku_mup.optimizers.trees import ByName, by_name
 from haiku_mup.optimizers.wrapper import FactorsByName
 from haiku_mup.parameters.row_factors import Factor
 from haiku_mup.parameters.scaling import ParameterScaling, RowBlock
+from haiku_mup.rules.exponents import HIDDEN
 from haiku_mup.rules.optimizers import (
     ADAM,
     Coupling,
@@ -19,7 +20,6 @@ from haiku_mup.rules.optimizers import (
     entry_size,
 )
 from haiku_mup.rules.parametrization import Factors, Parametrization
-from haiku_mup.rules.tables import standard
 
 
 class OptimizerScaling:
@@ -104,14 +104,18 @@ class OptimizerScaling:
         """Computes the scales of a parameter, or of one block of its rows."""
         parametrization = self._parametrization
         parametrization.learning_rate(block.factors, rule.learning_rate)    # raises if there is none
-        if parametrization == standard():
+        if parametrization.scales_nothing:
             return Scales()
         if not parametrization.draws and rule.coupling is Coupling.PARAMETER:
             raise MupError(f"{parametrization.name}: rule={rule.name!r} needs to know how large parameters "
                            "are, and this parametrization leaves draws as they are")
         if rule.serves_entrywise:
             _check_paired_rates(scaling.target.name, parametrization, block.factors)
-        return rule.scales(_growth(scaling, block, self._shape_scaling))
+        found = rule.scales(_growth(scaling, block, self._shape_scaling))
+        if block.role != HIDDEN or rule.coupling is Coupling.PARAMETER:
+            return found
+        decay = parametrization.step_decay(block.m_in, block.m_out)
+        return found._replace(parameter=found.parameter / decay)
 
 
 def _growth(scaling: ParameterScaling, block: RowBlock, shape_scaling: ShapeScaling | None) -> ParameterGrowth:

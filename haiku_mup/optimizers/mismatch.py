@@ -10,7 +10,6 @@ from haiku_mup.parameters.scaling import ParameterScaling
 from haiku_mup.rules import FIXED
 from haiku_mup.rules.optimizers import RULES, Behaviour, Coupling, OptimizerRule, rule_of, rule_of_states
 from haiku_mup.rules.parametrization import Parametrization
-from haiku_mup.rules.tables import standard
 from haiku_mup.tracing.warn_once import warn_once
 
 OUTERMOST = {       # optimizers of optax that must be around the wrapped one, by the names of their states
@@ -46,7 +45,7 @@ class MismatchCheck:
         self._by_adam = rule is None
         self._call = f"wrap_optimizer({f'adam={adam}' if self._by_adam else f'rule={rule!r}'})"
         self._scalings, self._parametrization = scalings, parametrization
-        self._judged: Collection[str] = () if parametrization == standard() else {
+        self._judged: Collection[str] = () if parametrization.scales_nothing else {
             name for name, scaling in scalings.items() if any(b.role != FIXED for b in scaling.row_blocks)}
         self._tried: set[tuple[str, tuple[int, ...]]] = set()       # names and shapes
         self._warned: set[str] = set()

@@ -120,7 +120,8 @@ class Guess:
         m_in, m_out = (math.prod(target[a] / base[a] for a in axes if a in self._growing)
                        for axes in (fans.fan_in, fans.fan_out))
         found = role(*(any(a in self._growing for a in axes) for axes in (fans.fan_in, fans.fan_out)))
-        factors = self._parametrization.factors(found, m_in, m_out, self._scaling.depth)
+        factors = self._parametrization.factors(found, m_in, m_out, self._scaling.depth,
+                                                lookup=bool(fans.lookup))
         return Reading(what, fans, found, factors)
 
     def _differ(self, guess: Reading, other: Reading) -> bool:

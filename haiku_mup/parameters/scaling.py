@@ -195,7 +195,8 @@ def _row_block(base: Record, target: Record, *, parametrization: rules.Parametri
     fans = _fans(base, target, infinite, error)
     m_in, m_out = (_ratio(base.shape, target.shape, axes) for axes in (fans.fan_in, fans.fan_out))
     role = rules.role(*(any(infinite[a] for a in axes) for axes in (fans.fan_in, fans.fan_out)))
-    factors, draw = parametrization.factors(role, m_in, m_out, depth), 1.0
+    lookup = fans.known and bool(fans.lookup)
+    factors, draw = parametrization.factors(role, m_in, m_out, depth, lookup=lookup), 1.0
     if parametrization.draws:
         check_role(target, role, fans, error)
         draw = _draw(base, target, role=role, factors=factors, one_depth=one_depth, error=error)

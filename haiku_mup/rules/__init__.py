@@ -3,6 +3,7 @@
 - exponents: roles, and the exponents of width ratios in each of their factors.
 - parametrization: `Parametrization`, a table of exponents, and the `Factors` that follow from it.
 - tables: standard, neural tangent, and μP in its forms.
+- per_layer: learning rates by layer, for any parametrization and alignment.
 - run_scale: `RunScale`, the constants of optimizers at another batch size or length of training.
 - rule_registry: `OptimizerRule`, the record of a kind of optimizer; how rules are registered and chosen.
 - optimizers: the rules themselves, each with its derivation.

@@ -53,9 +53,8 @@ class Factors(NamedTuple):
 class Parametrization:
     """A table: how initial values, multipliers and learning rates depend on a model's widths.
 
-    `standard`, `neural_tangent` and `maximal_update` return such tables, and users may write their own. The
-    per-step decay needs no entry: what AdamW's lr · λ takes from a parameter in a step is the same at every
-    width.
+    `standard`, `modified_standard`, `per_layer`, `neural_tangent` and `maximal_update` return such tables, and
+    users may write their own.
 
     Attributes:
       name: its name, in messages and in tables.
@@ -73,6 +72,9 @@ class Parametrization:
       depth_alpha: α: a branch of `haiku_mup.residual` is multiplied by r^-α, where r is the ratio of the
         numbers of blocks. With 0 these may differ, and nothing depends on them; with None they may not differ.
       block: additional exponents of parameters in blocks that repeat: of r, which takes the place of m_in.
+      embedding: the exponents of inputs that are looked up, such as embeddings; None for those of `input`.
+      step_decay: power of the width ratios in what a decay takes from a hidden weight in a step; by default it
+        takes as much at every width.
 
     >>> from haiku_mup.rules import Power, RoleExponents
     >>> hidden = RoleExponents(init=Power(-0.25), forward=Power(-0.5))
@@ -94,29 +96,32 @@ class Parametrization:
     reason: str = ""
     depth_alpha: float | None = None
     block: RoleExponents = RoleExponents()
+    embedding: RoleExponents | None = None
+    step_decay: Power = ONE
 
     def __post_init__(self) -> None:
         """Raises MupError for a field that is no such value."""
         for field in ("plain", "reason"):
             if getattr(self, field) is None:
                 object.__setattr__(self, field, "")
-        for role in (*ROLES, "block"):
+        for role in (*ROLES, "block", "embedding"):
             exponents = getattr(self, role)
-            if not are_role_exponents(exponents):
+            if not are_role_exponents(exponents) and not (role == "embedding" and exponents is None):
                 raise MupError(f"Parametrization: {role}: {exponents!r}: give a rules.RoleExponents of "
                                f"rules.Power, each with two exponents from -{LIMIT} to {LIMIT}; sgd and adam "
                                "may be None")
         right = {"name": type(self.name) is str, "tied": self.tied is None or is_power(self.tied),
                  "attention": is_exponent(self.attention), "draws": type(self.draws) is bool,
                  "spectral": type(self.spectral) is bool, "plain": self.plain in ("", "adam", "sgd"),
-                 "reason": type(self.reason) is str,
+                 "reason": type(self.reason) is str, "step_decay": is_power(self.step_decay),
                  "depth_alpha": self.depth_alpha is None or (
                      is_exponent(self.depth_alpha) and self.depth_alpha >= 0)}
         for field in (field for field, is_right in right.items() if not is_right):
             raise MupError(f"Parametrization: {field}: {getattr(self, field)!r} is no such value; see the "
                            "docstring")
 
-    def factors(self, role: str, m_in: float, m_out: float, depth: float = 1.0) -> Factors:
+    def factors(self, role: str, m_in: float, m_out: float, depth: float = 1.0, *,
+                lookup: bool = False) -> Factors:
         """Computes the factors of a parameter.
 
         With `spectral`, a hidden weight is drawn smaller by min(1, √(m_out / m_in)), which keeps its spectral
@@ -127,6 +132,7 @@ class Parametrization:
           m_in: ratio of the fan-in, target / base.
           m_out: ratio of the fan-out, target / base.
           depth: ratio of the number of blocks, target / base, for a parameter in one of them.
+          lookup: whether it is looked up, as an embedding is.
 
         >>> readout = haiku_mup.maximal_update().factors("output", 4.0, 1.0)
         >>> readout.init, readout.forward, readout.adam, readout.sgd, readout.eps
@@ -134,10 +140,23 @@ class Parametrization:
         >>> haiku_mup.maximal_update(depth_alpha=0.5).factors("hidden", 1.0, 1.0, depth=4.0).adam
         0.5
         """
-        found = _factors(getattr(self, role), self.block, m_in, m_out, depth)
+        exponents = self.embedding if lookup and role == INPUT and self.embedding else getattr(self, role)
+        found = _factors(exponents, self.block, m_in, m_out, depth)
         if self.spectral and role == HIDDEN:
             return found._replace(init=found.init * min(1.0, math.sqrt(m_out / m_in)))
         return found
+
+    @property
+    def scales_nothing(self) -> bool:
+        """Returns whether no factor of any parameter or logit ever differs from 1, as in `standard`.
+
+        >>> haiku_mup.standard().scales_nothing, haiku_mup.standard(embedding_lr=1.0).scales_nothing
+        (True, False)
+        """
+        roles = (*(getattr(self, role) for role in ROLES), self.embedding or self.input)
+        plain = all(dataclasses.replace(each, init=ONE) == RoleExponents() for each in (*roles, self.block))
+        return (plain and not self.draws and not self.depth_alpha and self.attention == 0
+                and (self.tied, self.step_decay) == (ONE, ONE))
 
     @property
     def multiplies_readouts_alone(self) -> bool:
@@ -231,6 +250,7 @@ class Parametrization:
         """
         return dataclasses.replace(
             self, name=name, input=self.input.moved(input), hidden=self.hidden.moved(hidden),
+            embedding=self.embedding and self.embedding.moved(input),
             output=self.output.moved(output), block=self.block.moved(block), plain="",
             reason="" if self.plain else self.reason,
             tied=self.tied and self.tied.times(input))
@@ -243,11 +263,12 @@ class Parametrization:
         >>> haiku_mup.maximal_update().equivalent(haiku_mup.neural_tangent())
         False
         """
-        same = (self.attention, self.draws, self.spectral, self.depth_alpha) == (
-            other.attention, other.draws, other.spectral, other.depth_alpha)
+        same = (self.attention, self.draws, self.spectral, self.depth_alpha, self.step_decay) == (
+            other.attention, other.draws, other.spectral, other.depth_alpha, other.step_decay)
         same_ties = None in (self.tied, other.tied) or _canonical_tie(self) == _canonical_tie(other)
         return same and same_ties and all(
-            _canonical(getattr(self, role)) == _canonical(getattr(other, role)) for role in (*ROLES, "block"))
+            _canonical(getattr(self, role)) == _canonical(getattr(other, role)) for role in (*ROLES, "block")
+        ) and _canonical(self.embedding or self.input) == _canonical(other.embedding or other.input)
 
 
 @functools.lru_cache(maxsize=2**10)        # the same few for thousands of parameters

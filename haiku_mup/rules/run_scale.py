@@ -92,7 +92,7 @@ class RunScale:
 
     @property
     def kappa(self) -> float:
-        """Computes κ = m_B / m_D: how much larger a share of the run one step is.
+        """Computes κ = m_B / m_D, the ratio of one step's share of the run.
 
         >>> haiku_mup.RunScale(batch_ratio=4, tokens_ratio=16).kappa
         0.25
@@ -101,7 +101,7 @@ class RunScale:
 
     @property
     def adam_lr(self) -> float:
-        """Computes the factor of Adam's learning rate: √(m_B / m_D) in theory.
+        """Computes the factor of Adam's learning rate, in theory √(m_B / m_D).
 
         >>> haiku_mup.RunScale(batch_ratio=4).adam_lr, haiku_mup.RunScale(tokens_ratio=4).adam_lr
         (2.0, 0.5)
@@ -110,7 +110,7 @@ class RunScale:
 
     @property
     def sgd_lr(self) -> float:
-        """Computes the factor of SGD's learning rate, in units of lr / (1 − momentum): m_B / √m_D in theory.
+        """Computes the factor of SGD's lr / (1 − momentum), in theory m_B / √m_D.
 
         SGD's steps take the time lr, and add noise of variance lr² / batch. A batch that is m_B times as large
         so has the same limit with m_B times the rate (the linear scaling rule; Goyal et al., arXiv 1706.02677).
@@ -124,7 +124,7 @@ class RunScale:
 
     @property
     def eps(self) -> float:
-        """Computes the factor of Adam's ε: √(m_D / m_B) in the paper's table.
+        """Computes the factor of Adam's ε, in the paper's table √(m_D / m_B).
 
         >>> haiku_mup.RunScale(batch_ratio=4).eps
         0.5
@@ -133,7 +133,7 @@ class RunScale:
 
     @property
     def decay(self) -> float:
-        """Computes the factor of a λ that the learning rate multiplies, as AdamW's: κ over the rate's factor.
+        """Computes the factor of AdamW's λ, which is κ over the learning rate's factor.
 
         What is lost in the whole run, lr · λ · steps, so stays, whatever the exponents; in theory it is √κ.
         With it the time that AdamW averages over stays the same share of the run (Wang & Aitchison, arXiv
@@ -146,7 +146,7 @@ class RunScale:
 
     @property
     def step_decay(self) -> float:
-        """Computes the factor of a decay that no learning rate multiplies: κ.
+        """Computes κ, the factor of a decay that no learning rate multiplies.
 
         >>> haiku_mup.RunScale(batch_ratio=4).step_decay
         4.0
@@ -176,11 +176,12 @@ class RunScale:
             return float(beta**self.kappa)
         found = 1 - (1 - beta) * self.kappa
         if found < 0:
+            least = math.ceil(1e4 * (1 - 1 / self.kappa)) / 1e4         # rounded up, so that it is right
             raise MupError(
                 f"RunScale: batch_ratio={self.batch_ratio:g} and tokens_ratio={self.tokens_ratio:g} make "
                 f"1 - {name} = {1 - beta:.4g} × {self.kappa:.4g} = {1 - found:.4g}, which is above 1: the "
                 "average would have to forget faster than in one step; give RunScale(betas='half_life'), a "
-                f"smaller batch, or tune the base with {name}={1 - 1 / self.kappa:.4g} or more")
+                f"smaller batch, or tune the base with {name}={least:.4g} or more")
         return found
 
     def steps(self, base_steps: int) -> int:
@@ -248,8 +249,8 @@ class RunScale:
     def doubts(self) -> list[str]:
         """Returns what speaks against these laws here, a sentence each; empty if nothing is known to.
 
-        >>> haiku_mup.RunScale(batch_ratio=64, critical_batch_ratio=16).doubts      # doctest: +ELLIPSIS
-        ['the batch is 64 times the base's, beyond the critical one of 16 times: ...']
+        >>> print(*haiku_mup.RunScale(batch_ratio=64, critical_batch_ratio=16).doubts)      # doctest: +ELLIPSIS
+        the batch is 64 times the base's, beyond the critical one of 16 times: ...
         """
         critical = self.critical_batch_ratio
         if critical is None or self.batch_ratio <= critical:

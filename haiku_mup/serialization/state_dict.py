@@ -72,8 +72,9 @@ def _encode_parametrization(parametrization: Parametrization) -> dict[str, Any]:
             return [plain(getattr(x, name)) for name in EXPONENTS]
         return list(x) if isinstance(x, Power) else x
 
-    return {field.name: plain(getattr(parametrization, field.name))
-            for field in dataclasses.fields(parametrization)}
+    found = {field.name: plain(getattr(parametrization, field.name))
+             for field in dataclasses.fields(parametrization)}
+    return {name: x for name, x in found.items() if name not in _OPTIONAL or x != _OPTIONAL[name]}
 
 
 def _encode_fans(fans: Fans) -> list[list[int]]:
@@ -204,16 +205,22 @@ def _decode_fans(x: Any, entry: str, error: MakeError) -> Fans:
 def _decode_parametrization(x: Any, error: MakeError) -> Parametrization:
     """Returns the parametrization. A role's exponents are a list of powers: lists of two numbers, or None."""
     entry = "parametrization"
-    values = _EARLIER | _dict(x, entry, error)
+    values = _EARLIER | _OPTIONAL | _dict(x, entry, error)
     if set(values) != {field.name for field in dataclasses.fields(Parametrization)}:
         raise error(entry, f"keys {sorted(values)} are not a parametrization's")
     try:
-        exponents = {role: RoleExponents(**{name: power and Power._make(power)
-                                            for name, power in zip(EXPONENTS, values[role], strict=True)})
-                     for role in (*ROLES, "block")}
-        return Parametrization(**values | exponents | {"tied": values["tied"] and Power._make(values["tied"])})
+        exponents = {role: _decode_exponents(values[role]) for role in (*ROLES, "block")}
+        if values["embedding"] is not None:
+            exponents["embedding"] = _decode_exponents(values["embedding"])
+        powers = {name: values[name] and Power._make(values[name]) for name in ("tied", "step_decay")}
+        return Parametrization(**values | exponents | powers)
     except (TypeError, ValueError) as problem:
         raise error(entry, str(problem)[:200]) from None
+
+
+def _decode_exponents(powers: Any) -> RoleExponents:
+    return RoleExponents(**{name: power and Power._make(power)
+                            for name, power in zip(EXPONENTS, powers, strict=True)})
 
 
 def _decode_finite(x: Any, error: MakeError) -> dict[str, FiniteAxes]:
@@ -276,6 +283,8 @@ def _or_none(is_valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 # Of files from before numbers of blocks could differ.
 _EARLIER = {"depth_alpha": None, "block": [[0.0, 0.0]] * len(EXPONENTS)}
+# In a file only where they differ from these, so that other files are as in earlier versions.
+_OPTIONAL: dict[str, Any] = {"embedding": None, "step_decay": [0.0, 0.0]}
 _SHAPE = _int_list(0, 2**62)
 _VALID: dict[str, Callable[[Any], bool]] = {
     "leaf": _is(str), "local": _is(str), "shape": _SHAPE, "std": _or_none(_is_size), "mean": _or_none(_is_size),

@@ -15,6 +15,7 @@ from haiku_mup.sweep.optimum import Optimum
 from haiku_mup.sweep.program import DEFAULT_LOSS
 from haiku_mup.sweep.recommendation import Advice, advise
 from haiku_mup.sweep.rows import best_setting_rows, csv_text, trial_rows
+from haiku_mup.sweep.transfer import Transfer, transfer
 from haiku_mup.sweep.trial import Missing, Trial
 
 
@@ -157,6 +158,29 @@ class Sweep:
         {}
         """
         return {name: loss_curves.setback(widths) for name, widths in self.curves(loss).items()}
+
+    def transfer(self, loss: str | None = None, *, compute_exponent: float = 2.0) -> dict[str, Transfer]:
+        """Returns how well the learning rate transfers, by parametrization, in numbers.
+
+        They are the exponent of the width in the best rate, and the rate that this law predicts for a target;
+        how well the law fits; what an error in the rate costs; and the loss, and the share of the computation,
+        that the widest model loses by taking the narrowest one's best rate.
+
+        Args:
+          loss: the name of a loss.
+          compute_exponent: exponent of the width in the computation of a step; 2, as of products with matrices.
+
+        Returns:
+          A `Transfer` for each, which prints as a paragraph.
+
+        >>> trials = [Trial("sp", width, (("lr", 2.0**-k),), seed)
+        ...           for width in (64, 128) for k in range(3, 13) for seed in (0, 1)]
+        >>> sweep = haiku_mup.Sweep({t: {"train_loss": (np.log2(t.point[0][1] * t.width))**2 + t.seed / 9
+        ...                                            + 64 / t.width} for t in trials})
+        >>> f"{sweep.transfer()['sp'].exponent.value:.2f}"
+        '-1.00'
+        """
+        return {name: transfer(widths, compute_exponent) for name, widths in self.curves(loss).items()}
 
     def recommend(self, parametrization: str | None = None, *, loss: str | None = None) -> Advice:
         """Recommends a learning rate for the target: the best rate of the widest model.

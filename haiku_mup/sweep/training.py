@@ -141,8 +141,8 @@ class Training:
         """Returns the trial of this width; captures the shapes of base and target."""
         key = jax.random.key(0)
         make_model = functools.partial(self.make_model, **_placeholders(self.make_model, 1.0))
-        # A parametrization that leaves draws alone has no base: the target serves as its own.
-        base, target_model = (make_model(self.base_width if self.parametrization.draws else width),
+        # A parametrization without factors has no base: the target serves as its own.
+        base, target_model = (make_model(width if self.parametrization.scales_nothing else self.base_width),
                               make_model(width))
         check_model(base)
         check_model(target_model)
@@ -170,7 +170,7 @@ class Training:
         warn_of_unused_rate(make_optimizer, shapes)
         if rule is None:
             rule = find_rule(optimizer, shapes)
-        if rule is None and parametrization.draws and not parametrization.plain:
+        if rule is None and not parametrization.scales_nothing and not parametrization.plain:
             raise MupError("training: what kind this optimizer is of doesn't show when it is tried; say it: "
                            "adam=True, adam=False, or rule=...")
         rule = rule or ADAM

@@ -45,7 +45,7 @@ def test_exponents_are_parameters():
 ])
 def test_what_decay_takes_over_the_run_stays(m_b, m_d, exponents):
     scale = RunScale(batch_ratio=m_b, tokens_ratio=m_d, **exponents)
-    adamw = scale.adamw(0.01, b1=0.5, b2=0.8, weight_decay=0.1)
+    adamw = scale.adamw(0.01, b1=0.8, b2=0.8, weight_decay=0.1)
     assert math.isclose(adamw["learning_rate"] * adamw["weight_decay"] * m_d / m_b, 0.01 * 0.1)
     assert math.isclose(scale.step_decay * m_d / m_b, 1)
 
@@ -70,12 +70,12 @@ def test_numbers_of_steps():
 # --- limits ---
 
 @pytest.mark.parametrize("scale, beta, least", [
-    ({"batch_ratio": 16}, 0.9, 0.9375), ({"batch_ratio": 4}, 0.5, 0.75)])
+    ({"batch_ratio": 16}, 0.9, 0.9375), ({"batch_ratio": 4}, 0.5, 0.75), ({"batch_ratio": 7}, 0.5, 0.8572)])
 def test_a_beta_below_zero_is_refused_and_each_remedy_is_right(scale, beta, least):
     with pytest.raises(MupError, match=rf"b1={least} or more") as caught:
         RunScale(**scale).adam(0.1, b1=beta)
     assert "betas='half_life'" in str(caught.value)
-    assert RunScale(**scale).adam(0.1, b1=least)["b1"] == 0
+    assert 0 <= RunScale(**scale).adam(0.1, b1=least)["b1"] < 1e-3
     assert 0 < RunScale(**scale, betas="half_life").adam(0.1, b1=beta)["b1"] < 1
 
 
