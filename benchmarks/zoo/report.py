@@ -1,0 +1,50 @@
+"""Reports of networks, as text and as the table of the guide."""
+import textwrap
+from collections.abc import Iterable
+from typing import Any
+
+from benchmarks.zoo.network import Package
+
+HEADS = "package", "network", "parameters", "declarations", "wrong without them", "check"
+
+
+def is_right(record: dict[str, Any]) -> bool:
+    """Returns whether all factors are those by hand, nothing was wrong and quiet, and the check didn't fail."""
+    return not ("trouble" in record or record["mistakes"] or record["stages"][-1]["error"]
+                or record["wrong without"]["quiet"] or record["verdict"] == "failed")
+
+
+def as_text(package: Package, record: dict[str, Any]) -> str:
+    """Returns the report of one network."""
+    lines = [f"\n{package.name} {package.version}: {record['network']}"]
+    if "trouble" in record:
+        return "\n".join([*lines, textwrap.indent(record["trouble"].rstrip(), "    ")])
+    lines += [f"  {key}={value}" for key, value in record["declarations"].items()]
+    lines += textwrap.indent(record["summary"], "  ").splitlines()
+    for stage in record["stages"]:
+        lines += [f"  with {stage['declarations'] or 'no declarations'}: {len(stage['told'])} warnings"
+                  f"{', and an error' * bool(stage['error'])}"]
+        lines += [f"    {text}" for text in [*filter(None, [stage["error"]]), *stage["told"]]]
+    lines += [f"  WRONG {text}" for text in record["mistakes"]]
+    lines += [f"  without declarations wrong, and {how}: {', '.join(which)}"
+              for how, which in record["wrong without"].items() if which]
+    return "\n".join([*lines, textwrap.indent(record["check"], "  ")])
+
+
+def cells(package: Package, record: dict[str, Any]) -> tuple[str, ...]:
+    """Returns the cells of the guide's table for one network."""
+    first = f"{package.name} {package.version}", record["network"]
+    if "trouble" in record:
+        return *first, "–", "–", "–", "trouble: " + record["trouble"].strip().splitlines()[-1]
+    wrong = [f"{len(which)} {how}" for how, which in record["wrong without"].items() if which]
+    declared = [f"``{key}={value}``" for key, value in record["declarations"].items()]
+    return (*first, str(record["parameters"]), ", ".join(declared) or "none", ", ".join(wrong) or "none",
+            record["verdict"])
+
+
+def as_rst(found: Iterable[tuple[Package, dict[str, Any]]]) -> str:
+    """Returns the table of the guide."""
+    lines = [".. list-table::", "   :header-rows: 1", ""]
+    for row in (HEADS, *(cells(package, record) for package, record in found)):
+        lines += [f"   {'*' if i == 0 else ' '} - {cell}" for i, cell in enumerate(row)]
+    return "\n".join(lines) + "\n"
