@@ -40,32 +40,32 @@ def captured_model(mup: "Mup", function: str) -> CapturedModel:
 
 
 class Mup:
-    """One model in μP: which of its dimensions are widths, and their ratios, target / base.
+    """Captures a model at base and target, and puts it and its optimizer in μP.
 
-    Rules: Tensor Programs V (arXiv 2203.03466), Table 8, or another parametrization's. At base width nothing
-    changes, bit for bit.
+    The factors follow Tensor Programs V (arXiv 2203.03466), Table 8, or another parametrization. At the base's
+    width nothing changes, bit for bit.
 
     Args:
-      fans: {glob over "module/name": (fan_in_axes, fan_out_axes)} for parameters of your own that are not
-        (in, out): axes of one layer, without stack axes; a third item, `lookup_axes`, for those that may
-        grow and count for nothing, such as the experts of a mixture. See also `haiku_mup.fans`.
-      readouts: a glob over module names, or several: hk.Linear and convolutions that are output layers as
-        they stand, as in `Mup(readouts="*/logits")` for hk.nets.ResNet50; or over "module/name", for parameters
-        of your own that make outputs.
-      init_mults: {glob over "module/name": multiplier} of the stds of draws, on top of μP, at every width. What
-        is not drawn, such as a bias of zeros, stays as it is.
+      fans: {glob over "module/name": (fan_in_axes, fan_out_axes)}, for parameters of your own whose axes are
+        not (in, out). Axes are those of one layer, without stack axes. A third item, `lookup_axes`, is for axes
+        that may grow and don't count, such as the experts of a mixture. See also `haiku_mup.fans`.
+      readouts: a glob over module names, or several, for output layers that are hk.Linear or convolutions, as
+        in `Mup(readouts="*/logits")` for hk.nets.ResNet50. Or a glob over "module/name", for parameters of your
+        own that make outputs.
+      init_mults: {glob over "module/name": multiplier} of the stds of draws, on top of μP, at every width.
+        Parameters that are not drawn, such as biases of zeros, stay as they are.
       lr_mults: the same for learning rates; see `wrap_optimizer`.
       parametrization: `maximal_update()` by default; another form of it, `standard()`, `neural_tangent()`, or a
         `Parametrization` of your own. Where weights are multiplied in the forward pass, Haiku's linear,
         convolutional and embedding layers multiply activations. Any other parameter is multiplied where it is
         read, which takes one more array of its size. In every form, user-defined getters see the Table 8
         parameter values.
-      finite: {glob over "module/name": axes} that are no widths, though they differ between base and target,
-        such as numbers of input features ("in", the fan-in axes), of classes or labels ("out"), or of
-        positions (a number, an axis of one layer). Nothing is scaled by them: a weight has the std that its
-        initializer gives it at the target's number.
-      tied: a glob over "module/name", or several: tables of your own, [rows, width], that are looked up and
-        make logits, too: `SharedReadout()(table, x)`. In place of an hk.Embed, take `SharedEmbed`.
+      finite: {glob over "module/name": axes}, for sizes that differ between base and target and are no widths.
+        Axes are "in" (the fan-in, such as a number of input features), "out" (the fan-out, such as a number of
+        classes), or numbers (axes of one layer, such as positions). Nothing is scaled by these sizes: a
+        weight's std is what its initializer gives it at the target's size.
+      tied: a glob over "module/name", or several, for tables of your own, [rows, width], that are looked up and
+        also make logits, by `SharedReadout()(table, x)`. In place of an hk.Embed, take `SharedEmbed`.
 
     >>> def fn(x, width):
     ...     with haiku_mup.apply_mup():
@@ -112,9 +112,9 @@ class Mup:
 
     @contextlib.contextmanager
     def init_base(self) -> Iterator[None]:
-        """Captures the base: the init that runs in this context. `jax.eval_shape` of it is enough.
+        """Captures the base: the model whose init runs in this context, or `jax.eval_shape` of its init.
 
-        A second one before `init_target` takes the place of the first.
+        A second base before `init_target` replaces the first.
 
         Raises:
           MupError: after `init_target`; nothing captured; one name with two shapes.
@@ -168,10 +168,10 @@ class Mup:
 
     @contextlib.contextmanager
     def init_target(self) -> Iterator[None]:
-        """Captures the target: the init that runs in this context, which draws in μP.
+        """Captures the target: the model whose init runs in this context, where it draws in μP.
 
-        It holds for the thread that enters it, and for what is traced in it: other threads, and programs
-        that were compiled ahead of time, don't see it.
+        The context holds for the thread that enters it. Other threads don't see it, nor do programs that were
+        compiled ahead of time.
 
         Raises:
           MupError: before `init_base`; as it ends: nothing captured; parameters that only one of the two has;
@@ -272,16 +272,16 @@ class Mup:
 
         Args:
           optimizer: any optax optimizer.
-          adam: whether it is of Adam's kind (entrywise normalised), or SGD's.
+          adam: True for an optimizer like Adam, which normalizes each entry; False for one like SGD.
           rule: the kind of optimizer, for these and others: "adam", "sgd", "any" (SGD, Adam and all between),
             "adafactor", "lamb", "lars", "muon", "novograd", "momo" or "momo_adam". The guide to
             optimizers has a table of all of optax's; `haiku_mup.optimizer_rules` says what follows from each.
-          scale_decay: False leaves what weight decay takes from a parameter in a step independent of
-            the width; True multiplies it by the learning rate's factor, as haiku-mup 0.1.5 did.
-          scale_eps: multiply the gradients that the optimizer sees by what they shrink with the width (by
-            m_out for inputs and hidden weights, by m_in for outputs), so that ε, or a starting value of an
-            accumulator, acts alike at every width. With Adam's rule and SGD's that is "any". A clip inside
-            the optimizer then sees gradients that grow with the width, and clips harder.
+          scale_decay: False: what weight decay takes from a parameter in a step doesn't depend on the width.
+            True: it is multiplied by the learning rate's factor, as in haiku-mup 0.1.5.
+          scale_eps: whether to undo, in the gradients that the optimizer sees, that they shrink with the width
+            (× m_out for inputs and hidden weights, × m_in for outputs). Then ε, or the starting value of an
+            accumulator, acts alike at every width. With Adam's rule or SGD's this is rule="any". A clip inside
+            of the optimizer then sees gradients that grow with the width, and clips harder.
           lr_mults: {glob over "module/name": multiplier} of parameters' learning rates, as if each had an
             optimizer of its own: a decay inside is multiplied, too. They replace the Mup's own, and are saved
             with it. None keeps the Mup's own.
@@ -470,7 +470,7 @@ class Mup:
     # --- the base in checkpoints and in files ---
 
     def check(self, state: Mapping[str, Any]) -> None:
-        """Raises if a checkpoint's Mup isn't this one, so that training would go on with other factors.
+        """Raises if a checkpoint was trained with another Mup, so that training would go on with other factors.
 
         Args:
           state: what `state_dict` gave as the checkpoint was written.

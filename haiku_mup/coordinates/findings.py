@@ -32,7 +32,7 @@ class Point(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """Finding on one quantity at one step: its slope over widths, beside the expected ones.
+    """The slope of one quantity over widths at one step, beside the slopes that are expected.
 
     Attributes:
       quantity: what was recorded: its kind, and its name.

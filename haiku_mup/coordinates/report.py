@@ -1,6 +1,6 @@
 """The text of a coordinate check: a line with the verdict, and a table of the worst findings."""
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from haiku_mup.coordinates.findings import Finding
 from haiku_mup.coordinates.forward_factors import ForwardFactor
@@ -34,13 +34,16 @@ def report(findings: Sequence[Finding], *, parametrization: str, tol: float, see
         return "coordinate check: nothing was judged"
     shown = findings[:ROWS]
     width = max(len("quantity"), *(len(f.quantity) for f in shown))
+    causes = {cause: number for number, cause in enumerate(dict.fromkeys(
+        f.cause for f in shown if f.excess > tol and f.cause), start=1)}
     rows = [f"{f.quantity:<{width}}  {f.step:>4}  {f.stat:<4}  {_slope(f):>14}  {str(f.expected):>10}  "
-            f"{_status(f, tol)}" for f in shown]
+            f"{_status(f, tol, causes)}" for f in shown]
     lines = [_first_line(findings, parametrization, tol, undecided, seeds),
-             f"{'quantity':<{width}}  step  stat      slope        expected  cause", *rows]
+             f"{'quantity':<{width}}  step  stat      slope        expected", *rows]
     lines[1:1] = [f"a factor of the width in the forward pass: {factor}" for factor in factors]
     if len(findings) > len(shown):
         lines.append(f"… and {len(findings) - len(shown)} more")
+    lines += [f"({number}) {cause}" for cause, number in causes.items()]
     if unseen:
         lines.append("Not seen: the learning rates of " + ", ".join(unseen[:NAMED]) + (
             f" and {len(unseen) - NAMED} more" if len(unseen) > NAMED else "") +
@@ -75,10 +78,10 @@ def _remedy(error: float, seeds: int) -> str:
     return f"take {needed}" if needed else "take more seeds, a larger batch and wider models"
 
 
-def _status(finding: Finding, tol: float) -> str:
-    """Returns what to write behind a finding: its cause, or that it is right."""
+def _status(finding: Finding, tol: float, causes: Mapping[str, int]) -> str:
+    """Returns the text behind a finding: that it fails, with the number of its cause, or that it is right."""
     if finding.excess > tol:
-        return finding.cause
+        return f"fails ({causes[finding.cause]})" if finding.cause else "fails"
     falls = finding.expected.high < 0 and kind_of(finding.quantity) in set(RecordKind)
     return "ok: falls, as expected" if falls else "ok"
 

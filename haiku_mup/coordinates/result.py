@@ -29,7 +29,8 @@ class CoordCheck:
 
     Attributes:
       points: all that was recorded.
-      factors: of the width, that the forward pass of a model that fails has beside μP's: see `forward_factors`.
+      factors: where the check failed, factors of the width in the model's forward pass that μP doesn't have:
+        see `forward_factors`.
       optimizer: how the optimizer of a model that fails behaves; None where that is unknown.
 
     >>> points = [haiku_mup.Point("mup", width, 0, 0, "activation linear", "l1", width**0.5, "0")
@@ -95,8 +96,8 @@ class CoordCheck:
     def undecided(self) -> list[Finding]:
         """Returns the findings whose intervals are wider than a wrong exponent of ¼, the widest first.
 
-        Of several quantities that tell the same, such as a parameter's update and its rate, the one that is
-        known best counts, at its best step.
+        Several quantities may show one mistake, such as a parameter's update and its rate. Of these only the
+        one with the narrowest interval counts, at its best step.
 
         >>> haiku_mup.CoordCheck([]).undecided()
         []
@@ -104,10 +105,10 @@ class CoordCheck:
         return too_wide(self.findings)
 
     def unseen(self) -> list[str]:
-        """Returns the parameters of whose learning rates the check can say nothing sharp.
+        """Returns the parameters whose learning rates the check can't judge.
 
-        They have no gradient, or one of rounding errors, as a bias before a norm; or the optimizer's rule tells
-        a range of slopes alone.
+        They have no gradient, or one of rounding errors, as a bias in front of a norm has; or the optimizer's
+        rule gives only a range of slopes.
 
         >>> haiku_mup.CoordCheck([]).unseen()
         []

@@ -72,3 +72,12 @@ def test_a_file_gives_back_what_was_written(tmp_path):
     (tmp_path / "other.csv").write_text("a,b\n1,2\n", encoding="utf-8")
     with pytest.raises(haiku_mup.MupError, match="columns"):
         CoordCheck.from_csv(tmp_path / "other.csv")
+
+
+def test_a_cause_is_said_once_however_many_rows_it_has():
+    rows = [p for i in range(4) for p in points(0.0, quantity=f"update layer{i}/w", expected="-1")]
+    text = str(CoordCheck(rows))
+    cause = CoordCheck(rows).failures()[0].cause
+    assert cause and text.count(cause) == 1 and f"\n(1) {cause}" in text and text.count("fails (1)") == 4
+    assert max(map(len, text.splitlines()[1:6])) < 80
+    assert "fails" not in str(CoordCheck(points(0.0)))
