@@ -1,5 +1,6 @@
 """The coordinate check: trains models of several widths, and judges how the sizes of their arrays grow."""
 import dataclasses
+import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,13 @@ from haiku_mup.parameters.fans import Axes
 from haiku_mup.rules import Parametrization
 from haiku_mup.rules.optimizers import choose
 from haiku_mup.rules.tables import maximal_update
+
+
+class ParametrizationName(enum.StrEnum):
+    """Parametrizations that have a string of their own in `coord_check`."""
+
+    MUP = "mup"
+    STANDARD = "sp"
 
 
 def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch: Any,
@@ -101,13 +109,13 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
     setup = CheckSetup(
         make_model=make_model, loss_fn=loss_fn, optimizer=optimizer, stats=tuple(stats),
         base=_base_of(make_model, base_model, ordered[0] if base_width is None else base_width),
-        delta=delta_model, fans=fans, readouts=readouts, parametrization=_table(parametrization),
+        delta=delta_model, fans=fans, readouts=readouts, parametrization=_judged_by(parametrization),
         parametrize=_parametrize(parametrization, adam, rule), weight_decay=has_weight_decay(optimizer))
     trainers, runs = train_all(setup, ordered, chosen, batches, progress)
     result = CoordCheck(as_points(
         trainers, runs, parametrization=_name(parametrization), stats=stats, rule=optimizer_rule,
         activation_changes=fix_batch, weight_decay=setup.weight_decay))
-    if result.verdict is not Verdict.FAILED or parametrization == "sp":
+    if result.verdict is not Verdict.FAILED or parametrization == ParametrizationName.STANDARD:
         return result
     return dataclasses.replace(
         result, factors=setup.forward_factors(ordered, batches[0]),
@@ -123,9 +131,9 @@ def _name(parametrization: str | Parametrization | Parametrize) -> str:
     return str(getattr(parametrization, "name", getattr(parametrization, "__name__", "other")))
 
 
-def _table(parametrization: str | Parametrization | Parametrize) -> Parametrization | None:
-    """Returns the table that parameters are judged by; None for μP's."""
-    if parametrization == "sp":             # judged by μP's, for depths too
+def _judged_by(parametrization: str | Parametrization | Parametrize) -> Parametrization | None:
+    """Returns the parametrization that parameters are judged by; None for the default, μP."""
+    if parametrization == ParametrizationName.STANDARD:     # judged by μP, for depths too
         return maximal_update(depth_alpha=1.0)
     return parametrization if isinstance(parametrization, Parametrization) else None
 
@@ -135,15 +143,15 @@ def _parametrize(parametrization: str | Parametrization | Parametrize, adam: boo
     """Returns the function from (mup, model, optimizer) to the model and the optimizer that train."""
     if callable(parametrization):
         return parametrization
-    if parametrization == "sp":
+    if parametrization == ParametrizationName.STANDARD:
         return lambda mup, model, optimizer: (model, optimizer)
-    table = parametrization if isinstance(parametrization, Parametrization) else None
-    plain = table.plain if table and choose(rule, adam).entrywise else None
+    given = parametrization if isinstance(parametrization, Parametrization) else None
+    plain = given.plain if given and choose(rule, adam).entrywise else None
     if plain == "sgd" and adam:
         raise MupError(f"{_name(parametrization)}: it is for a plain optax.sgd, or another with adam=False")
     if plain:
         return lambda mup, model, optimizer: (mup.wrap_model(model), optimizer)
-    if parametrization == "mup" or table:
+    if parametrization == ParametrizationName.MUP or given:
         return lambda mup, model, optimizer: (
             mup.wrap_model(model), mup.wrap_optimizer(optimizer, adam, rule=rule))
     raise MupError(f"parametrization={parametrization!r}: give 'mup', 'sp', a Parametrization, or a function "

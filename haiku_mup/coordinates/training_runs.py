@@ -36,7 +36,7 @@ class CheckSetup:
       make_model, loss_fn, optimizer, stats, fans, readouts: as in `coord_check`.
       base: from a width to the base.
       delta: a model for `Mup.init_delta`, or None.
-      parametrization: the table that parameters are judged by; None for μP's.
+      parametrization: the one that parameters are judged by; None for the default, μP.
       parametrize: from (mup, model, optimizer) to what trains.
       weight_decay: whether the optimizer decays weights.
     """
