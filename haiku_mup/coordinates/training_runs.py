@@ -130,7 +130,7 @@ def _compiling_threads() -> Iterator[concurrent.futures.Executor]:
             raise
 
 
-class Bar(NamedTuple):
+class RunProgress(NamedTuple):
     """The progress that a check shows.
 
     Attributes:
@@ -143,15 +143,15 @@ class Bar(NamedTuple):
 
 
 @contextlib.contextmanager
-def _progress_bar(total: int, progress: bool) -> Iterator[Bar]:
+def _progress_bar(total: int, progress: bool) -> Iterator[RunProgress]:
     """Shows a bar of the runs where it is wanted, and tqdm is installed."""
     if not progress or importlib.util.find_spec("tqdm") is None:
-        yield Bar(lambda: None, lambda text: None)
+        yield RunProgress(lambda: None, lambda text: None)
         return
     import tqdm  # type: ignore[import-untyped]
 
     with tqdm.tqdm(total=total, desc="coordinate check", leave=False) as bar:
-        yield Bar(bar.update, bar.set_postfix_str)
+        yield RunProgress(bar.update, bar.set_postfix_str)
 
 
 # --- what training did ---

@@ -8,7 +8,7 @@ import optax
 from haiku_mup.errors import MupError
 from haiku_mup.rules.exponents import ONE
 from haiku_mup.rules.parametrization import Parametrization
-from haiku_mup.rules.run_scale import RunScale, multiplied
+from haiku_mup.rules.run_scale import RunScale, scaled_rate
 
 Rate: TypeAlias = float | jax.Array | Callable[[Any], Any]      # a number, or a schedule
 
@@ -93,7 +93,7 @@ def adamw(mup: OptimizerWrapper, learning_rate: Rate, b1: float = 0.9, b2: float
     scale = _run_scale(mup, batch_ratio, tokens_ratio, run_scale)
     if scale is not None:
         adam = scale.adam(learning_rate, b1=b1, b2=b2, eps=eps, eps_root=eps_root)
-        weight_decay = multiplied(weight_decay, scale.decay if decay_follows_lr else scale.step_decay)
+        weight_decay = scaled_rate(weight_decay, scale.decay if decay_follows_lr else scale.step_decay)
     else:
         adam = {"learning_rate": learning_rate, "b1": b1, "b2": b2, "eps": eps, "eps_root": eps_root}
     adam |= {"mu_dtype": mu_dtype, "nesterov": nesterov}

@@ -209,7 +209,7 @@ class RunScale:
         >>> plain = optax.adamw(**haiku_mup.RunScale(batch_ratio=4).adamw(3e-4, b1=0.9, b2=0.99))
         """
         return self.adam(learning_rate, b1=b1, b2=b2, eps=eps, eps_root=eps_root) | {
-            "weight_decay": multiplied(weight_decay, self.decay)}
+            "weight_decay": scaled_rate(weight_decay, self.decay)}
 
     def adam(self, learning_rate: Any, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8,
              eps_root: float = 0.0) -> dict[str, Any]:
@@ -218,7 +218,7 @@ class RunScale:
         >>> haiku_mup.RunScale(batch_ratio=4).adam(1e-3, b1=0.875)["b1"]
         0.5
         """
-        return {"learning_rate": multiplied(learning_rate, self.adam_lr), "b1": self.beta(b1, "b1"),
+        return {"learning_rate": scaled_rate(learning_rate, self.adam_lr), "b1": self.beta(b1, "b1"),
                 "b2": self.beta(b2, "b2"), "eps": eps * self.eps, "eps_root": eps_root * self.eps**2}
 
     def sgd(self, learning_rate: Any, *, momentum: float | None = None) -> dict[str, Any]:
@@ -238,10 +238,10 @@ class RunScale:
         {'learning_rate': 1.0, 'momentum': 0.5}
         """
         if momentum is None:
-            return {"learning_rate": multiplied(learning_rate, self.sgd_lr), "momentum": None}
+            return {"learning_rate": scaled_rate(learning_rate, self.sgd_lr), "momentum": None}
         beta = self.beta(momentum, "momentum")
         share = (1 - beta) / (1 - momentum) if beta != momentum else 1.0
-        return {"learning_rate": multiplied(learning_rate, self.sgd_lr * share), "momentum": beta}
+        return {"learning_rate": scaled_rate(learning_rate, self.sgd_lr * share), "momentum": beta}
 
     # --- for people ---
 
@@ -275,10 +275,10 @@ class RunScale:
         return float(self.batch_ratio**batch * self.tokens_ratio**tokens)
 
 
-def multiplied(rate: Any, factor: float) -> Any:
+def scaled_rate(rate: Any, factor: float) -> Any:
     """Returns a number, an array or a schedule times a factor; the very same if the factor is 1.
 
-    >>> multiplied(0.5, 2.0), multiplied(lambda step: 0.1 * step, 2.0)(5)
+    >>> scaled_rate(0.5, 2.0), scaled_rate(lambda step: 0.1 * step, 2.0)(5)
     (1.0, 1.0)
     """
     if factor == 1:

@@ -17,7 +17,7 @@ from haiku_mup.sweep.rows import csv_text
 from haiku_mup.sweep.spec import MakeTrial, SweepSpec
 
 
-class Bar(NamedTuple):
+class SweepProgress(NamedTuple):
     """The progress that a sweep shows.
 
     Attributes:
@@ -107,7 +107,7 @@ def lr_sweep(make_trial: MakeTrial | Mapping[str, MakeTrial], widths: Iterable[i
 # --- the runner ---
 
 def _run(spec: SweepSpec, *, out: str | os.PathLike[str] | None, grow: bool, executor: Executor | None,
-         bar: Bar) -> Sweep:
+         bar: SweepProgress) -> Sweep:
     """Runs the trials of a sweep.
 
     Raises:
@@ -150,17 +150,17 @@ def _write_table(sweep: Sweep, out: str | os.PathLike[str] | None) -> None:
 # --- messages ---
 
 @contextlib.contextmanager
-def _progress_bar(total: int, progress: bool) -> Iterator[Bar]:
+def _progress_bar(total: int, progress: bool) -> Iterator[SweepProgress]:
     """Shows a bar, if it is wanted and tqdm is installed."""
     try:
         import tqdm  # type: ignore[import-untyped]
     except ImportError:
         progress = False
     if not progress:
-        yield Bar(lambda parametrization, width, trials: None, lambda text: None)
+        yield SweepProgress(lambda parametrization, width, trials: None, lambda text: None)
         return
     with tqdm.tqdm(total=total, unit="trial", smoothing=0.1) as bar:
-        yield Bar(lambda parametrization, width, trials: bar.update(trials), bar.set_description)
+        yield SweepProgress(lambda parametrization, width, trials: bar.update(trials), bar.set_description)
 
 
 def _describe_missing(sweep: Sweep) -> str:

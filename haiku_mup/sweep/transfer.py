@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from haiku_mup.coordinates.slopes import student
 from haiku_mup.sweep.loss_curves import Curve
 from haiku_mup.sweep.optimum import Optimum
 
@@ -238,21 +239,19 @@ def _lost(curves: Mapping[int, Curve], optima: Mapping[int, Optimum]) -> Estimat
     curve = curves[wide]
     at_own = min((loss_at(curve, rate) for rate in (own, curve.best)), key=_mean)
     differences = loss_at(curve, taken) - at_own
-    return student(differences[~np.isnan(differences)])
+    return mean_with_interval(differences[~np.isnan(differences)])
 
 
-def student(values: np.ndarray) -> Estimate:
+def mean_with_interval(values: np.ndarray) -> Estimate:
     """Returns the mean of independent values, with Student's 95% interval; without one for a single value.
 
-    >>> print(student(np.array([1.0, 2.0, 3.0])))
+    >>> print(mean_with_interval(np.array([1.0, 2.0, 3.0])))
     2.00 ±2.48
     """
     n = len(values)
     if n < 2 or not np.isfinite(values).all():
         return Estimate(float(values.mean()) if n else math.nan)
-    from scipy import special  # type: ignore[import-untyped]  # slow to import; JAX itself depends on it
-
-    half = float(special.stdtrit(n - 1, 0.975) * values.std(ddof=1) / math.sqrt(n))
+    half = student(n - 1) * float(values.std(ddof=1)) / math.sqrt(n)
     return Estimate(float(values.mean()), float(values.mean()) - half, float(values.mean()) + half)
 
 

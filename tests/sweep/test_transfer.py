@@ -7,7 +7,7 @@ import pytest
 import haiku_mup
 from haiku_mup import Trial
 from haiku_mup.sweep.loss_curves import Curve
-from haiku_mup.sweep.transfer import Estimate, limit_of, loss_at, student, transfer
+from haiku_mup.sweep.transfer import Estimate, limit_of, loss_at, mean_with_interval, transfer
 
 AT = np.arange(-14.0, -1)
 WIDTHS = (64, 128, 256, 512)
@@ -135,8 +135,8 @@ def test_no_limit_without_a_fall_or_with_two_widths():
 
 def test_students_interval():
     """By hand: deviation 1, √3 seeds, t = 4.303."""
-    assert student(np.array([1.0, 2.0, 3.0])).half == pytest.approx(4.3027 / 3**0.5, rel=1e-4)
-    assert math.isnan(student(np.array([1.0])).half) and Estimate(1.0, 0.0, 2.0).half == 1
+    assert mean_with_interval(np.array([1.0, 2.0, 3.0])).half == pytest.approx(4.3027 / 3**0.5, rel=1e-4)
+    assert math.isnan(mean_with_interval(np.array([1.0])).half) and Estimate(1.0, 0.0, 2.0).half == 1
 
 
 # --- Sweep ---
