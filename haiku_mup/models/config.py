@@ -2,12 +2,13 @@
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from haiku_mup.errors import MupError
 from haiku_mup.models import config_json
 from haiku_mup.models.layers import ACTIVATIONS
+from haiku_mup.models.token_ids import are_token_ids, token_id_fields
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,8 +25,14 @@ class Config:
       initializer_range: std of matrices and embeddings at init.
       tie_word_embeddings: whether the embedding's matrix also computes the logits.
       num_labels: number of classes in sequence classification.
-      other_fields: fields of a config.json that change nothing here, such as the names of labels and the ids of
-        special tokens; kept for other programs, and left out as configurations are compared.
+      bos_token_id, eos_token_id: ids with which text begins, and with which it ends (one or several); None for
+        none. Nothing here uses them: they tell other programs where to stop. Their defaults are transformers',
+        or None where the vocabulary is too small for these.
+      other_fields: fields of a config.json that change nothing here, such as names of labels and task settings.
+      other_files: contents of the files beside a config.json that change nothing here: generation settings and
+        the tokenizer (`huggingface.other_files.NAMES`), which `save_pretrained` writes.
+
+    What changes nothing here is kept for other programs, and left out as configurations are compared.
 
     >>> models.GPT2Config(attn_mult=2.0).attn_mult
     2.0
@@ -42,7 +49,10 @@ class Config:
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
     num_labels: int = 2
+    bos_token_id: int | None = dataclasses.field(default=None, compare=False)
+    eos_token_id: int | Sequence[int] | None = dataclasses.field(default=None, compare=False)
     other_fields: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    other_files: Mapping[str, bytes] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -52,6 +62,22 @@ class Config:
             is_valid, wanted = _requirement(field.name, annotation)
             if not is_valid(value):
                 raise MupError(f"{type(self).__name__}: {field.name}={value!r}: give {wanted}")
+        for field in token_id_fields(self):
+            self._check_token_id(field)
+
+    def _check_token_id(self, field: dataclasses.Field[Any]) -> None:
+        """Sets a default id that the vocabulary lacks to None.
+
+        Raises:
+          MupError: another id that the vocabulary lacks.
+        """
+        value, vocab_size = getattr(self, field.name), getattr(self, "vocab_size", math.inf)
+        if are_token_ids(value, vocab_size):
+            return
+        if value != field.default:
+            raise MupError(f"{type(self).__name__}: {field.name}={value!r} is outside of the vocabulary, whose "
+                           f"ids are 0 to {vocab_size - 1}; give ids of it, or None")
+        object.__setattr__(self, field.name, None)      # the class is frozen
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> Self:
@@ -106,10 +132,13 @@ def _requirement(name: str, annotation: str) -> tuple[Callable[[Any], bool], str
     """Returns a test of a field's value, and what to give instead of a value that fails it."""
     if "bool" in annotation:
         return lambda value: isinstance(value, bool), "True or False"
+    if name.endswith("_token_id"):
+        several = "Sequence" in annotation
+        return (lambda value: are_token_ids(value, math.inf) and (several or isinstance(value, int)),
+                "the id of a token, a whole number from 0 on" + ", or several" * several)
     if "int" in annotation:
-        least = 0 if name == "pad_token_id" else 1
-        return (lambda value: _is_number(value) and value == int(value) and value >= least,
-                f"a whole number from {least} on")
+        return (lambda value: _is_number(value) and value == int(value) and value >= 1,
+                "a whole number from 1 on")
     if name.endswith(("_pdrop", "_prob", "dropout")):
         return lambda value: _is_number(value) and 0 <= value < 1, "a rate from 0 to less than 1"
     if name.endswith("_mult"):

@@ -1,12 +1,15 @@
 """Reads and writes config.json, in the fields of Hugging Face's transformers."""
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from haiku_mup.errors import MupError
+from haiku_mup.models.token_ids import are_token_ids, token_id_fields
+from haiku_mup.serialization import atomic_files
 
 T = TypeVar("T")
 
@@ -39,8 +42,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def write_json(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
     """Writes a config.json; `path` is the file or its directory."""
-    text = json.dumps(values, indent=2, sort_keys=True, allow_nan=False)
-    config_file(path).write_text(text + "\n", encoding="utf-8")
+    atomic_files.write(config_file(path), json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
 def config_file(path: str | os.PathLike[str]) -> pathlib.Path:
@@ -61,13 +63,18 @@ def from_values(config_class: type[T], values: Mapping[str, Any], source: str) -
       MupError: another model_type; a value that the models here don't implement, or that is invalid.
     """
     _check_supported(config_class, values, source)
-    if values.get("id2label") and "num_labels" not in values:
+    if values.get("id2label"):          # as in transformers, whatever num_labels says
         values = {**values, "num_labels": len(values["id2label"])}
     fields: Any = config_class
-    names = {field.name for field in dataclasses.fields(fields)} - {"other_fields"}
-    others = {name: value for name, value in values.items() if name not in {*names, *_OF_THE_FILE}}
+    ids = {field.name for field in token_id_fields(fields)}
+    names = {field.name for field in dataclasses.fields(fields)} - {"other_fields", "other_files"}
+    others = {name: value for name, value in values.items() if name not in {*names - ids, *_OF_THE_FILE}}
+    known = {name: value for name, value in values.items() if name in names}
+    vocab_size = values.get("vocab_size", getattr(fields, "vocab_size", math.inf))
+    for name in ids & known.keys():
+        if not are_token_ids(known[name], vocab_size):
+            known[name] = None          # -1, or an id that is no token's: kept as it is in `others`
     try:
-        known = {name: value for name, value in values.items() if name in names}
         return config_class(**known, **{"other_fields": others})
     except MupError as error:
         raise MupError(f"{source}: {error}") from None
@@ -90,14 +97,26 @@ def to_values(config: Any) -> dict[str, Any]:
     """Returns the object of a config.json; leaves out fields of ours that have their default."""
     values = {"model_type": config.model_type, **dataclasses.asdict(config)}
     others = values.pop("other_fields")
+    del values["other_files"]
     default = {field.name: field.default for field in dataclasses.fields(config)}
     for name in _OURS:
         if values[name] == default[name]:
             del values[name]
+    for field in token_id_fields(config):
+        unusable = not are_token_ids(others.get(field.name), getattr(config, "vocab_size", math.inf))
+        if values[field.name] is None and unusable:
+            del values[field.name]      # written as it was read
     num_labels = values.pop("num_labels")       # transformers keeps labels in its place
-    if len(others.get("id2label") or ()) != num_labels:
-        others = {name: value for name, value in others.items() if name not in ("id2label", "label2id")}
-        if num_labels != default["num_labels"]:
-            values["id2label"] = {str(i): f"LABEL_{i}" for i in range(num_labels)}
-            values["label2id"] = {f"LABEL_{i}": i for i in range(num_labels)}
-    return {**others, **values}
+    return {**others, **values, **_labels(others, num_labels, default["num_labels"])}
+
+
+def _labels(others: Mapping[str, Any], num_labels: int, default: int) -> dict[str, Any]:
+    """Returns names of labels to write in place of those that were read, if these are not of this number."""
+    id2label, label2id = others.get("id2label"), others.get("label2id") or {}
+    if len(id2label or range(default)) == num_labels:
+        return {}
+    if not id2label and len(label2id) == num_labels:
+        return {"id2label": {str(id): label for label, id in label2id.items()}}
+    names = [f"LABEL_{i}" for i in range(num_labels)]
+    return {"id2label": {str(i): name for i, name in enumerate(names)},
+            "label2id": {name: i for i, name in enumerate(names)}}

@@ -1,6 +1,7 @@
 """GPT-2 (Radford et al., Language Models are Unsupervised Multitask Learners, 2019)."""
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import haiku as hk
@@ -32,6 +33,7 @@ class GPT2Config(Config):
       attn_pdrop: dropout rate of attention weights.
       layer_norm_epsilon: of the layer norms.
       scale_attn_by_inverse_layer_idx: whether block i, counted from 1, also divides its attention logits by i.
+      pad_token_id: id of padding, for other programs; None for none.
 
     For the others see `Config`.
 
@@ -53,6 +55,9 @@ class GPT2Config(Config):
     attn_pdrop: float = 0.1
     layer_norm_epsilon: float = 1e-5
     scale_attn_by_inverse_layer_idx: bool = False
+    bos_token_id: int | None = dataclasses.field(default=50256, compare=False)
+    eos_token_id: int | Sequence[int] | None = dataclasses.field(default=50256, compare=False)
+    pad_token_id: int | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,5 +1,6 @@
 """RoBERTa (Liu et al., arXiv 1907.11692): BERT's blocks with other positions and heads."""
 import dataclasses
+from collections.abc import Sequence
 from typing import ClassVar
 
 import haiku as hk
@@ -28,6 +29,8 @@ class RobertaConfig(BertConfig):
 
     vocab_size: int = 50265
     pad_token_id: int | None = 1
+    bos_token_id: int | None = dataclasses.field(default=0, compare=False)
+    eos_token_id: int | Sequence[int] | None = dataclasses.field(default=2, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

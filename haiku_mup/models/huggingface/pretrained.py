@@ -14,7 +14,13 @@ from haiku_mup.models import config_json
 from haiku_mup.models.config import Config
 from haiku_mup.models.huggingface.folding import fold_multipliers
 from haiku_mup.models.huggingface.names import ARCHITECTURES, Architecture, default_name, num_blocks
-from haiku_mup.models.huggingface.safetensors_files import FILE, read_state_dict, write_state_dict
+from haiku_mup.models.huggingface.other_files import read_other_files, write_other_files
+from haiku_mup.models.huggingface.safetensors_files import (
+    FILE,
+    read_state_dict,
+    remove_shards,
+    write_state_dict,
+)
 from haiku_mup.models.huggingface.tensors import (
     Layout,
     Params,
@@ -24,6 +30,7 @@ from haiku_mup.models.huggingface.tensors import (
 )
 from haiku_mup.mup import Mup
 from haiku_mup.parameters.globs import matching
+from haiku_mup.serialization.atomic_folders import replaced_together
 from haiku_mup.tracing.unwrapped import has_multipliers
 
 _SHOWN = 8      # names in an error
@@ -34,7 +41,9 @@ def load_pretrained(path: str | os.PathLike[str], model: type[hk.Module] | None 
                     name: str | None = None) -> tuple[Any, Params]:
     """Loads a configuration and parameters from a checkpoint's folder; needs the extra `safetensors`.
 
-    Pickles are not read.
+    Pickles are not read. What changes nothing here is kept in the configuration, for `save_pretrained`: fields
+    of config.json as `other_fields`; generation_config.json and the tokenizer's files (tokenizer.json,
+    tokenizer.model, vocab.json, … and chat templates) as `other_files`.
 
     Args:
       path: a folder with config.json and model.safetensors, or with the shards that an index lists.
@@ -74,6 +83,7 @@ def load_pretrained(path: str | os.PathLike[str], model: type[hk.Module] | None 
                        f"its models: {', '.join(architecture.model_classes)}")
     config = config_json.from_values(architecture.config_class, {**values, "layer_stack": layer_stack},
                                      str(folder / "config.json"))
+    config = dataclasses.replace(config, other_files=read_other_files(folder))
     layout = state_dict_layout(architecture, config, model, name or default_name(model))
     state_dict = read_state_dict(folder, architecture, config, layout, ignore)
     _check_state_dict(f"{folder}: {model.__name__}", layout, state_dict, new)
@@ -89,8 +99,12 @@ def save_pretrained(path: str | os.PathLike[str], config: Config, params: Mappin
     queries, readouts, or the norm before a tied readout), so that all programs compute the same. To continue
     training in μP, save the parameters themselves, in a checkpoint of your own.
 
+    The configuration's `other_fields` and `other_files` are written, too. A tokenizer's file or a
+    generation_config.json that is in the folder already stays as it is. All files are replaced together: if
+    writing fails, the folder stays as it was.
+
     Args:
-      path: the folder, created if needed; config.json and model.safetensors in it are replaced.
+      path: the folder, created if needed; config.json and the weights in it are replaced.
       config: the configuration.
       params: the parameters of one of the models here.
       mup: the wrapped model's Mup. Without it, its multipliers are lost; if this process didn't capture the
@@ -125,11 +139,20 @@ def save_pretrained(path: str | os.PathLike[str], config: Config, params: Mappin
                       "give its Mup: save_pretrained(..., mup=mup)", MupWarning, stacklevel=2)
     state_dict = state_dict_from_params(layout, fold_multipliers(architecture, config, params, root, mup))
     folder = pathlib.Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
     plain = dataclasses.replace(config, attn_mult=1.0, output_mult=1.0, layer_stack=False, remat=False,
                                 readout_zero_init=False, query_zero_init=False)
-    config_json.write_json(folder, {**config_json.to_values(plain), "architectures": [model.__name__]})
-    write_state_dict(folder, _with_transformers_keys(state_dict, architecture, config, layout, root))
+    values = {**config_json.to_values(plain), "architectures": [model.__name__], **_dtype(state_dict)}
+    with replaced_together(folder) as staging:
+        config_json.write_json(staging, values)
+        write_state_dict(staging, _with_transformers_keys(state_dict, architecture, config, layout, root))
+        write_other_files(staging, folder, plain)
+    remove_shards(folder)
+
+
+def _dtype(state_dict: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Returns the field of config.json that tells the tensors' dtype, if they have one."""
+    dtypes = {x.dtype.name for x in state_dict.values()}
+    return {"dtype": dtypes.pop()} if len(dtypes) == 1 else {}
 
 
 def _with_transformers_keys(state_dict: Mapping[str, np.ndarray], architecture: Architecture, config: Config,

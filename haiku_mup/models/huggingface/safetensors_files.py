@@ -1,4 +1,5 @@
 """Reads and writes the safetensors files of a checkpoint; needs the extra `safetensors`."""
+import contextlib
 import json
 import pathlib
 import re
@@ -53,6 +54,17 @@ def write_state_dict(folder: pathlib.Path, state_dict: Mapping[str, np.ndarray])
     _safetensors().numpy.save_file(dict(state_dict), folder / FILE, metadata={"format": "pt"})
 
 
+def remove_shards(folder: pathlib.Path) -> None:
+    """Removes an index and its shards, whose tensors are older than those of the one file beside them."""
+    if not (folder / INDEX).is_file():
+        return
+    with contextlib.suppress(MupError):         # an index that can't be read names no shards
+        for shard in _shards(folder):
+            if shard != FILE and pathlib.PurePath(shard).name == shard:
+                (folder / shard).unlink(missing_ok=True)
+    (folder / INDEX).unlink()
+
+
 def _canonical_key(architecture: Architecture, name: str) -> str:
     """Returns the key without the bare model's prefix, and with today's names of layer norms' parameters."""
     key = name.removeprefix(f"{architecture.base_model_prefix}.")
@@ -89,10 +101,7 @@ def _safetensors() -> Any:
 
 def _read_shards(folder: pathlib.Path) -> dict[str, np.ndarray]:
     """Reads all tensors of a folder, from one file or from the shards that the index lists."""
-    shards = [FILE]
-    if not (folder / FILE).is_file() and (folder / INDEX).is_file():
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        shards = sorted(set(index["weight_map"].values()))
+    shards = [FILE] if (folder / FILE).is_file() or not (folder / INDEX).is_file() else _shards(folder)
     for shard in shards:
         if not (folder / shard).is_file():
             raise _missing(folder, shard)
@@ -100,6 +109,19 @@ def _read_shards(folder: pathlib.Path) -> dict[str, np.ndarray]:
     for shard in shards:
         tensors.update(_safetensors().numpy.load_file(folder / shard))
     return tensors
+
+
+def _shards(folder: pathlib.Path) -> list[str]:
+    """Returns the names of the files that the index lists.
+
+    Raises:
+      MupError: an index that can't be read.
+    """
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        return sorted(set(index["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise MupError(f"{folder / INDEX}: no index of tensors; download it again") from None
 
 
 def _missing(folder: pathlib.Path, shard: str) -> MupError:
