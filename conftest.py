@@ -20,7 +20,8 @@ NAMES = {"functools": functools, "haiku_mup": haiku_mup, "hk": hk, "jax": jax, "
 AFTER_MUP = (       # examples that go on from Mup's own
     "haiku_mup.mup.Mup.", "haiku_mup.optimizers.adamw.adamw", "haiku_mup.parameters.summary_table.Row")
 collect_ignore = [
-    "tests/reference/golden/make_microsoft_mup.py",       # they need PyTorch
+    "tests/reference/golden/make_llama.py",             # they need PyTorch
+    "tests/reference/golden/make_microsoft_mup.py",
     "tests/reference/golden/make_transformers.py",
     "tests/reference/golden/torch_nets.py",
     "demos/tutorial.py", "demos/notebook.py",   # a test of its own imports what they need

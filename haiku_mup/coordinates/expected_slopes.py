@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from haiku_mup.coordinates.slope_range import FLAT, ExpectedSlopes, Range
-from haiku_mup.parameters.haiku_layers import READOUT, TIED
+from haiku_mup.parameters.haiku_layers import SCALING_INPUTS, TIED
 from haiku_mup.parameters.initializers import Moments
 from haiku_mup.parameters.scaling import ParameterScaling
 from haiku_mup.rules import Factors
@@ -176,7 +176,7 @@ def multiplier_slope(name: str, scalings: Scalings) -> Range:
 
 def _multiplier(scaling: ParameterScaling) -> float:
     # A Readout's multiplier is its forward factor, which must not count twice.
-    forward = 1.0 if scaling.target.layer == READOUT else scaling.row_blocks[0].factors.forward
+    forward = 1.0 if scaling.target.layer in SCALING_INPUTS else scaling.row_blocks[0].factors.forward
     return scaling.multiplier * forward
 
 

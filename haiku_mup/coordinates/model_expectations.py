@@ -10,7 +10,7 @@ from haiku_mup.coordinates.expected_slopes import Scalings
 from haiku_mup.coordinates.quantities import RecordKind
 from haiku_mup.coordinates.slope_range import FLAT, INVERSE_ROOT_TO_FLAT, ExpectedSlopes, Range
 from haiku_mup.coordinates.state_records import RecordInfo
-from haiku_mup.parameters.haiku_layers import NAMED, READOUT, TIED
+from haiku_mup.parameters.haiku_layers import NAMED, OUTPUTS, TIED
 from haiku_mup.rules import FIXED, HIDDEN
 from haiku_mup.rules.optimizers import Coupling, OptimizerRule
 
@@ -182,7 +182,7 @@ class ModelExpectations:
         scalings = next(iter(self.scalings.values()))
         readouts = {}
         for name, scaling in scalings.items():
-            if scaling.target.layer in (READOUT, NAMED) and scaling.target.fans.fan_in:
+            if scaling.target.layer in OUTPUTS and scaling.target.fans.fan_in:
                 expected = self._product(name, with_bias=True)
                 named = scaling.target.layer == NAMED
                 readouts[scaling.target.module] = expected._replace(initial=expected.initial | FLAT) if named \
@@ -195,7 +195,7 @@ class ModelExpectations:
         """Returns what is expected of each readout module's output without its bias."""
         scalings = next(iter(self.scalings.values()))
         return {scaling.target.module: self._product(name) for name, scaling in scalings.items()
-                if scaling.target.layer in (READOUT, NAMED) and scaling.target.fans.fan_in}
+                if scaling.target.layer in OUTPUTS and scaling.target.fans.fan_in}
 
     @functools.cached_property
     def _independent_branches(self) -> Range:

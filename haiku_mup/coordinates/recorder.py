@@ -251,8 +251,9 @@ class Recorder:
         sides, size = (attention.queries, attention.keys), int(attention.key_size(module))
         if not outputs.keys() >= set(sides):
             return
-        # [..., T', H, D] and [..., T, H, D]
+        # [..., T', H, D] and [..., T, H, D], where heads may share keys in groups
         query, key = (outputs[side].reshape(*outputs[side].shape[:-1], -1, size) for side in sides)
+        key = jnp.repeat(key, query.shape[-2] // key.shape[-2], -2)
         logits = jnp.einsum("...thd,...Thd->...htT", query, key) / np.sqrt(size).astype(query.dtype)
         self.record(RecordKind.LOGITS, module, logits, queries=attention.queries)
 

@@ -198,7 +198,7 @@ class BertForMaskedLM(ModelWithHead[BertConfig, jax.Array]):
         return BertModel(self.config, "bert", add_pooling_layer=False, shared=self.config.tie_word_embeddings)
 
     @hk.transparent
-    def _head(self, model: BertModel, output: Output, is_training: bool) -> jax.Array:
+    def _head(self, model: BertModel, output: Output, is_training: bool, ids: jax.Array) -> jax.Array:
         activation = ACTIVATIONS[self.config.hidden_act]
         return masked_lm_logits(self.config, model.embed, output.last_hidden_state, activation)
 
@@ -236,7 +236,7 @@ class BertForPreTraining(ModelWithHead[BertConfig, PreTrainingOutput]):
         return BertModel(self.config, "bert", shared=self.config.tie_word_embeddings)
 
     @hk.transparent
-    def _head(self, model: BertModel, output: Output, is_training: bool) -> PreTrainingOutput:
+    def _head(self, model: BertModel, output: Output, is_training: bool, ids: jax.Array) -> PreTrainingOutput:
         c, activation = self.config, ACTIVATIONS[self.config.hidden_act]
         assert output.pooler_output is not None
         predictions = masked_lm_logits(c, model.embed, output.last_hidden_state, activation)
@@ -261,7 +261,7 @@ class BertForSequenceClassification(ModelWithHead[BertConfig, jax.Array]):
         return BertModel(self.config, "bert")
 
     @hk.transparent
-    def _head(self, model: BertModel, output: Output, is_training: bool) -> jax.Array:
+    def _head(self, model: BertModel, output: Output, is_training: bool, ids: jax.Array) -> jax.Array:
         assert output.pooler_output is not None
         pooled = dropout(output.pooler_output, classifier_dropout(self.config) * is_training)
         return readout_layer(self.config, self.config.num_labels, "classifier")(pooled)

@@ -117,6 +117,10 @@ class Config:
         """
         config_json.write_json(path, config_json.to_values(self))
 
+    def _file_fields(self) -> dict[str, Any]:
+        """Returns the fields as a config.json has them."""
+        return dataclasses.asdict(self)
+
     def _check_heads(self, width_field: str, heads_field: str) -> None:
         """Raises MupError if the width is not divisible by the number of heads."""
         width, heads = getattr(self, width_field), getattr(self, heads_field)

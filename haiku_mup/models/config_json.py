@@ -1,5 +1,6 @@
 """Reads and writes config.json, in the fields of Hugging Face's transformers."""
 import dataclasses
+import inspect
 import json
 import math
 import os
@@ -67,7 +68,7 @@ def from_values(config_class: type[T], values: Mapping[str, Any], source: str) -
         values = {**values, "num_labels": len(values["id2label"])}
     fields: Any = config_class
     ids = {field.name for field in token_id_fields(fields)}
-    names = {field.name for field in dataclasses.fields(fields)} - {"other_fields", "other_files"}
+    names = set(inspect.signature(fields).parameters) - {"other_fields", "other_files"}
     others = {name: value for name, value in values.items() if name not in {*names - ids, *_OF_THE_FILE}}
     known = {name: value for name, value in values.items() if name in names}
     vocab_size = values.get("vocab_size", getattr(fields, "vocab_size", math.inf))
@@ -95,7 +96,7 @@ def _check_supported(config_class: Any, values: Mapping[str, Any], source: str) 
 
 def to_values(config: Any) -> dict[str, Any]:
     """Returns the object of a config.json; leaves out fields of ours that have their default."""
-    values = {"model_type": config.model_type, **dataclasses.asdict(config)}
+    values = {"model_type": config.model_type, **config._file_fields()}
     others = values.pop("other_fields")
     del values["other_files"]
     default = {field.name: field.default for field in dataclasses.fields(config)}

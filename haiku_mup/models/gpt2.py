@@ -194,5 +194,5 @@ class GPT2LMHeadModel(ModelWithHead[GPT2Config, jax.Array]):
         return GPT2Model(self.config, "transformer", shared=self.config.tie_word_embeddings)
 
     @hk.transparent
-    def _head(self, model: GPT2Model, output: Output, is_training: bool) -> jax.Array:
+    def _head(self, model: GPT2Model, output: Output, is_training: bool, ids: jax.Array) -> jax.Array:
         return vocabulary_logits(self.config, model.embed, output.last_hidden_state, "lm_head", with_bias=False)

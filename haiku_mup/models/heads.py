@@ -58,7 +58,7 @@ class ModelWithHead(hk.Module, Generic[Configuration, Logits]):
         """
         model = self._bare_model()
         output = model(input_ids, attention_mask, token_type_ids, position_ids, is_training=is_training)
-        return self._head(model, output, is_training)
+        return self._head(model, output, is_training, input_ids)
 
     @hk.transparent
     def _bare_model(self) -> Any:
@@ -66,7 +66,7 @@ class ModelWithHead(hk.Module, Generic[Configuration, Logits]):
         raise NotImplementedError
 
     @hk.transparent
-    def _head(self, model: Any, output: Output, is_training: bool) -> Logits:
+    def _head(self, model: Any, output: Output, is_training: bool, ids: jax.Array) -> Logits:
         """Maps the bare model's output to logits; `model.embed` is the embedding of a tied readout."""
         raise NotImplementedError
 

@@ -7,8 +7,8 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from haiku_mup.layers import MultiHeadAttention
-from haiku_mup.parameters.haiku_layers import weight_shape
+from haiku_mup.layers import MultiHeadAttention, Readout
+from haiku_mup.parameters.haiku_layers import PROJECTION, LayerType, register, weight_shape
 from haiku_mup.parameters.initializers import Initializer
 from haiku_mup.parameters.row_factors import scaled
 from haiku_mup.tracing.layer_multipliers import multiplier
@@ -20,8 +20,8 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {         # by tra
     "tanh": jnp.tanh,
 }
 
-# (x, layer index, mask) -> x
-BlockFunction: TypeAlias = Callable[[jax.Array, Any, jax.Array | None], jax.Array]
+# (x, layer index, what all blocks are given, such as a mask) -> x
+BlockFunction: TypeAlias = Callable[[jax.Array, Any, Any], jax.Array]
 
 
 def normal_init(std: float) -> Initializer:
@@ -35,6 +35,18 @@ def layer_norm(name: str, eps: float) -> hk.LayerNorm:
     return hk.LayerNorm(-1, create_scale=True, create_offset=True, eps=eps, name=name)
 
 
+class RMSNorm(hk.RMSNorm):
+    """hk.RMSNorm over the last axis, computed in single precision at least."""
+
+    def __init__(self, eps: float, name: str | None = None):
+        super().__init__(-1, eps, name=name)
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        precise = jnp.promote_types(inputs.dtype, jnp.float32)
+        normalized: jax.Array = super().__call__(inputs.astype(precise))
+        return normalized.astype(inputs.dtype)
+
+
 def dropout(x: jax.Array, rate: float) -> jax.Array:
     """Drops entries of x; needs a random key only if the rate is above 0."""
     return x if rate == 0 else hk.dropout(hk.next_rng_key(), rate, x)
@@ -43,8 +55,9 @@ def dropout(x: jax.Array, rate: float) -> jax.Array:
 class Query(hk.Linear):
     """Projects to queries; multiplies them, and so the attention logits, by μP's factor and `attn_mult`."""
 
-    def __init__(self, output_size: int, w_init: Initializer | None, attn_mult: Any, name: str | None = None):
-        super().__init__(output_size, w_init=w_init, name=name)
+    def __init__(self, output_size: int, w_init: Initializer | None, attn_mult: Any, *, with_bias: bool = True,
+                 name: str | None = None):
+        super().__init__(output_size, with_bias, w_init=w_init, name=name)
         self.attn_mult = attn_mult
 
     def __call__(self, inputs: jax.Array, *, precision: Any = None) -> jax.Array:
@@ -53,6 +66,13 @@ class Query(hk.Linear):
         if isinstance(self.attn_mult, (int, float)) and self.attn_mult == 1:
             return queries              # bit for bit those of the plain layer
         return queries * jnp.asarray(self.attn_mult, queries.dtype)
+
+
+class Projection(Readout):
+    """A linear layer that is an output if its size stays as the width grows, and hidden if it grows."""
+
+
+register(LayerType(Projection, kinds={"w": PROJECTION}))
 
 
 class Attention(MultiHeadAttention):
@@ -88,8 +108,7 @@ class Attention(MultiHeadAttention):
         k, v = (self._split_heads(hk.Linear(size, w_init=self.w_init, name=name)(x))                # [T, H, K]
                 for name, x in (("key", key), ("value", value)))
         logits = jnp.einsum("...thd,...Thd->...htT", q * self.key_size**-0.5, k)
-        if mask is not None:            # as in transformers: a row that masks everything attends to all alike
-            logits = logits + jnp.where(mask, 0, jnp.finfo(logits.dtype).min).astype(logits.dtype)
+        logits = masked(logits, mask)
         weights = dropout(jax.nn.softmax(logits), self.dropout_rate)                                # [H, T', T]
         out = jnp.einsum("...htT,...Thd->...thd", weights, v)
         return hk.Linear(size, w_init=self.out_init, name="linear")(out.reshape(query.shape[:-1] + (size,)))
@@ -98,7 +117,17 @@ class Attention(MultiHeadAttention):
         return x.reshape(*x.shape[:-1], self.num_heads, self.key_size)
 
 
-def apply_blocks(make_block: Callable[[str], BlockFunction], x: jax.Array, mask: jax.Array | None, *,
+def masked(logits: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Returns attention logits with the lowest number added where the mask is False.
+
+    As in transformers, a row that masks everything attends to all alike.
+    """
+    if mask is None:
+        return logits
+    return logits + jnp.where(mask, 0, jnp.finfo(logits.dtype).min).astype(logits.dtype)
+
+
+def apply_blocks(make_block: Callable[[str], BlockFunction], x: jax.Array, shared: Any, *,
                  count: int, name: str, layer_stack: bool, remat: bool, keep_inputs: bool,
                  ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """Applies blocks one after the other.
@@ -106,7 +135,7 @@ def apply_blocks(make_block: Callable[[str], BlockFunction], x: jax.Array, mask:
     Args:
       make_block: makes the block of a name.
       x: activations [B, T, D].
-      mask: as `inputs.combine_masks` returns it.
+      shared: what all blocks are given: a mask as `inputs.combine_masks` returns it, or more arrays.
       count: number of blocks.
       name: of the stack; without one, block i is name_i.
       layer_stack: whether the blocks are one `layer_stack`.
@@ -118,7 +147,7 @@ def apply_blocks(make_block: Callable[[str], BlockFunction], x: jax.Array, mask:
     """
     def apply_block(block_name: str, x: jax.Array, layer_idx: Any) -> jax.Array:
         block = make_block(block_name)
-        out: jax.Array = (hk.remat(block) if remat else block)(x, layer_idx, mask)
+        out: jax.Array = (hk.remat(block) if remat else block)(x, layer_idx, shared)
         return out
 
     def layer(x: jax.Array, layer_idx: jax.Array) -> tuple[jax.Array, jax.Array | None]:

@@ -82,7 +82,7 @@ class RobertaForMaskedLM(ModelWithHead[RobertaConfig, jax.Array]):
         return RobertaModel(self.config, "roberta", add_pooling_layer=False, shared=tied)
 
     @hk.transparent
-    def _head(self, model: RobertaModel, output: Output, is_training: bool) -> jax.Array:
+    def _head(self, model: RobertaModel, output: Output, is_training: bool, ids: jax.Array) -> jax.Array:
         return masked_lm_logits(self.config, model.embed, output.last_hidden_state, ACTIVATIONS["gelu"])
 
 
@@ -104,7 +104,7 @@ class RobertaForSequenceClassification(ModelWithHead[RobertaConfig, jax.Array]):
         return RobertaModel(self.config, "roberta", add_pooling_layer=False)
 
     @hk.transparent
-    def _head(self, model: RobertaModel, output: Output, is_training: bool) -> jax.Array:
+    def _head(self, model: RobertaModel, output: Output, is_training: bool, ids: jax.Array) -> jax.Array:
         c, rate = self.config, classifier_dropout(self.config) * is_training
         first = dropout(output.last_hidden_state[..., 0, :], rate)
         dense = hk.Linear(c.hidden_size, w_init=normal_init(c.initializer_range), name="dense")

@@ -30,14 +30,18 @@ class LayerKind(enum.StrEnum):
       READOUT: an output layer that multiplies its inputs itself.
       NAMED: an output layer that `Mup(readouts=...)` names.
       TIED: an embedding whose matrix is an output layer's weights, too.
+      PROJECTION: a layer that multiplies its inputs itself, and is an output or hidden, as its shapes say.
     """
 
     READOUT = "readout"
     NAMED = "named"
     TIED = "tied"
+    PROJECTION = "projection"
 
 
-READOUT, NAMED, TIED = LayerKind
+READOUT, NAMED, TIED, PROJECTION = LayerKind
+SCALING_INPUTS = (READOUT, PROJECTION)          # kinds that multiply their inputs themselves
+OUTPUTS = (READOUT, NAMED, PROJECTION)          # kinds that may be outputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +91,7 @@ class LayerType:
       fans: {parameter: (fan_in_axes, fan_out_axes)}, as in `Mup(fans=...)`, or a function from the shape to
         `Fans`. Axes are those of one layer; negative ones count from the end.
       other_fans: the same for parameters that `fans` does not name.
-      kinds: {parameter: `READOUT` or `TIED`}, for layers that multiply by μP's factor themselves.
+      kinds: {parameter: `READOUT`, `PROJECTION` or `TIED`}, for layers that multiply by μP's factor themselves.
       scaled_inputs: the weight of a layer that computes a product with its inputs; the inputs are multiplied in
         its place. The class must define `__call__` itself.
       scaled_outputs: the table of a layer that looks up its outputs; the outputs are multiplied in its place.

@@ -24,7 +24,7 @@ class Record:
       shape: its shape in one layer, without any stack axis.
       moments: std and mean of its initializer.
       fans: its fan axes.
-      layer: `READOUT`, `NAMED` or `TIED`; None for other layers.
+      layer: `READOUT`, `NAMED`, `TIED` or `PROJECTION`; None for other layers.
       inexact: whether its entries are floating point or complex numbers.
       key_size: the key size of the attention whose queries it makes; None for other parameters.
       scaled_attention: whether that attention scales its logits in μP.

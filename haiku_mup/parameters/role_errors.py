@@ -4,7 +4,7 @@ from collections.abc import Callable
 from haiku_mup import rules
 from haiku_mup.errors import MupError
 from haiku_mup.parameters.fans import Fans, as_declaration
-from haiku_mup.parameters.haiku_layers import NAMED, READOUT, TIED, vector
+from haiku_mup.parameters.haiku_layers import NAMED, OUTPUTS, READOUT, TIED, vector
 from haiku_mup.parameters.record import Record
 
 
@@ -37,7 +37,7 @@ def check_role(target: Record, role: rules.Role, fans: Fans, error: Callable[[st
     if layer == TIED and role in (rules.HIDDEN, rules.OUTPUT):
         raise error("a tied table has one axis that is a width, and rows that are looked up; if its rows are "
                     f"its first axis, {as_declaration(target.name, Fans((), (1,), lookup=(0,)))}")
-    if role == rules.OUTPUT and layer not in (READOUT, NAMED):
+    if role == rules.OUTPUT and layer not in OUTPUTS:
         raise error(_LAYER_IS_OUTPUT if target.fans.known else _output_of_ones_own(target, fans))
     if role == rules.HIDDEN and layer in (READOUT, NAMED):
         raise error(_hidden_readout(target))

@@ -9,7 +9,7 @@ from haiku_mup import rules
 from haiku_mup.errors import MupError
 from haiku_mup.parameters.fans import Fans
 from haiku_mup.parameters.finite_sizes import with_finite_sizes_of
-from haiku_mup.parameters.haiku_layers import READOUT, TIED
+from haiku_mup.parameters.haiku_layers import SCALING_INPUTS, TIED
 from haiku_mup.parameters.initializers import same_std
 from haiku_mup.parameters.record import Record
 from haiku_mup.parameters.role_errors import as_finite, as_vector, check_role
@@ -119,7 +119,9 @@ class ParameterScaling:
     @property
     def runtime_factors(self) -> RuntimeFactors:
         """Returns the factors in both passes. A readout applies its forward factor itself."""
-        forward = 1.0 if self.target.layer == READOUT else self.factor(lambda block: block.factors.forward)
+        forward = self.factor(lambda block: block.factors.forward)
+        if self.target.layer in SCALING_INPUTS:
+            forward = 1.0
         return RuntimeFactors(self.multiplier, forward, self.factor(lambda block: block.factors.gradient),
                               self.factor(lambda block: block.factors.stored))
 
@@ -161,7 +163,7 @@ def compare(base: Record, target: Record, parametrization: rules.Parametrization
 def _multiplier(base: Record, target: Record, block: RowBlock, parametrization: rules.Parametrization,
                 error: MakeError) -> float:
     """Returns the factor that the layer itself applies: 1, unless it is a layer of haiku_mup.layers."""
-    if target.layer == READOUT:
+    if target.layer in SCALING_INPUTS:
         return block.factors.forward
     if target.layer == TIED:
         found = parametrization.tied_readout(block.m_out)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from haiku_mup.parameters.haiku_layers import READOUT, TIED
+from haiku_mup.parameters.haiku_layers import SCALING_INPUTS, TIED
 from haiku_mup.parameters.scaling import ParameterScaling
 
 
@@ -68,7 +68,8 @@ class Row:
             name += f"[{first}:{first + block.rows}]"
             base_shape = (base.row_sizes[number], *base.shape[1:])
             target_shape = (block.rows, *target.shape[1:])
-        forward = 1.0 if target.layer in (READOUT, TIED) else block.factors.forward     # in the multiplier
+        in_multiplier = target.layer in (*SCALING_INPUTS, TIED)
+        forward = 1.0 if in_multiplier else block.factors.forward
         return cls(name=name, base_shape=base_shape, target_shape=target_shape, role=block.role.value,
                    base_std=base.moments.std, target_std=target.moments.std * block.draw,
                    multiplier=scaling.multiplier * forward,

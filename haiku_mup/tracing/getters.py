@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from haiku_mup.errors import MupError
-from haiku_mup.parameters.haiku_layers import READOUT, Weight, layer_type, record_of
+from haiku_mup.parameters.haiku_layers import SCALING_INPUTS, Weight, layer_type, record_of
 from haiku_mup.parameters.row_factors import Factor, RowFactors, map_factor, scale_gradient, scaled
 from haiku_mup.parameters.scaling import RuntimeFactors
 from haiku_mup.tracing.haiku_internals import TransformedFunction, leaf_name, users_line
@@ -149,7 +149,7 @@ def _factor(factors: RuntimeFactors, shape: tuple[int, ...], context: hk.GetterC
     """Returns the factor of a parameter as it is read: 1 if its layer multiplies activations instead."""
     leaf, product = leaf_name(context), _product.get()
     if product is None or product.module is not context.module or product.leaf != leaf:
-        is_readout = layer_type(context.module).kinds.get(leaf) == READOUT
+        is_readout = layer_type(context.module).kinds.get(leaf) in SCALING_INPUTS
         # A readout that is read elsewhere is of a subclass that doesn't call its base's method.
         return factors.multiplier if is_readout else factors.forward
     if product.factor != factors.forward:
@@ -182,7 +182,7 @@ def _params_multiplied(active: ActiveContext, params: Mapping[str, Any], module:
             active.table_read(hk.GetterContext(name, module, value.dtype, shape, None, None))
         factors = active.runtime_factors(name, shape)
         if factors != PLAIN:
-            factor = factors.multiplier if layer.kinds.get(leaf) == READOUT else factors.forward
+            factor = factors.multiplier if layer.kinds.get(leaf) in SCALING_INPUTS else factors.forward
             found[name] = _multiplied(value, lambda x: x, factors, factor)
     return found
 

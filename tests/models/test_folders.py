@@ -1,4 +1,4 @@
-"""Folders that were loaded and are saved again: nothing in them is lost, and a save that fails changes nothing."""
+"""Folders that were loaded and are saved again: nothing in them is lost, and a failed save changes nothing."""
 import dataclasses
 import json
 import os
@@ -18,9 +18,9 @@ NAMES = {"gpt2": ("GPT2LMHeadModel", GPT2), "bert": ("BertForSequenceClassificat
          "roberta": ("RobertaForMaskedLM", ROBERTA)}
 OTHERS = {
     "id2label": {"0": "no", "1": "maybe", "2": "yes"}, "label2id": {"no": 0, "maybe": 1, "yes": 2},
+    "sep_token_id": 5, "use_cache": False, "infinite": float("inf"), "architectures": ["?"],
     "bos_token_id": 3, "eos_token_id": [2, 4], "problem_type": None, "unknown": {"list": [1, {"deep": [None]}]},
-    "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}}, "infinite": float("inf"),
-    "architectures": ["?"], "use_cache": False, "sep_token_id": 5}
+    "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}}}
 FILES = {
     "generation_config.json": b'{"eos_token_id": [2, 4], "bos_token_id": 3, "temperature": 0.6}',
     "tokenizer.json": b'{"version": "1.0"}', "tokenizer_config.json": b"{}", "special_tokens_map.json": b"{}",
@@ -207,7 +207,7 @@ def test_an_index_that_is_none(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
 def test_the_dtype_of_the_weights_is_said(dtype, tmp_path, x64):
-    params = jax.tree.map(lambda x: np.asarray(x.astype(jax.numpy.dtype(dtype))), drawn("GPT2LMHeadModel", GPT2))
+    params = jax.tree.map(lambda x: x.astype(jax.numpy.dtype(dtype)), drawn("GPT2LMHeadModel", GPT2))
     models.save_pretrained(tmp_path, GPT2, params)
     assert read(tmp_path)["dtype"] == dtype
 
@@ -234,14 +234,14 @@ def test_a_folder_in_the_place_of_a_file_changes_nothing(tmp_path):
     saved(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     (tmp_path / "model.safetensors").mkdir()
-    before = contents(tmp_path)
+    before, params = contents(tmp_path), drawn("GPT2LMHeadModel", GPT2)
     with pytest.raises(IsADirectoryError, match="move it away"):
-        models.save_pretrained(tmp_path, dataclasses.replace(GPT2, num_labels=5), drawn("GPT2LMHeadModel", GPT2))
+        models.save_pretrained(tmp_path, dataclasses.replace(GPT2, num_labels=5), params)
     assert contents(tmp_path) == before and len(os.listdir(tmp_path)) == 2
 
 
 def test_a_link_is_replaced_and_what_it_points_to_stays(tmp_path):
-    """Covers a folder of the hub's cache, whose files are links to others that have their checksums as names."""
+    """Covers a folder of the hub's cache, whose files are links to others that are named by checksums."""
     saved(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "blob")
     (tmp_path / "model.safetensors").symlink_to("blob")

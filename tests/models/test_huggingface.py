@@ -205,7 +205,7 @@ def test_every_tensor_that_does_not_fit_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("values, model, words", [
-    ({"model_type": "llama"}, None, "model_type is 'llama'; there are models here for gpt2, bert, roberta"),
+    ({"model_type": "opt"}, None, "model_type is 'opt'; there are models here for gpt2, bert, roberta, llama"),
     ({"architectures": ["GPT2DoubleHeadsModel"]}, None, "'GPT2DoubleHeadsModel'; say which.* models.GPT2M"),
     ({"architectures": None}, None, "names the model None"),
     ({}, models.BertModel, "model_type is 'gpt2', and BertModel is none of its models: GPT2M"),

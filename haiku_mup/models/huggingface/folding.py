@@ -22,8 +22,8 @@ def fold_multipliers(architecture: Architecture, config: Config, params: Mapping
       mup: the wrapped model's Mup, or None.
 
     Raises:
-      MupError: another model's Mup; multipliers of parameters other than queries, readouts, a tied embedding
-        and the last layers of branches.
+      MupError: another model's Mup; multipliers of parameters other than queries, keys, values, readouts, a
+        tied embedding and the last layers of branches.
     """
     rows = [] if mup is None else mup.table()
     multipliers = {} if mup is None else _multipliers(rows, params)
@@ -31,6 +31,8 @@ def fold_multipliers(architecture: Architecture, config: Config, params: Mapping
     for module in folded:
         if module.endswith("/query"):           # logits are linear in queries
             _multiply(folded, module, multipliers.pop(f"{module}/w", 1.0) * config.attn_mult)
+        elif module.endswith(("/key", "/value")):       # Projection multiplies its inputs: not the bias
+            folded[module]["w"] = _times(folded[module]["w"], multipliers.pop(f"{module}/w", 1.0))
     if mup is not None:
         for module, factor in _branch_multipliers(architecture, mup, rows).items():
             _multiply(folded, module, factor)
@@ -75,7 +77,7 @@ def _fold_readout(folded: Params, multipliers: dict[str, Any], readout: str, nor
     """
     if "w" in folded.get(readout, {}):
         factor = multipliers.pop(f"{readout}/w", 1.0) * config.output_mult
-        folded[readout]["w"] = folded[readout]["w"] * factor
+        folded[readout]["w"] = _times(folded[readout]["w"], factor)
     elif readout in folded or (norm in folded and config.tie_word_embeddings):
         factor = config.output_mult
         for name in [name for name in multipliers if name.endswith("/embeddings") and multipliers[name] != 1]:
@@ -86,4 +88,9 @@ def _fold_readout(folded: Params, multipliers: dict[str, Any], readout: str, nor
 
 def _multiply(folded: Params, module: str, factor: Any) -> None:
     """Multiplies all parameters of a module."""
-    folded[module] = {leaf: x * factor for leaf, x in folded[module].items()}
+    folded[module] = {leaf: _times(x, factor) for leaf, x in folded[module].items()}
+
+
+def _times(x: Any, factor: float) -> Any:
+    """Returns an array times a factor, in its own dtype, which NumPy's bfloat16 would not keep."""
+    return x if factor == 1 else (x * factor).astype(x.dtype)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import haiku as hk
 
-from haiku_mup.models import bert, gpt2, roberta
+from haiku_mup.models import bert, gpt2, llama, roberta
 from haiku_mup.models.config import Config
 
 
@@ -112,7 +112,27 @@ _ROBERTA = dataclasses.replace(
     ignored_keys={"lm_head.bias": "lm_head.decoder.bias"},
     readouts={"decoder": "transform_norm", "out_proj": None},
 )
-ARCHITECTURES = {each.config_class.model_type: each for each in (_GPT2, _BERT, _ROBERTA)}
+_LLAMA = Architecture(
+    config_class=llama.LlamaConfig,
+    model_classes=_by_name(llama.LlamaModel, llama.LlamaForCausalLM, llama.LlamaForSequenceClassification),
+    base_model_prefix="model",
+    blocks_module="layers",
+    blocks_key="layers",
+    block_keys={
+        "input_layernorm": "input_layernorm", "post_attention_layernorm": "post_attention_layernorm",
+        "self_attn/query": "self_attn.q_proj", "self_attn/key": "self_attn.k_proj",
+        "self_attn/value": "self_attn.v_proj", "self_attn/linear": "self_attn.o_proj",
+        "gate_proj": "mlp.gate_proj", "up_proj": "mlp.up_proj", "down_proj": "mlp.down_proj"},
+    base_keys={"embed_tokens": "embed_tokens", "norm": "norm"},
+    head_keys={"lm_head": "lm_head", "score": "score"},
+    transposed_blocks=True,
+    tied_keys={"lm_head.weight": "embed_tokens.weight"},
+    ignored_keys={},
+    buffers=r"(layers\.\d+\.self_attn\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)",
+    readouts={"lm_head": "model/norm", "score": None},
+    branch_outputs=("/self_attn/linear", "/down_proj"),
+)
+ARCHITECTURES = {each.config_class.model_type: each for each in (_GPT2, _BERT, _ROBERTA, _LLAMA)}
 
 _LEAF_KEYS = {"w": "weight", "b": "bias", "scale": "weight", "offset": "bias", "embeddings": "weight"}
 
