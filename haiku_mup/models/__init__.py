@@ -1,6 +1,7 @@
 """GPT-2, BERT, RoBERTa and Llama in Haiku, in μP, with the outputs and weights of Hugging Face's transformers.
 
 - config, config_json: configurations, with the fields of config.json.
+- token_ids: fields of special tokens.
 - layers, inputs, heads, loss: what the models share.
 - gpt2, bert, roberta, llama: the models.
 - grouped_attention, rope: Llama's attention.

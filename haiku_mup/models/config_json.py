@@ -99,7 +99,7 @@ def to_values(config: Any) -> dict[str, Any]:
     values = {"model_type": config.model_type, **config._file_fields()}
     others = values.pop("other_fields")
     del values["other_files"]
-    default = {field.name: field.default for field in dataclasses.fields(config)}
+    default: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(config)}
     for name in _OURS:
         if values[name] == default[name]:
             del values[name]
