@@ -10,6 +10,7 @@ import optax
 
 import haiku_mup
 from demos.common import flags, losses, sweeps, words
+from haiku_mup import models
 
 PROG = "python -m demos.text_transformer"
 BASE, HEAD, BLOCKS, LENGTH, BATCH = 32, 16, 3, 32, 8
@@ -43,6 +44,20 @@ def network(ids, width, vocab_size):
         return haiku_mup.Readout(vocab_size, with_bias=False)(norm()(x))
 
 
+def llama(ids, width, vocab_size):
+    """Maps ids as `network` does, by a Llama of as many blocks and heads, two of which share keys and values."""
+    heads = width // HEAD
+    config = models.LlamaConfig(
+        vocab_size=vocab_size, hidden_size=width, intermediate_size=16 * -(-width // 6),
+        num_hidden_layers=BLOCKS, num_attention_heads=heads, num_key_value_heads=heads // 2 if heads % 2 == 0 else heads,
+        initializer_range=BASE**-0.5, max_position_embeddings=LENGTH, layer_stack=True)
+    with haiku_mup.apply_mup():
+        return models.LlamaForCausalLM(config)(ids)
+
+
+NETWORKS = {"own": network, "llama": llama}
+
+
 def make_trials(args, data):
     """Returns {parametrization: make_trial}."""
     train, valid = jnp.asarray(data.train), jnp.asarray(data.valid)
@@ -50,7 +65,7 @@ def make_trials(args, data):
     valid_batches = rows(valid, LENGTH * jnp.arange(batches * BATCH).reshape(batches, BATCH))
 
     def make_model(width):
-        return hk.transform(functools.partial(network, width=width, vocab_size=len(data.words)))
+        return hk.transform(functools.partial(NETWORKS[args.model], width=width, vocab_size=len(data.words)))
 
     def batch(key, step):
         """Draws BATCH rows of the training part."""
@@ -84,6 +99,8 @@ def load(args):
 
 def add_flags(parser):
     """Adds the flags that only this demo has."""
+    parser.add_argument("--model", choices=NETWORKS, default="own",
+                        help="this file's own transformer, or haiku_mup's Llama; default: own")
     parser.add_argument("--steps", type=flags.positive_int, help=f"of {BATCH} rows of {LENGTH} words; default: "
                         + SIZES["default"]["steps"])
     parser.add_argument("--text", type=pathlib.Path, metavar="FILE",
@@ -91,7 +108,8 @@ def add_flags(parser):
 
 
 def title(args, data):
-    return (f"transformer with {BLOCKS} blocks, Adam, {args.steps} steps of {BATCH * LENGTH} words of "
+    name = "Llama" if args.model == "llama" else "transformer"
+    return (f"{name} with {BLOCKS} blocks, Adam, {args.steps} steps of {BATCH * LENGTH} words of "
             f"{data.source}")
 
 

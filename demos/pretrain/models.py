@@ -10,7 +10,9 @@ import haiku_mup
 from demos.pretrain.corpus import PAD_ID
 from haiku_mup import models
 
-MODELS = {"gpt2": models.GPT2LMHeadModel, "bert": models.BertForMaskedLM, "roberta": models.RobertaForMaskedLM}
+MODELS = {"gpt2": models.GPT2LMHeadModel, "bert": models.BertForMaskedLM, "roberta": models.RobertaForMaskedLM,
+          "llama": models.LlamaForCausalLM}
+MASKED = {"bert", "roberta"}            # guess masked ids; the others predict the next one
 
 
 def make_config(args: argparse.Namespace, vocab_size: int, width: int) -> models.Config:
@@ -23,6 +25,11 @@ def make_config(args: argparse.Namespace, vocab_size: int, width: int) -> models
         return models.GPT2Config(n_embd=width, n_layer=args.layers, n_head=heads, n_positions=args.length,
                                  resid_pdrop=args.dropout, embd_pdrop=args.dropout, attn_pdrop=args.dropout,
                                  **common)
+    if args.model == "llama":           # two heads a group; 8/3 of the width, rounded up to a multiple of 16
+        return models.LlamaConfig(
+            hidden_size=width, intermediate_size=16 * -(-width // 6), num_hidden_layers=args.layers,
+            num_attention_heads=heads, num_key_value_heads=heads // 2 if heads % 2 == 0 else heads,
+            max_position_embeddings=args.length, attention_dropout=args.dropout, **common)
     config_class, offset = models.BertConfig, 0
     if args.model == "roberta":             # its positions count from PAD_ID + 1
         config_class, offset = models.RobertaConfig, PAD_ID + 1

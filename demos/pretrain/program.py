@@ -9,7 +9,7 @@ from demos.pretrain import processes
 from demos.pretrain.arguments import PATHS, PROG, make_parser, parse, run_settings
 from demos.pretrain.checkpoints import Checkpoints
 from demos.pretrain.corpus import Batches, load_corpus
-from demos.pretrain.models import capture
+from demos.pretrain.models import MASKED, capture
 from demos.pretrain.processes import is_leader, is_single, print_once
 from demos.pretrain.report import report
 from demos.pretrain.sampling import sample
@@ -22,7 +22,7 @@ def pretrain(args: argparse.Namespace) -> None:
     Raises:
       ImportError, OSError, ValueError: invalid arguments or files; MupError is a ValueError.
     """
-    start, masked = time.perf_counter(), args.model != "gpt2"
+    start, masked = time.perf_counter(), args.model in MASKED
     corpus = load_corpus(args.text, args.level, masked)
     batches = Batches(corpus=corpus, rows=args.batch, length=args.length, masked=masked, seed=args.seed)
     batches.check()
@@ -39,7 +39,7 @@ def pretrain(args: argparse.Namespace) -> None:
         state, curve = train(args, trainer, batches, checkpoints)
     finally:
         checkpoints.close()
-    if args.model == "gpt2":
+    if not masked:
         ids = sample(args, trainer, state.params, prompt=corpus.valid[:args.length // 4])
         print_once(f"\n{corpus.decode(ids)}\n")
     if is_leader():

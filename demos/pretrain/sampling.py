@@ -1,4 +1,4 @@
-"""Text that a trained GPT-2 writes."""
+"""Text that a trained GPT-2 or Llama writes."""
 import argparse
 from typing import Any
 

@@ -39,10 +39,9 @@ class LlamaConfig(Config):
       rope_parameters: settings of rotary position embeddings, a mapping with rope_type ("default", "linear",
         "dynamic", "llama3" or "yarn"), rope_theta, and what the type needs.
       pad_token_id: id of padding, whose embedding gets no gradient as an input; None for none.
-      rope_theta, rope_scaling: the settings as transformers 4 has them, in place of rope_parameters. They are
-        arguments alone: read `rope_parameters`.
 
-    For the others see `Config`.
+    The settings may be given as transformers 4 has them: by the arguments ``rope_theta`` and ``rope_scaling``.
+    For the other fields see `Config`.
 
     >>> config = models.LlamaConfig(hidden_size=64, num_attention_heads=4, num_key_value_heads=2)
     >>> config.key_size, config.rope_parameters["rope_theta"]

@@ -123,4 +123,4 @@ def test_the_launch_compiles(sizes, parameters):
     assert done.returncode == 0, done.stderr
     count = int(re.search(r"([\d,]+) parameters on", done.stdout)[1].replace(",", ""))
     assert parameters < count < 1.2 * parameters, done.stdout
-    assert re.search(r"self_attn/key/w +.*output", done.stdout)
+    assert done.stdout.count(" output ") == 3             # keys, values and the readout
