@@ -45,11 +45,12 @@ def network(ids, width, vocab_size):
 
 
 def llama(ids, width, vocab_size):
-    """Maps ids as `network` does, by a Llama of as many blocks and heads, two of which share keys and values."""
+    """Maps ids as `network` does, by a Llama of as many blocks and heads; two share keys and values."""
     heads = width // HEAD
     config = models.LlamaConfig(
         vocab_size=vocab_size, hidden_size=width, intermediate_size=16 * -(-width // 6),
-        num_hidden_layers=BLOCKS, num_attention_heads=heads, num_key_value_heads=heads // 2 if heads % 2 == 0 else heads,
+        num_hidden_layers=BLOCKS, num_attention_heads=heads,
+        num_key_value_heads=heads // 2 if heads % 2 == 0 else heads,
         initializer_range=BASE**-0.5, max_position_embeddings=LENGTH, layer_stack=True)
     with haiku_mup.apply_mup():
         return models.LlamaForCausalLM(config)(ids)

@@ -47,7 +47,7 @@ def make_parser() -> flags.Parser:
     add("--seed", type=int, default="0", help="of parameters, batches and masks")
     add("--eval-every", type=flags.positive_int, default="100", help="steps, held-out loss")
     add("--save-every", type=flags.positive_int, default="100", help="steps, checkpoints")
-    add("--temperature", type=flags.positive_float, default="0.8", help="of the sample that GPT-2 or Llama writes")
+    add("--temperature", type=flags.positive_float, default="0.8", help="of the sample that is written")
     add("--out", type=pathlib.Path, help="folder for the results; an interrupted run goes on where it was; "
         "results/pretrain-MODEL, if not given")
     return parser

@@ -25,9 +25,9 @@ class Config:
       initializer_range: std of matrices and embeddings at init.
       tie_word_embeddings: whether the embedding's matrix also computes the logits.
       num_labels: number of classes in sequence classification.
-      bos_token_id: id with which text begins; None for none. Its default is that of transformers, or None where
+      bos_token_id: id with which text begins; None for none. Its default is that of transformers, or None if
         the vocabulary is too small for it.
-      eos_token_id: id with which text ends, or several; None for none. Its default is as that of `bos_token_id`.
+      eos_token_id: id with which text ends, or several; None for none. Its default is as that for its begin.
         Nothing here uses either: they tell other programs where to begin and to stop.
       other_fields: fields of a config.json that change nothing here, such as names of labels and task settings.
       other_files: contents of the files beside a config.json that change nothing here: generation settings and
