@@ -15,6 +15,7 @@ JUDGED = ("l1", "l2")       # sizes, whose slopes are known; other statistics ar
 BLOCK = 1 << 15             # entries that NumPy measures at a time, so that they stay in the processor's cache
 MOVED = "moved"             # the share of entries that are not zero
 SAMPLE = 512                # entries of an array that are kept, to see how far it moves
+_ENTRIES = jax.lax.GatherDimensionNumbers(offset_dims=(), collapsed_slice_dims=(0,), start_index_map=(0,))
 
 STATS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "l1": lambda x: jnp.abs(x).mean(),
@@ -33,7 +34,7 @@ NUMPY_STATS: dict[str, Callable[[Callable[[], Iterable[np.ndarray]]], float]] = 
     "std": lambda blocks: math.sqrt(_mean(blocks, functools.partial(
         _squared_deviations, _mean(blocks, lambda x: x)))),
     "max": lambda blocks: float(np.max([np.abs(block).max() for block in blocks()])),
-    MOVED: lambda blocks: _mean(blocks, lambda x: x != 0),
+    MOVED: lambda blocks: _mean(blocks, lambda x: np.asarray(np.count_nonzero(x != 0))),
 }
 
 
@@ -117,7 +118,8 @@ def measure_function(stats: Sequence[Stat]) -> Callable[[jax.Array], jax.Array]:
     def measure(x):
         x = replicated(x)
         flat = (jnp.abs(x) if jnp.iscomplexobj(x) else x).astype(jnp.float32).reshape(-1)
-        sample = flat[_sampled_indices(flat.size)]
+        sample = jax.lax.gather(        # flat[indices], without what jnp adds for negative ones
+            flat, _sampled_indices(flat.size)[:, None], _ENTRIES, slice_sizes=(1,), mode="promise_in_bounds")
         return jnp.concatenate([jnp.ones(1, jnp.float32), statistics(x, stats), sample])
 
     @measure.def_vmap
@@ -149,5 +151,5 @@ def replicated(x: jax.Array) -> jax.Array:
 def _sampled_indices(size: int) -> np.ndarray:
     """Returns SAMPLE indices into a vector, the same in every run; all of them, repeated, where it is short."""
     if size <= SAMPLE:
-        return np.arange(SAMPLE) % size
+        return (np.arange(SAMPLE) % size).astype(np.int32)
     return np.sort(np.random.default_rng(size).integers(0, size, SAMPLE)).astype(np.int32)

@@ -43,6 +43,7 @@ class Finding(NamedTuple):
       expected: the slopes that are right.
       excess: how far the slope lies outside of these, beyond its interval, and not only at small widths.
       cause: what that usually means; "" where nothing is outside.
+      doubt: how large an excess the narrower of only two widths may cause: up to it, nothing is wrong for sure.
 
     >>> points = [haiku_mup.Point("mup", width, 0, 0, "activation linear", "l1", width**0.5, "0")
     ...           for width in (64, 128, 256)]
@@ -59,6 +60,7 @@ class Finding(NamedTuple):
     expected: Range
     excess: float
     cause: str = ""
+    doubt: float = 0.0
 
     @property
     def name(self) -> str:
@@ -69,3 +71,28 @@ class Finding(NamedTuple):
         'linear/w'
         """
         return self.quantity.partition(" ")[2] or self.quantity
+
+    def is_wrong(self, tol: float) -> bool:
+        """Returns whether the slope is wrong for sure.
+
+        Args:
+          tol: how far a slope may lie outside of what is expected, beyond its interval.
+
+        >>> from haiku_mup.expectation import Range
+        >>> haiku_mup.Finding("update linear/w", 0, "l1", 0.0, 0.0, Range(-1, -1), 1.0).is_wrong(0.1)
+        True
+        """
+        return self.excess > max(tol, self.doubt)
+
+    def is_open(self, tol: float) -> bool:
+        """Returns whether the slope is off, but only two widths don't tell whether it is so in wide models.
+
+        Args:
+          tol: how far a slope may lie outside of what is expected, beyond its interval.
+
+        >>> from haiku_mup.expectation import Range
+        >>> found = haiku_mup.Finding("activation linear", 0, "l1", -0.12, 0.0, Range(0, 0), 0.12, doubt=0.14)
+        >>> found.is_open(0.1)
+        True
+        """
+        return self.excess > tol and not self.is_wrong(tol)

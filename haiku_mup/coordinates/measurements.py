@@ -13,6 +13,7 @@ from haiku_mup.coordinates.depth_average import DepthAverage, Layers
 from haiku_mup.coordinates.expected_slopes import slope
 from haiku_mup.coordinates.findings import Point
 from haiku_mup.coordinates.model_expectations import ModelExpectations
+from haiku_mup.coordinates.multipliers import multiplier_of
 from haiku_mup.coordinates.quantities import CHANGE_MARK, ParameterKind, RecordKind, title
 from haiku_mup.coordinates.slope_range import FLAT, ExpectedSlopes, Range
 from haiku_mup.coordinates.state_records import RecordInfo
@@ -129,16 +130,14 @@ class _TrialReader:
         """Yields the factor between a layer's weight and its product, in the first step where there is one."""
         name, representative = self.names.module(module)
         expected = self.expectations.of_multiplier(representative, tied=info.readout == TIED)
-        stats = [(i, stat) for i, stat in enumerate(self.stats) if stat in JUDGED][:1]
-        sums = [step.records[module][entry] for step in steps]
-        for layer, (i, stat) in itertools.product(np.ndindex(sums[0].shape[:-1]), stats):
+        stat = next(stat_name(stat) for stat in self.stats if stat in JUDGED)
+        sums = [step.records[module][entry] for step in steps]                  # [layers …, 3]
+        for layer in np.ndindex(sums[0].shape[:-1]):
             quantity = f"{info.kind} {title(name, info.suffix)}{self.names.layer(module, entry, layer)}"
-            means = [_mean_over_calls(each[layer]) for each in sums]
-            found = next(((step, row[1 + i]) for step, row in enumerate(means)
-                          if row is not None and row[1 + i] != 0), None)
-            if found:
-                yield Measurement(quantity=quantity, step=found[0], stat=stat_name(stat), value=float(found[1]),
-                                  expected=expected)
+            found = ((step, multiplier_of(each[layer])) for step, each in enumerate(sums))
+            step, value = next(((step, value) for step, value in found if value is not None), (0, None))
+            if value is not None:
+                yield Measurement(quantity=quantity, step=step, stat=stat, value=value, expected=expected)
 
     def _grows(self, record: tuple[str, str]) -> bool:
         """Returns whether an array's shape follows the width; True in models whose shapes are those of all."""
@@ -349,11 +348,12 @@ def _rounding_noise(trainers: Mapping[int, Trainer], runs: TrainingRuns, stats: 
     for step in itertools.chain.from_iterable(runs.values()):
         sizes = {name: float(np.max(kinds[ParameterKind.GRADIENT][..., i]))
                  for name, kinds in step.parameters.items()}
+        largest: dict[str, float] = {}                              # of each module's
         for name, size in sizes.items():
             module = name.rpartition("/")[0]
-            largest = max(other for key, other in sizes.items() if key.rpartition("/")[0] == module)
-            if size < NOISE * eps * largest:
-                noisy.add(name)
+            largest[module] = max(largest.get(module, 0.0), size)
+        noisy.update(name for name, size in sizes.items()
+                     if size < NOISE * eps * largest[name.rpartition("/")[0]])
     return noisy
 
 

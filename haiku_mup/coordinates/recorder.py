@@ -12,7 +12,7 @@ import numpy as np
 
 from haiku_mup.coordinates.array_stats import Stat, measure_function
 from haiku_mup.coordinates.model_inputs import check_model
-from haiku_mup.coordinates.multipliers import multiplier_between
+from haiku_mup.coordinates.multipliers import product_sizes
 from haiku_mup.coordinates.quantities import RecordKind
 from haiku_mup.coordinates.state_records import WITHOUT_BIAS, RecordInfo, is_record, records_in
 from haiku_mup.errors import MupError
@@ -132,7 +132,7 @@ class Recorder:
         """Adds the arrays of a tree to the state of the current module.
 
         Args:
-          kind: the kind of the arrays.
+          kind: the kind of the arrays; those of a multiplier are what `product_sizes` returns.
           owner: the module that is called, or a name; it tells the second call from the first.
           value: a tree of arrays.
           name: tells it from others of the module.
@@ -147,7 +147,7 @@ class Recorder:
                 kind=kind, suffix=f"{name}{path}" + f"@{number}" * (number > 0), order=len(self.records),
                 shape=tuple(x.shape), eps=float(jnp.finfo(x.dtype).eps), readout=readout,
                 preceding_readouts=tuple(preceding), queries=queries)
-            measured = self._measure(x)
+            measured = x if kind == RecordKind.MULTIPLIER else self._measure(x)
             sums = hk.get_state(info.entry, measured.shape, measured.dtype, init=jnp.zeros)
             hk.set_state(info.entry, sums + measured)
 
@@ -207,7 +207,7 @@ class Recorder:
             self._outputs_of_readouts[id(product)] = product, module.module_name
             self.record(RecordKind.ACTIVATION, module, product, WITHOUT_BIAS)
         if isinstance(module, hk.Linear) and "w" in read and inputs is not None:
-            self.record(RecordKind.MULTIPLIER, module, multiplier_between(inputs, read["w"], product))
+            self.record(RecordKind.MULTIPLIER, module, product_sizes(inputs, read["w"], product))
 
     def _record_tied_multiplier(self, module: SharedReadout, out: jax.Array, weight: Any, x: Any,
                                 **kwargs: Any) -> None:
@@ -216,7 +216,7 @@ class Recorder:
         read, self._read = self._read, {}
         product = out - jnp.broadcast_to(read["b"], out.shape) if "b" in read else out
         weights = weight.get_weights() if isinstance(weight, SharedEmbed) else jnp.asarray(weight)
-        found = multiplier_between(x, weights.T, product)
+        found = product_sizes(x, weights.T, product)
         self._outputs_of_readouts[id(found)] = found, TIED
         self.record(RecordKind.MULTIPLIER, module, found)
 

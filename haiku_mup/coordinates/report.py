@@ -14,7 +14,7 @@ _LEGEND = ("A slope is the power of the width that a size follows; Δ: how far i
 
 
 def report(findings: Sequence[Finding], *, parametrization: str, tol: float, seeds: int = 1,
-           undecided: Sequence[Finding] = (), unseen: Sequence[str] = (),
+           widths: Sequence[int] = (), undecided: Sequence[Finding] = (), unseen: Sequence[str] = (),
            factors: Sequence[ForwardFactor] = ()) -> str:
     """Returns the text.
 
@@ -23,7 +23,8 @@ def report(findings: Sequence[Finding], *, parametrization: str, tol: float, see
       parametrization: its name.
       tol: how far a slope may lie outside of what is expected.
       seeds: how many there are.
-      undecided: those with intervals that are too wide, the widest first.
+      widths: of the models, ascending.
+      undecided: those that leave the answer open: sizes that two widths don't decide, then wide intervals.
       unseen: parameters of whose learning rates nothing sharp is known.
       factors: of the width, in the model's forward pass.
 
@@ -35,10 +36,10 @@ def report(findings: Sequence[Finding], *, parametrization: str, tol: float, see
     shown = findings[:ROWS]
     width = max(len("quantity"), *(len(f.quantity) for f in shown))
     causes = {cause: number for number, cause in enumerate(dict.fromkeys(
-        f.cause for f in shown if f.excess > tol and f.cause), start=1)}
+        f.cause for f in shown if f.is_wrong(tol) and f.cause), start=1)}
     rows = [f"{f.quantity:<{width}}  {f.step:>4}  {f.stat:<4}  {_slope(f):>14}  {str(f.expected):>10}  "
             f"{_status(f, tol, causes)}" for f in shown]
-    lines = [_first_line(findings, parametrization, tol, undecided, seeds),
+    lines = [_first_line(findings, parametrization, tol, undecided, seeds, widths),
              f"{'quantity':<{width}}  step  stat      slope        expected", *rows]
     lines[1:1] = [f"a factor of the width in the forward pass: {factor}" for factor in factors]
     if len(findings) > len(shown):
@@ -53,19 +54,32 @@ def report(findings: Sequence[Finding], *, parametrization: str, tol: float, see
 
 
 def _first_line(findings: Sequence[Finding], parametrization: str, tol: float, undecided: Sequence[Finding],
-                seeds: int) -> str:
+                seeds: int, widths: Sequence[int]) -> str:
     """Returns the first line: the answer, and why."""
-    failed = sum(f.excess > tol for f in findings)
+    failed = sum(f.is_wrong(tol) for f in findings)
     start = f"coordinate check{f' of {parametrization}' * (parametrization != 'mup')}: "
     if undecided and not failed:
         worst = undecided[0]
-        leave = "1 seed leaves" if seeds == 1 else f"{seeds} seeds leave"
-        return (f"{start}undecided; {leave} {_interval(worst.error)} around the slope of {worst.quantity}, "
-                f"where ±{DEVIATION:g} is needed; {_remedy(worst.error, seeds)}")
+        why = _too_few_widths(worst, widths) if worst.is_open(tol) else _too_few_seeds(worst, seeds)
+        return f"{start}undecided; {why}"
     if failed:
         return (f"{start}failed; {failed} of {len(findings)} slopes are off by more than {tol:g} beyond their "
                 "interval")
     return f"{start}passed; none of {len(findings)} slopes is off by more than {tol:g} beyond its interval"
+
+
+def _too_few_widths(finding: Finding, widths: Sequence[int]) -> str:
+    """Returns why two widths don't decide, and which to take."""
+    more = [round(widths[0] * (widths[-1] / widths[0])**(i / 3)) for i in range(4)]
+    return (f"two widths don't tell whether the slope of {finding.quantity}, {_slope(finding)}, fades in wide "
+            f"models; take four, such as {', '.join(map(str, more))}")
+
+
+def _too_few_seeds(finding: Finding, seeds: int) -> str:
+    """Returns why an interval is too wide to decide, and how many seeds to take."""
+    leave = "1 seed leaves" if seeds == 1 else f"{seeds} seeds leave"
+    return (f"{leave} {_interval(finding.error)} around the slope of {finding.quantity}, where "
+            f"±{DEVIATION:g} is needed; {_remedy(finding.error, seeds)}")
 
 
 def _interval(error: float) -> str:
@@ -80,8 +94,10 @@ def _remedy(error: float, seeds: int) -> str:
 
 def _status(finding: Finding, tol: float, causes: Mapping[str, int]) -> str:
     """Returns the text behind a finding: that it fails, with the number of its cause, or that it is right."""
-    if finding.excess > tol:
+    if finding.is_wrong(tol):
         return f"fails ({causes[finding.cause]})" if finding.cause else "fails"
+    if finding.is_open(tol):
+        return "open: it may fade in wide models"
     falls = finding.expected.high < 0 and kind_of(finding.quantity) in set(RecordKind)
     return "ok: falls, as expected" if falls else "ok"
 

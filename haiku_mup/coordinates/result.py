@@ -68,7 +68,7 @@ class CoordCheck:
 
     @property
     def verdict(self) -> Verdict:
-        """Returns the answer, which is undecided where intervals are too wide to tell.
+        """Returns the answer, which is undecided where intervals are too wide, or two widths too few, to tell.
 
         >>> points = [haiku_mup.Point("mup", width, seed, 0, "activation linear", "l1", width**seed, "0")
         ...           for width in (64, 128) for seed in (-1.0, 1.0)]
@@ -80,7 +80,7 @@ class CoordCheck:
     def _verdict(self, tol: float) -> Verdict:
         if self.failures(tol):
             return Verdict.FAILED
-        return Verdict.PASSED if self.findings and not self.undecided() else Verdict.UNDECIDED
+        return Verdict.PASSED if self.findings and not self.undecided(tol) else Verdict.UNDECIDED
 
     @property
     def ok(self) -> bool:
@@ -93,16 +93,22 @@ class CoordCheck:
         """
         return self.verdict is Verdict.PASSED
 
-    def undecided(self) -> list[Finding]:
-        """Returns the findings whose intervals are wider than a wrong exponent of ¼, the widest first.
+    def undecided(self, tol: float = TOL) -> list[Finding]:
+        """Returns the findings that leave the answer open: sizes that two widths don't decide, wide intervals.
 
-        Several quantities may show one mistake, such as a parameter's update and its rate. Of these only the
-        one with the narrowest interval counts, at its best step.
+        A size that shrinks between only two widths may do so because of the narrower one alone: see
+        `Finding.is_open`. An interval is too wide where a wrong exponent of ¼ has room in it; the widest is
+        first. Several quantities may show one mistake, such as a parameter's update and its rate. Of these only
+        the one with the narrowest interval counts, at its best step.
+
+        Args:
+          tol: how far a slope may lie outside of what is expected, beyond its interval.
 
         >>> haiku_mup.CoordCheck([]).undecided()
         []
         """
-        return too_wide(self.findings)
+        left_open = [finding for finding in self.findings if finding.is_open(tol)]
+        return left_open + [finding for finding in too_wide(self.findings) if finding not in left_open]
 
     def unseen(self) -> list[str]:
         """Returns the parameters whose learning rates the check can't judge.
@@ -119,7 +125,8 @@ class CoordCheck:
         """Returns the findings whose slopes are wrong, the worst first.
 
         A slope is wrong where it lies outside of the expected ones by more than `tol` and half of its interval,
-        over all widths, and over the wider half of them too: what only a small width causes fades.
+        over all widths, and over the wider half of them too: what only a small width causes fades. Of two
+        widths, a size that shrinks is wrong only if it does so faster than what fades may.
 
         Args:
           tol: how far a slope may lie outside of what is expected, beyond its interval.
@@ -127,7 +134,7 @@ class CoordCheck:
         >>> haiku_mup.CoordCheck([]).failures()
         []
         """
-        return [finding for finding in self.findings if finding.excess > tol]
+        return [finding for finding in self.findings if finding.is_wrong(tol)]
 
     def assert_ok(self, tol: float = TOL) -> None:
         """Raises if something failed or is undecided, or nothing was judged: for a test suite.
@@ -152,8 +159,9 @@ class CoordCheck:
         return self._report(TOL)
 
     def _report(self, tol: float) -> str:
-        return report(self.findings, tol=tol, factors=self.factors, undecided=self.undecided(),
+        return report(self.findings, tol=tol, factors=self.factors, undecided=self.undecided(tol),
                       unseen=self.unseen(), seeds=len({point.seed for point in self.points}),
+                      widths=sorted({point.width for point in self.points}),
                       parametrization=self.points[0].parametrization if self.points else "")
 
     def plot(self, path: str | os.PathLike[str] | None = None, *, compare: "CoordCheck | None" = None) -> Any:

@@ -3,7 +3,8 @@
 Each seed gives one slope: that of the least-squares line through log2 value against log2 width. The estimate is
 the mean over seeds, and its 95% interval is that of Student's t for the mean of these slopes. A slope is wrong
 only where the whole interval lies outside of the expected range, over all widths and over the wider half of
-them alike: what only a small width causes fades as models grow.
+them alike: what only a small width causes fades as models grow. Two widths have no wider half, and leave a
+doubt.
 """
 import functools
 import math
@@ -13,11 +14,14 @@ from typing import NamedTuple
 import numpy as np
 
 from haiku_mup.coordinates.findings import Finding, Point
-from haiku_mup.coordinates.quantities import CHANGE_MARK, ParameterKind, kind_of
+from haiku_mup.coordinates.quantities import CHANGE_MARK, ParameterKind, RecordKind, kind_of
 from haiku_mup.coordinates.slope_range import Range
 
 # What may stand still in a run, beside all changes: a parameter that starts at zero stays there.
 MOVES = (ParameterKind.VALUE, ParameterKind.UPDATE, ParameterKind.RATE)
+
+# Ratios of two numbers that training or the rules give: the same law holds at any width.
+EXACT = (ParameterKind.RATE, ParameterKind.DECAY, RecordKind.MULTIPLIER)
 
 
 class Estimate(NamedTuple):
@@ -68,8 +72,26 @@ def judge(points: Sequence[Point]) -> Finding | None:
     if (missing | (np.isfinite(values) & (values > 0))).all() and not missing.all(axis=1).any():
         x, y = np.log2(widths), np.log2(values)                     # [widths], [widths, seeds]
         (slope, error), excess = estimate(x, y), _lasting_excess(x, y, expected)
+    shrinks = math.isfinite(excess) and slope < expected.low and kind_of(first.quantity) not in EXACT
     return Finding(quantity=first.quantity, step=first.step, stat=first.stat, slope=slope, error=error,
-                   expected=expected, excess=excess)
+                   expected=expected, excess=excess, doubt=fading_slope(widths) if shrinks else 0.0)
+
+
+def fading_slope(widths: Sequence[int]) -> float:
+    """Returns how fast a right quantity may seem to shrink between two widths; 0 for three or more.
+
+    An update is aligned with the activations that made it, and adds n · a to a sum over a width of n. What is
+    not aligned adds √n. Relative to n, the sum of both has the size √(a² + 1 / n): it falls until it is that of
+    the aligned part. With each of K unrelated inputs an update is aligned by some 1 / √K, and both parts are
+    equal at a width of about K. Here they are taken to be equal at the narrower width.
+
+    >>> round(fading_slope((32, 256)), 3), fading_slope((32, 64, 128, 256))
+    (0.139, 0.0)
+    """
+    if len(widths) != 2:
+        return 0.0
+    narrow, wide = map(float, widths)
+    return 0.5 * math.log2(2 / (1 + narrow / wide)) / math.log2(wide / narrow)
 
 
 def _without_zeros(values: np.ndarray) -> np.ndarray:

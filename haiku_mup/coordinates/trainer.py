@@ -39,7 +39,7 @@ class StepResult(NamedTuple):
     Attributes:
       loss: a number.
       records: module -> name -> [layers …, 1 + stats + SAMPLE], the sum over calls of what
-        `array_stats.measure_function` returns.
+        `array_stats.measure_function` returns; of multipliers [layers …, 3], that of `product_sizes`.
       parameters: "module/name" -> kind -> the statistics [layers …, stats]; of gradients, the share of entries
         that are not zero is behind them.
       errors: [outputs], the size of the loss's gradient with respect to each array that the model returns.
@@ -220,10 +220,18 @@ class Trainer:
 
     def _statistics(self, by_layer, arrays):
         """Returns name -> kind -> statistics [layers …, stats], as a function measures one or two arrays."""
-        return {name: {kind: by_layer(
-            *some, stats=self._stats + (MOVED,) * (kind == ParameterKind.GRADIENT),
-            axes=self._layer_axes(name, some[0])) for kind, some in kinds.items()}
-            for name, kinds in arrays.items()}
+        return {name: self._statistics_of_parameter(by_layer, name, kinds) for name, kinds in arrays.items()}
+
+    def _statistics_of_parameter(self, by_layer, name, kinds):
+        """Returns kind -> statistics; in the first step the change is the update, and is not measured again."""
+        found, known = {}, {}
+        for kind, some in kinds.items():
+            stats = self._stats + (MOVED,) * (kind == ParameterKind.GRADIENT)
+            key = stats, *map(id, some)
+            if key not in known:
+                known[key] = by_layer(*some, stats=stats, axes=self._layer_axes(name, some[0]))
+            found[kind] = known[key]
+        return found
 
     def _layer_axes(self, name, x):
         """Returns how many axes of a parameter are those of layer_stacks, which a layer does not see."""

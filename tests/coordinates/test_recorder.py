@@ -33,7 +33,8 @@ def recorded(fn, x=X, stats=("l1",), rng=None):
     for (module, entry), info in recorder.records.items():
         row = np.asarray(records[module][entry])
         with np.errstate(invalid="ignore"):     # 0 / 0 in a branch that wasn't taken
-            found[info.kind, module, info.suffix] = row[..., 1:1 + len(stats)] / row[..., :1]
+            last, divisor = (2, row[..., 2:]) if info.kind == "multiplier" else (1 + len(stats), row[..., :1])
+            found[info.kind, module, info.suffix] = row[..., 1:last] / divisor
     return found, out, model.apply(params, state, rng, x)[0]
 
 

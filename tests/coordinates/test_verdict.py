@@ -35,6 +35,31 @@ def test_one_seed_at_two_widths_tells_nothing():
     assert check.verdict == "undecided" and "1 seed leaves no interval" in str(check) and "take 5" in str(check)
 
 
+@pytest.mark.parametrize("slope, widths, quantity, answer", [
+    (-0.12, (32, 256), "Δactivation linear", "undecided"),
+    (-0.12, (32, 64, 128, 256), "Δactivation linear", "failed"),
+    (-0.16, (32, 256), "Δactivation linear", "failed"),
+    (0.12, (32, 256), "Δactivation linear", "failed"),
+    (-0.12, (32, 256), "rate linear/w", "failed"),
+    (-0.08, (32, 256), "Δactivation linear", "passed")])
+def test_two_widths_do_not_tell_what_fades_from_what_shrinks(slope, widths, quantity, answer):
+    check = CoordCheck(points(slope, quantity=quantity, widths=widths))
+    assert check.verdict == answer
+    line = str(check).splitlines()[0]
+    why = ("two widths don't tell whether the slope of Δactivation linear, -0.12 ± 0.00, fades",
+           "take four, such as 32, 64, 128, 256")
+    assert [text in line for text in why] == [answer == "undecided"] * 2
+    if answer == "undecided":
+        check.assert_ok(tol=0.15)
+        with pytest.raises(AssertionError, match="is undecided"):
+            check.assert_ok()
+
+
+def test_what_fades_between_two_widths_is_half_of_a_squared_size():
+    """√(1 + 1) at the narrower, √(1 + 1 / 8) at one eightfold as wide."""
+    assert math.isclose(slopes.fading_slope((32, 256)), math.log2(math.sqrt(2 / 1.125)) / 3)
+
+
 def test_a_failure_that_is_sure_counts_beside_what_is_not():
     check = CoordCheck(points(0, 1.5, 2) + points(1.0, 0.0, 2, quantity="update linear/w"))
     assert check.verdict == Verdict.FAILED and check.undecided()
