@@ -5,6 +5,7 @@ import itertools
 import math
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -106,6 +107,7 @@ class _TrialReader:
     activation_changes: bool
     weight_decay: bool
     shapes: Sequence[Mapping[tuple[str, str], tuple[int, ...]]]
+    _known: dict[Any, list[Any]] = dataclasses.field(default_factory=dict)     # expected slopes, by step
 
     def forward_pass(self, trainer: Trainer, steps: Sequence[StepResult]) -> Iterator[Measurement]:
         """Yields what was recorded in the forward passes of the steps, and how far it moved since the first."""
@@ -114,9 +116,10 @@ class _TrialReader:
             if info.kind == RecordKind.MULTIPLIER:
                 yield from self._multiplier(module, entry, info, steps)
                 continue
-            expected = [self.expectations.of_record(
+            expected = self._known.setdefault(id(info), [])     # the same in all trials of a width
+            expected += [self.expectations.of_record(
                 representative, info, updates=number, is_output=self._is_output(trainer, info),
-                grows=self._grows((module, entry))) for number in range(len(steps))]
+                grows=self._grows((module, entry))) for number in range(len(expected), len(steps))]
             sums = [step.records[module][entry] for step in steps]             # [layers …, 1 + stats + SAMPLE]
             for layer in np.ndindex(sums[0].shape[:-1]):
                 quantity = f"{info.kind} {title(name, info.suffix)}{self.names.layer(module, entry, layer)}"
@@ -176,7 +179,8 @@ class _TrialReader:
             common = self.names.module(module)
             layers = {layer: f"{common.title}/{leaf}{self.names.layer(module, leaf, layer)}"
                       for layer in np.ndindex(initial[ParameterKind.VALUE].shape[:-1])}
-            expected = self._expected(f"{common.representative}/{leaf}", len(steps), noise=name in self.noise)
+            key = f"{common.representative}/{leaf}", len(steps), name in self.noise
+            expected = self._known.get(key) or self._known.setdefault(key, self._expected(*key))
             for layer, shown in layers.items():
                 at_layer = [{kind: x[layer] for kind, x in step.parameters[name].items()} for step in steps]
                 for number, step in enumerate(self._of_moving_entries(at_layer)):
@@ -223,7 +227,7 @@ class _TrialReader:
         if self.weight_decay and size and stat in JUDGED:
             yield ParameterKind.DECAY, values[ParameterKind.DECAY] / size
 
-    def _expected(self, name: str, steps: int, *, noise: bool) -> list[dict[ParameterKind, Range | None]]:
+    def _expected(self, name: str, steps: int, noise: bool) -> list[dict[ParameterKind, Range | None]]:
         """Returns, for each step, the slopes that are expected of a parameter; None for what is not judged.
 
         Args:
@@ -269,6 +273,9 @@ def _average_blocks(measurements: Iterable[Measurement]) -> Iterator[Measurement
     for each in measurements:
         groups.setdefault((each.quantity, each.step, each.stat), []).append(each)
     for group in groups.values():
+        if len(group) == 1:
+            yield group[0]
+            continue
         agree = all(each.expected == group[0].expected for each in group)
         yield dataclasses.replace(
             group[0], value=sum(each.value for each in group) / len(group), blocks=len(group),

@@ -1,5 +1,6 @@
 """Measures the factor between a linear layer's product and that of its inputs with its stored weight."""
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +8,7 @@ import numpy as np
 from jax.custom_batching import custom_vmap
 
 from haiku_mup.coordinates.array_stats import replicated
+from haiku_mup.optimizers.numpy_evaluation import numpy_function
 
 ROWS, COLUMNS = 16, 16      # of the product, which are enough: the factor is the same in all
 
@@ -33,6 +35,39 @@ def product_sizes(inputs: jax.Array, weight: jax.Array, product: jax.Array) -> j
     sizes = [jnp.abs(x).astype(jnp.float32).sum() for x in (_first_columns(columns), plain)]
     counted: jax.Array = _sum_over_batch(jnp.stack([jnp.ones((), jnp.float32), *sizes]))
     return counted
+
+
+def traced_sizes(layer: Callable[[jax.Array, jax.Array], jax.Array], inputs: jax.Array,
+                 weight: jax.Array) -> jax.Array | None:
+    """Returns the same three numbers for inputs and a weight of ones, found by tracing the layer by itself.
+
+    They take no part in a program that is to be compiled, where what `product_sizes` does would take as long as
+    the rest of a small model.
+
+    Args:
+      layer: from inputs and a weight to their product, times whatever the layer multiplies it by.
+      inputs: [..., n_in]; their type is what counts.
+      weight: [n_in, n_out]; its type is what counts.
+
+    Returns:
+      The numbers; None where the product depends on other arrays, or is not proportional to the weight.
+
+    >>> x, w = jnp.ones((8, 2)), jnp.ones((2, 5))
+    >>> multiplier_of(traced_sizes(lambda x, w: 0.25 * x @ w, x, w)), traced_sizes(lambda x, w: x @ w**2, x, w)
+    (0.25, None)
+    """
+    types = [jax.ShapeDtypeStruct((1,) * (inputs.ndim - 1) + inputs.shape[-1:], inputs.dtype),
+             jax.ShapeDtypeStruct(weight.shape, weight.dtype)]
+    x, w = (np.broadcast_to(np.ones((), each.dtype), each.shape) for each in types)
+    try:
+        evaluate = numpy_function(jax.make_jaxpr(layer)(*types))
+        (once,), (twice,) = evaluate(x, w), evaluate(x, 2 * w)
+    except Exception:       # user's getters of parameters may do anything
+        return None
+    size = float(np.abs(once).mean())
+    if not 0 < size < math.inf or not np.allclose(twice, 2 * once, rtol=1e-3):
+        return None
+    return jnp.array([1.0, size, inputs.shape[-1]], jnp.float32)
 
 
 def multiplier_of(sums: np.ndarray) -> float | None:

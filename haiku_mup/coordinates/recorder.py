@@ -12,7 +12,7 @@ import numpy as np
 
 from haiku_mup.coordinates.array_stats import Stat, measure_function
 from haiku_mup.coordinates.model_inputs import check_model
-from haiku_mup.coordinates.multipliers import product_sizes
+from haiku_mup.coordinates.multipliers import product_sizes, traced_sizes
 from haiku_mup.coordinates.quantities import RecordKind
 from haiku_mup.coordinates.state_records import WITHOUT_BIAS, RecordInfo, is_record, records_in
 from haiku_mup.errors import MupError
@@ -95,6 +95,7 @@ class Recorder:
         self._outputs_of_readouts: dict[int, tuple[Any, str]] = {}  # id of an array: itself, and the readout
         self._active_modules: list[Any] = []
         self._read: dict[str, Any] = {}                             # by the module that is active: w and b
+        self._weight: jax.Array | None = None                       # to be read in place of the stored one
         self._projections: list[tuple[str, dict[str, Any]]] = []    # active attentions: name, {layer: output}
         self._model = hk.transform_with_state(self._recording(function))
 
@@ -196,18 +197,42 @@ class Recorder:
         if isinstance(module, SharedReadout):
             self._record_tied_multiplier(module, out, *args, **kwargs)
         elif isinstance(module, hk.Linear | hk.ConvND):
-            self._record_product(module, out, args[0] if args else kwargs.get("inputs"))
+            self._record_product(module, out, next_method, *args, **kwargs)
         return out
 
-    def _record_product(self, module: Any, out: jax.Array, inputs: Any) -> None:
+    def _record_product(self, module: Any, out: jax.Array, method: Callable[..., Any], inputs: Any = None,
+                        *args: Any, **kwargs: Any) -> None:
         """Records what a readout makes of its inputs apart from its bias, and a layer's multiplier."""
         read, self._read = self._read, {}
         product = out - jnp.broadcast_to(read["b"], out.shape) if "b" in read else out
         if "b" in read and module.module_name in self._readouts:
             self._outputs_of_readouts[id(product)] = product, module.module_name
             self.record(RecordKind.ACTIVATION, module, product, WITHOUT_BIAS)
-        if isinstance(module, hk.Linear) and "w" in read and inputs is not None:
-            self.record(RecordKind.MULTIPLIER, module, product_sizes(inputs, read["w"], product))
+        if not isinstance(module, hk.Linear) or "w" not in read or inputs is None:
+            return
+        self.record(RecordKind.MULTIPLIER, module, self._product_sizes(
+            module, inputs, read["w"], product, lambda x: method(x, *args, **kwargs)))
+
+    def _product_sizes(self, module: Any, inputs: jax.Array, weight: jax.Array, product: jax.Array,
+                       layer: Callable[[jax.Array], jax.Array]) -> Any:
+        """Returns the sizes of a product with and without what else is in it: traced alone, or measured."""
+        if not self._prepared:
+            return np.zeros(3, np.float32)          # only its shape is asked for
+        sizes = None
+        # A class of the user's own may do other things when it is called, which must not happen twice.
+        if type(module).__module__.partition(".")[0] in ("haiku", "haiku_mup"):
+            sizes = traced_sizes(functools.partial(self._product_alone, module, layer), inputs, weight)
+        return product_sizes(inputs, weight, product) if sizes is None else sizes
+
+    def _product_alone(self, module: Any, layer: Callable[[jax.Array], jax.Array], x: jax.Array,
+                       w: jax.Array) -> jax.Array:
+        """Returns what a layer makes of inputs and a weight in place of its own, without its bias."""
+        self._weight = w
+        try:
+            with self._active(module, attends=False):
+                return layer(x)
+        finally:
+            self._weight = None
 
     def _record_tied_multiplier(self, module: SharedReadout, out: jax.Array, weight: Any, x: Any,
                                 **kwargs: Any) -> None:
@@ -222,9 +247,13 @@ class Recorder:
 
     def _getter(self, next_getter: Any, value: Any, context: Any) -> Any:
         """Notes a weight as stored, and a bias as added: Haiku's custom getter, around all others."""
+        is_own = self._active_modules and context.module is self._active_modules[-1]
+        if not is_own or context.name not in ("w", "b"):
+            return next_getter(value)
+        if self._weight is not None:
+            return next_getter(self._weight if context.name == "w" else jnp.zeros(value.shape, value.dtype))
         used = next_getter(value)
-        if self._active_modules and context.module is self._active_modules[-1] and context.name in ("w", "b"):
-            self._read[context.name] = value if context.name == "w" else used
+        self._read[context.name] = value if context.name == "w" else used
         return used
 
     @contextlib.contextmanager
