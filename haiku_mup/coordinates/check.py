@@ -1,6 +1,7 @@
 """The coordinate check: trains models of several widths, and judges how the sizes of their arrays grow."""
 import dataclasses
 import enum
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -161,7 +162,8 @@ def _parametrize(parametrization: str | Parametrization | Parametrize, adam: boo
 def _base_of(make_model: Callable[[int], Any], base_model: Any, base_width: int) -> Callable[[int], Any]:
     """Returns the function from a width to its base."""
     if base_model is None:
-        return lambda width: make_model(base_width)
+        make_base = functools.cache(lambda: make_model(base_width))
+        return lambda width: make_base()
     return base_model if callable(base_model) else lambda width: base_model
 
 

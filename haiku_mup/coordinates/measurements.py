@@ -351,7 +351,8 @@ def _rounding_noise(trainers: Mapping[int, Trainer], runs: TrainingRuns, stats: 
     Adam makes updates of full size of such gradients, as of any, and nothing can be expected of them.
     """
     eps = max(info.eps for trainer in trainers.values() for info in trainer.records.values())
-    i, noisy = next(i for i, stat in enumerate(stats) if stat in JUDGED), set()
+    i = next(i for i, stat in enumerate(stats) if stat in JUDGED)
+    noisy: set[str] = set()
     for step in itertools.chain.from_iterable(runs.values()):
         sizes = {name: float(np.max(kinds[ParameterKind.GRADIENT][..., i]))
                  for name, kinds in step.parameters.items()}

@@ -74,7 +74,7 @@ def judge(points: Sequence[Point]) -> Finding | None:
         (slope, error), excess = estimate(x, y), _lasting_excess(x, y, expected)
     shrinks = math.isfinite(excess) and slope < expected.low and kind_of(first.quantity) not in EXACT
     return Finding(quantity=first.quantity, step=first.step, stat=first.stat, slope=slope, error=error,
-                   expected=expected, excess=excess, doubt=fading_slope(widths) if shrinks else 0.0)
+                   expected=expected, excess=excess, doubt=fading_slope(widths.tolist()) if shrinks else 0.0)
 
 
 def fading_slope(widths: Sequence[int]) -> float:

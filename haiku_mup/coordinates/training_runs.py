@@ -1,6 +1,7 @@
 """Trains the models of all widths from all seeds, and raises where there is nothing to judge."""
 import concurrent.futures
 import contextlib
+import copy
 import dataclasses
 import importlib.util
 import itertools
@@ -14,7 +15,7 @@ import jax
 
 from haiku_mup.coordinates.array_stats import Stat
 from haiku_mup.coordinates.forward_factors import ForwardFactor, forward_factors
-from haiku_mup.coordinates.model_inputs import model_inputs
+from haiku_mup.coordinates.model_inputs import ModelInputs, model_inputs
 from haiku_mup.coordinates.quantities import ParameterKind
 from haiku_mup.coordinates.recorder import transformed_function
 from haiku_mup.coordinates.trainer import StepResult, Trainer
@@ -52,6 +53,7 @@ class CheckSetup:
     parametrization: Parametrization | None
     parametrize: Parametrize
     weight_decay: bool
+    _captured: dict[int, tuple[Any, Mup]] = dataclasses.field(default_factory=dict)
 
     def forward_factors(self, widths: Sequence[int], batch: Any) -> list[ForwardFactor]:
         """Returns the factors of the width in the model's forward pass; none where they cannot be compared."""
@@ -67,12 +69,7 @@ class CheckSetup:
         model, key = self.make_model(width), jax.random.key(0, impl="rbg")
         transformed_function(model)             # raises for anything but a model
         inputs = model_inputs(self.loss_fn, key, batch)
-        mup = Mup(fans=self.fans, readouts=self.readouts, parametrization=self.parametrization)
-        with mup.init_base():
-            inputs.shapes(self.base(width), key)
-        if self.delta is not None:
-            with mup.init_delta():
-                inputs.shapes(self.delta, key)
+        mup = copy.copy(self._captured_base(self.base(width), inputs, key))
         with mup.init_target():
             inputs.shapes(model, key)
         wrapped, optimizer = self.parametrize(mup, model, self.optimizer)
@@ -80,6 +77,18 @@ class CheckSetup:
                           stats=self.stats, weight_decay=self.weight_decay)
         trainer.start_compiling(pool, batch)
         return trainer
+
+    def _captured_base(self, base: Any, inputs: ModelInputs, key: Any) -> Mup:
+        """Returns a Mup that has captured the base, and the delta: once for all widths that share a base."""
+        if id(base) not in self._captured:
+            mup = Mup(fans=self.fans, readouts=self.readouts, parametrization=self.parametrization)
+            with mup.init_base():
+                inputs.shapes(base, key)
+            if self.delta is not None:
+                with mup.init_delta():
+                    inputs.shapes(self.delta, key)
+            self._captured[id(base)] = base, mup        # the base, too: its id must stay its own
+        return self._captured[id(base)][1]
 
 
 def train_all(setup: CheckSetup, widths: Sequence[int], seeds: Sequence[int], batches: Sequence[Any],

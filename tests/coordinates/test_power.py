@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import optax
 import pytest
 from mutants import LABELS, loss_fn, make
-from wrong_exponents import MUTANTS, RIGHT, Mutant
+from right_models import RIGHT_MODELS, RightModel
+from wrong_exponents import MUTANTS, Mutant
 
 import haiku_mup
 
@@ -16,7 +17,7 @@ MISSED = {"mlp, large eps: eps of all × m^+0.25"}
 
 
 def shallow(x, width, **kwargs):
-    return haiku_mup.Readout(10, **kwargs)(jax.nn.relu(hk.Linear(width)(x)))
+    return haiku_mup.Readout(10, **kwargs)(jax.nn.relu(hk.Linear(width)(x.reshape(len(x), -1))))
 
 
 @pytest.mark.parametrize("mutant", [
@@ -36,9 +37,21 @@ def test_each_wrong_exponent_is_seen_at_the_defaults(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RIGHT)
-def test_right_models_pass_at_the_defaults(name):
-    RIGHT[name].check().assert_ok()
+@pytest.mark.parametrize("name", RIGHT_MODELS)
+def test_a_right_model_never_fails_whatever_the_seeds(name):
+    """At four widths, and at two of them: twenty choices of five seeds."""
+    failed = [str(check) for _, check in RIGHT_MODELS[name].checks(20) if check.verdict == "failed"]
+    assert not failed, failed[0]
+
+
+def test_checks_that_share_their_compiled_programs_are_the_same():
+    model = RightModel(shallow, optax.adam(2.0**-7), widths=(16, 32, 64, 128))
+    (_, four), (_, two), *_ = model.checks(2)
+    alone = model.check(seeds=5)
+    assert four.points == alone.points and {p.width for p in two.points} == {16, 128}
+    assert not four.failures() and not two.failures()
+    wrong = model._replace(network=lambda x, width: shallow(x, width, output_mult=width**0.5))
+    assert [check.verdict for _, check in wrong.checks(1)] == ["failed", "failed"]
 
 
 def test_a_zero_readout_that_is_multiplied_twice_is_seen_beside_its_bias():
