@@ -19,9 +19,8 @@ from haiku_mup.coordinates.slope_range import Range
 
 # What may stand still in a run, beside all changes: a parameter that starts at zero stays there.
 MOVES = (ParameterKind.VALUE, ParameterKind.UPDATE, ParameterKind.RATE)
-
-# Ratios of two numbers that training or the rules give: the same law holds at any width.
-EXACT = (ParameterKind.RATE, ParameterKind.DECAY, RecordKind.MULTIPLIER)
+# What sums over a width make, in which an update's part that is not aligned fades.
+SUMS = (RecordKind.ACTIVATION, RecordKind.LOGITS, RecordKind.PROBE, RecordKind.OUTPUT)
 
 
 class Estimate(NamedTuple):
@@ -72,9 +71,10 @@ def judge(points: Sequence[Point]) -> Finding | None:
     if (missing | (np.isfinite(values) & (values > 0))).all() and not missing.all(axis=1).any():
         x, y = np.log2(widths), np.log2(values)                     # [widths], [widths, seeds]
         (slope, error), excess = estimate(x, y), _lasting_excess(x, y, expected)
-    shrinks = math.isfinite(excess) and slope < expected.low and kind_of(first.quantity) not in EXACT
+    kind = kind_of(first.quantity).removeprefix(CHANGE_MARK).partition(".")[0]      # an output may have a path
+    fades = math.isfinite(excess) and slope < expected.low and kind in SUMS and first.step > 0
     return Finding(quantity=first.quantity, step=first.step, stat=first.stat, slope=slope, error=error,
-                   expected=expected, excess=excess, doubt=fading_slope(widths.tolist()) if shrinks else 0.0)
+                   expected=expected, excess=excess, doubt=fading_slope(widths.tolist()) if fades else 0.0)
 
 
 def fading_slope(widths: Sequence[int]) -> float:

@@ -35,18 +35,20 @@ def test_one_seed_at_two_widths_tells_nothing():
     assert check.verdict == "undecided" and "1 seed leaves no interval" in str(check) and "take 5" in str(check)
 
 
-@pytest.mark.parametrize("slope, widths, quantity, answer", [
-    (-0.12, (32, 256), "Δactivation linear", "undecided"),
-    (-0.12, (32, 64, 128, 256), "Δactivation linear", "failed"),
-    (-0.16, (32, 256), "Δactivation linear", "failed"),
-    (0.12, (32, 256), "Δactivation linear", "failed"),
-    (-0.12, (32, 256), "rate linear/w", "failed"),
-    (-0.08, (32, 256), "Δactivation linear", "passed")])
-def test_two_widths_do_not_tell_what_fades_from_what_shrinks(slope, widths, quantity, answer):
-    check = CoordCheck(points(slope, quantity=quantity, widths=widths))
+@pytest.mark.parametrize("slope, widths, quantity, step, answer", [
+    (-0.12, (32, 256), "Δactivation linear", 1, "undecided"),
+    (-0.12, (32, 256), "output.logits", 1, "undecided"),
+    (-0.08, (32, 256), "Δactivation linear", 1, "passed"),
+    (-0.12, (32, 64, 128, 256), "Δactivation linear", 1, "failed"),
+    (-0.16, (32, 256), "Δactivation linear", 1, "failed"),
+    (0.12, (32, 256), "Δactivation linear", 1, "failed"),
+    (-0.12, (32, 256), "activation linear", 0, "failed"),
+    (-0.12, (32, 256), "update linear/w", 1, "failed")])
+def test_two_widths_do_not_tell_what_fades_from_what_shrinks(slope, widths, quantity, step, answer):
+    check = CoordCheck([p._replace(step=step) for p in points(slope, quantity=quantity, widths=widths)])
     assert check.verdict == answer
     line = str(check).splitlines()[0]
-    why = ("two widths don't tell whether the slope of Δactivation linear, -0.12 ± 0.00, fades",
+    why = (f"two widths don't tell whether the slope of {quantity}, -0.12 ± 0.00, fades",
            "take four, such as 32, 64, 128, 256")
     assert [text in line for text in why] == [answer == "undecided"] * 2
     if answer == "undecided":
