@@ -86,7 +86,7 @@ def fading_slope(widths: Sequence[int]) -> float:
     equal at a width of about K. Here they are taken to be equal at the narrower width.
 
     >>> round(fading_slope((32, 256)), 3), fading_slope((32, 64, 128, 256))
-    (0.139, 0.0)
+    (0.138, 0.0)
     """
     if len(widths) != 2:
         return 0.0
