@@ -11,7 +11,7 @@ def measure(model, widths, seeds, layers):
     make_model, loss_fn, batch = make_problem(model, layers)
 
     def check():
-        return haiku_mup.coord_check(make_model, widths, batch, loss_fn, optax.adam(LR), steps=STEPS, seeds=seeds,
-                                     progress=False).ok
+        return haiku_mup.coord_check(make_model, widths, batch, loss_fn, optax.adam(LR), steps=STEPS,
+                                     seeds=seeds, progress=False).ok
 
     return {"cold": timed(check), "package": haiku_mup.__file__}
