@@ -60,8 +60,11 @@ class ParameterGrowth:
       m_out: ratio of its fan-out.
       base: its shape at the base, as a matrix.
       target: its shape at the target, as a matrix.
-      shape_scaling: how an optimizer of matrices scales updates by their shape; a plain string is one, too.
+      shape_scaling: how an optimizer of matrices scales updates by their shape; plain strings are converted.
       layers: ratio of the numbers of layers that are one array to the optimizer: those of a layer_stack.
+
+    Raises:
+      MupError: no such shape scaling.
     """
 
     factors: Factors
@@ -72,6 +75,13 @@ class ParameterGrowth:
     target: Matrix = Matrix(1, 1)
     shape_scaling: ShapeScaling | str = ShapeScaling.PLAIN
     layers: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Converts a plain string to a shape scaling."""
+        if self.shape_scaling not in list(ShapeScaling):
+            raise MupError(f"shape_scaling={self.shape_scaling!r}: give one of "
+                           f"{', '.join(map(repr, map(str, ShapeScaling)))}")
+        object.__setattr__(self, "shape_scaling", ShapeScaling(self.shape_scaling))
 
     @property
     def aligned_norm(self) -> float:

@@ -1,4 +1,5 @@
 """Rules for optimizers: factors by hand, and every optimizer of optax beside its base, in each form."""
+import dataclasses
 import functools
 import inspect
 import re
@@ -15,7 +16,7 @@ from trees import equal
 
 import haiku_mup
 from haiku_mup import maximal_update, neural_tangent, standard
-from haiku_mup.optimizer_rules import RULES, Matrix, ParameterGrowth, scales
+from haiku_mup.optimizer_rules import RULES, Matrix, ParameterGrowth, ShapeScaling, scales
 
 X = MODELS["mlp"][1]
 contrib = optax.contrib
@@ -53,6 +54,13 @@ def test_muons_hidden_factor_by_hand(base, target, shape_scaling, expected):
     growth = ParameterGrowth(factors=maximal_update().factors("hidden", m_in, m_out), m_in=m_in, m_out=m_out,
                              base=Matrix(*base), target=Matrix(*target), shape_scaling=shape_scaling)
     assert scales("muon", growth).update == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_shape_scaling_is_an_enum_and_equals_its_string():
+    growth = ParameterGrowth(factors=maximal_update().factors("hidden", 4.0, 4.0), shape_scaling="rms")
+    assert growth.shape_scaling is ShapeScaling.RMS and growth.shape_scaling == "rms"
+    with pytest.raises(haiku_mup.MupError, match="shape_scaling='wide': give one of 'plain', 'width', 'rms'"):
+        dataclasses.replace(growth, shape_scaling="wide")
 
 
 def test_novograd_normalises_a_stack_as_a_whole_and_its_layers_keep_their_rate():
