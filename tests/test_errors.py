@@ -30,6 +30,22 @@ def _contexts_are_as_they_were():
     assert params["readout"]["w"].shape == (8, 3)
 
 
+@pytest.mark.parametrize("what", ["init_base", "init_target"])
+def test_apply_mup_outside_of_a_transformed_function(what):
+    """Around the init, and around hk.transform; inside, as the error says, it captures."""
+    plain = hk.transform(lambda x: haiku_mup.Readout(3)(x))
+    mup = haiku_mup.Mup()
+    with mup.init_base():
+        shapes(mlp, 8, X)
+    for misplaced in (lambda: plain.init(KEY, X), lambda: hk.transform(lambda x: x)):
+        with raises("outside of a transformed function", "hk.transform is given"), getattr(
+                haiku_mup.Mup() if what == "init_base" else mup, what)():
+            with haiku_mup.apply_mup():
+                misplaced()
+    with haiku_mup.apply_mup():             # where nothing is captured it does nothing
+        plain.init(KEY, X)
+
+
 def raises(*parts):
     """pytest.raises of the library's error, whose message has all these parts in this order."""
     return pytest.raises(haiku_mup.MupError, match=".*".join(map(re.escape, parts)))

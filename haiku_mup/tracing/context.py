@@ -5,6 +5,7 @@ from typing import Any
 
 import haiku as hk
 
+from haiku_mup.errors import MupError
 from haiku_mup.parameters.haiku_layers import layer_type
 from haiku_mup.tracing import getters
 from haiku_mup.tracing.creation import CreatedParameter, Creation
@@ -31,7 +32,8 @@ def apply_mup() -> Iterator[None]:
     inside has its factors wherever the wrapped model uses it.
 
     Raises:
-      MupError: as it ends, in a wrapped model, for a parameter that was not captured.
+      MupError: in a capture, outside of a transformed function; as it ends, in a wrapped model, for a parameter
+        that was not captured.
 
     >>> def fn(x):
     ...     with haiku_mup.apply_mup():
@@ -48,12 +50,23 @@ def apply_mup() -> Iterator[None]:
     if outer is not None and active is outer.active:
         yield
         return
+    _check_transformed()
     applied = AppliedContext(active)
     with during(applied_context, applied):
         with _hooks(applied):
             yield
         if applied.created:
             active.keep(_in_tree(applied, hk.get_params()))
+
+
+def _check_transformed() -> None:
+    """Raises outside of a transformed function, as around `hk.transform` or around a call of init."""
+    try:
+        hk.running_init()
+    except ValueError as error:
+        raise MupError("apply_mup() is outside of a transformed function; put it into the function that "
+                       "hk.transform is given, around its layers, or into each function of hk.multi_transform"
+                       ) from error
 
 
 @contextlib.contextmanager
