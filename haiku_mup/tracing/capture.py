@@ -66,8 +66,8 @@ class Capture:
                            "call the init of the plain model inside it, which wrap_model was given")
         if not self.records:
             raise MupError(f"{where} captured no parameter: call the model's init inside it, and put the "
-                           "layers inside `with haiku_mup.apply_mup():`, in the function that is transformed, or in "
-                           "each function of hk.multi_transform")
+                           "layers inside `with haiku_mup.apply_mup():`, in the function that is transformed, "
+                           "or in each function of hk.multi_transform")
         self._check_globs()
 
     def _check_globs(self) -> None:
