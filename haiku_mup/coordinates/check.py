@@ -37,7 +37,8 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
                 rule: str | None = None, base_width: int | None = None,
                 base_model: Model | Callable[[int], Model] | None = None, delta_model: Model | None = None,
                 fans: Mapping[str, Sequence[Axes]] | None = None,
-                readouts: str | Sequence[str] = (), steps: int = 3, seeds: int | Iterable[int] = 5,
+                readouts: str | Sequence[str] = (), finite: Mapping[str, Axes | str] | None = None,
+                tied: str | Sequence[str] = (), steps: int = 3, seeds: int | Iterable[int] = 5,
                 stats: Sequence[Stat] = ("l1",), fix_batch: bool = True, progress: bool = True) -> CoordCheck:
     """Trains models of several widths for a few steps, and judges how the sizes of their arrays grow.
 
@@ -70,8 +71,7 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
       base_width: the width of the base; the smallest, by default.
       base_model: the base itself, instead; or a function that returns it for each width.
       delta_model: a model for `Mup.init_delta`.
-      fans: see `Mup`.
-      readouts: see `Mup`.
+      fans, readouts, finite, tied: see `Mup`.
       steps: how many steps to train.
       seeds: how many initializations, or which seeds.
       stats: the statistics to record of each array: "l1" (mean absolute value) and "l2" (root mean square),
@@ -110,7 +110,8 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
     setup = CheckSetup(
         make_model=make_model, loss_fn=loss_fn, optimizer=optimizer, stats=tuple(stats),
         base=_base_of(make_model, base_model, ordered[0] if base_width is None else base_width),
-        delta=delta_model, fans=fans, readouts=readouts, parametrization=_judged_by(parametrization),
+        delta=delta_model, fans=fans, readouts=readouts, finite=finite, tied=tied,
+        parametrization=_judged_by(parametrization),
         parametrize=_parametrize(parametrization, adam, rule), weight_decay=has_weight_decay(optimizer))
     trainers, runs = train_all(setup, ordered, chosen, batches, progress)
     result = CoordCheck(as_points(

@@ -34,7 +34,7 @@ class CheckSetup:
     """Settings that all widths share: arguments of `coord_check`, and what follows from them.
 
     Attributes:
-      make_model, loss_fn, optimizer, stats, fans, readouts: as in `coord_check`.
+      make_model, loss_fn, optimizer, stats, fans, readouts, finite, tied: as in `coord_check`.
       base: from a width to the base.
       delta: a model for `Mup.init_delta`, or None.
       parametrization: the one that parameters are judged by; None for the default, μP.
@@ -48,6 +48,8 @@ class CheckSetup:
     stats: Sequence[Stat]
     fans: Mapping[str, Sequence[Axes]] | None
     readouts: str | Sequence[str]
+    finite: Mapping[str, Axes | str] | None
+    tied: str | Sequence[str]
     base: Callable[[int], Any]
     delta: Model | None
     parametrization: Parametrization | None
@@ -81,7 +83,8 @@ class CheckSetup:
     def _captured_base(self, base: Any, inputs: ModelInputs, key: Any) -> Mup:
         """Returns a Mup that has captured the base, and the delta: once for all widths that share a base."""
         if id(base) not in self._captured:
-            mup = Mup(fans=self.fans, readouts=self.readouts, parametrization=self.parametrization)
+            mup = Mup(fans=self.fans, readouts=self.readouts, finite=self.finite, tied=self.tied,
+                      parametrization=self.parametrization)
             with mup.init_base():
                 inputs.shapes(base, key)
             if self.delta is not None:

@@ -32,8 +32,8 @@ def training(make_model: Callable[..., Any], data: Any, loss_fn: Callable[..., j
              optimizer: Callable[..., optax.GradientTransformation], *, steps: int, base_width: int,
              batch_size: int | None = None, parametrization: str | Parametrization = "mup",
              adam: bool | None = None, rule: str | None = None, evaluate: Mapping[str, Any] | None = None,
-             fans: Mapping[str, Sequence[Axes]] | None = None,
-             readouts: str | Sequence[str] = ()) -> "Training":
+             fans: Mapping[str, Sequence[Axes]] | None = None, readouts: str | Sequence[str] = (),
+             finite: Mapping[str, Axes | str] | None = None, tied: str | Sequence[str] = ()) -> "Training":
     """Makes the trials of a sweep: training runs, from a learning rate and a key.
 
     The key draws the parameters, the order of the data, and what the loss draws. A run ends soon after a loss
@@ -58,8 +58,7 @@ def training(make_model: Callable[..., Any], data: Any, loss_fn: Callable[..., j
       rule: the optimizer's rule, if it is like neither: see there, too.
       evaluate: further losses of the trained model, by name: a batch, or a function ``(apply, params, rng)``
         that returns a scalar. A sweep is judged by the first of these, or else by the training loss.
-      fans: see `Mup`.
-      readouts: see `Mup`.
+      fans, readouts, finite, tied: see `Mup`.
 
     Returns:
       A `Training`: a function from a width to ``trial(lr, key, **hyperparameters)``. A trial returns a dict of
@@ -106,7 +105,8 @@ def training(make_model: Callable[..., Any], data: Any, loss_fn: Callable[..., j
         steps=int(steps), base_width=base_width,
         optimizer_rule=None if adam is None and rule is None else choose(rule, adam is not False),
         evaluate={name: _evaluated(name, what) for name, what in (evaluate or {}).items()},
-        fans=dict(fans) if fans else None, readouts=readouts)
+        fans=dict(fans) if fans else None, readouts=readouts, finite=dict(finite) if finite else None,
+        tied=tied)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -136,6 +136,8 @@ class Training:
     evaluate: Mapping[str, Any]
     fans: Mapping[str, Sequence[Axes]] | None
     readouts: str | Sequence[str]
+    finite: Mapping[str, Axes | str] | None
+    tied: str | Sequence[str]
 
     def __call__(self, width: int) -> Callable[..., dict[str, jax.Array]]:
         """Returns the trial of this width; captures the shapes of base and target."""
@@ -147,7 +149,8 @@ class Training:
         check_model(base)
         check_model(target_model)
         inputs = model_inputs(self.loss_fn, key, self.batches.example())
-        mup = Mup(parametrization=self.parametrization, fans=self.fans, readouts=self.readouts)
+        mup = Mup(parametrization=self.parametrization, fans=self.fans, readouts=self.readouts,
+                  finite=self.finite, tied=self.tied)
         with mup.init_base():
             inputs.shapes(base, key)
         with mup.init_target():

@@ -235,3 +235,43 @@ def headless(x, width):
 def test_a_mistake_of_the_model_is_named():
     with pytest.raises(haiku_mup.MupError, match="Readout"):
         training(model=lambda width: hk.transform(lambda x: headless(x, width)))(WIDTH)
+
+
+# --- declarations ---
+
+def classes_grow(width):
+    def fn(x):
+        with haiku_mup.apply_mup():
+            return haiku_mup.Readout(width // 2)(jnp.tanh(hk.Linear(width)(x)))
+    return hk.transform(fn)
+
+
+def table_of_ones_own(width):
+    def fn(x):
+        with haiku_mup.apply_mup():
+            table = hk.get_parameter("table", [5, width], init=hk.initializers.RandomNormal())
+            features = jnp.tanh(hk.Linear(width)(table[jnp.arange(len(x)) % 5]))
+            return haiku_mup.SharedReadout()(table, features)
+    return hk.transform(fn)
+
+
+def mean_loss(apply, params, rng, batch):
+    return jnp.mean((apply(params, rng, batch[0]) - 1)**2)
+
+
+def sweeps(model, **declarations):
+    haiku_mup.training(model, DATA, mean_loss, optax.adam, steps=1, base_width=BASE, **declarations)(WIDTH)
+
+
+def checks(model, **declarations):
+    haiku_mup.coord_check(model, [BASE, WIDTH], DATA, mean_loss, optax.adam(LR), steps=1, seeds=1,
+                          progress=False, **declarations)
+
+
+@pytest.mark.parametrize("run", [sweeps, checks])
+@pytest.mark.parametrize("model, declarations", [
+    (classes_grow, {"finite": {"readout/*": "out"}}), (table_of_ones_own, {"tied": "~/table"})])
+def test_trials_and_checks_take_every_declaration_of_a_model(run, model, declarations):
+    with pytest.raises((haiku_mup.MupError, haiku_mup.MupWarning), match=f"{next(iter(declarations))}="):
+        run(model)
+    run(model, **declarations)
