@@ -89,11 +89,17 @@ def guesses(found: list[Captured]) -> dict[str, list[str]]:
     names = {row.name for row in found[-1].mup.table()}
     classes: dict[str, list[str]] = {"refused": [], "told": [], "quiet": []}
     for stage in found[:-1]:
-        wrong = sorted({mistake.name for mistake in stage.mistakes} | _named(stage.error, names))
-        for name in set(wrong).difference(*classes.values()):
-            told = any(_named(text, {name}) for text in stage.told)
-            classes["refused" if stage.error else "told" if told else "quiet"].append(name)
+        here = {"refused": _named(stage.error, names), **mistaken(stage)}
+        for how, which in here.items():
+            classes[how] += which.difference(*classes.values())
     return {how: sorted(which) for how, which in classes.items()}
+
+
+def mistaken(stage: Captured) -> dict[str, set[str]]:
+    """Returns the parameters that are wrong in a stage, by whether a warning names them: "told" or "quiet"."""
+    wrong = {mistake.name for mistake in stage.mistakes}
+    told = set().union(*(_named(text, wrong) for text in stage.told))
+    return {"told": told, "quiet": wrong - told}
 
 
 def _named(text: str, names: set[str]) -> set[str]:

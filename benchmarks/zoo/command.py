@@ -31,18 +31,31 @@ def run(name: str) -> list[dict[str, Any]]:
         return list(json.loads(path.read_text(encoding="utf-8")))
 
 
+def _kept(name: str, folder: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns the records of a package from a folder; runs it first if they aren't there, or had trouble."""
+    path = folder / f"{name}.json"
+    records = list(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else []
+    if not records or any("trouble" in record for record in records):
+        records = run(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(records), encoding="utf-8")
+    return records
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints a report of each network; returns 1 if a factor, or a check, isn't what it should be."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.zoo",
                                      description=benchmarks.zoo.__doc__.partition("\n")[0])
     parser.add_argument("packages", nargs="*", metavar="PACKAGE", help=", ".join(names()), default=names())
+    parser.add_argument("--keep", type=pathlib.Path, metavar="FOLDER",
+                        help="keep what each package gives, and don't run again what is there")
     parser.add_argument("--rst", type=pathlib.Path, metavar="FILE", help="write the table of the guide")
     args = parser.parse_args(argv)
     if unknown := set(args.packages) - set(names()):
         parser.error(f"no {', '.join(sorted(unknown))}; there are {', '.join(names())}")
     found: list[tuple[Package, dict[str, Any]]] = []
     for name in args.packages:
-        for record in run(name):
+        for record in _kept(name, args.keep) if args.keep else run(name):
             found.append((package(name), record))
             print(as_text(*found[-1]), flush=True)
     if args.rst:

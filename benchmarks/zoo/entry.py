@@ -14,8 +14,10 @@ import jax.numpy as jnp
 import optax
 
 import haiku_mup
-from benchmarks.zoo.capture import guesses, make_model, stages
+from benchmarks.zoo.capture import guesses, make_model, mistaken, stages
 from benchmarks.zoo.network import Network, package
+
+EPS = 1e-15         # of Adam: nothing beside gradients, however small a network's are at init
 
 
 def check(network: Network) -> haiku_mup.CoordCheck:
@@ -26,7 +28,7 @@ def check(network: Network) -> haiku_mup.CoordCheck:
 
     return haiku_mup.coord_check(
         lambda width: make_model(network, width), network.check_widths, network.inputs(), loss_fn,
-        optax.adam(network.learning_rate), seeds=network.seeds, progress=False, **network.declarations)
+        optax.adam(network.learning_rate, eps=EPS), seeds=network.seeds, progress=False, **network.declarations)
 
 
 def record(network: Network) -> dict:
@@ -42,7 +44,9 @@ def record(network: Network) -> dict:
         "stages": [{"declarations": ", ".join(stage.declarations), "error": stage.error, "told": stage.told}
                    for stage in found],
         "summary": last.mup.summary(), "mistakes": list(map(str, last.mistakes)),
-        "wrong without": guesses(found), "verdict": result.verdict.value, "check": str(result)}
+        "wrong with all": {how: sorted(which) for how, which in mistaken(last).items()},
+        "wrong without": guesses(found), "verdict": result.verdict.value, "failure": network.failure,
+        "check": str(result)}
 
 
 def main(module: str, path: str) -> None:

@@ -5,13 +5,13 @@ from typing import Any
 
 from benchmarks.zoo.network import Package
 
-HEADS = "package", "network", "parameters", "declarations", "wrong without them", "check"
+HEADS = "package", "network", "parameters", "declarations", "wrong without", "wrong with", "check"
 
 
 def is_right(record: dict[str, Any]) -> bool:
-    """Returns whether all factors are those by hand, nothing was wrong and quiet, and the check didn't fail."""
-    return not ("trouble" in record or record["mistakes"] or record["stages"][-1]["error"]
-                or record["wrong without"]["quiet"] or record["verdict"] == "failed")
+    """Returns whether no factor is other than by hand and quiet, and the check fails where it should alone."""
+    return not ("trouble" in record or record["wrong without"]["quiet"] or record["wrong with all"]["quiet"]
+                or (record["verdict"] == "failed") != bool(record["failure"]))
 
 
 def as_text(package: Package, record: dict[str, Any]) -> str:
@@ -25,7 +25,7 @@ def as_text(package: Package, record: dict[str, Any]) -> str:
         lines += [f"  with {stage['declarations'] or 'no declarations'}: {len(stage['told'])} warnings"
                   f"{', and an error' * bool(stage['error'])}"]
         lines += [f"    {text}" for text in [*filter(None, [stage["error"]]), *stage["told"]]]
-    lines += [f"  WRONG {text}" for text in record["mistakes"]]
+    lines += [f"  other than by hand: {text}" for text in record["mistakes"]]
     lines += [f"  without declarations wrong, and {how}: {', '.join(which)}"
               for how, which in record["wrong without"].items() if which]
     return "\n".join([*lines, textwrap.indent(record["check"], "  ")])
@@ -35,11 +35,16 @@ def cells(package: Package, record: dict[str, Any]) -> tuple[str, ...]:
     """Returns the cells of the guide's table for one network."""
     first = f"{package.name} {package.version}", record["network"]
     if "trouble" in record:
-        return *first, "–", "–", "–", "trouble: " + record["trouble"].strip().splitlines()[-1]
-    wrong = [f"{len(which)} {how}" for how, which in record["wrong without"].items() if which]
+        return *first, "–", "–", "–", "–", "trouble: " + record["trouble"].strip().splitlines()[-1]
     declared = [f"``{key}={value}``" for key, value in record["declarations"].items()]
-    return (*first, str(record["parameters"]), ", ".join(declared) or "none", ", ".join(wrong) or "none",
-            record["verdict"])
+    return (*first, str(record["parameters"]), ", ".join(declared) or "none", _counts(record["wrong without"]),
+            _counts(record["wrong with all"]),
+            record["verdict"] + (f", as it should: {record['failure']}" if record["failure"] else ""))
+
+
+def _counts(wrong: dict[str, list[str]]) -> str:
+    """Returns how many parameters are wrong, by what is told of them."""
+    return ", ".join(f"{len(which)} {how}" for how, which in wrong.items() if which) or "none"
 
 
 def as_rst(found: Iterable[tuple[Package, dict[str, Any]]]) -> str:

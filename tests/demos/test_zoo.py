@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks.zoo import command, environment, report
-from benchmarks.zoo.capture import capture, guesses, stages
-from benchmarks.zoo.hand_table import FACTORS, mistakes, parse
+from benchmarks.zoo.capture import capture, guesses, mistaken, stages
+from benchmarks.zoo.hand_table import FACTORS, Mistake, mistakes, parse
 from benchmarks.zoo.network import Network, Package, package
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -99,11 +99,18 @@ def test_what_is_wrong_without_declarations_is_refused_told_or_quiet():
     assert guesses(silent)["quiet"] == ["~/bias"]
 
 
+def test_what_is_wrong_with_all_declarations_is_told_or_quiet(captured):
+    wrong = [Mistake(name, "SGD", "× 4", "× 1") for name in ("linear/w", "head/w")]
+    found = mistaken(captured._replace(mistakes=wrong, told=["'head/w': a guess"]))
+    assert found == {"told": {"head/w"}, "quiet": {"linear/w"}}
+
+
 RECORD = {"network": "net", "parameters": 7, "declarations": {"readouts": "'head'"}, "summary": "table",
           "stages": [{"declarations": "", "error": "refused", "told": ["warned"]},
                      {"declarations": "readouts", "error": "", "told": []}],
           "mistakes": [], "wrong without": {"refused": ["head/w"], "told": [], "quiet": []},
-          "verdict": "passed", "check": "mup: passed"}
+          "wrong with all": {"told": [], "quiet": []},
+          "verdict": "passed", "failure": "", "check": "mup: passed"}
 PACKAGE = Package("nets", "1.0", list)
 
 
@@ -111,13 +118,14 @@ def test_a_record_is_reported_as_text_and_as_a_row_of_the_guide():
     assert report.is_right(RECORD)
     text = report.as_text(PACKAGE, RECORD)
     assert all(part in text for part in ("nets 1.0: net", "readouts='head'", "refused: head/w", "warned"))
-    assert report.as_rst([(PACKAGE, RECORD)]).splitlines()[-6:] == [
+    assert report.as_rst([(PACKAGE, RECORD)]).splitlines()[-7:] == [
         "   * - nets 1.0", "     - net", "     - 7", "     - ``readouts='head'``", "     - 1 refused",
-        "     - passed"]
+        "     - none", "     - passed"]
 
 
 @pytest.mark.parametrize("change", [
-    {"trouble": "it doesn't import"}, {"mistakes": ["a/w: role"]}, {"verdict": "failed"},
+    {"trouble": "it doesn't import"}, {"verdict": "failed"}, {"failure": "a penalty"},
+    {"wrong with all": {"told": [], "quiet": ["a/w"]}},
     {"wrong without": {"refused": [], "told": [], "quiet": ["a/w"]}}])
 def test_what_is_wrong_is_not_right(change):
     assert not report.is_right({**RECORD, **change})
@@ -168,6 +176,22 @@ def test_an_environment_that_cannot_be_made_is_a_line_of_the_report(monkeypatch)
     monkeypatch.setattr(environment, "_run", lambda *args, **kwargs: "")
     monkeypatch.setattr(environment.Environment, "install", fail)
     assert command.run(command.names()[0])[0]["trouble"] == "no such version"
+
+
+def test_records_that_are_kept_are_not_made_again(monkeypatch, tmp_path, capsys):
+    made = []
+
+    def run(name):
+        made.append(name)
+        return [{"network": name, "trouble": "no network"}] if len(made) == 1 else [RECORD]
+    monkeypatch.setattr(command, "run", run)
+    name, arguments = command.names()[0], ["--keep", str(tmp_path / "kept")]
+    assert [command.main([name, *arguments]) for _ in range(3)] == [1, 0, 0]
+    assert made == [name, name] and "no network" in capsys.readouterr().out
+
+
+def test_a_check_that_should_fail_is_right_if_it_does():
+    assert report.is_right({**RECORD, "verdict": "failed", "failure": "a penalty"})
 
 
 def test_records_come_back_from_the_environment(monkeypatch):

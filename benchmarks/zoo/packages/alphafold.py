@@ -1,12 +1,9 @@
 """A block of AlphaFold's Evoformer: attention whose weights have axes for heads, and products of features."""
 from benchmarks.zoo.network import Network, Package
 
-WEIGHT, FROM_HEADS, BIAS = ((0,), (1, 2)), ((0, 1), (2,)), ((), (0, 1))
 TABLE = """
-*_norm/*                    input    -    0  0  1
-*/layer_norm_input/*        input    -    0  0  1
-*/input_layer_norm/*        input    -    0  0  1
-*/center_layer_norm/*       input    -    0  0  1
+*norm*/scale                input    -    0  0  1
+*norm*/offset               input    -    0  0  1
 */outer_product_mean/output_w hidden -1   0 -2 -1
 */outer_product_mean/output_b input  -    0  0  1
 */attention/gating_w        hidden   -    0 -1  0
@@ -14,15 +11,12 @@ TABLE = """
 */attention/output_b        input    -    0  0  1
 */attention/*_w             hidden  -1/2  0 -1  0
 */feat_2d_weights           hidden  -1/2  0 -1  0
-*gat*/weights               hidden   -    0 -1  0
 */weights                   hidden  -1/2  0 -1  0
 */bias                      input    -    0  0  1
 linear*/w                   input    0    0  0  1
 linear*/b                   input    -    0  0  1
-readout/w                   output   0   -1  0  1
-readout/b                   fixed    -    0  0  0
-readout_1/w                 output   0   -1  0  1
-readout_1/b                 fixed    -    0  0  0
+readout*/w                  output   0   -1  0  1
+readout*/b                  fixed    -    0  0  0
 """
 
 
@@ -61,9 +55,8 @@ def networks() -> list[Network]:
 
     return [Network(
         name="EvoformerIteration", make=make, inputs=inputs, table=TABLE,
-        declarations={"fans": {
-            "*/attention/output_w": FROM_HEADS, "*/attention/gating_b": BIAS, "*/attention/[!o]*_w": WEIGHT,
-            "*/outer_product_mean/output_w": FROM_HEADS}})]
+        declarations={"fans": {"*/attention/gating_b": ((), (0, 1)),
+                               "*/outer_product_mean/output_w": ((0, 1), (2,))}})]
 
 
 PACKAGE = Package("alphafold-colabfold", "2.3.13", networks,

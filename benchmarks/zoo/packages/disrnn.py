@@ -31,7 +31,8 @@ def networks() -> list[Network]:
 
     return [Network(
         name="HkDisentangledRNN", make=make, inputs=lambda: (jax.random.normal(jax.random.key(0), (4, 8, 2)),),
-        table=TABLE, declarations={"readouts": "*/output_weights"}, outputs=lambda found: found[..., :-1])]
+        table=TABLE, declarations={"readouts": "*/output_weights"}, outputs=lambda found: found[..., :-1],
+        failure="the penalty, the sum of all squares of hidden weights, grows with the width")]
 
 
 PACKAGE = Package("disentangled-rnns", "0.1.8", networks, requires=(

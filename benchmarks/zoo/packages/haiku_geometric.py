@@ -30,7 +30,7 @@ def networks() -> list[Network]:
     scores = ((2,), (0, 1))
     return [Network(
         name="GATConv", make=make, inputs=lambda: (jax.random.normal(jax.random.key(0), (6, 5)),), table=TABLE,
-        declarations={"readouts": "*/scoring_fn_*", "fans": {"*/scoring_fn_*": scores}})]
+        declarations={"readouts": "*/scoring_fn_*", "fans": {"*/scoring_fn_*": scores}}, seeds=10)]
 
 
 PACKAGE = Package("haiku-geometric", "0.0.5", networks, requires=(
