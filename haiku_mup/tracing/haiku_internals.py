@@ -219,7 +219,7 @@ _FRAMES = {
     "_LayerStack.__call__.<locals>.per_layer_init_fn": (_LAYER_STACK, Nesting._take_layer),
     "_LayerStack.__call__.<locals>.layer": (_LAYER_STACK, Nesting._take_layer),
     "_LayerStack.__call__.<locals>.scanned_init_fn": (_LAYER_STACK, Nesting._take_layers_names),
-    "bind.<locals>.wrapped": (f"{__package__}.wrapped", Nesting._take_wrapped_model),
+    "bind.<locals>.wrapped": (f"{__package__}.wrapped_model", Nesting._take_wrapped_model),
 }
 
 
