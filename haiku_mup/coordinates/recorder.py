@@ -197,11 +197,11 @@ class Recorder:
         if isinstance(module, SharedReadout):
             self._record_tied_multiplier(module, out, *args, **kwargs)
         elif isinstance(module, hk.Linear | hk.ConvND):
-            self._record_product(module, out, next_method, *args, **kwargs)
+            self._record_product(module, out, *args, **kwargs)
         return out
 
-    def _record_product(self, module: Any, out: jax.Array, method: Callable[..., Any], inputs: Any = None,
-                        *args: Any, **kwargs: Any) -> None:
+    def _record_product(self, module: Any, out: jax.Array, inputs: Any = None, *args: Any,
+                        **kwargs: Any) -> None:
         """Records what a readout makes of its inputs apart from its bias, and a layer's multiplier."""
         read, self._read = self._read, {}
         product = out - jnp.broadcast_to(read["b"], out.shape) if "b" in read else out
@@ -211,7 +211,7 @@ class Recorder:
         if not isinstance(module, hk.Linear) or "w" not in read or inputs is None:
             return
         self.record(RecordKind.MULTIPLIER, module, self._product_sizes(
-            module, inputs, read["w"], product, lambda x: method(x, *args, **kwargs)))
+            module, inputs, read["w"], product, lambda x: module(x, *args, **kwargs)))
 
     def _product_sizes(self, module: Any, inputs: jax.Array, weight: jax.Array, product: jax.Array,
                        layer: Callable[[jax.Array], jax.Array]) -> Any:
@@ -226,7 +226,10 @@ class Recorder:
 
     def _product_alone(self, module: Any, layer: Callable[[jax.Array], jax.Array], x: jax.Array,
                        w: jax.Array) -> jax.Array:
-        """Returns what a layer makes of inputs and a weight in place of its own, without its bias."""
+        """Returns what a layer makes of inputs and a weight in place of its own, without its bias.
+
+        The layer is called anew: Haiku gives each interceptor of a call to it only once.
+        """
         self._weight = w
         try:
             with self._active(module, attends=False):

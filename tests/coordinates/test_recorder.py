@@ -2,10 +2,13 @@
 import haiku as hk
 import jax
 import jax.numpy as jnp
+import mutants
 import numpy as np
 import pytest
 
 import haiku_mup
+from haiku_mup.coordinates import recorder
+from haiku_mup.coordinates.multipliers import multiplier_of
 from haiku_mup.coordinates.recorder import Recorder
 from haiku_mup.coordinates.state_records import merge_state, split_state
 
@@ -16,13 +19,13 @@ def recorded(fn, x=X, stats=("l1",), rng=None):
     """Returns {quantity: [layers …, stats]} of one forward pass of fn(x), its output, and that of the model."""
     model = hk.transform_with_state(fn)
     params, state = model.init(jax.random.PRNGKey(0), x)
-    recorder = Recorder(model, stats)
-    empty = recorder.prepare(jax.random.PRNGKey(0), x)
+    recording = Recorder(model, stats)
+    empty = recording.prepare(jax.random.PRNGKey(0), x)
 
     @jax.jit
     def run(params, state):
         def loss(params):
-            out, new = recorder.apply(params, merge_state(state, empty), rng, x)
+            out, new = recording.apply(params, merge_state(state, empty), rng, x)
             return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(out)), (out, new)
         return jax.grad(loss, has_aux=True)(params)[1]
 
@@ -30,7 +33,7 @@ def recorded(fn, x=X, stats=("l1",), rng=None):
     model_state, records = split_state(new)
     assert jax.tree.structure(model_state) == jax.tree.structure(state)
     found = {}
-    for (module, entry), info in recorder.records.items():
+    for (module, entry), info in recording.records.items():
         row = np.asarray(records[module][entry])
         with np.errstate(invalid="ignore"):     # 0 / 0 in a branch that wasn't taken
             last, divisor = (2, row[..., 2:]) if info.kind == "multiplier" else (1 + len(stats), row[..., :1])
@@ -171,3 +174,50 @@ def test_outside_of_a_check_a_probe_is_nothing():
     model = hk.transform(fn)
     assert model.init(None, X) == {} and (model.apply({}, None, X) == X).all()
     assert haiku_mup.probe("x", 3) == 3
+
+
+class Own(hk.Linear):
+    """A layer of the user's, which is not called twice."""
+
+    calls = 0
+
+    def __call__(self, inputs, *, precision=None):
+        type(self).calls += 1
+        return 3 * super().__call__(inputs, precision=precision)
+
+
+def block(x, width):
+    y = haiku_mup.MultiHeadAttention(2, width // 2, w_init=hk.initializers.VarianceScaling())(x, x, x)
+    with hk.custom_getter(lambda next_getter, value, context: next_getter(2 * value)):
+        y = hk.Linear(width, name="doubled")(y)
+    with hk.custom_getter(lambda next_getter, value, context: next_getter(value / jnp.linalg.norm(value))):
+        y = hk.Linear(width, with_bias=False, name="of_norm_1")(y)
+    return haiku_mup.Readout(10)(Own(width)(y))
+
+
+@pytest.mark.parametrize("parametrization", [haiku_mup.maximal_update(), haiku_mup.neural_tangent()])
+def test_multipliers_that_are_traced_are_those_that_are_measured(parametrization, monkeypatch):
+    mup, key, x = haiku_mup.Mup(parametrization=parametrization), jax.random.PRNGKey(0), X[None]
+    base, target = (mutants.make(block)(width) for width in (8, 32))
+    with mup.init_base():
+        jax.eval_shape(base.init, key, x)
+    with mup.init_target():
+        params = target.init(key, x)
+
+    def multipliers():
+        model = Recorder(mup.wrap_model(target), ("l1",))
+        empty, Own.calls = model.prepare(key, x), 0
+        _, state = jax.eval_shape(lambda: model.apply(params, empty, None, x))
+        assert Own.calls == 1
+        _, state = model.apply(params, empty, None, x)
+        return {module: multiplier_of(state[module][entry])
+                for (module, entry), info in model.records.items() if info.kind == "multiplier"}
+
+    traced = multipliers()
+    monkeypatch.setattr(recorder, "traced_sizes", lambda *args: None)
+    assert traced == pytest.approx(multipliers(), rel=1e-5)
+    standard = {"multi_head_attention/query": 0.5, "doubled": 2.0, "own": 3.0, "readout": 0.25}
+    if parametrization == haiku_mup.maximal_update():
+        assert {name: traced[name] for name in standard} == pytest.approx(standard)
+    else:
+        assert traced["doubled"] != pytest.approx(2.0)
