@@ -7,7 +7,7 @@ In the order of a check:
   trained step by step.
 - recorder, state_records, array_stats, multipliers, output_gradients: how arrays, the multipliers of layers and
   the gradients of outputs are measured while the model runs.
-- measurements, quantities, depth_average: points from these numbers; the names of what they measure.
+- measurements, measured_gradients, quantities, depth_average: points from these numbers, and their names.
 - slope_range, expected_slopes, model_expectations: the slopes that the rules expect of each quantity.
 - slopes: the slope of each quantity over widths, its interval, and how far it is from the expected ones.
 - forward_factors, factor_walk, factor_rules, factor_scales: factors of the width in the traced program.

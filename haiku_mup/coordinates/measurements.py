@@ -1,9 +1,6 @@
 """Turns the records of all trained models into points, each with the slopes that are expected of it."""
 import dataclasses
-import functools
 import itertools
-import math
-import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +10,7 @@ from haiku_mup.coordinates.array_stats import JUDGED, Stat, stat_name
 from haiku_mup.coordinates.depth_average import DepthAverage, Layers
 from haiku_mup.coordinates.expected_slopes import slope
 from haiku_mup.coordinates.findings import Point
+from haiku_mup.coordinates.measured_gradients import rounding_noise, slopes_of_errors, slopes_of_gradients
 from haiku_mup.coordinates.model_expectations import ModelExpectations
 from haiku_mup.coordinates.multipliers import multiplier_of
 from haiku_mup.coordinates.quantities import CHANGE_MARK, ParameterKind, RecordKind, title
@@ -24,7 +22,6 @@ from haiku_mup.parameters.haiku_layers import TIED
 from haiku_mup.rules.optimizers import OptimizerRule
 
 _POWERS = {"l1": 1.0, "l2": 0.5}        # of the share of entries that move, in a statistic of all entries
-NOISE = 16      # gradients below so many rounding errors of one operation count as noise
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,15 +64,15 @@ def as_points(trainers: Mapping[int, Trainer], runs: TrainingRuns, *, parametriz
     expectations = ModelExpectations(
         scalings={width: trainer.scalings for width, trainer in trainers.items()},
         branches={width: trainer.branches for width, trainer in trainers.items()},
-        rule=rule, weight_decay=weight_decay, errors=error_slopes(runs),
-        gradients=measured_gradient_slopes(runs) if rule.serves_entrywise else {},
+        rule=rule, weight_decay=weight_decay, errors=slopes_of_errors(runs),
+        gradients=slopes_of_gradients(runs) if rule.serves_entrywise else {},
         multipliers={info.readout or module for trainer in trainers.values()
                      for (module, _), info in trainer.records.items() if info.kind == RecordKind.MULTIPLIER})
     first = {width: steps[0] for (width, _), steps in runs.items()}
-    reader = _TrialReader(
+    reader = _RunReader(
         stats=tuple(stats), expectations=expectations, activation_changes=activation_changes,
         weight_decay=weight_decay, names=DepthAverage(_stack_sizes(first[width]) for width in sorted(first)),
-        noise=_rounding_noise(trainers, runs, list(map(stat_name, stats))),
+        noise=rounding_noise(trainers, runs, list(map(stat_name, stats))),
         shapes=[{key: info.shape for key, info in trainer.records.items()} for trainer in trainers.values()])
     found = {run: list(_average_blocks(itertools.chain(
         reader.forward_pass(trainers[run[0]], steps), reader.parameters(steps))))
@@ -87,7 +84,7 @@ def as_points(trainers: Mapping[int, Trainer], runs: TrainingRuns, *, parametriz
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _TrialReader:
+class _RunReader:
     """Reads measurements from the steps of a run.
 
     Attributes:
@@ -116,7 +113,7 @@ class _TrialReader:
             if info.kind == RecordKind.MULTIPLIER:
                 yield from self._multiplier(module, entry, info, steps)
                 continue
-            expected = self._known.setdefault(id(info), [])     # the same in all trials of a width
+            expected = self._known.setdefault(id(info), [])     # the same in all runs of a width
             expected += [self.expectations.of_record(
                 representative, info, updates=number, is_output=self._is_output(trainer, info),
                 grows=self._grows((module, entry))) for number in range(len(expected), len(steps))]
@@ -311,59 +308,6 @@ def _raised(expected: Range, extra: float | None) -> Range:
 
 
 # --- arithmetic ---
-
-def measured_gradient_slopes(runs: TrainingRuns) -> dict[str, float]:
-    """Returns the slope of each parameter's gradient in the first step, where none is zero, by name."""
-    by_width: dict[int, list[dict[str, float]]] = {}
-    for (width, _), steps in runs.items():
-        by_width.setdefault(width, []).append({
-            name: float(np.mean(kinds[ParameterKind.GRADIENT][..., 0]))
-            for name, kinds in steps[0].parameters.items()})
-    names = set.intersection(*({n for n, x in each.items() if 0 < x < math.inf}
-                               for some in by_width.values() for each in some))
-    return {name: slope(by_width, (2.0**float(np.mean([math.log2(each[name]) for each in some]))
-                                   for some in by_width.values())) for name in names}
-
-
-def error_slopes(runs: TrainingRuns) -> list[Range]:
-    """Returns, for each step, the slopes of the gradients that the loss sends into the outputs; [] for none.
-
-    Args:
-      runs: the steps of each width and seed.
-    """
-    by_width: dict[int, list[np.ndarray]] = {}
-    for (width, _), steps in runs.items():
-        by_width.setdefault(width, []).append(np.array([step.errors for step in steps]))    # [steps, outputs]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs = {width: np.mean(np.log2(errors), axis=0) for width, errors in by_width.items()}
-    found = []
-    for step, output in itertools.product(*map(range, next(iter(logs.values())).shape)):
-        values = {width: 2.0**float(log[step, output]) for width, log in logs.items()}
-        if all(map(math.isfinite, values.values())) and all(values.values()):
-            rounded = round(slope(values, values.values()), 2) + 0.0
-            found.append((step, Range(rounded, rounded)))
-    by_step = [[each for at, each in found if at == step] for step in range(len(next(iter(runs.values()))))]
-    return [functools.reduce(operator.or_, some) for some in by_step] if all(by_step) else []
-
-def _rounding_noise(trainers: Mapping[int, Trainer], runs: TrainingRuns, stats: Sequence[str]) -> set[str]:
-    """Returns the parameters whose gradient is only rounding errors: a bias in front of a softmax or a norm.
-
-    Adam makes updates of full size of such gradients, as of any, and nothing can be expected of them.
-    """
-    eps = max(info.eps for trainer in trainers.values() for info in trainer.records.values())
-    i = next(i for i, stat in enumerate(stats) if stat in JUDGED)
-    noisy: set[str] = set()
-    for step in itertools.chain.from_iterable(runs.values()):
-        sizes = {name: float(np.max(kinds[ParameterKind.GRADIENT][..., i]))
-                 for name, kinds in step.parameters.items()}
-        largest: dict[str, float] = {}                              # of each module's
-        for name, size in sizes.items():
-            module = name.rpartition("/")[0]
-            largest[module] = max(largest.get(module, 0.0), size)
-        noisy.update(name for name, size in sizes.items()
-                     if size < NOISE * eps * largest[name.rpartition("/")[0]])
-    return noisy
-
 
 def _mean_over_calls(sums: np.ndarray) -> np.ndarray | None:
     """Returns the mean over the calls that were counted, in the first entry; None where there was none."""
