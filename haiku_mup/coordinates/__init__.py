@@ -13,6 +13,7 @@ In the order of a check:
 - forward_factors, factor_walk, factor_rules, factor_scales: factors of the width in the traced program.
 - findings, diagnosis, optimizer_diagnosis: what is wrong, and its cause, where synthetic runs of
   the optimizer tell it.
+- rounded_updates: parameters of low precision whose updates are rounded away.
 - verdict, report, result: the three answers, the text, and the `CoordCheck` with all of it.
 - figures, figure_style: pictures.
 """

@@ -2,6 +2,7 @@
 import dataclasses
 import enum
 import functools
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,10 +15,11 @@ from haiku_mup.coordinates.measurements import as_points
 from haiku_mup.coordinates.model_inputs import check_make_model
 from haiku_mup.coordinates.optimizer_diagnosis import diagnose_optimizer
 from haiku_mup.coordinates.result import CoordCheck
+from haiku_mup.coordinates.rounded_updates import rounded_away, warning_text
 from haiku_mup.coordinates.trainer import has_weight_decay
 from haiku_mup.coordinates.training_runs import CheckSetup, Model, Parametrize, train_all
 from haiku_mup.coordinates.verdict import Verdict
-from haiku_mup.errors import MupError
+from haiku_mup.errors import MupError, MupWarning
 from haiku_mup.parameters.fans import Axes
 from haiku_mup.rules import Parametrization
 from haiku_mup.rules.optimizers import choose
@@ -87,6 +89,10 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
       MupError: whatever `Mup` raises; fewer than two widths, or a model that doesn't grow with them; a loss
         that is not a scalar, or not finite at the smallest width.
 
+    Warns:
+      MupWarning: parameters of low precision, such as bfloat16, whose updates are rounded away as the width
+        grows.
+
     >>> def make_model(width):
     ...     def fn(x):
     ...         with haiku_mup.apply_mup():
@@ -117,6 +123,8 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
     result = CoordCheck(as_points(
         trainers, runs, parametrization=_name(parametrization), stats=stats, rule=optimizer_rule,
         activation_changes=fix_batch, weight_decay=setup.weight_decay))
+    if rounded := rounded_away(result.moved()):
+        warnings.warn(warning_text(rounded), MupWarning, stacklevel=2)
     if result.verdict is not Verdict.FAILED or parametrization == ParametrizationName.STANDARD:
         return result
     return dataclasses.replace(

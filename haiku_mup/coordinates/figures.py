@@ -19,7 +19,7 @@ from haiku_mup.coordinates.slope_range import Range
 
 # Quantities that are drawn only where they fail. (Files of earlier versions have losses.)
 IF_FAILED = (ParameterKind.VALUE, ParameterKind.UPDATE, ParameterKind.RATE, ParameterKind.DECAY,
-             RecordKind.MULTIPLIER, CHANGE_MARK, "loss")
+             ParameterKind.MOVED, RecordKind.MULTIPLIER, CHANGE_MARK, "loss")
 FAILED_COLOUR = "#d1242f"
 # Distinct on white, also for most of the colour-blind; without red, which fails, and without greys.
 PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8c564b", "#6a3d9a", "#bcbd22", "#1b3a57",

@@ -201,6 +201,8 @@ class _RunReader:
             gradients, found = step[ParameterKind.GRADIENT], dict(step)
             share = max(share, float(gradients[-1]))
             update = found.pop(ParameterKind.RATE, step[ParameterKind.UPDATE])      # without decay
+            if ParameterKind.MOVED in found and share:
+                found[ParameterKind.MOVED] = step[ParameterKind.MOVED] / share
             powers = [share**_POWERS.get(stat_name(stat), 0.0) if share else 1.0 for stat in self.stats]
             if rate and share:
                 found[ParameterKind.RATE] = update / (
@@ -219,6 +221,8 @@ class _RunReader:
         yield ParameterKind.UPDATE, values[ParameterKind.UPDATE]
         if ParameterKind.RATE in values and stat in JUDGED:
             yield ParameterKind.RATE, values[ParameterKind.RATE]
+        if ParameterKind.MOVED in values and stat == stat_name(self.stats[0]):
+            yield ParameterKind.MOVED, values[ParameterKind.MOVED]
         if step:        # before the first update, nothing has changed
             yield ParameterKind.CHANGE, values[ParameterKind.CHANGE]
         if self.weight_decay and size and stat in JUDGED:

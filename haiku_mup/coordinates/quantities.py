@@ -36,6 +36,8 @@ class ParameterKind(enum.StrEnum):
       RATE: what SGD's learning rate is: how large an update is beside its gradient.
       DECAY: the part of an update that is weight decay.
       GRADIENT: the loss's gradient, which only tells rounding noise, and is not judged.
+      MOVED: the share of entries that an update moved, of those with a gradient; of numbers with less precision
+        than float32, and not judged.
     """
 
     VALUE = "param"
@@ -44,6 +46,7 @@ class ParameterKind(enum.StrEnum):
     RATE = "rate"
     DECAY = "decay"
     GRADIENT = "gradient"
+    MOVED = "moved"
 
 
 def kind_of(quantity: str) -> str:

@@ -1,10 +1,12 @@
 """The text of a coordinate check: a line with the verdict, and a table of the worst findings."""
 import math
+import types
 from collections.abc import Mapping, Sequence
 
 from haiku_mup.coordinates.findings import Finding
 from haiku_mup.coordinates.forward_factors import ForwardFactor
 from haiku_mup.coordinates.quantities import RecordKind, kind_of
+from haiku_mup.coordinates.rounded_updates import describe
 from haiku_mup.coordinates.verdict import DEVIATION, seeds_needed
 
 ROWS = 20       # findings that are shown
@@ -15,7 +17,8 @@ _LEGEND = ("A slope is the power of the width that a size follows; Δ: how far i
 
 def report(findings: Sequence[Finding], *, parametrization: str, tol: float, seeds: int = 1,
            widths: Sequence[int] = (), undecided: Sequence[Finding] = (), unseen: Sequence[str] = (),
-           factors: Sequence[ForwardFactor] = ()) -> str:
+           factors: Sequence[ForwardFactor] = (),
+           rounded: Mapping[str, Mapping[int, float]] = types.MappingProxyType({})) -> str:
     """Returns the text.
 
     Args:
@@ -27,6 +30,7 @@ def report(findings: Sequence[Finding], *, parametrization: str, tol: float, see
       undecided: those that leave the answer open: sizes that two widths don't decide, then wide intervals.
       unseen: parameters of whose learning rates nothing sharp is known.
       factors: of the width, in the model's forward pass.
+      rounded: the shares of entries that a step moves, of parameters whose updates are rounded away.
 
     >>> print(report([], parametrization="mup", tol=0.1))
     coordinate check: nothing was judged
@@ -49,6 +53,9 @@ def report(findings: Sequence[Finding], *, parametrization: str, tol: float, see
         lines.append("Not seen: the learning rates of " + ", ".join(unseen[:NAMED]) + (
             f" and {len(unseen) - NAMED} more" if len(unseen) > NAMED else "") +
             ", which have no gradient of their own, or updates of which only a range of slopes is expected.")
+    if rounded:
+        lines.append("Rounded away: updates of parameters of which a step moves ever fewer entries, "
+                     f"{describe(rounded)}.")
     lines.append(_LEGEND)
     return "\n".join(lines)
 

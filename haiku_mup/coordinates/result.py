@@ -11,6 +11,7 @@ from haiku_mup.coordinates.findings import Finding, Point
 from haiku_mup.coordinates.forward_factors import ForwardFactor
 from haiku_mup.coordinates.optimizer_diagnosis import OptimizerDiagnosis
 from haiku_mup.coordinates.report import report
+from haiku_mup.coordinates.rounded_updates import moved_shares, rounded_away
 from haiku_mup.coordinates.slopes import distance, judge
 from haiku_mup.coordinates.verdict import Verdict, too_wide, unseen_parameters
 from haiku_mup.errors import MupError
@@ -121,6 +122,20 @@ class CoordCheck:
         """
         return unseen_parameters(self.points, self.findings)
 
+    def moved(self) -> dict[str, dict[int, float]]:
+        """Returns the share of entries that the last step moved, by parameter and width.
+
+        Entries without a gradient don't count.
+        Only parameters with less precision than float32 are in it. Where the share falls with the width, hidden
+        updates are rounded away.
+
+        >>> points = [haiku_mup.Point("mup", width, 0, 0, "moved linear/w", "l1", 32 / width)
+        ...           for width in (64, 128)]
+        >>> haiku_mup.CoordCheck(points).moved()
+        {'linear/w': {64: 0.5, 128: 0.25}}
+        """
+        return moved_shares(self.points)
+
     def failures(self, tol: float = TOL) -> list[Finding]:
         """Returns the findings whose slopes are wrong, the worst first.
 
@@ -160,7 +175,8 @@ class CoordCheck:
 
     def _report(self, tol: float) -> str:
         return report(self.findings, tol=tol, factors=self.factors, undecided=self.undecided(tol),
-                      unseen=self.unseen(), seeds=len({point.seed for point in self.points}),
+                      unseen=self.unseen(), rounded=rounded_away(self.moved()),
+                      seeds=len({point.seed for point in self.points}),
                       widths=sorted({point.width for point in self.points}),
                       parametrization=self.points[0].parametrization if self.points else "")
 

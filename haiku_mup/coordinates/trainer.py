@@ -214,8 +214,10 @@ class Trainer:
             for module, leaves in tree.items():
                 for leaf, x in leaves.items():
                     if hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.inexact) and x.size:
-                        arrays.setdefault(f"{module}/{leaf}", {})[kind] = (
-                            x, *(other[module][leaf] for other in others))
+                        kinds = arrays.setdefault(f"{module}/{leaf}", {})
+                        kinds[kind] = x, *(other[module][leaf] for other in others)
+                        if kind == ParameterKind.UPDATE and jnp.finfo(x.dtype).bits < 32:
+                            kinds[ParameterKind.MOVED] = kinds[kind]
         return arrays
 
     def _statistics(self, by_layer, arrays):
@@ -227,6 +229,8 @@ class Trainer:
         found, known = {}, {}
         for kind, some in kinds.items():
             stats = self._stats + (MOVED,) * (kind == ParameterKind.GRADIENT)
+            if kind == ParameterKind.MOVED:
+                stats = (MOVED,) * len(self._stats)         # the same for every statistic
             key = stats, *map(id, some)
             if key not in known:
                 known[key] = by_layer(*some, stats=stats, axes=self._layer_axes(name, some[0]))
