@@ -12,6 +12,10 @@ neural tangent parametrization; in μP and the mean-field form n^-1 at first and
 after the first updates with none. That is ε's factor for inputs and hidden weights; in readouts it is the
 multiplier. SGD's rate is Adam's over ε's factor. (The paper's Table 1 has Adam's rates, which we read at
 second hand; ε's factors and SGD's are derived here.)
+
+None of this counts what a readout's initial weights make of changed activations. The first gradients point
+along these weights, so that n changes add up to n^½ of the standard readout's n^-½ each: outputs move like √n
+in the first steps, unless the readout starts at zero. μP's multiplier, which is smaller by √n, takes that back.
 """
 import dataclasses
 
@@ -84,8 +88,10 @@ def modified_standard(*, depth_alpha: float | None = None) -> Parametrization:
 
     Inputs keep their rate, draws are standard, and nothing is multiplied in the forward pass: it is
     ``per_layer("standard", "full")`` (Everett et al., arXiv 2407.05872). Beside μP's, initial logits don't
-    shrink with the width. Embeddings can't be tied, since no rate is right for both of their uses. Attention
-    divides logits by √d, so let heads keep their size, and their number grow.
+    shrink with the width, and in the first steps outputs move up to √width as far: a coordinate check says so,
+    unless the readout starts at zero (``w_init=hk.initializers.Constant(0.0)``). Embeddings can't be tied,
+    since no rate is right for both of their uses. Attention divides logits by √d, so let heads keep their size,
+    and their number grow.
 
     Args:
       depth_alpha: see `maximal_update`.
