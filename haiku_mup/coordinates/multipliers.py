@@ -13,8 +13,8 @@ from haiku_mup.optimizers.numpy_evaluation import numpy_function
 ROWS, COLUMNS = 16, 16      # of the product, which are enough: the factor is the same in all
 
 
-def product_sizes(inputs: jax.Array, weight: jax.Array, product: jax.Array) -> jax.Array:
-    """Returns a 1, the size of some entries of a product, and of what the stored weight makes of the inputs.
+def measured_sizes(inputs: jax.Array, weight: jax.Array, product: jax.Array) -> jax.Array:
+    """Returns [1, size of some entries of a product, size of what the stored weight makes of the inputs].
 
     The ratio of the sizes is the multiplier of μP, and of whatever else stands between the parameter and what
     the layer returns. It has no scatter, and so tells a wrong exponent of the width exactly. The three numbers
@@ -26,7 +26,7 @@ def product_sizes(inputs: jax.Array, weight: jax.Array, product: jax.Array) -> j
       product: [..., n_out], what the layer returns, without its bias.
 
     >>> x, w = jnp.arange(6.0).reshape(2, 3), jnp.ones((3, 5))
-    >>> multiplier_of(product_sizes(x, w, 0.25 * x @ w))
+    >>> multiplier_of(measured_sizes(x, w, 0.25 * x @ w))
     0.25
     """
     inputs, weight, product = (jax.lax.stop_gradient(replicated(x)) for x in (inputs, weight, product))
@@ -41,7 +41,7 @@ def traced_sizes(layer: Callable[[jax.Array, jax.Array], jax.Array], inputs: jax
                  weight: jax.Array) -> jax.Array | None:
     """Returns the same three numbers for inputs and a weight of ones, found by tracing the layer by itself.
 
-    They take no part in a program that is to be compiled, where what `product_sizes` does would take as long as
+    They take no part in a program that is to be compiled, where `measured_sizes` would take as long as
     the rest of a small model.
 
     Args:
@@ -71,7 +71,7 @@ def traced_sizes(layer: Callable[[jax.Array, jax.Array], jax.Array], inputs: jax
 
 
 def multiplier_of(sums: np.ndarray) -> float | None:
-    """Returns the multiplier that sums of `product_sizes` tell; None where a product is zero.
+    """Returns the multiplier that sums of `measured_sizes` tell; None where a product is zero.
 
     >>> multiplier_of(np.array([2.0, 1.0, 4.0])), multiplier_of(np.zeros(3))
     (0.25, None)

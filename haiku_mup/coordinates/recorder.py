@@ -12,7 +12,7 @@ import numpy as np
 
 from haiku_mup.coordinates.array_stats import Stat, measure_function
 from haiku_mup.coordinates.model_inputs import check_model
-from haiku_mup.coordinates.multipliers import product_sizes, traced_sizes
+from haiku_mup.coordinates.multipliers import measured_sizes, traced_sizes
 from haiku_mup.coordinates.quantities import RecordKind
 from haiku_mup.coordinates.state_records import WITHOUT_BIAS, RecordInfo, is_record, records_in
 from haiku_mup.errors import MupError
@@ -133,7 +133,7 @@ class Recorder:
         """Adds the arrays of a tree to the state of the current module.
 
         Args:
-          kind: the kind of the arrays; those of a multiplier are what `product_sizes` returns.
+          kind: the kind of the arrays; those of a multiplier are what `measured_sizes` returns.
           owner: the module that is called, or a name; it tells the second call from the first.
           value: a tree of arrays.
           name: tells it from others of the module.
@@ -210,10 +210,10 @@ class Recorder:
             self.record(RecordKind.ACTIVATION, module, product, WITHOUT_BIAS)
         if not isinstance(module, hk.Linear) or "w" not in read or inputs is None:
             return
-        self.record(RecordKind.MULTIPLIER, module, self._product_sizes(
+        self.record(RecordKind.MULTIPLIER, module, self._sizes_of_product(
             module, inputs, read["w"], product, lambda x: module(x, *args, **kwargs)))
 
-    def _product_sizes(self, module: Any, inputs: jax.Array, weight: jax.Array, product: jax.Array,
+    def _sizes_of_product(self, module: Any, inputs: jax.Array, weight: jax.Array, product: jax.Array,
                        layer: Callable[[jax.Array], jax.Array]) -> Any:
         """Returns the sizes of a product with and without what else is in it: traced alone, or measured."""
         if not self._prepared:
@@ -222,7 +222,7 @@ class Recorder:
         # A class of the user's own may do other things when it is called, which must not happen twice.
         if type(module).__module__.partition(".")[0] in ("haiku", "haiku_mup"):
             sizes = traced_sizes(functools.partial(self._product_alone, module, layer), inputs, weight)
-        return product_sizes(inputs, weight, product) if sizes is None else sizes
+        return measured_sizes(inputs, weight, product) if sizes is None else sizes
 
     def _product_alone(self, module: Any, layer: Callable[[jax.Array], jax.Array], x: jax.Array,
                        w: jax.Array) -> jax.Array:
@@ -244,7 +244,7 @@ class Recorder:
         read, self._read = self._read, {}
         product = out - jnp.broadcast_to(read["b"], out.shape) if "b" in read else out
         weights = weight.get_weights() if isinstance(weight, SharedEmbed) else jnp.asarray(weight)
-        found = product_sizes(x, weights.T, product)
+        found = measured_sizes(x, weights.T, product)
         self._outputs_of_readouts[id(found)] = found, TIED
         self.record(RecordKind.MULTIPLIER, module, found)
 
