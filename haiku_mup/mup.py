@@ -95,6 +95,7 @@ class Mup:
             fans=fans, readouts=readouts, parametrization=parametrization, init_mults=init_mults,
             lr_mults=lr_mults, finite=finite, tied=tied)
         self._base: Mapping[str, Record] | None = None
+        self._base_states: Mapping[str, Record] = {}        # state of the base's that is drawn
         self._source: str | None = None                     # where the base was loaded from
         self._target: CapturedModel | None = None
         self._open_capture: TargetCapture | None = None     # of the init_target that is open
@@ -134,7 +135,7 @@ class Mup:
             with activated(capture):
                 yield
             capture.check("init_base")
-            self._base, self._source = capture.records, None
+            self._base, self._base_states, self._source = capture.records, capture.states, None
 
     @contextlib.contextmanager
     def init_delta(self) -> Iterator[None]:
@@ -188,7 +189,8 @@ class Mup:
         if self._base is None:
             raise MupError("init_target before init_base: initialise the base model first, inside `with "
                            "mup.init_base():`")
-        capture, outer = TargetCapture(self._declarations, self._warned, self._base), self._open_capture
+        capture = TargetCapture(self._declarations, self._warned, self._base, self._base_states)
+        outer = self._open_capture
         self._open_capture = capture
         try:
             with activated(capture):
@@ -257,7 +259,7 @@ class Mup:
         """
         captured = self._captured_model("wrap_model")
         plain = bool(self._declarations.parametrization.plain)
-        return wrap(model, WrappedModel(captured.scalings, captured.branches, plain=plain))
+        return wrap(model, WrappedModel(captured.scalings, captured.branches, plain, captured.states))
 
     def wrap_optimizer(self, optimizer: optax.GradientTransformation | optax.MultiSteps, adam: bool = True, *,
                        rule: str | None = None, scale_decay: bool = False, scale_eps: bool = False,
@@ -519,7 +521,7 @@ class Mup:
                            "mup.init_base():`")
         from haiku_mup.serialization import state_dict  # here and below: for those who save
 
-        return state_dict.encode(self._base, self._declarations)
+        return state_dict.encode(self._base, self._declarations, self._base_states)
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> Self:
@@ -595,6 +597,6 @@ class Mup:
         from haiku_mup.serialization import state_dict
 
         mup = cls()
-        mup._base, mup._declarations = state_dict.decode(state, source)
+        mup._base, mup._declarations, mup._base_states = state_dict.decode(state, source)
         mup._source = source
         return mup

@@ -16,6 +16,7 @@ from haiku_mup.rules.optimizers import Behaviour
 
 SMALL_GRADIENT = 1e-3       # the size of synthetic gradients: too small for usual clips to act
 TINY_GRADIENT = 1e-6        # a second size: a power law has the same exponent at both, unless ε interferes
+TRACED = 1e-7, 0.1          # in place of traced values: as an ε, the one is small; both may be rates
 LARGEST = 2**18             # the most entries, of all parameters together, to try in their true shapes
 
 _SIZES = (0.0, 1.0, 2.0)    # of parameters
@@ -65,13 +66,29 @@ class Traits(NamedTuple):
     drift: Drift | None = None
     shape_factor: float | None = None
 
+    def is_like(self, other: "Traits") -> bool:
+        """Returns whether two traits are of one kind."""
+        return self[:3] == other[:3] and (self.shape_factor is None) == (other.shape_factor is None)
+
 
 class CannotTry(Exception):
-    """Signals an optimizer that works on parameters of their true shapes alone, which are too large to try."""
+    """Signals an optimizer that can't be tried.
+
+    Attributes:
+      is_traced: whether what it does depends on a value that is traced; otherwise it works on parameters of
+        their true shapes alone, which are too large to try.
+    """
+
+    def __init__(self, is_traced: bool = False):
+        super().__init__()
+        self.is_traced = is_traced
 
 
 def find_traits(optimizer: Any, trees: Iterable[Any]) -> dict[str, Traits]:
-    """Finds what an optimizer does with each parameter of a tree, by name; {} if it can't be tried.
+    """Finds what an optimizer does with each parameter of a tree, by name; {} if nothing shows.
+
+    Values of hyperparameters that are traced, such as a learning rate under jit, are not known. So two others
+    take their place; what an optimizer does with both, it does with the true ones.
 
     Args:
       optimizer: an optax optimizer.
@@ -79,7 +96,7 @@ def find_traits(optimizer: Any, trees: Iterable[Any]) -> dict[str, Traits]:
         small arrays of these names and ranks; if it needs it, arrays of these shapes.
 
     Raises:
-      CannotTry: it works on these shapes alone, and they are too large.
+      CannotTry: it works on these shapes alone, and they are too large; what it does depends on traced values.
 
     >>> shapes = {"linear": {"w": jax.ShapeDtypeStruct((8, 8), "float32")}}
     >>> import optax
@@ -87,7 +104,28 @@ def find_traits(optimizer: Any, trees: Iterable[Any]) -> dict[str, Traits]:
     ...     optax.sgd(0.1, momentum=0.9), optax.adamw(1e-3), optax.lamb(1e-3), optax.contrib.muon(1e-3))]
     ['SGD', 'Adam', 'by norm', 'neither']
     """
-    inner, trees = extra_args(optimizer), list(trees)
+    trees = list(trees)
+    try:
+        return _find_traits(optimizer, trees)
+    except jax.errors.JAXTypeError:
+        pass
+    try:
+        found, other = (_find_traits(optimizer, trees, value) for value in TRACED)
+    except jax.errors.JAXTypeError:             # it asks whether a value is zero, say
+        raise CannotTry(is_traced=True) from None
+    if not all(traits.is_like(other[name]) for name, traits in found.items()):
+        raise CannotTry(is_traced=True)
+    return found
+
+
+def _find_traits(optimizer: Any, trees: Iterable[Any], traced: float | None = None) -> dict[str, Traits]:
+    """Finds what an optimizer does, with a number in place of traced values.
+
+    Raises:
+      CannotTry: it works on these shapes alone, and they are too large.
+      jax.errors.JAXTypeError: it needs the value of a hyperparameter that is traced.
+    """
+    inner = extra_args(optimizer)
     found: dict[str, Traits] = {}
     with inside(), jax.transfer_guard("allow"):
         for shapes in (RunShape.SMALL, RunShape.TRUE):
@@ -95,11 +133,9 @@ def find_traits(optimizer: Any, trees: Iterable[Any]) -> dict[str, Traits]:
                 if shapes is RunShape.TRUE and not _runs_on(inner, tree):
                     continue
                 try:
-                    found = _try_on(inner, tree, shapes)
-                except (MupError, Warning, CannotTry):      # a warning that was made an error
+                    found = _try_on(inner, tree, shapes, traced)
+                except (MupError, Warning, CannotTry, jax.errors.JAXTypeError):     # a warning made an error
                     raise
-                except jax.errors.JAXTypeError:             # it has a traced learning rate
-                    return {}
                 except Exception:       # it needs other parameters than these
                     continue
                 if any(traits.behaviour for traits in found.values()):
@@ -118,13 +154,14 @@ def _runs_on(optimizer: Any, tree: Any) -> bool:
     return True
 
 
-def _try_on(optimizer: Any, tree: Any, shapes: RunShape) -> dict[str, Traits]:
+def _try_on(optimizer: Any, tree: Any, shapes: RunShape, traced: float | None) -> dict[str, Traits]:
     """Tries an optimizer on a tree of shapes."""
     if shapes is RunShape.TRUE and sum(math.prod(x.shape) for x in jax.tree.leaves(tree)) > LARGEST:
         raise CannotTry
-    square = try_runs(optimizer, tree, _ALL_RUNS, shapes)
+    square = try_runs(optimizer, tree, _ALL_RUNS, shapes, traced=traced)
     try:
-        oblong = try_runs(optimizer, tree, _FEW_RUNS, RunShape.OBLONG, 1) if shapes is RunShape.SMALL else {}
+        oblong = {} if shapes is not RunShape.SMALL else try_runs(
+            optimizer, tree, _FEW_RUNS, RunShape.OBLONG, 1, traced)
     except Exception:       # it needs arrays of just these shapes
         oblong = {}
     return {name: _traits(updates)._replace(shape_factor=_shape_factor(updates, oblong.get(name)))

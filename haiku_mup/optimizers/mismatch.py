@@ -25,6 +25,10 @@ UNTRIED = ("works on arrays of the model's own shapes alone, as one does that ke
            "and the model is too large to try it; so nothing checks that this rule fits it. Inside the wrap it "
            "sees each parameter divided by its factor: put what knows values of parameters behind the wrapped "
            "optimizer")
+UNTRIED_AS_TRACED = (
+    "can't be tried, since what it does depends on hyperparameters that are traced values; so nothing checks "
+    "that this rule fits it. Make it of numbers, outside of jit, and let its state keep what is to change: "
+    "mup.wrap_optimizer(optax.inject_hyperparams(…)(…))")
 
 
 class MismatchCheck:
@@ -59,8 +63,8 @@ class MismatchCheck:
         states, some = states_and_parameters(self._optimizer, tree, self._judged)
         try:
             found = find_traits(self._optimizer, (some, tree))
-        except CannotTry:
-            return self._warn("untried", None, UNTRIED)
+        except CannotTry as error:
+            return self._warn("untried", None, UNTRIED_AS_TRACED if error.is_traced else UNTRIED)
         if found:
             self._tried |= shapes
         self._judge(states, {name: traits for name, traits in found.items() if name in self._judged})

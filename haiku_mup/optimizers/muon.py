@@ -164,7 +164,7 @@ def _update_norms(optimizer: Any, tree: Any, name: str, scalings: Mapping[str, P
               for name, x in named_leaves(tree)]
     shapes = jax.tree.unflatten(jax.tree.structure(tree, is_leaf=is_masked), arrays)
     runs = [Run(params=0.0, initial=1.0, gradient=size) for size in (1.0, 2.0)]
-    updates = try_runs(optimizer, shapes, runs, RunShape.TRUE, 1)[name].first
+    updates = try_runs(optimizer, shapes, runs, RunShape.TRUE, 1, traced=1.0)[name].first
     return np.asarray(np.linalg.norm(updates, axis=1))
 
 

@@ -11,22 +11,28 @@ from jax.extend.core import ClosedJaxpr
 
 from haiku_mup.parameters.jaxprs import is_literal
 
+from haiku_mup.parameters.traced_numbers import traced_value
+
 Function: TypeAlias = Callable[..., list[Any]]      # from arrays to arrays
 
 
-def numpy_function(program: ClosedJaxpr) -> Function:
+def numpy_function(program: ClosedJaxpr, traced: float | None = None) -> Function:
     """Returns a program that `jax.make_jaxpr` traced as a function of its flat arguments, NumPy arrays.
 
     An operation that NumPy has no counterpart of is left to JAX, which compiles that operation alone.
 
+    Args:
+      program: the program.
+      traced: takes the place of values that the program closes over, and that are being traced elsewhere.
+
     Raises:
-      jax.errors.TracerArrayConversionError: the program closes over a value that is being traced.
+      jax.errors.TracerArrayConversionError: the program closes over such a value, and nothing takes its place.
 
     >>> program = jax.make_jaxpr(lambda x: jnp.where(x > 1, x, -x) @ x)(jnp.ones(2))
     >>> numpy_function(program)(np.array([1, 3], "float32"))
     [array(8., dtype=float32)]
     """
-    function = _closed(program)
+    function = _function(program.jaxpr, [_known(x, traced) for x in program.consts])
 
     def evaluate(*arguments: Any) -> list[Any]:
         with np.errstate(all="ignore"), jax.ensure_compile_time_eval():
@@ -40,6 +46,16 @@ def _closed(program: Any) -> Function:
     if isinstance(program, ClosedJaxpr):
         return _function(program.jaxpr, [_concrete(x) for x in program.consts])
     return _function(program, ())
+
+
+def _known(x: Any, traced: float | None) -> Any:
+    """Returns a constant of a program, or what takes the place of one that is traced."""
+    if not isinstance(x, jax.core.Tracer):
+        return _concrete(x)
+    found = traced_value(x)
+    if found is None and traced is not None and not _is_key(x):
+        return np.full(x.shape, traced, x.dtype)
+    return _concrete(x if found is None else found)
 
 
 def _concrete(x: Any) -> Any:

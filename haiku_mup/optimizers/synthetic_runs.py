@@ -75,7 +75,7 @@ class Updates:
 
 
 def try_runs(optimizer: Any, tree: Any, runs: Sequence[Run], shapes: RunShape,
-             moving_steps: int = MOVING_STEPS) -> dict[str, Updates]:
+             moving_steps: int = MOVING_STEPS, traced: float | None = None) -> dict[str, Updates]:
     """Runs an optimizer, and returns its updates by the names of parameters.
 
     It takes several steps, since warm-up and accumulation begin with updates of zero, and a few optimizers turn
@@ -87,6 +87,7 @@ def try_runs(optimizer: Any, tree: Any, runs: Sequence[Run], shapes: RunShape,
       runs: what to try.
       shapes: the shapes of the arrays.
       moving_steps: the number of steps that move each parameter.
+      traced: takes the place of the optimizer's hyperparameters whose values are traced.
 
     Raises:
       Exception: whatever the optimizer raises, as it needs other parameters or arguments than these.
@@ -106,7 +107,7 @@ def try_runs(optimizer: Any, tree: Any, runs: Sequence[Run], shapes: RunShape,
     params = arrays(lambda run: run.params, 0)
     initial = arrays(lambda run: run.params if run.initial is None else run.initial, 0)
     gradients = arrays(lambda run: run.gradient, 1)
-    programs = _traced(optimizer, jax.tree.structure(tree), params)
+    programs = _traced(optimizer, jax.tree.structure(tree), params, traced)
     state, logs = programs.init(initial), [_UpdateLog(len(runs), moving_steps) for _ in params]
     for step in range(STEPS):
         growth = np.array([GROWTH[step % len(GROWTH)] if run.grows else 1.0 for run in runs], np.float32)
@@ -192,7 +193,7 @@ class _Programs:
     moves: list[bool]
 
 
-def _traced(optimizer: Any, tree: Any, params: list[np.ndarray]) -> _Programs:
+def _traced(optimizer: Any, tree: Any, params: list[np.ndarray], traced: float | None) -> _Programs:
     """Traces an optimizer: vectorized over many runs, or for a single run if there are few, which is faster."""
     def shapes(of: Callable[[np.ndarray], tuple[int, ...]]) -> Any:
         return jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(of(x), x.dtype) for x in params])
@@ -200,15 +201,15 @@ def _traced(optimizer: Any, tree: Any, params: list[np.ndarray]) -> _Programs:
     if len(params[0]) > FEW:
         with contextlib.suppress(Exception):    # a callback, say, that has no batching rule
             batch = shapes(lambda x: x.shape)
-            init, state = _trace_init(optimizer, batch, jax.vmap)
-            return _Programs(init, *_trace_update(optimizer, batch, state, jax.vmap))
-    return _one_by_one(optimizer, shapes(lambda x: x.shape[1:]))
+            init, state = _trace_init(optimizer, batch, jax.vmap, traced)
+            return _Programs(init, *_trace_update(optimizer, batch, state, jax.vmap, traced))
+    return _one_by_one(optimizer, shapes(lambda x: x.shape[1:]), traced)
 
 
-def _one_by_one(optimizer: Any, shapes: Any) -> _Programs:
+def _one_by_one(optimizer: Any, shapes: Any, traced: float | None) -> _Programs:
     """Traces an optimizer for one run."""
     try:
-        one_init, state = _trace_init(optimizer, shapes, lambda f: f)
+        one_init, state = _trace_init(optimizer, shapes, lambda f: f, traced)
     except Exception:           # an init that needs values
         def start(run: Flat) -> Any:
             with jax.ensure_compile_time_eval():
@@ -219,7 +220,7 @@ def _one_by_one(optimizer: Any, shapes: Any) -> _Programs:
         def one_init(run: Flat) -> Flat:
             return jax.tree.leaves(start(run))
 
-    one_update, moves = _trace_update(optimizer, shapes, state, lambda f: f)
+    one_update, moves = _trace_update(optimizer, shapes, state, lambda f: f, traced)
 
     def init(params: Flat) -> list[Flat]:
         return [one_init(list(run)) for run in zip(*params)]
@@ -232,21 +233,21 @@ def _one_by_one(optimizer: Any, shapes: Any) -> _Programs:
 
 
 def _trace_init(optimizer: Any, params: Any, vectorized: Callable[[Any], Any],
-                  ) -> tuple[Callable[[Flat], Flat], Any]:
+                  traced: float | None) -> tuple[Callable[[Flat], Flat], Any]:
     """Traces an optimizer's init; returns it, and the shapes of the state."""
     program, state = jax.make_jaxpr(vectorized(optimizer.init), return_shape=True)(params)
-    function = numpy_function(program)
+    function = numpy_function(program, traced)
     return lambda params: function(*params), state
 
 
-def _trace_update(optimizer: Any, params: Any, state: Any,
-                    vectorized: Callable[[Any], Any]) -> tuple[Callable[..., tuple[Flat, Flat]], list[bool]]:
+def _trace_update(optimizer: Any, params: Any, state: Any, vectorized: Callable[[Any], Any],
+                    traced: float | None) -> tuple[Callable[..., tuple[Flat, Flat]], list[bool]]:
     """Traces an optimizer's update; returns it, and whether each of its updates depends on anything."""
     def step(gradients: Any, state: Any, params: Any) -> Any:
         return optimizer.update(gradients, state, params, value=1.0)
 
     program, n = jax.make_jaxpr(vectorized(step))(params, state, params), len(jax.tree.leaves(params))
-    function = numpy_function(program)
+    function = numpy_function(program, traced)
 
     def update(gradients: Iterable[Any], state: Iterable[Any], params: Iterable[Any]) -> tuple[Flat, Flat]:
         out = function(*gradients, *state, *params)

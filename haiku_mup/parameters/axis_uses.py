@@ -7,6 +7,8 @@ axes is summed over, kept, or indexed. What the walk can't follow is no use: it 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple, TypeAlias
 
+from haiku_mup.parameters.programs import inner_program, jaxpr_of
+
 # The axes of parameters, (key, axis), that lie along one axis of an array.
 Labels: TypeAlias = frozenset[tuple[Hashable, int]]
 NO_LABELS: Labels = frozenset()
@@ -24,6 +26,18 @@ class Use(NamedTuple):
     summed: frozenset[int]
     kept: frozenset[int]
     indexed: frozenset[int] = frozenset()
+
+
+class _Reshaped(tuple[Labels, ...]):
+    """Labels of an array that a reshape made, which know what they were before.
+
+    Joined axes have one label, and another reshape, as of w.ravel().reshape(w.shape), takes them apart again.
+
+    Attributes:
+      before: the shape and the labels of the array that was reshaped.
+    """
+
+    before: tuple[tuple[int, ...], tuple[Labels, ...]]
 
 
 class _Operand(NamedTuple):
@@ -91,7 +105,7 @@ class _Walk:
             if any(operand.is_data for operand in operands):
                 self.data.update(equation.outvars)
             if any(operand.labels for operand in operands):
-                default = _call if _inner(equation) else _elementwise
+                default = _call if inner_program(equation) else _elementwise
                 rule = _PRIMITIVE_USES.get(equation.primitive.name, default)
                 for v, labels in zip(equation.outvars, rule(self, equation, operands)):
                     if labels is not None and v not in self.data:
@@ -159,8 +173,16 @@ def _squeeze(walk: _Walk, equation: Any, operands: list[_Operand]) -> Results:
 
 
 def _reshape(walk: _Walk, equation: Any, operands: list[_Operand]) -> Results:
-    """Splits and joins axes: the shortest runs of axes with one product of sizes belong together."""
-    labels, old, new = _labels(operands[0]), operands[0].shape, equation.params["new_sizes"]
+    """Splits and joins axes, of the array as it was before the first of several reshapes."""
+    labels = _labels(operands[0])
+    before = labels.before if isinstance(labels, _Reshaped) else (operands[0].shape, labels)
+    found = _Reshaped(_split_and_joined(*before, equation.params["new_sizes"]))
+    found.before = before
+    return [found]
+
+
+def _split_and_joined(old: Sequence[int], labels: Sequence[Labels], new: Sequence[int]) -> list[Labels]:
+    """Returns the labels of a new shape: shortest runs of axes with one product of sizes belong together."""
     out: list[Labels] = []
     i = 0
     while i < len(old) or len(out) < len(new):
@@ -175,7 +197,7 @@ def _reshape(walk: _Walk, equation: Any, operands: list[_Operand]) -> Results:
                 break
         joined = NO_LABELS.union(*labels[first:i])
         out[start:] = [joined if n > 1 or len(out) - start == 1 else NO_LABELS for n in new[start:len(out)]]
-    return [tuple(out)]
+    return out
 
 
 def _sliced(walk: _Walk, equation: Any, operands: list[_Operand]) -> Results:
@@ -223,11 +245,31 @@ def _elementwise(walk: _Walk, equation: Any, operands: list[_Operand]) -> Result
         return []                               # a reduction, a sort, or whatever else
     labels = [NO_LABELS.union(*together) for together in zip(*map(_labels, arrays))]
     if not any(operand.is_data for operand in arrays):
-        return [tuple(labels)]
+        return [arrays[0].labels if len(arrays) == 1 else tuple(labels)]
     over = walk.sums.get(out, ()) if equation.primitive.name == "mul" else ()
     walk.note(summed=[x for i, x in enumerate(labels) if i in over],
               kept=[x for i, x in enumerate(labels) if i not in over])
     return []
+
+
+def _concatenate(walk: _Walk, equation: Any, operands: list[_Operand]) -> Results:
+    """Puts arrays side by side; notes that what is put beside activations is kept."""
+    labels = [NO_LABELS.union(*together) for together in zip(*map(_labels, operands))]
+    if any(operand.is_data for operand in operands):
+        walk.note(kept=labels)
+        return []
+    return [tuple(labels)]
+
+
+def _stack(walk: _Walk, equation: Any, operands: list[_Operand]) -> Results:
+    """Puts arrays one behind the other, along a new axis."""
+    axis = equation.params["axis"]
+    def expanded(operand: _Operand) -> _Operand:
+        shape, labels = operand.shape, operand.labels
+        return operand._replace(shape=(*shape[:axis], 1, *shape[axis:]),
+                                labels=labels and (*labels[:axis], NO_LABELS, *labels[axis:]))
+
+    return _concatenate(walk, equation, [*map(expanded, operands)])
 
 
 def _fits(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
@@ -241,20 +283,8 @@ def _nothing(walk: _Walk, equation: Any, operands: list[_Operand]) -> Results:
 
 # --- programs inside ---
 
-def _jaxpr(program: Any) -> Any:
-    """Returns a program without its constants."""
-    return getattr(program, "jaxpr", program)
-
-
-def _inner(equation: Any) -> Any:
-    """Returns the program that an equation calls with its own operands; None where it calls none."""
-    found: Any = next((_jaxpr(equation.params[key]) for key in ("jaxpr", "call_jaxpr", "fun_jaxpr")
-                  if key in equation.params), None)
-    return found if hasattr(found, "eqns") and len(found.invars) == len(equation.invars) else None
-
-
 def _call(walk: _Walk, equation: Any, operands: list[_Operand]) -> Results:
-    return walk.called(_inner(equation), operands)
+    return walk.called(inner_program(equation), operands)
 
 
 def _scan(walk: _Walk, equation: Any, operands: list[_Operand]) -> Results:
@@ -267,64 +297,50 @@ def _scan(walk: _Walk, equation: Any, operands: list[_Operand]) -> Results:
             inside[i] = _Operand(shape, None, True)
         else:
             inside[i] = _Operand(shape[1:], labels and labels[1:], is_data)
-    out = walk.called(_jaxpr(equation.params["jaxpr"]), inside)
+    out = walk.called(jaxpr_of(equation.params["jaxpr"]), inside)
     return [None if i < carried or labels is None else (NO_LABELS, *labels) for i, labels in enumerate(out)]
+
+
+def _while(walk: _Walk, equation: Any, operands: list[_Operand]) -> Results:
+    """Follows what a loop's body reads; what it carries changes."""
+    of_condition, of_body = equation.params["cond_nconsts"], equation.params["body_nconsts"]
+    consts, carried = operands[of_condition:of_condition + of_body], operands[of_condition + of_body:]
+    walk.called(jaxpr_of(equation.params["body_jaxpr"]),
+                [*consts, *(_Operand(operand.shape, None, True) for operand in carried)])
+    return []
 
 
 def _cond(walk: _Walk, equation: Any, operands: list[_Operand]) -> Results:
     for branch in equation.params["branches"]:
-        walk.called(_jaxpr(branch), operands[1:])
+        walk.called(jaxpr_of(branch), operands[1:])
     return []
 
 
 _PRIMITIVE_USES: dict[str, Rule] = {
     "transpose": _transpose, "broadcast_in_dim": _broadcast, "squeeze": _squeeze, "reshape": _reshape,
     "slice": _sliced, "dynamic_slice": _sliced, "gather": _gather, "dot_general": _dot,
-    "conv_general_dilated": _convolution, "scan": _scan, "cond": _cond, "while": _nothing,
-    "concatenate": _nothing, "stack": _nothing,
+    "conv_general_dilated": _convolution, "scan": _scan, "cond": _cond, "while": _while,
+    "concatenate": _concatenate, "stack": _stack,
 }
 
 
 def readings(found: Set[Use], growing: Sequence[int]) -> set[tuple[frozenset[int], frozenset[int]]]:
     """Returns the growing axes that are summed over and those that are kept, for each use that tells of all.
 
+    A use that both sums over an axis and keeps it, as of a part of it, tells of none.
+
     >>> readings({Use(frozenset([0]), frozenset([1])), Use(frozenset(), frozenset([1]))}, growing=[0, 1])
     {(frozenset({0}), frozenset({1}))}
     """
     axes = frozenset(growing)
-    return {(use.summed & axes, (use.kept - use.summed) & axes) for use in found
-            if axes <= use.summed | use.kept | use.indexed}
+    return {(use.summed & axes, use.kept & axes) for use in found
+            if axes <= use.summed | use.kept | use.indexed and not _is_ambiguous(use, axes)}
 
 
-# --- programs that only move entries ---
-
-_MOVES = frozenset(("broadcast_in_dim", "concatenate", "convert_element_type", "copy", "dynamic_slice",
-                    "dynamic_update_slice", "expand_dims", "gather", "reshape", "rev", "sharding_constraint",
-                    "slice", "squeeze", "stack", "transpose"))
+def are_ambiguous(found: Set[Use], growing: Sequence[int]) -> bool:
+    """Returns whether a use both sums over a growing axis and keeps it, so that it tells of none."""
+    return any(_is_ambiguous(use, frozenset(growing)) for use in found)
 
 
-def is_arrangement(jaxpr: Any) -> bool:
-    """Returns whether each entry of a program's results is an entry of its arguments.
-
-    >>> stacked = jax.make_jaxpr(lambda x: jnp.stack([x, x]))(jnp.ones(3))
-    >>> is_arrangement(stacked.jaxpr), is_arrangement(jax.make_jaxpr(jnp.sin)(1.0).jaxpr)
-    (True, False)
-    """
-    entries = _entries(jaxpr, jaxpr.invars)
-    return all(not hasattr(v, "val") and v in entries for v in jaxpr.outvars)
-
-
-def _entries(jaxpr: Any, arguments: Iterable[Any]) -> set[Any]:
-    """Returns the variables of a program whose entries are all those of some arguments."""
-    known = set(arguments)
-    for equation in jaxpr.eqns:
-        name, inner = equation.primitive.name, _inner(equation)
-        indices = 1 if name in ("dynamic_slice", "gather") else 2 if name == "dynamic_update_slice" else None
-        are_entries = [not hasattr(v, "val") and v in known for v in equation.invars]
-        if name in _MOVES and all(are_entries[:indices]):
-            known.update(equation.outvars)
-        elif inner is not None and name != "while":
-            inside = _entries(inner, [v for v, entry in zip(inner.invars, are_entries) if entry])
-            known.update(out for v, out in zip(inner.outvars, equation.outvars)
-                         if not hasattr(v, "val") and v in inside)
-    return known
+def _is_ambiguous(use: Use, growing: frozenset[int]) -> bool:
+    return bool(growing & use.summed & use.kept)

@@ -1,10 +1,11 @@
 """Judges guesses about fan axes: what else a parameter may be, what that changes, and how to declare it."""
+import itertools
 import math
 from collections.abc import Iterator, Set
 from typing import NamedTuple
 
 from haiku_mup.errors import MupError
-from haiku_mup.parameters.axis_uses import Use, readings
+from haiku_mup.parameters.axis_uses import Use, are_ambiguous, readings
 from haiku_mup.parameters.fans import Fans, as_declaration
 from haiku_mup.parameters.finite_sizes import with_finite_sizes_of
 from haiku_mup.parameters.haiku_layers import vector
@@ -65,7 +66,7 @@ class Guess:
 
         A guess matters if another reading has other factors, and something speaks for it: the way in which
         the program uses the parameter; an initial value that is the same for every key, as that of a bias or of
-        a gain; a fan-in that no layer's output explains.
+        a gain; a fan-in that no layer's output explains; a use of a part of an axis, which may be any.
 
         Args:
           uses: how the program uses the parameter, as far as that is known.
@@ -79,10 +80,14 @@ class Guess:
                     "another use keeps it, so that the logits of the first lack μP's multiplier; name it in "
                     f"Mup(tied={name!r}), and make the logits by haiku_mup.SharedReadout()(table, x), with the "
                     "axis that grows last")
+        more: list[Reading] = []
+        if are_ambiguous(uses, self._growing):
+            more += self._all()
         if guess.role == HIDDEN and (odd or not self._target.moments.drawn):
-            known = [reading.fans for reading in others]
-            others += [reading for reading in self._others(odd)
-                       if reading.fans not in known and self._differ(guess, reading)]
+            more += self._others(odd)
+        for reading in more:
+            if reading.fans not in [other.fans for other in others] and self._differ(guess, reading):
+                others.append(reading)
         if not others:
             return None
         how = "the program uses it as" if others[0] in used else "it may be"
@@ -98,6 +103,16 @@ class Guess:
                 yield self._read_as(WEIGHT if kept else OUT, self._with_fixed_axes(fans))
             elif rest:
                 yield self._read_as(TABLE, fans)
+            else:
+                yield self._read_as(VECTOR, vector(self._target.shape))
+
+    def _all(self) -> Iterator[Reading]:
+        """Yields all that a parameter may be: each axis that grows is summed over, or kept."""
+        for is_summed in itertools.product([True, False], repeat=len(self._growing)):
+            summed, kept = (tuple(a for a, s in zip(self._growing, is_summed) if s is which)
+                            for which in (True, False))
+            if summed:
+                yield self._read_as(WEIGHT if kept else OUT, self._with_fixed_axes(Fans(summed, kept)))
             else:
                 yield self._read_as(VECTOR, vector(self._target.shape))
 

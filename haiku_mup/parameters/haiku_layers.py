@@ -24,22 +24,24 @@ FansOf: TypeAlias = tuple[Axes, Axes] | tuple[Axes, Axes, Axes] | Callable[[Shap
 
 
 class LayerKind(enum.StrEnum):
-    """Layers whose product is multiplied by more than the forward factor of their weight.
+    """Layers that are no plain layers of Haiku's: most multiply by more than their weight's forward factor.
 
     Attributes:
       READOUT: an output layer that multiplies its inputs itself.
       NAMED: an output layer that `Mup(readouts=...)` names.
       TIED: an embedding whose matrix is an output layer's weights, too.
       PROJECTION: a layer that multiplies its inputs itself, and is an output or hidden, as its shapes say.
+      FLAX: a layer of Flax's, whose parameters Haiku doesn't draw.
     """
 
     READOUT = "readout"
     NAMED = "named"
     TIED = "tied"
     PROJECTION = "projection"
+    FLAX = "flax"
 
 
-READOUT, NAMED, TIED, PROJECTION = LayerKind
+READOUT, NAMED, TIED, PROJECTION, FLAX = LayerKind
 SCALING_INPUTS = (READOUT, PROJECTION)          # kinds that multiply their inputs themselves
 OUTPUTS = (READOUT, NAMED, PROJECTION)          # kinds that may be outputs
 
@@ -336,7 +338,9 @@ HAIKU_LAYERS = (
     LayerType(hk.GRU, fans={"w_i": _MATRIX, "w_h": _MATRIX, "b": vector}),
     LayerType(hk.LSTM, row_sizes={"linear/w": _lstm_rows}),
     LayerType(hk.Embed, fans={"embeddings": ((), 1, 0)}, scaled_outputs=Weight("embeddings", _lookup_table)),
-    LayerType(hk.nets.VectorQuantizer, fans={"embeddings": ((), 0, 1)}),        # (d, codes)
+    # (d, codes), whose codes are compared with activations; the second one's is state.
+    *(LayerType(cls, fans={"embeddings": ((), 0, 1)})
+      for cls in (hk.nets.VectorQuantizer, hk.nets.VectorQuantizerEMA)),
     LayerType(hk.MultiHeadAttention, attention=Attention(lambda module: module.key_size)),
     # Vectors, however many axes they have.
     *(LayerType(cls, other_fans=vector)

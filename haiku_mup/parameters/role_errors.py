@@ -4,7 +4,7 @@ from collections.abc import Callable
 from haiku_mup import rules
 from haiku_mup.errors import MupError
 from haiku_mup.parameters.fans import Fans, as_declaration
-from haiku_mup.parameters.haiku_layers import NAMED, OUTPUTS, READOUT, TIED, vector
+from haiku_mup.parameters.haiku_layers import FLAX, NAMED, OUTPUTS, READOUT, TIED, vector
 from haiku_mup.parameters.record import Record
 
 
@@ -44,6 +44,21 @@ def check_role(target: Record, role: rules.Role, fans: Fans, error: Callable[[st
     if role == rules.INPUT and layer == NAMED and not target.fans.known:
         raise error(_input_readout(target, fans))
 
+
+def check_flax(base: Record, target: Record, error: Callable[[str], MupError]) -> None:
+    """Raises for a parameter of Flax's that grows: its layer draws it, and hides how.
+
+    Raises:
+      MupError: base (or delta) and target differ in its shape.
+    """
+    if target.layer == FLAX and len({base.shape, base.delta or base.shape, target.shape}) > 1:
+        raise error(_GROWING_FLAX)
+
+
+_GROWING_FLAX = (
+    "hk.experimental.flax.lift makes it, and it grows: Flax draws it, and Haiku knows neither its initializer "
+    "nor its fans, so that it can't be drawn in μP; write the layers that grow in Haiku, such as hk.Linear for "
+    "flax.linen.Dense; layers of Flax's that have the same shapes in base and target may stay")
 
 _DELTA = ("if its other axis is a width, too, and only has one size in base and target, capture a third model "
           "that differs from the base in every width: `with mup.init_delta():`, before init_target")

@@ -12,7 +12,7 @@ from haiku_mup.parameters.finite_sizes import with_finite_sizes_of
 from haiku_mup.parameters.haiku_layers import SCALING_INPUTS, TIED
 from haiku_mup.parameters.initializers import same_std
 from haiku_mup.parameters.record import Record
-from haiku_mup.parameters.role_errors import as_finite, as_vector, check_role
+from haiku_mup.parameters.role_errors import as_finite, as_vector, check_flax, check_role
 from haiku_mup.parameters.row_factors import Factor, from_blocks
 
 # From a text; it adds the name of the parameter, and both shapes.
@@ -149,6 +149,8 @@ def compare(base: Record, target: Record, parametrization: rules.Parametrization
         raise error("rank differs; rebuild the base model")
     if any(b == 0 != t for b, t in zip(base.shape, target.shape)):
         raise error("a width of 0 has no ratio; give the base a width of its own")
+    if parametrization.draws:
+        check_flax(base, target, error)
     one_depth = depth_is_final and depth == 1
     block = functools.partial(_row_block, parametrization=parametrization, depth=depth, one_depth=one_depth,
                               error=error)

@@ -3,6 +3,7 @@ import dataclasses
 import json
 import math
 import os
+import types
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -28,7 +29,8 @@ MakeError: TypeAlias = Callable[[str, str], MupError]
 
 # --- encoding ---
 
-def encode(records: Mapping[str, Record], declared: Declarations) -> dict[str, Any]:
+def encode(records: Mapping[str, Record], declared: Declarations,
+           states: Mapping[str, Record] = types.MappingProxyType({})) -> dict[str, Any]:
     """Returns dicts, lists, strings, numbers and None. The head and each parameter have a checksum."""
     head = {
         "format": FORMAT, "version": VERSION,
@@ -44,7 +46,10 @@ def encode(records: Mapping[str, Record], declared: Declarations) -> dict[str, A
     if declared.run_scale is not None:
         head["run_scale"] = dataclasses.asdict(declared.run_scale) | {
             "betas": str(declared.run_scale.betas)}
-    parameters = {name: with_checksum(_encode_record(record)) for name, record in records.items()}
+    parameters, drawn = ({name: with_checksum(_encode_record(record)) for name, record in each.items()}
+                         for each in (records, states))
+    if drawn:
+        head["states"] = drawn
     return with_checksum(head | {"names": list(parameters)}) | {"parameters": parameters}
 
 
@@ -92,8 +97,8 @@ def _checksum(values: Mapping[str, Any]) -> int:
 
 # --- decoding ---
 
-def decode(state: Any, source: str) -> tuple[dict[str, Record], Declarations]:
-    """Returns the records and the user's declarations.
+def decode(state: Any, source: str) -> tuple[dict[str, Record], Declarations, dict[str, Record]]:
+    """Returns the records of parameters, the user's declarations, and the records of state that is drawn.
 
     Args:
       state: what `encode` returned, or what JSON made of it.
@@ -117,7 +122,9 @@ def decode(state: Any, source: str) -> tuple[dict[str, Record], Declarations]:
     if sorted(parameters) != sorted(names):
         raise error("parameters", "they are not those that were saved")
     declared = _decode_declarations(state, error)
-    return {name: _decode_parameter(name, parameters[name], error) for name in names}, declared
+    states = _dict(state.get("states", {}), "states", error)
+    return ({name: _decode_parameter(name, parameters[name], error) for name in names}, declared,
+            {name: _decode_parameter(name, values, error) for name, values in states.items()})
 
 
 def _check_version(state: Mapping[str, Any], error: MakeError) -> None:

@@ -8,5 +8,6 @@
 - init_program: the uses of parameters in the program of the init that runs.
 - wrapped_model: models whose init draws, and whose apply multiplies, as μP requires.
 - getters, layer_multipliers, factor_lookup: apply the factors of the forward pass.
-- unwrapped, warn_once: warnings where a model runs without its factors.
+- flax_lifts: records the parameters of hk.experimental.flax.lift.
+- unwrapped, draws, warn_once: warnings where a model runs without its factors; which parameters are standard.
 """

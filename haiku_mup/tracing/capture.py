@@ -14,7 +14,7 @@ from haiku_mup.parameters.place import Branch
 from haiku_mup.parameters.record import Record
 from haiku_mup.parameters.scaling import ParameterScaling, RuntimeFactors
 from haiku_mup.tracing.creation import CreatedParameter, Creation
-from haiku_mup.tracing.creation_record import record_creation
+from haiku_mup.tracing.creation_record import record_creation, record_state
 from haiku_mup.tracing.factor_lookup import one_tied_multiplier
 from haiku_mup.tracing.getters import PLAIN
 from haiku_mup.tracing.haiku_internals import Nesting, check_home
@@ -33,14 +33,18 @@ class Capture:
 
     Attributes:
       records: what was captured, by name.
+      states: state that is drawn, by name.
       errors: what is wrong with a parameter, by name.
       transform_depth: how many of Haiku's transforms run around the model's function, its own included.
     """
+
+    draws_in_mup = False
 
     def __init__(self, declarations: Declarations, warned: set[str]):
         self.declarations, self.warned = declarations, warned
         self.transform_depth = len(Nesting().transforms) + 1
         self.records: dict[str, Record] = {}
+        self.states: dict[str, Record] = {}
         self.errors: dict[str, MupError] = {}
         self._lifted: set[tuple[str, tuple[int, ...]]] = set()
         self._tied: set[float] = set()          # multipliers of the SharedEmbeds
@@ -48,7 +52,7 @@ class Capture:
 
     def close(self) -> None:
         """Lets go of what it captured: JAX keeps a context for ever, in the keys of its caches."""
-        self.records, self.errors = {}, {}
+        self.records, self.states, self.errors = {}, {}, {}
 
     def check(self, where: str) -> None:
         """Raises for what is wrong with a captured model by itself.
@@ -78,7 +82,8 @@ class Capture:
         readouts = [name for name, record in [*weights.items(), *records.items()]
                     if record.layer in (READOUT, NAMED)]
         for argument in ("fans", "finite"):
-            check_globs(f"Mup({argument}=...)", getattr(declared, argument), records, records, "parameter")
+            check_globs(f"Mup({argument}=...)", getattr(declared, argument), [*records, *self.states], records,
+                        "parameter")
         tables = [name for name, record in records.items() if record.layer == TIED]
         check_globs("Mup(tied=...)", declared.tied, tables, records, "parameter of your own")
         check_globs("Mup(readouts=...)", declared.readouts, readouts, weights,
@@ -98,7 +103,7 @@ class Capture:
             record = record_creation(creation, self.declarations, self.transform_depth)
             if layer_type(creation.context.module).kinds.get(record.leaf) == TIED:
                 check_home(record.name, creation.context.module)
-            value = self._value(record, creation)
+            value = self._value(record, creation.names)
         except MupError as error:               # without its frames, which hold what is traced
             value = error.with_traceback(None).made_at(creation.names[0], creation.nesting.line)
             if record is not None and record.layer == TIED:
@@ -106,7 +111,28 @@ class Capture:
         factor = value.draw if isinstance(value, ParameterScaling) else 1.0
         return creation.make(value, factor, self.warned)
 
-    def _value(self, record: Record, creation: Creation) -> Record | ParameterScaling:
+    def create_state(self, creation: Creation) -> Any:
+        """Makes state, and records it if it is drawn."""
+        record = record_state(creation, self.declarations, self.transform_depth)
+        if record is None:
+            return creation.make_state(1.0, self.warned)
+        self.states[record.name] = record
+        return creation.make_state(self._state_factor(record), self.warned)
+
+    def _state_factor(self, record: Record) -> float:
+        """Returns the factor of a state's draw: 1 at the base."""
+        return 1.0
+
+    def adopt(self, record: Record, names: tuple[str, ...], array: Any) -> CreatedParameter:
+        """Returns what is known of a parameter that something else than Haiku has made."""
+        value: Record | ParameterScaling | MupError
+        try:
+            value = self._value(record, names)
+        except MupError as error:
+            value = error.with_traceback(None).made_at(names[0], record.line)
+        return CreatedParameter(names, record.leaf, array, value)
+
+    def _value(self, record: Record, names: tuple[str, ...]) -> Record | ParameterScaling:
         """Returns what to keep of a parameter, and notes how it is used."""
         self._note_use(record, 1.0)
         return record

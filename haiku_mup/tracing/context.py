@@ -9,6 +9,8 @@ from haiku_mup.errors import MupError
 from haiku_mup.parameters.haiku_layers import layer_type
 from haiku_mup.tracing import getters
 from haiku_mup.tracing.creation import CreatedParameter, Creation
+from haiku_mup.tracing.draws import note_drawn
+from haiku_mup.tracing.flax_lifts import note_flax
 from haiku_mup.tracing.haiku_internals import Nesting, TransformedFunction
 from haiku_mup.tracing.scope import (
     ActiveContext,
@@ -56,7 +58,9 @@ def apply_mup() -> Iterator[None]:
         with _hooks(applied):
             yield
         if applied.created:
-            active.keep(_in_tree(applied, hk.get_params()))
+            created = _in_tree(applied, hk.get_params())
+            active.keep(created)
+            note_drawn((parameter.array for parameter in created), active.draws_in_mup)
 
 
 def _check_transformed() -> None:
@@ -74,19 +78,33 @@ def _hooks(applied: AppliedContext) -> Iterator[None]:
     """Returns a context manager in which Haiku asks us as it makes and reads parameters, and calls layers."""
     active, running, depth = applied.active, running_model.get(), transform_depth(applied.active)
 
-    def creator(next_creator, shape, dtype, init, context):
-        """Makes a parameter for the active context."""
+    def creation_of(next_creator, shape, dtype, init, context) -> Creation | None:
+        """Returns what is to be made for the active context; None where it is another model's."""
         if active_context() not in (active, None) or applied_context.get() is not applied:
-            return next_creator(shape, dtype, init)         # another Mup's model inside ours
+            return None                                     # another Mup's model inside ours
         nesting = Nesting()
         if nesting.foreign_transform(depth):                # a model that is initialised for itself
+            return None
+        return Creation(next_creator=next_creator, shape=shape, dtype=dtype, init=init, context=context,
+                        nesting=nesting)
+
+    def creator(next_creator, shape, dtype, init, context):
+        """Makes a parameter for the active context."""
+        creation = creation_of(next_creator, shape, dtype, init, context)
+        if creation is None:
             return next_creator(shape, dtype, init)
-        creation = Creation(next_creator=next_creator, shape=shape, dtype=dtype, init=init, context=context,
-                            nesting=nesting)
         with activated(None):       # JAX would trace every draw anew for each context, and keep it for ever
             array, created = active.create(creation)
         applied.add(created, creation)
         return array
+
+    def state_creator(next_creator, shape, dtype, init, context):
+        """Makes state for the active context."""
+        creation = creation_of(next_creator, shape, dtype, init, context)
+        if creation is None:
+            return next_creator(shape, dtype, init)
+        with activated(None):
+            return active.create_state(creation)
 
     def getter(next_getter, value, context):
         """Reads a parameter in a capture; a wrapped model has a getter of its own."""
@@ -104,9 +122,13 @@ def _hooks(applied: AppliedContext) -> Iterator[None]:
         """Calls a method of a module."""
         if applied_context.get() is not applied:
             return next_method(*args, **kwargs)
-        return getters.call(active, next_method, args, kwargs, context)
+        out = getters.call(active, next_method, args, kwargs, context)
+        if context.method_name == "__call__":
+            note_flax(applied, context.module, out)
+        return out
 
-    with hk.custom_creator(creator), hk.custom_getter(getter), hk.intercept_methods(interceptor):
+    with (hk.custom_creator(creator), hk.custom_creator(state_creator, params=False, state=True),
+          hk.custom_getter(getter), hk.intercept_methods(interceptor)):
         yield
 
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from haiku_mup.errors import MupError
-from haiku_mup.parameters.axis_uses import is_arrangement
 from haiku_mup.parameters.initializers import Initializer, Rescaled
+from haiku_mup.parameters.programs import is_arrangement
 from haiku_mup.parameters.record import Record
 from haiku_mup.parameters.row_factors import Factor
 from haiku_mup.parameters.scaling import ParameterScaling
@@ -91,6 +91,18 @@ class Creation:
         elif rescaled.result is not array and not (others and _arranges_draws(others, self.shape, self.dtype)):
             warn_once(warned, "creator", text.format("changed its draw"), self.nesting.line)
         return array, CreatedParameter(self.names, self.leaf, array, value)
+
+
+    def make_state(self, factor: float, warned: set[str]) -> Any:
+        """Makes state, with its draw multiplied by a factor.
+
+        Raises:
+          MupError: another creator took the rescaled draw away.
+        """
+        array, created = self.make(None, factor, warned)
+        if isinstance(created.value, MupError):
+            raise created.value
+        return array
 
 
 def _arranges_draws(create: Callable[..., Any], shape: Any, dtype: Any) -> bool:

@@ -1,5 +1,6 @@
 """Records a parameter as it is made: its name, its shape, its initializer's std, and what its layer tells."""
 import functools
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from haiku_mup.parameters.haiku_layers import (
     is_haikus_parameter,
     layer_type,
 )
-from haiku_mup.parameters.initializers import moments
+from haiku_mup.parameters.initializers import known_moments, moments
 from haiku_mup.parameters.record import Record
 from haiku_mup.tracing.creation import Creation
 from haiku_mup.tracing.getters import Call, enclosing
@@ -48,6 +49,28 @@ def record_creation(creation: Creation, declarations: Declarations, transform_de
         finite=finite_axes(finite, fans, name, shape),
         lifted_by_user=nesting.is_lifted_by_user(transform_depth),
         place=nesting.place(creation.names, leaf, current_branch.get()), line=nesting.line)
+
+
+STATE_LIMIT = 2**22     # entries of a state whose initializer is tried; larger ones are caches, not codebooks
+
+
+def record_state(creation: Creation, declarations: Declarations, transform_depth: int) -> Record | None:
+    """Returns the record of state that is to be made; None for state that is not drawn, as most isn't.
+
+    Args:
+      creation: the state.
+      declarations, transform_depth: as for `record_creation`.
+    """
+    shape = creation.layer_shape
+    if known_moments(creation.init, shape) is None and math.prod(shape) > STATE_LIMIT:
+        return None
+    try:
+        moments_ = moments(creation.init, shape, jnp.dtype(creation.dtype))
+    except Exception:       # of the user's initializer, when it is called apart from the model
+        return None
+    if not shape or not moments_.drawn or math.isnan(moments_.std):
+        return None
+    return record_creation(creation, declarations, transform_depth)
 
 
 @functools.cache

@@ -5,7 +5,7 @@ import os
 import sys
 import types
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -268,6 +268,34 @@ def _is_model(file: str) -> bool:
     return file.startswith(f"{_PACKAGE}models{os.sep}")
 
 
+# --- what JAX was given ---
+
+_JAX = os.path.dirname(str(jax.__file__)) + os.sep
+
+
+def arguments_of_jax() -> Iterator[jax.Array]:
+    """Yields the concrete arrays that the functions of JAX around this line were given, as jit is."""
+    for frame in _frames_of_jax():
+        for value in tuple(frame.f_locals.values()):
+            if isinstance(value, (tuple, list, dict)):
+                yield from (x for x in jax.tree.leaves(value)
+                            if isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer))
+
+
+def is_abstract() -> bool:
+    """Returns whether jax.eval_shape or jax.make_jaxpr runs, so that nothing is drawn or computed."""
+    names = ("eval_shape", "make_jaxpr", "make_jaxpr_f")
+    return any(frame.f_code.co_name in names for frame in _frames_of_jax())
+
+
+def _frames_of_jax() -> Iterator[types.FrameType]:
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(_JAX):
+            yield frame
+        frame = frame.f_back
+
+
 # --- modules and parameters ---
 
 def leaf_name(context: hk.GetterContext) -> str:
@@ -381,6 +409,13 @@ def original_function(function: Any) -> Callable[..., Any] | None:
 def is_lift(module: hk.Module) -> bool:
     """Returns whether a module is that of hk.lift, whose call returns parameters."""
     return type(module).__module__ == _LIFT
+
+
+def flax_prefix(module: Any) -> str | None:
+    """Returns the prefix of the names of Flax's parameters that a lift has; None for any other module."""
+    init = getattr(module, "_init_fn", None)
+    of_flax = is_lift(module) and getattr(init, "__module__", None) == "haiku._src.flax.transform_flax"
+    return str(module.prefix_name) if of_flax else None
 
 
 def lacks_state(error: Exception) -> bool:

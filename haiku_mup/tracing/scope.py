@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import haiku as hk
 
 from haiku_mup.parameters.place import Branch
+from haiku_mup.parameters.record import Record
 from haiku_mup.parameters.scaling import RuntimeFactors
 from haiku_mup.tracing.creation import CreatedParameter, Creation
 from haiku_mup.tracing.haiku_internals import Nesting
@@ -23,9 +24,11 @@ class ActiveContext(Protocol):
       transform_depth: while it captures, how many of Haiku's transforms run around a model's function, the
         model's own included.
       warned: the kinds of warning that its Mup has given.
+      draws_in_mup: whether its draws are those of a target.
     """
 
     transform_depth: int
+    draws_in_mup: bool
     warned: set[str]
 
     @property
@@ -34,6 +37,12 @@ class ActiveContext(Protocol):
 
     def create(self, creation: Creation) -> tuple[Any, CreatedParameter]:
         """Makes a parameter; returns it, and what is known of it."""
+
+    def adopt(self, record: Record, names: tuple[str, ...], array: Any) -> CreatedParameter:
+        """Returns what is known of a parameter that something else than Haiku has made."""
+
+    def create_state(self, creation: Creation) -> Any:
+        """Makes state, which is drawn in μP, too; returns it."""
 
     def keep(self, created: Sequence[CreatedParameter]) -> None:
         """Keeps the parameters that are in the tree when apply_mup() ends."""

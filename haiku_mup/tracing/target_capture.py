@@ -1,6 +1,7 @@
 """Captures a target: compares each parameter with the base's as it is made, and draws it in μP."""
 import contextlib
 import dataclasses
+import types
 from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
 
@@ -16,10 +17,11 @@ from haiku_mup.parameters.haiku_layers import TIED
 from haiku_mup.parameters.place import Branch, Site
 from haiku_mup.parameters.record import Record
 from haiku_mup.parameters.scaling import ParameterScaling, RuntimeFactors, compare
+from haiku_mup.parameters.states import state_draw
 from haiku_mup.parameters.warnings import model_warnings, parameter_warning
 from haiku_mup.rules import ONE, Parametrization
 from haiku_mup.tracing.capture import Capture
-from haiku_mup.tracing.creation import CreatedParameter, Creation
+from haiku_mup.tracing.creation import CreatedParameter
 from haiku_mup.tracing.creation_record import row_sizes
 from haiku_mup.tracing.factor_lookup import FactorLookup
 from haiku_mup.tracing.getters import PLAIN, enclosing
@@ -39,11 +41,13 @@ class CapturedModel(NamedTuple):
       scalings: of its parameters, by name.
       branches: the multiplier of each branch of haiku_mup.residual, relative to those that it is not in.
       parametrization: its parametrization.
+      states: the factor of each state's draw that has one, by name.
     """
 
     scalings: Mapping[str, ParameterScaling]
     branches: Mapping[Site, float]
     parametrization: Parametrization
+    states: Mapping[str, float] = types.MappingProxyType({})
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -75,15 +79,20 @@ class TargetCapture(Capture):
       declarations: what the user says of the model.
       warned: the kinds of warning that the Mup has given.
       base: the base's records, by name.
+      base_states: those of state that is drawn.
 
     Attributes:
-      base: the same.
+      base: the base's records.
       scalings: each parameter beside the base's, by name, as far as the depth was known as it was made.
     """
 
-    def __init__(self, declarations: Declarations, warned: set[str], base: Mapping[str, Record]):
+    draws_in_mup = True
+
+    def __init__(self, declarations: Declarations, warned: set[str], base: Mapping[str, Record],
+                 base_states: Mapping[str, Record]):
         super().__init__(declarations, warned)
-        self.base = base
+        self.base, self._base_states = base, base_states
+        self._state_factors: dict[str, float] = {}
         self.scalings: dict[str, ParameterScaling] = {}
         self._pairing = Pairing(base, declarations.parametrization)
         self._factors = FactorLookup()                      # of all that were made, in the tree or not
@@ -99,21 +108,30 @@ class TargetCapture(Capture):
     def close(self) -> None:
         """Lets go of what it captured."""
         super().close()
-        self.base, self.scalings, self._factors = {}, {}, FactorLookup()
+        self.base, self._base_states, self.scalings, self._factors = {}, {}, {}, FactorLookup()
         self._pairing = Pairing({}, self.declarations.parametrization)
         self._base_by_local, self._branches, self._made_in, self._by_content = {}, {}, {}, {}
 
     # --- parameters that are made ---
 
-    def _value(self, record: Record, creation: Creation) -> ParameterScaling:
+    def _value(self, record: Record, names: tuple[str, ...]) -> ParameterScaling:
         """Returns a parameter beside the base's."""
-        self._pairing.add_modules(name[:-len(record.leaf) - 1] for name in creation.names)
+        self._pairing.add_modules(name[:-len(record.leaf) - 1] for name in names)
         scaling = self._compared(record)
         self._note_use(record, scaling.multiplier)
         self._factors.add(record, scaling.runtime_factors)
         if record.place and record.place.branch:
             self._made_in.setdefault(record.place.branch.site, record)
         return scaling
+
+    def _state_factor(self, record: Record) -> float:
+        """Returns the factor of a state's draw, as its axes are declared or known."""
+        draw = state_draw(self._base_states.get(record.name), record, self.declarations.parametrization)
+        if draw.warning:
+            warn_once(self.warned, f"state {record.name}", draw.warning, record.line)
+        if draw.factor != 1:
+            self._state_factors[record.name] = draw.factor
+        return draw.factor
 
     def _compared(self, record: Record) -> ParameterScaling:
         """Returns a parameter beside the base's, as far as the depth is known."""
@@ -246,7 +264,7 @@ class TargetCapture(Capture):
         for warning in model_warnings(scalings, self._ties_used, uses, parametrization):
             warn_once(self.warned, *warning)
         branches = branch_multipliers(pairing, found, self._branches.values())
-        model = CapturedModel(scalings, branches, parametrization)
+        model = CapturedModel(scalings, branches, parametrization, dict(self._state_factors))
         if earlier is not None:
             model.check_same_shapes(earlier)
         return model

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 
 import haiku as hk
 
+from haiku_mup.tracing.draws import are_standard, note_standard
 from haiku_mup.tracing.haiku_internals import Nesting
 from haiku_mup.tracing.warn_once import warn_once
 
@@ -15,7 +16,7 @@ _captured: dict[int, bool] = {}
 
 
 def note_initialized(warned: set[str], name: str, shape: tuple[int, ...], has_factors: bool) -> None:
-    """Remembers the latest init of a layer or a parameter.
+    """Remembers the latest init of a layer or a parameter in a capture.
 
     Args:
       warned: the kinds of warning that the Mup has given which the init was for.
@@ -29,15 +30,13 @@ def note_initialized(warned: set[str], name: str, shape: tuple[int, ...], has_fa
 
 
 def warn_unwrapped(name: str, shape: tuple[int, ...], subject: str) -> None:
-    """Warns where a layer is applied without its factors; notes an init without any.
+    """Warns where a layer is applied without its factors, unless its parameters are standard ones.
 
     Args:
       name, shape: what the layer knows of itself.
       subject: what to call it in the warning.
     """
-    if hk.running_init():
-        note_initialized(set(), name, shape, has_factors=False)
-    elif (name, shape) in _latest:
+    if (name, shape) in _latest and not hk.running_init() and not are_standard(hk.get_params()):
         text = (f"{subject}: this model was initialised in Mup.init_target, and is applied without its "
                 "multipliers; apply mup.wrap_model(model) instead")
         warn_once(_latest[name, shape], "unwrapped", text)
@@ -52,11 +51,12 @@ def unwrapped_reads() -> Iterator[None]:
         warn_unwrapped(name, shape, f"{name!r}: target {shape}")
         return next_getter(value)
 
-    if not _latest or not Nesting().transforms:
+    if not Nesting().transforms:
         yield
         return
-    with hk.custom_getter(getter):
+    with hk.custom_getter(getter) if _latest else contextlib.nullcontext():
         yield
+    note_standard(hk.get_params())
 
 
 # --- whole trees of parameters, as files hold them ---

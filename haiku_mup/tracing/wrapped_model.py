@@ -1,6 +1,7 @@
 """Wrapped models: their init rescales draws, their apply multiplies by forward factors."""
 import contextlib
 import functools
+import types
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ from haiku_mup.errors import MupError
 from haiku_mup.parameters.haiku_layers import TIED, layer_type
 from haiku_mup.parameters.initializers import known_moments
 from haiku_mup.parameters.place import Branch, Site
+from haiku_mup.parameters.record import Record
 from haiku_mup.parameters.scaling import ParameterScaling, RuntimeFactors
 from haiku_mup.tracing import getters
 from haiku_mup.tracing.creation import CreatedParameter, Creation
@@ -38,17 +40,19 @@ class WrappedModel:
       scalings: base beside target, by name.
       branches: the multiplier of each branch of haiku_mup.residual, relative to those that it is not in.
       plain: whether plain optimizers train it, which check no names.
+      states: the factor of each state's draw that has one, by name.
 
     Raises:
       MupError: two layers that look alike from inside and have different multipliers.
     """
 
     transform_depth = 0     # each of its functions knows where it runs
+    draws_in_mup = True
 
     def __init__(self, scalings: Mapping[str, ParameterScaling], branches: Mapping[Site, float],
-                 plain: bool = False):
+                 plain: bool = False, states: Mapping[str, float] = types.MappingProxyType({})):
         self.warned: set[str] = set()
-        self._plain, self._branches = plain, dict(branches)
+        self._plain, self._branches, self._states = plain, dict(branches), dict(states)
         self._captured = {name: (s.target.shape, s.draw, s.target.moments, s.target.stacks)
                           for name, s in scalings.items()}
         targets = [(s, s.target) for s in scalings.values()]
@@ -61,7 +65,8 @@ class WrappedModel:
                     target.name, scaling.base.shape, target.shape, "another layer has this name and shape "
                     "within its lift, and another multiplier; rename one", target.line)
         self._key: Hashable = self._factors.key(), *map(frozenset, (
-            self._captured.items(), self._tied, self._branches.items(), self._lifted, {plain}))
+            self._captured.items(), self._tied, self._branches.items(), self._states.items(),
+            self._lifted, {plain}))
         self._hash = hash(self._key)
 
     def __eq__(self, other):
@@ -86,6 +91,19 @@ class WrappedModel:
         _, factor, *_ = self._captured.get(creation.names[0], (None, 1.0))
         error = self._difference(creation)
         return creation.make(error, 1.0 if error else factor, self.warned)
+
+    def adopt(self, record: Record, names: tuple[str, ...], array: Any) -> CreatedParameter:
+        """Returns what is known of a parameter that something else than Haiku has made."""
+        captured, *_ = self._captured.get(names[0], (None,))
+        error = None
+        if captured != record.shape:
+            error = MupError.about(names[0], captured, record.shape, "not captured in init_target with this "
+                                   "shape; capture the model that is wrapped", record.line)
+        return CreatedParameter(names, record.leaf, array, error)
+
+    def create_state(self, creation: Creation) -> Any:
+        """Makes state as it was captured."""
+        return creation.make_state(self._states.get(creation.names[0], 1.0), self.warned)
 
     def _difference(self, creation: Creation) -> MupError | None:
         """Returns the error for a parameter that isn't what was captured."""

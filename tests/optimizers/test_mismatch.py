@@ -41,6 +41,31 @@ def test_another_rule_is_named_where_one_is_right(name, rule, text):
         captured(mlp, X).wrap_optimizer(optimizer(name, 0.1), rule=rule)
 
 
+def test_a_traced_rate_is_judged_as_a_known_one():
+    mup, params = captured(mlp, X), mlp(32).init(KEY, X)
+    jax.jit(lambda lr: mup.wrap_optimizer(optax.adam(lr)).init(params))(0.1)
+    with pytest.warns(haiku_mup.MupWarning, match="behaves like SGD.*pass adam=False"):
+        jax.jit(lambda lr: mup.wrap_optimizer(optax.sgd(lr)).init(params))(0.1)
+
+
+def test_a_traced_eps_is_told_and_the_remedy_is_right():
+    mup, params = captured(mlp, X), mlp(32).init(KEY, X)
+    with pytest.warns(haiku_mup.MupWarning, match=r"traced values.*optax.inject_hyperparams") as seen:
+        jax.jit(lambda eps: mup.wrap_optimizer(optax.adam(0.1, eps=eps)).init(params))(1e-8)
+    assert len(seen) == 1
+    optimizer = mup.wrap_optimizer(optax.inject_hyperparams(optax.adam)(learning_rate=0.1, eps=1e-8))
+
+    @jax.jit
+    def update(eps):
+        state = optimizer.init(params)
+        state = state._replace(hyperparams={**state.hyperparams, "eps": eps})
+        return optimizer.update(jax.tree.map(jnp.ones_like, params), state, params)[0]
+
+    found = update(1e-8)
+    assert [float(-found[layer]["w"].mean()) for layer in ("linear", "linear_1", "readout")] == pytest.approx(
+        [0.1, 0.1 / 4, 0.1], rel=1e-4)
+
+
 @pytest.mark.parametrize("rule, optimizer_", [
     ("adafactor", optax.adafactor(0.1, weight_decay_rate=1e-3)), ("lamb", optax.lamb(0.1, weight_decay=1e-3)),
     ("lars", optax.lars(0.1, weight_decay=1e-3))])

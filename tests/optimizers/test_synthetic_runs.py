@@ -114,10 +114,28 @@ def test_an_optimizer_that_cannot_be_vectorized_is_tried_all_the_same():
     assert find_traits(opt, [SHAPES])["linear/w"].behaviour is Behaviour.ADAM_LIKE
 
 
-def test_a_traced_rate_cannot_be_tried():
+@pytest.mark.parametrize("make, behaviour, decay", [
+    (optax.sgd, "SGD", None), (optax.adam, "Adam", None), (optax.lion, "Adam", "linear"),
+    (lambda x: optax.adamw(x, weight_decay=x), "Adam", "linear"), (lambda x: optax.adam(0.1, b1=x), "Adam", None),
+    (lambda x: optax.adam(optax.cosine_decay_schedule(x, 10)), "Adam", None), (optax.lamb, "by norm", None)])
+def test_a_traced_rate_is_no_hindrance(make, behaviour, decay):
     found = []
-    jax.jit(lambda lr: (found.append(find_traits(optax.sgd(lr), [SHAPES])), lr)[1])(0.1)
-    assert found == [{}]
+    for transform, x in ((jax.jit, 0.1), (jax.vmap, jnp.ones(2))):
+        transform(lambda x: (found.append(find_traits(make(x), [SHAPES])["linear/w"]), x)[1])(x)
+    assert [(x.behaviour, x.decay) for x in found] == [(behaviour, decay)] * 2
+
+
+@pytest.mark.parametrize("make", [
+    lambda x: optax.adam(0.1, eps=x), lambda x: optax.chain(optax.clip_by_global_norm(x), optax.sgd(0.1)),
+    lambda x: optax.stateless(lambda g, _: g if x > 1 else jax.tree.map(jnp.sign, g))], ids=[
+        "eps", "clip", "a choice"])
+def test_what_depends_on_a_traced_value_cannot_be_tried(make):
+    def function(x):
+        with pytest.raises(CannotTry):
+            find_traits(make(x), [SHAPES])
+        return x
+
+    jax.jit(function)(0.1)
 
 
 # --- what they tell ---
