@@ -1,5 +1,5 @@
 """Warns about an optimizer rule that doesn't fit what an optimizer does, with the remedy."""
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 from typing import Any
 
 from haiku_mup.optimizers.detect import SMALL_GRADIENT, CannotTry, Decay, Drift, Traits, find_traits
@@ -20,6 +20,10 @@ OUTERMOST = {       # optimizers of optax that must be around the wrapped one, b
                          "optax.contrib.schedule_free(mup.wrap_optimizer(…), learning_rate)",
 }
 _ENTRYWISE = (None, Behaviour.BETWEEN, Behaviour.SGD_LIKE, Behaviour.ADAM_LIKE)
+
+# States of optimizers that divide gradients by their size, and by an ε.
+NORMALISING = {"ScaleByAdamState", "ScaleByAmsgradState", "ScaleByBeliefState", "ScaleByRmsState",
+               "ScaleByRStdDevState", "ScaleByRssState"}
 
 UNTRIED = ("works on arrays of the model's own shapes alone, as one does that keeps values for each parameter, "
            "and the model is too large to try it; so nothing checks that this rule fits it. Inside the wrap it "
@@ -150,15 +154,18 @@ class MismatchCheck:
         who = f"this optimizer, for {name!r}," if name else "this optimizer"
         warn_once(self._warned, kind, f"{self._call}: {who} {text}")
 
-    def _misfit(self, behaviour: Behaviour | None, states: Collection[str]) -> str:
+    def _misfit(self, behaviour: Behaviour | None, states: Set[str]) -> str:
         """Returns the warning about a behaviour that does not fit the rule, with the rule that does."""
         meant = rule_of(behaviour, states)
         if meant is None:
             return ("makes an entry's update from other entries, too, and there is no rule for how it does; "
                     "use one that works entry by entry, or put the part that doesn't outside of "
                     "wrap_optimizer")
-        tried = behaviour in (Behaviour.ADAM_LIKE, Behaviour.SGD_LIKE)
-        return self._remedy(meant, f" (tried with gradients of {SMALL_GRADIENT} and twice that)" * tried)
+        how = f" (tried with gradients of {SMALL_GRADIENT} and twice that)" * (behaviour in _ENTRYWISE[1:])
+        if meant is RULES["any"] and states & NORMALISING:
+            how = (f" at gradients of {SMALL_GRADIENT}, beside which its ε, or what its accumulators start "
+                   "with, isn't small, and gradients shrink as the width grows")
+        return self._remedy(meant, how)
 
     def _remedy(self, meant: OptimizerRule, how: str = "") -> str:
         """Describes an optimizer by its rule, and says how to pass it."""

@@ -80,7 +80,7 @@ def scale_optimizer(optimizer: Any, find_factors: Callable[[Any, Callable[[], An
 
     def update(updates, state, params=None, **extra):
         factors = find_factors(updates, lambda: state)
-        _check_extra(extra, updates, factors.parameter)
+        extra = _without_functions(extra, updates, factors.parameter)
         params = None if params is None else _divide(params, factors.parameter)
         updates, state = inner.update(multiply_by_name(factors.gradient, updates), state, params, **extra)
         return multiply_by_name(factors.update, updates), state
@@ -94,13 +94,20 @@ def _divide(params: Any, divisor: ByName) -> Any:
     return multiply_by_name(lambda name: map_factor(lambda x: 1 / x, divisor(name)), params)
 
 
-def _check_extra(extra: dict[str, Any], updates: Any, parameter: ByName) -> None:
-    """Raises for an argument that is a function of parameters, which the inner optimizer sees divided."""
-    if any(map(callable, extra.values())) and any(
-            parameter(name) != 1 for name, x in named_leaves(updates) if not is_masked(x)):
-        raise MupError(f"the wrapped optimizer was given a function ({', '.join(extra)}) of parameters, "
-                       "and works on rescaled ones; put what needs it, such as a line search, outside: "
+def _without_functions(extra: dict[str, Any], updates: Any, parameter: ByName) -> dict[str, Any]:
+    """Returns extra arguments in which functions raise: they are of parameters, which are divided inside.
+
+    An optimizer that doesn't call them is right: optax.chain gives each argument to each of its members.
+    """
+    if not any(parameter(name) != 1 for name, x in named_leaves(updates) if not is_masked(x)):
+        return extra
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise MupError(f"the wrapped optimizer was given a function ({', '.join(extra)}) of parameters, and "
+                       "calls it on rescaled ones; put what needs it, such as a line search, outside: "
                        "chain(wrap_optimizer(…), …)")
+
+    return {name: refuse if callable(x) else x for name, x in extra.items()}
 
 
 @contextlib.contextmanager

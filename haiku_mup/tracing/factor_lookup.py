@@ -40,6 +40,10 @@ class FactorLookup:
                                  "not captured where it is; capture the model that is wrapped", nesting.line)
         return self._by_stacks[key][nesting.stacks]
 
+    def shapes(self, name: str) -> list[tuple[int, ...]]:
+        """Returns the shapes of the parameters of this local name."""
+        return [shape for local, shape in self._shared if local == name]
+
     def __contains__(self, key: tuple[str, tuple[int, ...]]) -> bool:
         """Returns whether a parameter with this local name and shape was added."""
         return key in self._shared

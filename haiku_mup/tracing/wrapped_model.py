@@ -170,8 +170,11 @@ class WrappedModel:
         """
         factors = self._factors.get(name, shape)
         if factors is None:
-            raise MupError.about(name, None, shape, "this layer was not captured with this shape; put it "
-                                 "inside apply_mup(), and capture base and target again", users_line())
+            saw = self._factors.shapes(name)
+            remedy = ("put it inside apply_mup(), and capture base and target again" if not saw else
+                      f"init_target saw {saw[0]}; capture the model that is wrapped, by a Mup of its own")
+            raise MupError.about(name, None, shape, f"this layer was not captured with this shape; {remedy}",
+                                 users_line())
         return factors.multiplier
 
     def tied_multiplier(self) -> float:

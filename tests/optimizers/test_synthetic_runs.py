@@ -116,7 +116,8 @@ def test_an_optimizer_that_cannot_be_vectorized_is_tried_all_the_same():
 
 @pytest.mark.parametrize("make, behaviour, decay", [
     (optax.sgd, "SGD", None), (optax.adam, "Adam", None), (optax.lion, "Adam", "linear"),
-    (lambda x: optax.adamw(x, weight_decay=x), "Adam", "linear"), (lambda x: optax.adam(0.1, b1=x), "Adam", None),
+    (lambda x: optax.adamw(x, weight_decay=x), "Adam", "linear"),
+    (lambda x: optax.adam(0.1, b1=x), "Adam", None),
     (lambda x: optax.adam(optax.cosine_decay_schedule(x, 10)), "Adam", None), (optax.lamb, "by norm", None)])
 def test_a_traced_rate_is_no_hindrance(make, behaviour, decay):
     found = []
