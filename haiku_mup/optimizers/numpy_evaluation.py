@@ -10,7 +10,6 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr
 
 from haiku_mup.parameters.jaxprs import is_literal
-
 from haiku_mup.parameters.traced_numbers import traced_value
 
 Function: TypeAlias = Callable[..., list[Any]]      # from arrays to arrays

@@ -7,7 +7,7 @@ What is known of one parameter, as `tracing` captures it:
 - place, numbered_modules: the stacks, blocks and branches in which it is made.
 - globs, declarations: the arguments of `Mup`, by globs over names.
 - axis_uses: how the traced program uses it, where its axes are a guess.
-- jaxprs: reads traced programs.
+- jaxprs, arrangements: read traced programs, and tell those that only move entries.
 - record: all of this in one `Record`.
 
 What follows from its records at the base and at the target:

@@ -7,7 +7,7 @@ axes is summed over, kept, or indexed. What the walk can't follow is no use: it 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple, TypeAlias
 
-from haiku_mup.parameters.programs import inner_program, jaxpr_of
+from haiku_mup.parameters.jaxprs import called_program, is_literal, without_constants
 
 # The axes of parameters, (key, axis), that lie along one axis of an array.
 Labels: TypeAlias = frozenset[tuple[Hashable, int]]
@@ -105,14 +105,14 @@ class _Walk:
             if any(operand.is_data for operand in operands):
                 self.data.update(equation.outvars)
             if any(operand.labels for operand in operands):
-                default = _call if inner_program(equation) else _elementwise
+                default = _call if called_program(equation) else _elementwise
                 rule = _PRIMITIVE_USES.get(equation.primitive.name, default)
                 for v, labels in zip(equation.outvars, rule(self, equation, operands)):
                     if labels is not None and v not in self.data:
                         self.labels[v] = labels
 
     def _operand(self, v: Any) -> _Operand:
-        if hasattr(v, "val"):                   # a literal
+        if is_literal(v):
             return _Operand(v.aval.shape, None, False)
         return _Operand(v.aval.shape, self.labels.get(v), v in self.data)
 
@@ -133,7 +133,7 @@ class _Walk:
             if operand.is_data:
                 inside.data.add(v)
         inside.follow(jaxpr.eqns)
-        return [inside.labels.get(v) if not hasattr(v, "val") else None for v in jaxpr.outvars]
+        return [inside.labels.get(v) if not is_literal(v) else None for v in jaxpr.outvars]
 
 
 def _sums(equations: Sequence[Any]) -> dict[Any, tuple[int, ...]]:
@@ -141,7 +141,7 @@ def _sums(equations: Sequence[Any]) -> dict[Any, tuple[int, ...]]:
     readers: dict[Any, list[Any]] = {}
     for equation in equations:
         for v in equation.invars:
-            if not hasattr(v, "val"):
+            if not is_literal(v):
                 readers.setdefault(v, []).append(equation)
     return {v: by[0].params["axes"] for v, by in readers.items()
             if len(by) == 1 and by[0].primitive.name == "reduce_sum"}
@@ -284,7 +284,7 @@ def _nothing(walk: _Walk, equation: Any, operands: list[_Operand]) -> Results:
 # --- programs inside ---
 
 def _call(walk: _Walk, equation: Any, operands: list[_Operand]) -> Results:
-    return walk.called(inner_program(equation), operands)
+    return walk.called(without_constants(called_program(equation)), operands)
 
 
 def _scan(walk: _Walk, equation: Any, operands: list[_Operand]) -> Results:
@@ -297,7 +297,7 @@ def _scan(walk: _Walk, equation: Any, operands: list[_Operand]) -> Results:
             inside[i] = _Operand(shape, None, True)
         else:
             inside[i] = _Operand(shape[1:], labels and labels[1:], is_data)
-    out = walk.called(jaxpr_of(equation.params["jaxpr"]), inside)
+    out = walk.called(without_constants(equation.params["jaxpr"]), inside)
     return [None if i < carried or labels is None else (NO_LABELS, *labels) for i, labels in enumerate(out)]
 
 
@@ -305,14 +305,14 @@ def _while(walk: _Walk, equation: Any, operands: list[_Operand]) -> Results:
     """Follows what a loop's body reads; what it carries changes."""
     of_condition, of_body = equation.params["cond_nconsts"], equation.params["body_nconsts"]
     consts, carried = operands[of_condition:of_condition + of_body], operands[of_condition + of_body:]
-    walk.called(jaxpr_of(equation.params["body_jaxpr"]),
+    walk.called(without_constants(equation.params["body_jaxpr"]),
                 [*consts, *(_Operand(operand.shape, None, True) for operand in carried)])
     return []
 
 
 def _cond(walk: _Walk, equation: Any, operands: list[_Operand]) -> Results:
     for branch in equation.params["branches"]:
-        walk.called(jaxpr_of(branch), operands[1:])
+        walk.called(without_constants(branch), operands[1:])
     return []
 
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from haiku_mup.errors import MupError
+from haiku_mup.parameters.arrangements import is_arrangement
 from haiku_mup.parameters.initializers import Initializer, Rescaled
-from haiku_mup.parameters.programs import is_arrangement
 from haiku_mup.parameters.record import Record
 from haiku_mup.parameters.row_factors import Factor
 from haiku_mup.parameters.scaling import ParameterScaling

@@ -11,7 +11,7 @@ from haiku_mup.parameters.haiku_layers import FLAX
 from haiku_mup.parameters.initializers import Moments
 from haiku_mup.parameters.record import Record
 from haiku_mup.tracing.haiku_internals import Nesting, flax_prefix
-from haiku_mup.tracing.multipliers import current_branch
+from haiku_mup.tracing.layer_multipliers import current_branch
 from haiku_mup.tracing.scope import AppliedContext
 
 
