@@ -46,7 +46,8 @@ def attention_of_more_heads(x, width):
 def relative_positions(x, width):
     heads = width // 4
     x = hk.Linear(width)(x)
-    table = hk.Embed(5, heads, name="buckets")(jnp.arange(3)[:, None] - jnp.arange(3) + 2)      # [t, s, heads]
+    distances = jnp.arange(3)[:, None] - jnp.arange(3)[None]
+    table = hk.Embed(5, heads, name="buckets")(distances + 2)                   # [t, s, heads]
     scores = jnp.einsum("btd,bsd->bts", x, x)[:, None] / width + jnp.moveaxis(table, -1, 0)[None]
     return out(jnp.einsum("bhts,bshk->bthk", scores, x.reshape(2, 3, heads, 4)).reshape(2, 3, width))
 
@@ -75,7 +76,7 @@ def heads_of_an_ensemble(x, width):
 def weight_norm(x, width):
     x = hk.Linear(width)(x)
     v, g = own("v", width, width), own("g", width, init=jnp.ones)
-    return out(x @ (g * v / jnp.linalg.norm(v, axis=0, keepdims=True)))
+    return out(x @ (g[None] * v / jnp.linalg.norm(v, axis=0, keepdims=True)))
 
 
 def low_rank_adapter(x, width):
@@ -161,22 +162,22 @@ def state_space(x, width):
     u = hk.Linear(width)(x)
     a, b, c = own("a", width, 4, init=jnp.ones), own("b", width, 4), own("c", width, 4)
     h = jnp.einsum("btd,dn->btdn", u, jnp.exp(-a) * b)
-    return out(jnp.einsum("btdn,dn->btd", h, c) + own("d", width, init=jnp.ones) * u)
+    return out(jnp.einsum("btdn,dn->btd", h, c) + own("d", width, init=jnp.ones)[None, None] * u)
 
 
 def kolmogorov_arnold(x, width):
     def basis(x):
         return jnp.stack([jnp.sin(x), jnp.cos(x), x], -1)
-    x = jnp.einsum("btib,iob->bto", basis(x), own("first", 6, width, 3))
-    x = jnp.einsum("btib,iob->bto", basis(x), own("middle", width, width, 3))
-    return jnp.einsum("btib,iob->bto", basis(x), own("last", width, 2, 3))
+    x = jnp.einsum("ztik,iok->zto", basis(x), own("first", 6, width, 3))
+    x = jnp.einsum("ztik,iok->zto", basis(x), own("middle", width, width, 3))
+    return jnp.einsum("ztik,iok->zto", basis(x), own("last", width, 2, 3))
 
 
 def stacked_by_hand(x, width):
     w, b = own("w", 3, width, width), own("b", 3, width, init=ZEROS)
 
     def block(x, layer):
-        return jnp.tanh(x @ layer[0] + layer[1]), None
+        return jnp.tanh(x @ layer[0] + layer[1][None, None]), None
     return out(jax.lax.scan(block, hk.Linear(width)(x), (w, b))[0])
 
 
@@ -242,7 +243,6 @@ QUIET = {
     stacked_by_hand: (X, {"~/w": HIDDEN, "~/b": INPUT}),
     recurrence_of_ones_own: (X, {"~/w": HIDDEN, "~/start": INPUT}),
     mixer: (X, {"tokens_in/w": FIXED, "tokens_out/w": FIXED, "channels/w": HIDDEN}),
-    latents: (X, {"~/latents": INPUT, "linear/w": INPUT}),
     channels_first: (IMAGES, {"conv2_d/w": INPUT, "~/gain": INPUT, "batch_norm/scale": INPUT}),
     spectral_convolution: (X, {"~/real": HIDDEN, "~/imaginary": HIDDEN}),
 }
@@ -291,6 +291,9 @@ TOLD = {
     kolmogorov_arnold: (X, "a weight from the fixed to the growing width",
                         {"fans": {"~/first": ((0, 2), 1)}, "readouts": "~/last"},
                         {"~/first": INPUT, "~/middle": HIDDEN, "~/last": OUTPUT}),
+    # Its product with keys is divided by the width in the model, so that it needs no multiplier of a readout.
+    latents: (X, "the program uses it as an output", {"fans": {"~/latents": ((), 1, 0)}},
+              {"~/latents": INPUT, "linear/w": INPUT}),
     joined_projections: (X, "the program uses it as", {"fans": {f"~/{name}": (1, 0) for name in "qkv"}},
                          {"~/q": ("hidden", 1, 1 / 4, 4)}),
 }
@@ -311,7 +314,7 @@ def test_draws_have_the_std_of_mup():
     """A hidden weight of one std, is drawn × 1/2 at four times the width."""
     def model(x, width):
         x = hk.Linear(width)(x)
-        return out(x @ own("w", width, width, init=NORMAL) * own("gain", width, init=NORMAL))
+        return out(x @ own("w", width, width, init=NORMAL) * own("gain", width, init=NORMAL)[None, None])
 
     mup, _ = capture(model, X)
     rows = {row.name: row for row in mup.table()}
