@@ -70,7 +70,8 @@ class MultiHeadAttention(hk.MultiHeadAttention):
             out = super().__call__(query, key, value, mask)
         if not scaled_query:
             raise MupError(f"{self.module_name!r}: no hk.Linear named 'query' makes the queries, so logits "
-                           "would not be scaled; keep the name in a subclass")
+                           "would not be scaled; keep the name in a subclass, and @hk.transparent on a method "
+                           "that makes it")
         return out
 
 

@@ -271,7 +271,7 @@ def mean_one(shape, dtype):
 
 def gained(x, width):
     gain = hk.get_parameter("gain", (width,), init=mean_one)
-    return haiku_mup.Readout(3)(gain * hk.Linear(width)(x))
+    return haiku_mup.Readout(3)(gain[None] * hk.Linear(width)(x))
 
 
 def tied_table(ids, width):
@@ -359,7 +359,8 @@ def test_a_weight_that_is_read_as_a_readout_the_other_way_round():
 
 def test_a_delta_that_differs_in_every_width():
     def layer(x, width):
-        return haiku_mup.Readout(3)(hk.Linear(width[1], name="b")(jnp.tanh(hk.Linear(width[0], name="a")(x))))
+        a, b = (jnp.tanh(hk.Linear(size, name=name)(x)) for size, name in zip(width, "ab"))
+        return haiku_mup.Readout(3)(a) + haiku_mup.Readout(3)(b)
 
     def capture(*widths):
         mup, make = haiku_mup.Mup(), one(layer)[0]
@@ -370,7 +371,7 @@ def test_a_delta_that_differs_in_every_width():
 
     with pytest.raises(haiku_mup.MupError, match="give init_delta a model that differs from the base in every"):
         capture((8, 8), (16, 8), (16, 32))
-    assert factors(capture((8, 8), (16, 16), (16, 32)), "b/w") == ("hidden", 1, 1 / 2, 2)
+    assert factors(capture((8, 8), (16, 16), (16, 32)), "b/w") == INPUT
 
 
 # --- arguments of layers ---
@@ -378,6 +379,7 @@ def test_a_delta_that_differs_in_every_width():
 def test_layers_that_are_given_too_much():
     def attends(x, width, query):
         class Named(haiku_mup.MultiHeadAttention):
+            @hk.transparent
             def _linear_projection(self, x, head_size, name=None):
                 return super()._linear_projection(x, head_size, query if name == "query" else name)
 
