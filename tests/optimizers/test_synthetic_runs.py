@@ -95,8 +95,8 @@ def test_what_stands_still_ends_the_trial(still, behaviour, monkeypatch):
     assert len(calls) < 400      # of 4096 for each of two shapes
 
 
-def _counted(make, calls, program):
-    function = make(program)
+def _counted(make, calls, program, traced=None):
+    function = make(program, traced)
     return lambda *arguments: (calls.append(1), function(*arguments))[1]
 
 
