@@ -43,7 +43,7 @@ def report(findings: Sequence[Finding], *, parametrization: str, tol: float, see
         f.cause for f in shown if f.is_wrong(tol) and f.cause), start=1)}
     rows = [f"{f.quantity:<{width}}  {f.step:>4}  {f.stat:<4}  {_slope(f):>14}  {str(f.expected):>10}  "
             f"{_status(f, tol, causes)}" for f in shown]
-    lines = [_first_line(findings, parametrization, tol, undecided, seeds, widths),
+    lines = [_first_line(findings, parametrization, tol=tol, undecided=undecided, seeds=seeds, widths=widths),
              f"{'quantity':<{width}}  step  stat      slope        expected", *rows]
     lines[1:1] = [f"a factor of the width in the forward pass: {factor}" for factor in factors]
     if len(findings) > len(shown):
@@ -60,8 +60,8 @@ def report(findings: Sequence[Finding], *, parametrization: str, tol: float, see
     return "\n".join(lines)
 
 
-def _first_line(findings: Sequence[Finding], parametrization: str, tol: float, undecided: Sequence[Finding],
-                seeds: int, widths: Sequence[int]) -> str:
+def _first_line(findings: Sequence[Finding], parametrization: str, *, tol: float,
+                undecided: Sequence[Finding], seeds: int, widths: Sequence[int]) -> str:
     """Returns the first line: the answer, and why."""
     failed = sum(f.is_wrong(tol) for f in findings)
     start = f"coordinate check{f' of {parametrization}' * (parametrization != 'mup')}: "

@@ -23,7 +23,7 @@ MOVES = (ParameterKind.VALUE, ParameterKind.UPDATE, ParameterKind.RATE)
 SUMS = (RecordKind.ACTIVATION, RecordKind.LOGITS, RecordKind.PROBE, RecordKind.OUTPUT)
 
 
-class Estimate(NamedTuple):
+class SlopeEstimate(NamedTuple):
     """An estimated slope.
 
     Attributes:
@@ -37,9 +37,10 @@ class Estimate(NamedTuple):
     def excess(self, expected: Range) -> float:
         """Returns how far the nearer end of the interval lies above a range, or (negative) below it.
 
-        >>> Estimate(0.5, 0.25).excess(Range(-0.5, 0.0)), Estimate(-1.0, 0.25).excess(Range(-0.5, 0.0))
+        >>> expected = Range(-0.5, 0.0)
+        >>> SlopeEstimate(0.5, 0.25).excess(expected), SlopeEstimate(-1.0, 0.25).excess(expected)
         (0.25, -0.25)
-        >>> Estimate(0.5, 1.0).excess(Range(-0.5, 0.0))
+        >>> SlopeEstimate(0.5, 1.0).excess(expected)
         0.0
         """
         deviation = distance(self.slope, expected)
@@ -117,7 +118,7 @@ def _table(points: Iterable[Point]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(widths), np.array([[at[width].get(seed, math.nan) for seed in seeds] for width in widths])
 
 
-def estimate(x: np.ndarray, y: np.ndarray) -> Estimate:
+def estimate(x: np.ndarray, y: np.ndarray) -> SlopeEstimate:
     """Returns the slope of y against x, and half of its 95% interval.
 
     With one seed the interval is that of the regression: from the points' distances from their line. Two widths
@@ -139,20 +140,20 @@ def estimate(x: np.ndarray, y: np.ndarray) -> Estimate:
     squares = np.square(centred).sum(axis=0)                # [seeds]
     used = squares > 0                                      # of two widths or more
     if not used.any():
-        return Estimate(math.nan, math.inf)
+        return SlopeEstimate(math.nan, math.inf)
     slopes, weights = (centred * y).sum(axis=0)[used] / squares[used], squares[used] / squares[used].sum()
     mean = float(weights @ slopes)
     n = len(slopes)
     if n > 1:
         variance = n / (n - 1) * float(np.square(weights) @ np.square(slopes - mean))
-        return Estimate(mean, student(n - 1) * math.sqrt(variance))
+        return SlopeEstimate(mean, student(n - 1) * math.sqrt(variance))
     freedom = int(counts[used][0]) - 2
     if freedom < 1:
-        return Estimate(mean, math.inf)
+        return SlopeEstimate(mean, math.inf)
     y, centred, there = y[:, used][:, 0], centred[:, used][:, 0], there[:, used][:, 0]
     residuals = (y - y[there].mean() - centred * mean)[there]
     standard_error = math.sqrt(residuals @ residuals / freedom / squares[used][0])
-    return Estimate(mean, student(freedom) * standard_error)
+    return SlopeEstimate(mean, student(freedom) * standard_error)
 
 
 @functools.lru_cache
