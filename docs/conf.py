@@ -37,7 +37,11 @@ napoleon_use_ivar = True
 
 # Each name of haiku_mup that is mentioned must have a place in the pages. Those of other packages have none.
 nitpicky = True
-nitpick_ignore = [("py:class", "haiku_mup.optimizers.adamw.OptimizerWrapper"),     # Mup is one
+nitpick_ignore = [("py:class", "haiku_mup.parameters.tree_layout.TreeLayout"),     # what adapters give plan
+                  ("py:class", "haiku_mup.optimizers.learning_rates.LearningRates"),    # fields of a Plan
+                  ("py:class", "haiku_mup.parameters.declarations.Declarations"),
+                  ("py:class", "haiku_mup.frameworks.adapters.Multiplies"),     # Plan is one
+                  ("py:class", "haiku_mup.optimizers.adamw.OptimizerWrapper"),     # Mup is one
                   ("py:class", "haiku_mup.tracing.wrapped_model.Model"),      # type variables: what was given
                   ("py:class", "haiku_mup.coordinates.recorder.T"),
                   ("py:class", "haiku_mup.coordinates.optimizer_diagnosis.OptimizerDiagnosis"),

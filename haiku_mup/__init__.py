@@ -7,7 +7,8 @@ The modules below import in this order, each only from those before it:
 - parameters: one parameter at the base and at the target: its fans, its initializer, its role, its factors.
 - tracing: hooks into Haiku, which capture parameters, rescale draws and apply multipliers.
 - layers, optimizers, serialization: readouts and attention; wrapped optax optimizers; files of a base.
-- mup: `Mup`, which connects all of these.
+- frameworks: adapters for Equinox, Flax NNX and Flax Linen, which import these as they are called.
+- mup, plans: `Mup`, which connects all of these, and `plan`, which does so for trees of other frameworks.
 - coordinates, models: coordinate checks; GPT-2, BERT and RoBERTa.
 - sweep, plot: learning-rate sweeps; figures.
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:           # each name is imported as it is asked for: see __ge
     from haiku_mup.coordinates.result import CoordCheck
     from haiku_mup.coordinates.verdict import Verdict
     from haiku_mup.errors import MupError, MupWarning
+    from haiku_mup.frameworks.adapters import equinox, flax_linen, flax_nnx, nnx_multiplied
     from haiku_mup.layers import ConvReadout, MultiHeadAttention, Readout, SharedEmbed, SharedReadout
     from haiku_mup.layers.residual import residual
     from haiku_mup.mup import Mup
@@ -40,6 +42,8 @@ if TYPE_CHECKING:           # each name is imported as it is asked for: see __ge
     from haiku_mup.parameters.fans import fans
     from haiku_mup.parameters.record import get_shapes
     from haiku_mup.parameters.summary_table import Row
+    from haiku_mup.plans.from_trees import plan
+    from haiku_mup.plans.plan import Plan
     from haiku_mup.rules.parametrization import Parametrization
     from haiku_mup.rules.per_layer import modified_standard, per_layer
     from haiku_mup.rules.run_scale import RunScale
@@ -57,21 +61,20 @@ if TYPE_CHECKING:           # each name is imported as it is asked for: see __ge
 # The module of each public name. No name here is that of a package or a module of haiku_mup.
 _MODULES = {
     "Advice": "sweep.recommendation", "Comparison": "sweep.comparison", "ConvReadout": "layers",
-    "CoordCheck": "coordinates.result",
-    "Finding": "coordinates.findings", "ForwardFactor": "coordinates.forward_factors",
-    "Missing": "sweep.trial", "MultiHeadAttention": "layers", "Mup": "mup", "MupError": "errors",
-    "MupWarning": "errors", "Parametrization": "rules.parametrization", "Point": "coordinates.findings",
-    "Readout": "layers", "Row": "parameters.summary_table", "RunScale": "rules.run_scale",
-    "SharedEmbed": "layers", "SharedReadout": "layers",
-    "Sweep": "sweep.result", "Training": "sweep.training", "Transfer": "sweep.transfer",
-    "Trial": "sweep.trial",
-    "Verdict": "coordinates.verdict",
+    "CoordCheck": "coordinates.result", "Finding": "coordinates.findings",
+    "ForwardFactor": "coordinates.forward_factors", "Missing": "sweep.trial", "MultiHeadAttention": "layers",
+    "Mup": "mup", "MupError": "errors", "MupWarning": "errors", "Parametrization": "rules.parametrization",
+    "Plan": "plans.plan", "Point": "coordinates.findings", "Readout": "layers",
+    "Row": "parameters.summary_table", "RunScale": "rules.run_scale", "SharedEmbed": "layers",
+    "SharedReadout": "layers", "Sweep": "sweep.result", "Training": "sweep.training",
+    "Transfer": "sweep.transfer", "Trial": "sweep.trial", "Verdict": "coordinates.verdict",
     "adamw": "optimizers.adamw", "apply_mup": "tracing.context", "compare": "sweep.compare_parametrizations",
-    "coord_check": "coordinates.check",
-    "draws": "sweep.trial", "fans": "parameters.fans", "forward_factors": "coordinates.forward_factors",
-    "get_shapes": "parameters.record", "lr_sweep": "sweep.lr_sweep", "maximal_update": "rules.tables",
-    "modified_standard": "rules.per_layer", "neural_tangent": "rules.tables",
-    "per_layer": "rules.per_layer", "probe": "coordinates.recorder", "residual": "layers.residual",
+    "coord_check": "coordinates.check", "draws": "sweep.trial", "equinox": "frameworks.adapters",
+    "fans": "parameters.fans", "flax_linen": "frameworks.adapters", "flax_nnx": "frameworks.adapters",
+    "forward_factors": "coordinates.forward_factors", "get_shapes": "parameters.record",
+    "lr_sweep": "sweep.lr_sweep", "maximal_update": "rules.tables", "modified_standard": "rules.per_layer",
+    "neural_tangent": "rules.tables", "nnx_multiplied": "frameworks.adapters", "per_layer": "rules.per_layer",
+    "plan": "plans.from_trees", "probe": "coordinates.recorder", "residual": "layers.residual",
     "standard": "rules.tables", "training": "sweep.training",
 }
 # Modules that `import haiku_mup` alone gives access to, as in haiku_mup.rules.Power.
@@ -91,6 +94,7 @@ __all__ = [
     "MupError",
     "MupWarning",
     "Parametrization",
+    "Plan",
     "Point",
     "Readout",
     "Row",
@@ -107,14 +111,19 @@ __all__ = [
     "compare",
     "coord_check",
     "draws",
+    "equinox",
     "fans",
+    "flax_linen",
+    "flax_nnx",
     "forward_factors",
     "get_shapes",
     "lr_sweep",
     "maximal_update",
     "modified_standard",
     "neural_tangent",
+    "nnx_multiplied",
     "per_layer",
+    "plan",
     "probe",
     "residual",
     "standard",

@@ -375,9 +375,7 @@ class Mup:
         >>> mup.muon_dimensions(params)["linear_1"]
         {'b': None, 'w': MuonDimensionNumbers(reduction_axis=(0,), output_axis=(1,))}
         """
-        from haiku_mup.optimizers import muon
-
-        return muon.dimension_numbers(self._captured("muon_dimensions"), params)
+        return self._rates("muon_dimensions").muon_dimensions(params)
 
     def scale_updates(self, adam: bool = True) -> optax.GradientTransformationExtraArgs:
         """Returns the bare factors as an optax transform, to place in a chain of your own.
@@ -424,7 +422,8 @@ class Mup:
         >>> mup.lr_scales(adam=False)["linear_1"]
         {'b': 4.0, 'w': 1.0}
         """
-        return self._rates("lr_scales").by_module(adam)
+        scales: dict[str, dict[str, float | np.ndarray]] = self._rates("lr_scales").as_tree(adam)
+        return scales
 
     def table(self) -> list[Row]:
         """Returns each parameter's shapes, role and factors.
@@ -598,5 +597,7 @@ class Mup:
 
         mup = cls()
         mup._base, mup._declarations, mup._base_states = state_dict.decode(state, source)
+        if any(record.of_tree for record in mup._base.values()):
+            raise MupError(f"{source}: the base of haiku_mup.plan, and no Mup's; haiku_mup.Plan.load reads it")
         mup._source = source
         return mup

@@ -14,6 +14,7 @@ from haiku_mup.coordinates.batches import as_batches
 from haiku_mup.coordinates.measurements import as_points
 from haiku_mup.coordinates.model_inputs import check_make_model
 from haiku_mup.coordinates.optimizer_diagnosis import diagnose_optimizer
+from haiku_mup.coordinates.planned_models import MakePlan
 from haiku_mup.coordinates.result import CoordCheck
 from haiku_mup.coordinates.rounded_updates import rounded_away, warning_text
 from haiku_mup.coordinates.trainer import has_weight_decay
@@ -41,7 +42,8 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
                 fans: Mapping[str, Sequence[Axes]] | None = None,
                 readouts: str | Sequence[str] = (), finite: Mapping[str, Axes | str] | None = None,
                 tied: str | Sequence[str] = (), steps: int = 3, seeds: int | Iterable[int] = 5,
-                stats: Sequence[Stat] = ("l1",), fix_batch: bool = True, progress: bool = True) -> CoordCheck:
+                stats: Sequence[Stat] = ("l1",), fix_batch: bool = True, progress: bool = True,
+                plan: MakePlan | None = None) -> CoordCheck:
     """Trains models of several widths for a few steps, and judges how the sizes of their arrays grow.
 
     In μP, nothing that training makes may vanish or explode with the width, and everything must move. The check
@@ -81,6 +83,12 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
         which are not.
       fix_batch: whether all steps see the same batch. Only then can the check tell how far activations move.
       progress: whether to show a progress bar, if tqdm is installed.
+      plan: for models of other frameworks, from the trees of base and target to their plan, as
+        ``functools.partial(haiku_mup.plan, fans=haiku_mup.equinox, readouts="out.weight")``. Then make_model
+        (and base_model, delta_model) return ``(init, apply)``: ``init(key)`` returns the parameters or a
+        module, and ``apply(params, rng, *inputs)`` gets them multiplied. An apply with an argument ``plan`` is
+        given the plan instead, and multiplies by itself. Arrays inside are judged where `probe` marks them;
+        else parameters, updates and outputs are. fans and readouts are the plan's.
 
     Returns:
       A `CoordCheck`.
@@ -118,7 +126,8 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
         base=_base_of(make_model, base_model, ordered[0] if base_width is None else base_width),
         delta=delta_model, fans=fans, readouts=readouts, finite=finite, tied=tied,
         parametrization=_judged_by(parametrization),
-        parametrize=_parametrize(parametrization, adam, rule), weight_decay=has_weight_decay(optimizer))
+        parametrize=_parametrize(parametrization, adam, rule), plan=plan,
+        weight_decay=has_weight_decay(optimizer))
     trainers, runs = train_all(setup, ordered, chosen, batches, progress)
     result = CoordCheck(as_points(
         trainers, runs, parametrization=_name(parametrization), stats=stats, rule=optimizer_rule,

@@ -11,6 +11,7 @@ import jax
 
 from haiku_mup.coordinates.factor_scales import Action, Leftover, ScalingOperation, Value
 from haiku_mup.coordinates.factor_walk import ProgramsDiffer, Walk
+from haiku_mup.coordinates.planned_models import PlannedModel, is_pair
 from haiku_mup.coordinates.recorder import transformed_function
 from haiku_mup.errors import MupError, SourceLine
 from haiku_mup.tracing.haiku_internals import is_library
@@ -71,7 +72,8 @@ def forward_factors(make_model: Callable[[int], Any], widths: Sequence[int], *ar
     others.)
 
     Args:
-      make_model: from a width to what hk.transform or hk.transform_with_state returns.
+      make_model: from a width to what hk.transform or hk.transform_with_state returns; or, for a model of any
+        other framework, to ``(init, apply)`` with ``init(key)`` and ``apply(params, rng, *inputs)``.
       widths: two widths; base and target.
       ``*args``, ``**kwargs``: what apply takes after parameters, state and the key: arrays or
         jax.ShapeDtypeStructs, and whatever else, such as ``is_training=True``.
@@ -110,6 +112,8 @@ def forward_factors(make_model: Callable[[int], Any], widths: Sequence[int], *ar
 
 def _traced(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, int]:
     """Returns the program of a model's apply, and how many of its first inputs are parameters."""
+    if is_pair(model):
+        model = PlannedModel.unplanned(model).plain_model()
     plain = hk.transform_with_state(transformed_function(model))
     leaves, tree = jax.tree.flatten((args, kwargs))
     arrays = {i: leaf for i, leaf in enumerate(leaves) if hasattr(leaf, "shape") and hasattr(leaf, "dtype")}

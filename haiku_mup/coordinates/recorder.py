@@ -140,7 +140,7 @@ class Recorder:
           queries: of logits, the name of the layer that projects the attention's queries.
         """
         number = self._count_calls((kind, name), owner)
-        top_level = [readout for readout in self._readouts if readout == "~"]     # of parameters of no module
+        top_level = [readout for readout in self._readouts if readout in ("~", TIED)]   # of no module
         preceding = dict.fromkeys([*top_level, *(readout for _, readout in self._outputs_of_readouts.values())])
         for path, x in _arrays(value):
             _, readout = self._outputs_of_readouts.get(id(x), (None, None))

@@ -19,7 +19,7 @@ from haiku_mup.coordinates.recorder import Recorder, trace_state
 from haiku_mup.coordinates.state_records import merge_state, split_state
 from haiku_mup.errors import MupError
 from haiku_mup.mup import Mup, captured_model
-from haiku_mup.parameters.haiku_layers import OUTPUTS
+from haiku_mup.parameters.haiku_layers import OUTPUTS, TIED
 from haiku_mup.parameters.scaling import ParameterScaling
 
 T = TypeVar("T")
@@ -103,6 +103,8 @@ class Trainer:
         self._stats, self._weight_decay = tuple(stats), weight_decay
         readouts = [scaling.target.module for scaling in self.scalings.values()
                     if scaling.target.layer in OUTPUTS and scaling.target.fans.fan_in]
+        # A tree's table makes logits where no layer of Haiku's is called.
+        readouts += [TIED for s in self.scalings.values() if s.target.of_tree and s.target.layer == TIED]
         self._recorder = Recorder(model, stats, readouts)
         args, kwargs = inputs.rebuild(inputs.arrays)
         self._empty_records = self._recorder.prepare(_key(0), *args, **kwargs)

@@ -16,6 +16,7 @@ import jax
 from haiku_mup.coordinates.array_stats import Stat
 from haiku_mup.coordinates.forward_factors import ForwardFactor, forward_factors
 from haiku_mup.coordinates.model_inputs import ModelInputs, model_inputs
+from haiku_mup.coordinates.planned_models import MakePlan, PlannedModel
 from haiku_mup.coordinates.quantities import ParameterKind
 from haiku_mup.coordinates.recorder import transformed_function
 from haiku_mup.coordinates.trainer import StepResult, Trainer
@@ -40,6 +41,7 @@ class CheckSetup:
       parametrization: the one that parameters are judged by; None for the default, μP.
       parametrize: from (mup, model, optimizer) to what trains.
       weight_decay: whether the optimizer decays weights.
+      plan: from trees of base and target to their plan, where models are pairs (init, apply); else None.
     """
 
     make_model: Callable[[int], Model]
@@ -55,30 +57,49 @@ class CheckSetup:
     parametrization: Parametrization | None
     parametrize: Parametrize
     weight_decay: bool
+    plan: MakePlan | None = None
     _captured: dict[int, tuple[Any, Mup]] = dataclasses.field(default_factory=dict)
 
     def forward_factors(self, widths: Sequence[int], batch: Any) -> list[ForwardFactor]:
         """Returns the factors of the width in the model's forward pass; none where they cannot be compared."""
         inputs = model_inputs(self.loss_fn, jax.random.key(0), batch)
         args, kwargs = inputs.rebuild(inputs.arrays)
+        make_model: Callable[[int], Any] = self.make_model
+        if self.plan is not None:
+            make_model = lambda width: self._planned(width).plain_model()       # noqa: E731
         try:
-            return forward_factors(self.make_model, [widths[0], widths[-1]], *args, **kwargs)
+            return forward_factors(make_model, [widths[0], widths[-1]], *args, **kwargs)
         except MupError:                # its program changes with the width, and so can't be compared
             return []
 
     def trainer(self, width: int, batch: Any, pool: concurrent.futures.Executor) -> Trainer:
         """Returns the trainer of the model of a width, which the pool has begun to compile."""
-        model, key = self.make_model(width), jax.random.key(0, impl="rbg")
-        transformed_function(model)             # raises for anything but a model
+        key = jax.random.key(0, impl="rbg")
         inputs = model_inputs(self.loss_fn, key, batch)
-        mup = copy.copy(self._captured_base(self.base(width), inputs, key))
-        with mup.init_target():
-            inputs.shapes(model, key)
+        mup, model = self._captured_target(width, inputs, key)
         wrapped, optimizer = self.parametrize(mup, model, self.optimizer)
         trainer = Trainer(model=wrapped, optimizer=optimizer, loss_fn=self.loss_fn, mup=mup, inputs=inputs,
                           stats=self.stats, weight_decay=self.weight_decay)
         trainer.start_compiling(pool, batch)
         return trainer
+
+    def _planned(self, width: int) -> PlannedModel:
+        """Returns the pair of a width, with its plan."""
+        assert self.plan is not None, "there is no plan"
+        table = {} if self.parametrization is None else {"parametrization": self.parametrization}
+        return PlannedModel.of(self.base(width), self.make_model(width), self.plan, delta=self.delta, **table)
+
+    def _captured_target(self, width: int, inputs: ModelInputs, key: Any) -> tuple[Any, Any]:
+        """Returns the Mup that has captured the model of a width, and the model, or what takes their places."""
+        if self.plan is not None:
+            planned = self._planned(width)
+            return planned, planned.plain_model()
+        model = self.make_model(width)
+        transformed_function(model)             # raises for anything but a model
+        mup = copy.copy(self._captured_base(self.base(width), inputs, key))
+        with mup.init_target():
+            inputs.shapes(model, key)
+        return mup, model
 
     def _captured_base(self, base: Any, inputs: ModelInputs, key: Any) -> Mup:
         """Returns a Mup that has captured the base, and the delta: once for all widths that share a base."""

@@ -3,6 +3,7 @@
 The rules for each kind of optimizer are in `rules.optimizers`.
 
 - learning_rates: what `Mup.wrap_optimizer`, `lr_scales` and `table` do with a captured model.
+- tree_names: names of the leaves of trees, Haiku's or paths.
 - wrapper, trees: puts factors around an optimizer that is a black box, by the names of parameters.
 - factors, muon: the factors that a rule gives for all parameters of a model.
 - detect, synthetic_runs, states: what an optimizer does with synthetic gradients, and what its state says.

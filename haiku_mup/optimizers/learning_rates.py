@@ -1,7 +1,7 @@
 """The learning rates of a captured model: their factors, alone or around an optimizer."""
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
@@ -11,6 +11,7 @@ import optax
 from haiku_mup.errors import MupError
 from haiku_mup.optimizers.factors import OptimizerScaling
 from haiku_mup.optimizers.mismatch import MismatchCheck
+from haiku_mup.optimizers.tree_names import HAIKU_NAMES, TreeNames, naming
 from haiku_mup.optimizers.trees import by_name, check_params
 from haiku_mup.optimizers.wrapper import is_wrapped, scale_optimizer, scale_updates
 from haiku_mup.parameters.globs import multipliers_by_name
@@ -29,11 +30,13 @@ class LearningRates:
       scalings: the parameters, by name.
       parametrization: the model's parametrization.
       lr_mults: the user's {glob over "module/name": multiplier}.
+      names: the names of the leaves of trees.
     """
 
     scalings: Mapping[str, ParameterScaling]
     parametrization: Parametrization
     lr_mults: Mapping[str, float]
+    names: TreeNames = HAIKU_NAMES
 
     def with_multipliers(self, lr_mults: Mapping[str, float]) -> "LearningRates":
         """Returns the learning rates with other multipliers from the user."""
@@ -56,10 +59,10 @@ class LearningRates:
                                      rate(block.factors, optimizer) * x)
                 for name, scaling in self.scalings.items()}
 
-    def by_module(self, adam: bool) -> dict[str, dict[str, float | np.ndarray]]:
+    def as_tree(self, adam: bool) -> Any:
         """Returns the factors as numbers that broadcast to the parameters, in a tree like theirs."""
         factors = self.factors(adam)
-        return by_module(self.scalings, lambda scaling: broadcastable(factors[scaling.target.name]))
+        return self.names.tree(self.scalings, lambda scaling: broadcastable(factors[scaling.target.name]))
 
     def rows(self) -> list[Row]:
         """Returns the rows of `Mup.table`, which show these learning rates."""
@@ -69,7 +72,15 @@ class LearningRates:
     def scale_updates(self, adam: bool) -> optax.GradientTransformationExtraArgs:
         """Returns a transform that multiplies each parameter's update by the factor of its learning rate."""
         self._require_factors("scale_updates", optimizer_rules.ADAM)
-        return scale_updates(by_name(self.factors(adam)), functools.partial(check_params, self.scalings))
+        return scale_updates(by_name(self.factors(adam)), functools.partial(check_params, self.scalings),
+                             self.names)
+
+    def muon_dimensions(self, params: Any) -> Any:
+        """Returns a tree for optax.contrib.muon; see `Mup.muon_dimensions`."""
+        from haiku_mup.optimizers import muon  # for those who use it
+
+        with naming(self.names):
+            return muon.dimension_numbers(self.scalings, params)
 
     def wrap(self, optimizer: Any, *, adam: bool, rule: str | None, scale_decay: bool,
              scale_eps: bool) -> optax.GradientTransformationExtraArgs:
@@ -87,14 +98,16 @@ class LearningRates:
                                    scale_decay=scale_decay, lr_mults=self.multipliers())
         check_rule = MismatchCheck(optimizer, factors, self.scalings, self.parametrization,
                                    adam=adam, rule=rule)
-        check_rule(by_module(self.scalings, lambda s: jax.ShapeDtypeStruct(s.target.shape, "float32")))
+        with naming(self.names):
+            check_rule(self.names.tree(
+                self.scalings, lambda s: jax.ShapeDtypeStruct(s.target.shape, "float32")))
 
         def check(params):
             """Checks parameters as the state is made."""
             check_params(self.scalings, params)
             check_rule(params)
 
-        return scale_optimizer(optimizer, factors, check)
+        return scale_optimizer(optimizer, factors, check, self.names)
 
     def _require_factors(self, function: str, optimizer_rule: optimizer_rules.OptimizerRule) -> None:
         """Raises if a plain optimizer of this rule trains the wrapped model.
@@ -111,12 +124,3 @@ def check_adam(adam: Any) -> None:
     """Raises MupError unless `adam` is a bool."""
     if not isinstance(adam, (bool, np.bool_)):
         raise MupError(f"adam={adam!r}: give True for Adam's factors, or False for SGD's")
-
-
-def by_module(scalings: Mapping[str, ParameterScaling],
-              value: Callable[[ParameterScaling], Any]) -> dict[str, dict[str, Any]]:
-    """Returns a value for each parameter, as Haiku nests them: {module: {name: value}}."""
-    tree: dict[str, dict[str, Any]] = {}
-    for _, scaling in sorted(scalings.items()):
-        tree.setdefault(scaling.target.in_tree, {})[scaling.target.leaf] = value(scaling)
-    return tree

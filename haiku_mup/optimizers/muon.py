@@ -9,9 +9,10 @@ import optax
 
 from haiku_mup.errors import MupError
 from haiku_mup.optimizers.synthetic_runs import Run, RunShape, try_runs
-from haiku_mup.optimizers.trees import is_masked, named_leaves, selected
+from haiku_mup.optimizers.trees import named_leaves, selected
 from haiku_mup.optimizers.wrapper import extra_args, inside
 from haiku_mup.parameters.scaling import ParameterScaling
+from haiku_mup.parameters.tree_paths import is_masked
 from haiku_mup.rules import HIDDEN
 from haiku_mup.rules.optimizers import SHAPE_SCALINGS, Matrix, ShapeScaling
 

@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 import jax
 
 from haiku_mup.errors import MupError
-from haiku_mup.optimizers.trees import is_masked, named_leaves, selected
+from haiku_mup.optimizers.tree_names import active_names
+from haiku_mup.optimizers.trees import named_leaves, selected
 from haiku_mup.optimizers.wrapper import extra_args, inside
+from haiku_mup.parameters.tree_paths import is_masked
 
 
 class NamedState(NamedTuple):
@@ -42,7 +44,7 @@ class States:
         return {state.name for state in self._states
                 if parameter is None or not any(parameter in masked for masked in state.masks)}
 
-    def representative_parameters(self, tree: Any, names: Collection[str]) -> dict[str, Any]:
+    def representative_parameters(self, tree: Any, names: Collection[str]) -> Any:
         """Returns one parameter of each group that the optimizer treats differently, to try it on fewer.
 
         The masks tell groups apart (optax.partition, optax.masked), and so do ranks, since optimizers treat
@@ -54,7 +56,7 @@ class States:
           names: of the parameters to choose from.
         """
         if not all(state.has_masks_inside for state in self._states if state.name == "MaskedState"):
-            return dict(tree)
+            return tree
         return _one_of_each_group(tree, names, [masked for state in self._states for masked in state.masks])
 
     @property
@@ -64,7 +66,7 @@ class States:
             state.name == "MaskedState" or state.has_masks_inside for state in self._states)
 
 
-def states_and_parameters(optimizer: Any, tree: Any, names: Collection[str]) -> tuple[States, dict[str, Any]]:
+def states_and_parameters(optimizer: Any, tree: Any, names: Collection[str]) -> tuple[States, Any]:
     """Returns an optimizer's states, and one parameter of each group that it treats differently.
 
     To save time it first makes the state of one parameter of each rank alone. Only if something in that state
@@ -88,11 +90,11 @@ def states_and_parameters(optimizer: Any, tree: Any, names: Collection[str]) -> 
     return states, states.representative_parameters(tree, names)
 
 
-def _one_of_each_group(tree: Any, names: Collection[str], masks: Sequence[set[str]]) -> dict[str, Any]:
+def _one_of_each_group(tree: Any, names: Collection[str], masks: Sequence[set[str]]) -> Any:
     """Returns one parameter, of those with these names, of each rank and each combination of masks."""
     groups: dict[Any, str] = {}
     for name, x in named_leaves(tree):
-        if name in names:
+        if name in names and not is_masked(x):
             group = len(x.shape), *(i for i, masked in enumerate(masks) if name in masked)
             groups[group] = max(groups.get(group, ""), name)
     chosen = set(groups.values())
@@ -113,7 +115,7 @@ def _read(state: Any) -> list[NamedState]:
 def _masks(state: Any) -> Iterator[set[str]]:
     """Yields the names of the masked parameters in each tree of a named tuple that has some."""
     for tree in state:
-        if isinstance(tree, Mapping) and all(isinstance(x, Mapping) for x in tree.values()):
+        if active_names().may_be_parameters(tree):
             with contextlib.suppress(MupError):         # sm3 has a tree of lists of arrays
                 masked = {name for name, x in named_leaves(tree) if is_masked(x)}
                 if masked:

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from haiku_mup.optimizers.numpy_evaluation import numpy_function
-from haiku_mup.optimizers.trees import is_masked, named_leaves
+from haiku_mup.optimizers.trees import named_leaves
 from haiku_mup.parameters.jaxprs import is_literal
+from haiku_mup.parameters.tree_paths import is_masked
 
 # Runs end when each parameter has moved in MOVING_STEPS steps, or has rested for longer than PATIENCE steps
 # plus twice its longest pause so far; and after STEPS steps, since warm-up and accumulation may take many.

@@ -2,20 +2,16 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import haiku as hk
 import jax
 import optax
 
 from haiku_mup.errors import MupError
+from haiku_mup.optimizers.tree_names import active_names
 from haiku_mup.parameters.row_factors import Factor, scaled
 from haiku_mup.parameters.scaling import ParameterScaling
+from haiku_mup.parameters.tree_paths import is_masked
 
 ByName = Callable[[str], Factor]        # from a parameter's name, "module/name", to its factor
-
-
-def is_masked(x: Any) -> bool:
-    """Returns whether optax put a placeholder here; to be used as `is_leaf`."""
-    return isinstance(x, optax.MaskedNode)
 
 
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:
@@ -24,7 +20,8 @@ def named_leaves(tree: Any) -> list[tuple[str, Any]]:
     An optax.MaskedNode is a leaf, and None, which stands for a frozen parameter, is none.
 
     Args:
-      tree: a mapping from modules to mappings from names, or mappings from keys of the user's to such trees.
+      tree: a mapping from modules to mappings from names, or mappings from keys of the user's to such trees;
+        any tree where names are paths.
 
     Raises:
       MupError: another tree.
@@ -33,45 +30,24 @@ def named_leaves(tree: Any) -> list[tuple[str, Any]]:
     >>> [name for name, _ in named_leaves(params)]
     ['mlp/linear/w', 'v/w']
     """
-    if isinstance(tree, Mapping) and not isinstance(tree, dict):
-        tree = hk.data_structures.to_mutable_dict(tree)     # Haiku's own mapping has no paths
-    leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_masked)[0]
-    return [(_name(path, leaf), leaf) for path, leaf in leaves]
+    return active_names().leaves(tree)
 
 
-def _name(path: tuple[Any, ...], leaf: Any) -> str:
-    """Returns "module/name" of a leaf; "" of a masked module or of a masked tree."""
-    if isinstance(leaf, optax.MaskedNode) and len(path) < 2:
-        return ""
-    if len(path) < 2 or not all(isinstance(k, jax.tree_util.DictKey) for k in path):
-        raise MupError(f"{jax.tree_util.keystr(path)!r}: a parameter's place in the tree must be "
-                       "[module][name], as in Haiku's params; give the optimizer such a tree, a part of it, or "
-                       "mappings of such trees, and put optax.flatten inside: "
-                       "mup.wrap_optimizer(optax.flatten(…))")
-    *_, module, name = path
-    return f"{module.key}/{name.key}"
-
-
-def unmasked_shapes(tree: Any) -> dict[str, Any]:
-    """Returns the shapes of a tree of parameters, as plain dicts, without masked and frozen ones."""
+def unmasked_shapes(tree: Any) -> Any:
+    """Returns the shapes of a tree of parameters without masked and frozen ones, of Haiku's as plain dicts."""
     shapes = jax.tree.map(lambda x: x if is_masked(x) else jax.ShapeDtypeStruct(x.shape, x.dtype), tree,
                           is_leaf=is_masked)
     return selected(shapes, lambda name, x: not is_masked(x))
 
 
-def selected(tree: Any, keep: Callable[[str, Any], bool]) -> dict[str, Any]:
+def selected(tree: Any, keep: Callable[[str, Any], bool]) -> Any:
     """Returns the part of a tree of parameters that has the leaves for which `keep(name, leaf)` holds.
 
     >>> tree = {"actor": {"linear": {"w": 1, "b": 2}}, "critic": {"linear_1": {"w": 3}}}
     >>> selected(tree, lambda name, x: name == "linear/b")
     {'actor': {'linear': {'b': 2}}}
     """
-    def part(module: str, tree: Mapping[str, Any]) -> dict[str, Any]:
-        found = {key: part(key, x) if isinstance(x, Mapping) else x for key, x in tree.items()
-                 if isinstance(x, Mapping) or (x is not None and keep(f"{module}/{key}", x))}
-        return {key: x for key, x in found.items() if not (isinstance(x, Mapping) and not x)}
-
-    return part("", tree)
+    return active_names().part(tree, keep)
 
 
 def by_name(factors: Mapping[str, Factor]) -> ByName:
@@ -106,11 +82,10 @@ def check_params(scalings: Mapping[str, ParameterScaling], params: Any) -> None:
         axes = iter(shape)      # `in` moves it on: the target's axes must be found in their order
         if not all(n in axes for n in target):          # a stack may put axes before, behind, between
             raise MupError.about(name, scalings[name].base.shape, target, f"the optimizer was given {shape}; "
-                                 "give it the target's parameters, or make a new Mup() for this width")
+                                 f"give it the target's parameters, or {active_names().other_width}")
 
 
 def _foreign(name: str, known: Mapping[str, Any]) -> MupError:
     """Returns the error for a name that was not captured."""
-    return MupError(f"{name!r}: not among the target's parameters ({', '.join(list(known)[:3])}, …); give "
-                    "the optimizer the parameters of the model that init_target captured, and make them "
-                    "all inside apply_mup()")
+    return MupError(f"{name!r}: not among the target's parameters ({', '.join(list(known)[:3])}, …); "
+                    f"{active_names().foreign}")

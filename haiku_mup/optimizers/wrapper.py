@@ -8,8 +8,10 @@ import jax
 import optax
 
 from haiku_mup.errors import MupError
-from haiku_mup.optimizers.trees import ByName, is_masked, multiply_by_name, named_leaves
+from haiku_mup.optimizers.tree_names import HAIKU_NAMES, TreeNames, with_names
+from haiku_mup.optimizers.trees import ByName, multiply_by_name, named_leaves
 from haiku_mup.parameters.row_factors import map_factor
+from haiku_mup.parameters.tree_paths import is_masked
 
 _MARK = "_haiku_mup"            # an attribute of a wrapped optimizer's update function
 _is_inside = contextvars.ContextVar("inside a wrapped optimizer", default=False)
@@ -30,12 +32,13 @@ class FactorsByName(NamedTuple):
 
 
 def scale_updates(factor: ByName, check: Callable[[Any], None] = lambda params: None,
-                  ) -> optax.GradientTransformationExtraArgs:
+                  names: TreeNames = HAIKU_NAMES) -> optax.GradientTransformationExtraArgs:
     """Returns a transformation that multiplies each parameter's update by its name's factor. It has no state.
 
     Args:
       factor: from "module/name" to a Python float, or to one for each block of rows.
       check: called with the parameters when the state is made.
+      names: the names of the leaves of trees.
 
     >>> t = scale_updates(lambda name: 0.5 if name == "linear/w" else 1.0)
     >>> updates = {"linear": {"w": jnp.ones(2), "b": jnp.ones(2)}}
@@ -52,11 +55,12 @@ def scale_updates(factor: ByName, check: Callable[[Any], None] = lambda params: 
             check(params)
         return optax.EmptyState()
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(with_names(names, init), with_names(names, update))
 
 
 def scale_optimizer(optimizer: Any, find_factors: Callable[[Any, Callable[[], Any]], FactorsByName],
-                    check: Callable[[Any], None]) -> optax.GradientTransformationExtraArgs:
+                    check: Callable[[Any], None], names: TreeNames = HAIKU_NAMES,
+                    ) -> optax.GradientTransformationExtraArgs:
     """Returns an optimizer with factors of each parameter's gradient, of its update, and of the parameter.
 
     The optimizer works on p' = p / s, and its update, × s, is that of p. So the part of the update that it
@@ -67,6 +71,7 @@ def scale_optimizer(optimizer: Any, find_factors: Callable[[Any, Callable[[], An
       optimizer: any optax optimizer.
       find_factors: from a tree and a function that returns the optimizer's state, to the factors.
       check: called with the parameters when the state is made.
+      names: the names of the leaves of trees.
     """
     inner = extra_args(optimizer)
 
@@ -85,8 +90,9 @@ def scale_optimizer(optimizer: Any, find_factors: Callable[[Any, Callable[[], An
         updates, state = inner.update(multiply_by_name(factors.gradient, updates), state, params, **extra)
         return multiply_by_name(factors.update, updates), state
 
-    setattr(update, _MARK, True)
-    return optax.GradientTransformationExtraArgs(init, update)
+    named_update = with_names(names, update)
+    setattr(named_update, _MARK, True)
+    return optax.GradientTransformationExtraArgs(with_names(names, init), named_update)
 
 
 def _divide(params: Any, divisor: ByName) -> Any:

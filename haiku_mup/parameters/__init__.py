@@ -6,6 +6,7 @@ What is known of one parameter, as `tracing` captures it:
 - initializers, traced_numbers: the mean and the std of its initializer.
 - place, numbered_modules: the stacks, blocks and branches in which it is made.
 - globs, declarations: the arguments of `Mup`, by globs over names.
+- tree_paths, tree_layout: names in trees of other frameworks, and what their layers tell.
 - axis_uses: how the traced program uses it, where its axes are a guess.
 - jaxprs, arrangements: read traced programs, and tell those that only move entries.
 - record: all of this in one `Record`.

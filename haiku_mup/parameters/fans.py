@@ -134,15 +134,15 @@ def as_fans(axes: Sequence[Axes]) -> Fans:
     return Fans(fan_in, fan_out, lookup=lookup)
 
 
-def as_declaration(name: str, fans: Fans) -> str:
-    """Returns the code that declares a parameter's fans.
+def as_declaration(name: str, fans: Fans, call: str = "Mup") -> str:
+    """Returns the code that declares a parameter's fans, as arguments of `Mup` or of `haiku_mup.plan`.
 
     >>> as_declaration("own/w", Fans((1,), (0, 2), lookup=(3,)))
     "Mup(fans={'own/w': (1, (0, 2), 3)})"
     """
     groups = [fans.fan_in, fans.fan_out, *[fans.lookup] * bool(fans.lookup)]
     axes = ", ".join(str(group[0]) if len(group) == 1 else str(group) for group in groups)
-    return f"Mup(fans={{{name!r}: ({axes})}})"
+    return f"{call}(fans={{{name!r}: ({axes})}})"
 
 
 def parse_finite(given: Mapping[str, Axes | str] | None) -> dict[str, FiniteAxes]:
@@ -192,13 +192,15 @@ def finite_axes(declared: Iterable[FiniteAxes], fans: Fans, name: str,
     return tuple(sorted(found))
 
 
-def declared_fans(globs: Mapping[str, Fans], name: str, shape: tuple[int, ...]) -> Fans | None:
+def declared_fans(globs: Mapping[str, Fans], name: str, shape: tuple[int, ...],
+                  call: str = "Mup") -> Fans | None:
     """Returns the fans that the user declares for a parameter: by a glob, else by an open `fans` block.
 
     Args:
       globs: {glob: Fans}.
       name: "module/name" in the parameter tree.
       shape: its shape in one layer.
+      call: the function that the globs were given to.
 
     Returns:
       Its fans, with axes counted from 0; None if nobody declares them.
@@ -208,7 +210,7 @@ def declared_fans(globs: Mapping[str, Fans], name: str, shape: tuple[int, ...]) 
     """
     found = {globs[glob] for glob in matching(name, globs)}
     if len(found) > 1:
-        raise MupError(f"{name!r}: several globs of Mup(fans=...) match it, and differ: "
+        raise MupError(f"{name!r}: several globs of {call}(fans=...) match it, and differ: "
                        f"{', '.join(map(repr, matching(name, globs)))}; let one match")
     block = _open_block.get()
     if block:

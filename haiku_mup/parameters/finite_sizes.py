@@ -58,7 +58,7 @@ def _moments(base: Record, target: Record, shape: tuple[int, ...], error: Callab
     was, now = base.moments, target.moments
     if not (was.drawn and now.drawn and was.std > 0 and now.std > 0):
         return was
-    (at_base, at_target, wanted) = (_fan_sizes(target.fans, s) for s in (base.shape, target.shape, shape))
+    (at_base, at_target, wanted) = (fan_sizes(target.fans, s) for s in (base.shape, target.shape, shape))
     for relative_std in _STD_BY_FANS:
         expected = was.std * relative_std(*at_target) / relative_std(*at_base)
         if math.isclose(now.std, expected, rel_tol=1e-6 + 5 * (was.error + now.error)):
@@ -70,7 +70,7 @@ def _moments(base: Record, target: Record, shape: tuple[int, ...], error: Callab
                 "that are finite; draw by the fan-in, as hk.initializers.VarianceScaling(), or with one std")
 
 
-def _fan_sizes(fans: Fans, shape: Sequence[int]) -> tuple[float, float]:
+def fan_sizes(fans: Fans, shape: Sequence[int]) -> tuple[float, float]:
     """Returns the sizes of fan-in and fan-out as initializers count them: any other axis is a kernel's."""
     kernel = math.prod(n for axis, n in enumerate(shape) if axis not in (*fans.fan_in, *fans.fan_out))
     return tuple(kernel * math.prod(shape[axis] for axis in axes)      # type: ignore[return-value]

@@ -13,10 +13,15 @@ from haiku_mup.errors import MupError
 def matching(name: str, patterns: Iterable[str]) -> list[str]:
     """Returns the globs that match a name. `*` matches any text, slashes included.
 
+    Brackets are those of globs, as in "linear_[12]/*", or those of a path, as in "layers[0].*".
+
     >>> matching("net/~/logits", ["*/logits", "other/*"])
     ['*/logits']
+    >>> matching("layers[0].weight", ["layers[*].weight", "layers[1].weight"])
+    ['layers[*].weight']
     """
-    return [pattern for pattern in patterns if fnmatch.fnmatchcase(name, pattern)]
+    return [pattern for pattern in patterns if fnmatch.fnmatchcase(name, pattern) or (
+        "[" in name and fnmatch.fnmatchcase(name, pattern.replace("[", "[[]")))]
 
 
 def parse_multipliers(argument: str, given: Mapping[str, float] | None) -> dict[str, float]:

@@ -39,6 +39,8 @@ class Record:
       uses: how the traced program uses it, if its fans are a guess. They take no part in comparisons.
       place: the place where it was made; None for one that was loaded.
       line: the line of the model that made it; None for one that was loaded. It takes no part in comparisons.
+      of_tree: whether it is a leaf of a tree that `haiku_mup.plan` compares, and no parameter of Haiku's. Then
+        its std may be unknown, and errors name arguments of `plan`.
     """
 
     name: str
@@ -60,6 +62,12 @@ class Record:
     uses: frozenset[Use] = dataclasses.field(default=frozenset(), compare=False)
     place: Place | None = None
     line: SourceLine | None = dataclasses.field(default=None, compare=False)
+    of_tree: bool = False
+
+    @property
+    def call(self) -> str:
+        """Returns the function whose arguments declare what it is."""
+        return "haiku_mup.plan" if self.of_tree else "Mup"
 
     @property
     def content(self) -> Hashable:

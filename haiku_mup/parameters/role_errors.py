@@ -10,12 +10,12 @@ from haiku_mup.parameters.record import Record
 
 def as_vector(target: Record) -> str:
     """Returns the code that declares a parameter to be a bias or a gain."""
-    return as_declaration(target.name, vector(target.shape))
+    return as_declaration(target.name, vector(target.shape), target.call)
 
 
 def as_finite(target: Record, axes: int | str) -> str:
     """Returns the code that declares axes of a parameter to be no widths."""
-    return f"Mup(finite={{{target.name!r}: {axes!r}}})"
+    return f"{target.call}(finite={{{target.name!r}: {axes!r}}})"
 
 
 def check_role(target: Record, role: rules.Role, fans: Fans, error: Callable[[str], MupError]) -> None:
@@ -36,12 +36,13 @@ def check_role(target: Record, role: rules.Role, fans: Fans, error: Callable[[st
                     "(hk.get_state), or give it the same shape in both")
     if layer == TIED and role in (rules.HIDDEN, rules.OUTPUT):
         raise error("a tied table has one axis that is a width, and rows that are looked up; if its rows are "
-                    f"its first axis, {as_declaration(target.name, Fans((), (1,), lookup=(0,)))}")
+                    f"its first axis, {as_declaration(target.name, Fans((), (1,), lookup=(0,)), target.call)}")
     if role == rules.OUTPUT and layer not in OUTPUTS:
-        raise error(_LAYER_IS_OUTPUT if target.fans.known else _output_of_ones_own(target, fans))
+        raise error(_leaf_is_output(target) if target.of_tree else
+                    _LAYER_IS_OUTPUT if target.fans.known else _output_of_ones_own(target, fans))
     if role == rules.HIDDEN and layer in (READOUT, NAMED):
         raise error(_hidden_readout(target))
-    if role == rules.INPUT and layer == NAMED and not target.fans.known:
+    if role == rules.INPUT and layer == NAMED and (not target.fans.known or target.of_tree and fans.fan_in):
         raise error(_input_readout(target, fans))
 
 
@@ -69,6 +70,13 @@ _LAYER_IS_OUTPUT = (
     f"Mup(finite=...); {_DELTA}")
 
 
+def _leaf_is_output(target: Record) -> str:
+    """Returns what to say of a tree's weight that is an output, and that nobody names as one."""
+    return (f"a weight from a growing to a fixed width is an output; name it, {target.call}(readouts="
+            f"{target.name!r}), or let its output grow, too; if it grows at other widths than these, give a "
+            f"tree of one as delta; if its inputs are no width, {as_finite(target, 'in')}")
+
+
 def _output_of_ones_own(target: Record, fans: Fans) -> str:
     """Returns what to say of an output of unknown fans: each reading, with its code."""
     name, axis = target.name, fans.fan_in[0]
@@ -82,6 +90,10 @@ def _output_of_ones_own(target: Record, fans: Fans) -> str:
 
 def _hidden_readout(target: Record) -> str:
     glob = f"{target.in_tree}/*" if target.fans.known else target.name
+    if target.of_tree:
+        return ("a readout from a growing to a growing width is a hidden layer; take it out of haiku_mup.plan("
+                "readouts=...), or, if its outputs are no width, such as classes whose number differs between "
+                f"base and target, {as_finite(target, 'out')}")
     return ("a Readout from a growing to a growing width is a hidden layer; make it hk.Linear or a plain "
             "convolution, or take it out of Mup(readouts=...); if its outputs are no width, such as classes "
             "whose number differs between base and target, say so, as fans are declared: "
@@ -90,7 +102,7 @@ def _hidden_readout(target: Record) -> str:
 
 def _input_readout(target: Record, fans: Fans) -> str:
     rest = tuple(a for a in range(len(target.shape)) if a not in fans.fan_out)
-    code = as_declaration(target.name, Fans(fans.fan_out, rest))
-    return ("it is named in Mup(readouts=...), and its fan-in doesn't grow if its axes are (in, out); if it is "
-            f"(out, in), {code[:-1]}, readouts={target.name!r}); if it is looked up, too, "
-            f"Mup(tied={target.name!r})")
+    code = as_declaration(target.name, Fans(fans.fan_out, rest), target.call)
+    return (f"it is named in {target.call}(readouts=...), and its fan-in doesn't grow if its axes are (in, "
+            f"out); if it is (out, in), {code[:-1]}, readouts={target.name!r}); if it is looked up, too, "
+            f"{target.call}(tied={target.name!r})")

@@ -230,7 +230,8 @@ def _fans(base: Record, target: Record, infinite: list[bool], error: MakeError) 
     unmarked = [a for a in growing if base.delta and base.delta[a] == base.shape[a] and a not in fans.lookup]
     if unmarked:
         raise error(f"axis {unmarked[0]} grows, and the delta model, {base.delta}, says that it never does; "
-                    "give init_delta a model that differs from the base in every width")
+                    f"give {'a delta' if target.of_tree else 'init_delta a model'} that differs from the base "
+                    "in every width")
     if target.layer == TIED and not fans.known and len(growing) == 1:
         rest = tuple(a for a in range(len(infinite)) if a != growing[0])
         return fans._replace(fan_in=(), fan_out=tuple(growing), lookup=rest)
@@ -241,8 +242,8 @@ def _fans(base: Record, target: Record, infinite: list[bool], error: MakeError) 
                     f"may differ between base and target: if it is no width, {as_finite(target, min(neither))}")
     if len(growing) > 2:
         raise error(f"axes {tuple(growing)} grow, and nothing says which are fan-in and which fan-out; "
-                    f"declare them: Mup(fans={{{target.name!r}: (fan_in_axes, fan_out_axes)}}), or, if it is "
-                    f"a bias or a gain, {as_vector(target)}")
+                    f"declare them: {target.call}(fans={{{target.name!r}: (fan_in_axes, fan_out_axes)}}), or, "
+                    f"if it is a bias or a gain, {as_vector(target)}")
     return fans._replace(fan_in=tuple(growing[:1]), fan_out=tuple(growing[1:]))
 
 
@@ -259,6 +260,8 @@ def _draw(base: Record, target: Record, *, role: rules.Role, factors: rules.Fact
     if not target.inexact or now.std == was.std or (base.shape == target.shape and same_std(was, now)):
         return factors.init
     if math.isnan(was.std) or math.isnan(now.std):
+        if target.of_tree:      # a tree of shapes; only draws need to know
+            return math.nan
         raise error("the initializer's std is a traced value, which depends on what init is given, and must be "
                     "known here; compute it of sizes, with numpy or math, or call init eagerly")
     # With equal shapes the stds must be equal, with three exceptions: a bias may depend on its layer's fan-in,

@@ -50,6 +50,8 @@ def encode(records: Mapping[str, Record], declared: Declarations,
                          for each in (records, states))
     if drawn:
         head["states"] = drawn
+    if any(record.of_tree for record in records.values()):
+        head["tree"] = True             # of haiku_mup.plan
     return with_checksum(head | {"names": list(parameters)}) | {"parameters": parameters}
 
 
@@ -122,9 +124,9 @@ def decode(state: Any, source: str) -> tuple[dict[str, Record], Declarations, di
     if sorted(parameters) != sorted(names):
         raise error("parameters", "they are not those that were saved")
     declared = _decode_declarations(state, error)
-    states = _dict(state.get("states", {}), "states", error)
-    return ({name: _decode_parameter(name, parameters[name], error) for name in names}, declared,
-            {name: _decode_parameter(name, values, error) for name, values in states.items()})
+    states, of_tree = _dict(state.get("states", {}), "states", error), bool(state.get("tree"))
+    return ({name: _decode_parameter(name, parameters[name], of_tree, error) for name in names}, declared,
+            {name: _decode_parameter(name, values, False, error) for name, values in states.items()})
 
 
 def _check_version(state: Mapping[str, Any], error: MakeError) -> None:
@@ -155,7 +157,7 @@ def _decode_declarations(state: Mapping[str, Any], error: MakeError) -> Declarat
         run_scale=_decode_run_scale(state.get("run_scale"), error))
 
 
-def _decode_parameter(name: str, values: Any, error: MakeError) -> Record:
+def _decode_parameter(name: str, values: Any, of_tree: bool, error: MakeError) -> Record:
     entry = f"{name[:200]!r}"
     values = _dict(values, entry, error)
     _check_checksum(values, entry, error)
@@ -165,16 +167,17 @@ def _decode_parameter(name: str, values: Any, error: MakeError) -> Record:
     for key, is_valid in _VALID.items():
         if not is_valid(values[key]):
             raise error(entry, f"{key} is {str(values[key])[:60]}")
-    if problem := _contradiction(name, values):
+    if problem := _contradiction(name, values, of_tree):
         raise error(entry, problem)
-    return _decode_record(name, values)
+    return _decode_record(name, values, of_tree)
 
 
-def _contradiction(name: str, values: Mapping[str, Any]) -> str | None:
+def _contradiction(name: str, values: Mapping[str, Any], of_tree: bool) -> str | None:
     """Returns a contradiction between a parameter's values, each valid by itself; None if there is none."""
     shape, parts, delta, delta_parts = (values[key] for key in ("shape", "parts", "delta", "delta_parts"))
     rank, axes = len(shape), [axis for group in values["fans"] for axis in group]
-    if not name.endswith("/" + values["leaf"]) or not values["local"].endswith("/" + values["leaf"]):
+    leaf = values["leaf"] if of_tree else "/" + values["leaf"]
+    if not name.endswith(leaf) or not values["local"].endswith(leaf):
         return f"leaf is {values['leaf']!r}, which is not the end of the name"
     if any(axis >= rank for axis in axes) or len(set(axes)) < len(axes):
         return f"fans {values['fans']} don't fit shape {shape}"
@@ -187,7 +190,7 @@ def _contradiction(name: str, values: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _decode_record(name: str, values: Mapping[str, Any]) -> Record:
+def _decode_record(name: str, values: Mapping[str, Any], of_tree: bool) -> Record:
     fan_in, fan_out, lookup = map(tuple, values["fans"])
     std, mean = (math.nan if values[key] is None else float(values[key]) for key in ("std", "mean"))
     return Record(
@@ -199,7 +202,7 @@ def _decode_record(name: str, values: Mapping[str, Any]) -> Record:
         scaled_attention=values["scaled_attention"], row_sizes=tuple(values["parts"]),
         stacks=tuple(values["stacks"]),
         delta=None if values["delta"] is None else tuple(values["delta"]),
-        delta_row_sizes=tuple(values["delta_parts"]))
+        delta_row_sizes=tuple(values["delta_parts"]), of_tree=of_tree)
 
 
 def _decode_fans(x: Any, entry: str, error: MakeError) -> Fans:

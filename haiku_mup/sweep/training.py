@@ -10,11 +10,12 @@ import optax
 
 from haiku_mup.coordinates.batches import as_arrays
 from haiku_mup.coordinates.model_inputs import ModelInputs, check_make_model, check_model, model_inputs
+from haiku_mup.coordinates.planned_models import MakePlan, PlannedModel
 from haiku_mup.errors import MupError
 from haiku_mup.mup import Mup, captured_model
 from haiku_mup.optimizers.factors import OptimizerScaling
-from haiku_mup.optimizers.learning_rates import by_module
 from haiku_mup.optimizers.mismatch import find_rule
+from haiku_mup.optimizers.tree_names import HAIKU_NAMES
 from haiku_mup.optimizers.trees import check_params
 from haiku_mup.optimizers.wrapper import scale_optimizer
 from haiku_mup.parameters.fans import Axes
@@ -33,7 +34,8 @@ def training(make_model: Callable[..., Any], data: Any, loss_fn: Callable[..., j
              batch_size: int | None = None, parametrization: str | Parametrization = "mup",
              adam: bool | None = None, rule: str | None = None, evaluate: Mapping[str, Any] | None = None,
              fans: Mapping[str, Sequence[Axes]] | None = None, readouts: str | Sequence[str] = (),
-             finite: Mapping[str, Axes | str] | None = None, tied: str | Sequence[str] = ()) -> "Training":
+             finite: Mapping[str, Axes | str] | None = None, tied: str | Sequence[str] = (),
+             plan: MakePlan | None = None) -> "Training":
     """Makes the trials of a sweep: training runs, from a learning rate and a key.
 
     The key draws the parameters, the order of the data, and what the loss draws. A run ends soon after a loss
@@ -59,6 +61,8 @@ def training(make_model: Callable[..., Any], data: Any, loss_fn: Callable[..., j
       evaluate: further losses of the trained model, by name: a batch, or a function ``(apply, params, rng)``
         that returns a scalar. A sweep is judged by the first of these, or else by the training loss.
       fans, readouts, finite, tied: see `Mup`.
+      plan: for models of other frameworks, from the trees of base and target to their plan, as in
+        `coord_check`; make_model then returns ``(init, apply)``.
 
     Returns:
       A `Training`: a function from a width to ``trial(lr, key, **hyperparameters)``. A trial returns a dict of
@@ -106,7 +110,7 @@ def training(make_model: Callable[..., Any], data: Any, loss_fn: Callable[..., j
         optimizer_rule=None if adam is None and rule is None else choose(rule, adam is not False),
         evaluate={name: _evaluated(name, what) for name, what in (evaluate or {}).items()},
         fans=dict(fans) if fans else None, readouts=readouts, finite=dict(finite) if finite else None,
-        tied=tied)
+        tied=tied, plan=plan)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -138,6 +142,7 @@ class Training:
     readouts: str | Sequence[str]
     finite: Mapping[str, Axes | str] | None
     tied: str | Sequence[str]
+    plan: MakePlan | None = None
 
     def __call__(self, width: int) -> Callable[..., dict[str, jax.Array]]:
         """Returns the trial of this width; captures the shapes of base and target."""
@@ -146,17 +151,24 @@ class Training:
         # A parametrization without factors has no base: the target serves as its own.
         base, target_model = (make_model(width if self.parametrization.scales_nothing else self.base_width),
                               make_model(width))
-        check_model(base)
-        check_model(target_model)
         inputs = model_inputs(self.loss_fn, key, self.batches.example())
+        mup = self._captured(base, target_model, inputs, key)
+        target = _Target(width=width, mup=mup, inputs=inputs, scaling=self._optimizer_scaling(mup))
+        return functools.partial(self._train, target)
+
+    def _captured(self, base: Any, target: Any, inputs: ModelInputs, key: Any) -> Any:
+        """Returns the Mup that has captured both models, or what takes its place where models are pairs."""
+        if self.plan is not None:
+            return PlannedModel.of(base, target, self.plan, parametrization=self.parametrization)
+        check_model(base)
+        check_model(target)
         mup = Mup(parametrization=self.parametrization, fans=self.fans, readouts=self.readouts,
                   finite=self.finite, tied=self.tied)
         with mup.init_base():
             inputs.shapes(base, key)
         with mup.init_target():
-            inputs.shapes(target_model, key)
-        target = _Target(width=width, mup=mup, inputs=inputs, scaling=self._optimizer_scaling(mup))
-        return functools.partial(self._train, target)
+            inputs.shapes(target, key)
+        return mup
 
     def _optimizer_scaling(self, mup: Mup) -> OptimizerScaling | None:
         """Returns the factors around the optimizer, or None if all of them are 1.
@@ -169,7 +181,8 @@ class Training:
         optimizer = make_optimizer(1e-3)
         check_made_optimizer(optimizer)
         scalings = captured_model(mup, "training").scalings
-        shapes = by_module(scalings, lambda scaling: jax.ShapeDtypeStruct(scaling.target.shape, "float32"))
+        shapes = HAIKU_NAMES.tree(
+            scalings, lambda scaling: jax.ShapeDtypeStruct(scaling.target.shape, "float32"))
         warn_of_unused_rate(make_optimizer, shapes)
         if rule is None:
             rule = find_rule(optimizer, shapes)
@@ -260,7 +273,7 @@ def _evaluated(name: str, what: Any) -> Any:
 def _scale_drawn(params: Any, mup: Mup, scale: Any) -> Any:
     """Multiplies the parameters that are drawn; leaves constants, such as biases of zero and gains of one."""
     scalings = captured_model(mup, "training").scalings
-    drawn = by_module(scalings, lambda scaling: scaling.target.moments.drawn)
+    drawn = HAIKU_NAMES.tree(scalings, lambda scaling: scaling.target.moments.drawn)
     return {module: {name: x * scale.astype(x.dtype) if drawn[module][name] else x
                      for name, x in leaves.items()} for module, leaves in params.items()}
 

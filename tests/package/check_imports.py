@@ -19,8 +19,8 @@ ORDER = (
     ("rules",),
     ("parameters",),
     ("tracing",),
-    ("layers", "optimizers", "serialization"),
-    ("mup",),
+    ("layers", "optimizers", "serialization", "frameworks"),
+    ("mup", "plans"),
     ("coordinates", "models"),
     ("sweep",),
     ("__init__", "plot", "optimizer_rules", "expectation", "initializers"),
@@ -31,6 +31,7 @@ EVERYWHERE = sys.stdlib_module_names | {"haiku", "jax", "jaxlib", "numpy", "opta
 ONLY = {"rules": sys.stdlib_module_names}                   # arithmetic: no JAX, no arrays
 OPTIONAL = {                                                # the rooms that may use an optional package
     "cloudpickle": {"sweep"}, "distributed": {"sweep"}, "loky": {"sweep"}, "safetensors": {"models"},
+    "equinox": {"frameworks"}, "flax": {"frameworks"},
     "tqdm": {"coordinates", "sweep"}, "matplotlib": {"coordinates", "plot", "sweep"},
 }
 
