@@ -34,6 +34,7 @@ import functools
 import pathlib
 import sys
 import textwrap
+import warnings
 
 sys.path.insert(0, ".." if pathlib.Path.cwd().name == "demos" else ".")
 
@@ -44,7 +45,6 @@ import optax
 
 import haiku_mup
 from demos.common.digits import load_digits
-from haiku_mup import plot, sweep
 
 # %% [markdown]
 # ## 1. The data
@@ -52,15 +52,15 @@ from haiku_mup import plot, sweep
 # Images are rows of pixels, of mean 0 and standard deviation 1. μP takes inputs to be of that size.
 
 # %%
-data = load_digits()
-arrays = jax.device_put((data.train_x, data.train_y))
-print(f"{data.source}: {data.train_x.shape[0]} images of {data.train_x.shape[1]} pixels to train on")
+digits = load_digits()
+data = digits.train_x, digits.train_y
+print(f"{digits.source}: {data[0].shape[0]} images of {data[0].shape[1]} pixels to train on")
 
 # %% [markdown]
 # ## 2. A plain MLP
 #
-# Three hidden layers and Adam, with nothing special. `inject_hyperparams` keeps the learning rate in the
-# optimizer's state, where each run can set its own.
+# Three hidden layers, with nothing special. The loss takes the model's `apply`, so that one function serves
+# training, a check and a sweep.
 
 # %%
 def network(x, width):
@@ -69,96 +69,21 @@ def network(x, width):
     return hk.Linear(10)(x)
 
 
-def standard(width):
-    model = hk.transform(functools.partial(network, width=width))
-    optimizer = optax.inject_hyperparams(optax.adam)(learning_rate=1e-3)
-    return model, optimizer
+def plain_model(width):
+    return hk.transform(functools.partial(network, width=width))
+
+
+def loss_fn(apply, params, rng, batch):
+    x, y = batch
+    logits = apply(params, rng, x)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
 
 # %% [markdown]
-# A run trains one model from start to end in one compiled program. The learning rate is an argument of that
-# program, so all the runs at one width share it.
-
-# %%
-BATCH, EPOCHS = 128, 10
-
-
-def trainer(model, optimizer):
-    """Compiles a program from (arrays, lr, key, batches) to the last training loss and the parameters."""
-    def loss_fn(params, x, y):
-        logits = model.apply(params, None, x)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
-
-    @jax.jit
-    def train(arrays, lr, key, batches):                # batches [steps, BATCH] of row numbers
-        x, y = arrays
-
-        def step(carry, rows):
-            params, state = carry
-            grads = jax.grad(loss_fn)(params, x[rows], y[rows])
-            updates, state = optimizer.update(grads, state, params)
-            return (optax.apply_updates(params, updates), state), None
-
-        params = model.init(key, x[:1])
-        state = optimizer.init(params)
-        state.hyperparams["learning_rate"] = lr
-        (params, _), _ = jax.lax.scan(step, (params, state), batches)
-        return loss_fn(params, x, y), params
-
-    return train
-
-
-def batch_order(seed):
-    """Returns row numbers [steps, BATCH]; each epoch shuffles anew, and drops the rows that fill no batch."""
-    rng, images = np.random.default_rng(seed), len(data.train_x)
-    order = [rng.permutation(images)[:images // BATCH * BATCH] for _ in range(EPOCHS)]
-    return np.concatenate(order).reshape(-1, BATCH).astype(np.int32)
-
-
-# %% [markdown]
-# Now the sweep: four widths, ten learning rates an octave (a factor of 2) apart, three seeds. Each run becomes
-# a record. `sweep.curves` groups the records by parametrization and width. Each curve knows its optimum: the
-# minimum of a parabola around its lowest point. This cell trains for the best part of a minute.
-
-# %%
-WIDTHS = (64, 128, 256, 512)
-RATES = 2.0 ** np.arange(-13, -3)
-ORDERS = [batch_order(seed) for seed in range(3)]
-
-
-def runs(name, make):
-    """Trains the models of make(width) at all widths, rates and seeds; returns a record for each run."""
-    rows = []
-    for width in WIDTHS:
-        model, optimizer, *_ = make(width)
-        train = trainer(model, optimizer)
-        for lr in RATES:
-            for seed, order in enumerate(ORDERS):
-                loss, _ = train(arrays, np.float32(lr), jax.random.key(seed), order)
-                rows.append({"parametrization": name, "width": width, "lr": lr, "seed": seed,
-                             "train_loss": float(loss)})
-    return rows
-
-
-def show_best(rows):
-    for name, curves in sweep.curves(rows).items():
-        for width, curve in curves.items():
-            best = curve.optimum
-            edge = "   at the end of the rates, so perhaps beyond" * best.at_edge
-            print(f"{name:<4}width {width:<5}best log2 lr {best.log2_lr:7.2f}   "
-                  f"lowest loss {min(curve.mean):.4f}{edge}")
-
-
-standard_rows = runs("sp", standard)
-show_best(standard_rows)
-
-# %% [markdown]
-# The wider the model, the smaller the best learning rate. (`sp` is short for standard parametrization.) So a
-# rate that is tuned at width 64 is too large at width 512.
-#
 # ## 3. Six steps to μP
 #
-# This is all that changes. Steps 1 and 2 are in the network:
+# This is all that changes. The *base* is the small model, which you tune; the *target* is the large one,
+# which you train. Steps 1 and 2 are in the network:
 #
 # ```diff
 # -def network(x, width):
@@ -172,32 +97,10 @@ show_best(standard_rows)
 # +        return haiku_mup.Readout(10)(x)                 # 2. the output layer is a Readout
 # ```
 #
-# Steps 3 to 6 are where the model is made. Shapes are enough for steps 3 and 4, so they run in `jax.eval_shape`
-# and allocate nothing.
-#
-# ```diff
-# -def standard(width):
-# -    model = hk.transform(functools.partial(network, width=width))
-# +def in_mup(width, network=mup_network):
-# +    base, model = (hk.transform(functools.partial(network, width=w)) for w in (BASE, width))
-#      optimizer = optax.inject_hyperparams(optax.adam)(learning_rate=1e-3)
-# -    return model, optimizer
-# +    mup, key, x = haiku_mup.Mup(), jax.random.key(0), data.train_x[:1]
-# +    with mup.init_base():                               # 3. the model that was tuned
-# +        jax.eval_shape(base.init, key, x)
-# +    with mup.init_target():                             # 4. the model to train
-# +        jax.eval_shape(model.init, key, x)
-# +    model = mup.wrap_model(model)                       # 5. init and apply are now in μP
-# +    optimizer = mup.wrap_optimizer(optimizer)           # 6. so is each parameter's learning rate
-# +    return model, optimizer, mup
-# ```
-#
-# `trainer` and the rest of the code stay as they are.
+# Steps 3 to 6 are where the model is made. Shapes are enough for steps 3 and 4, so they run in
+# `jax.eval_shape` and allocate nothing.
 
 # %%
-BASE = 64
-
-
 def mup_network(x, width):
     with haiku_mup.apply_mup():                         # 1. the layers inside are in μP
         for _ in range(3):
@@ -205,20 +108,19 @@ def mup_network(x, width):
         return haiku_mup.Readout(10)(x)                 # 2. the output layer is a Readout
 
 
-def in_mup(width, network=mup_network):
-    base, model = (hk.transform(functools.partial(network, width=w)) for w in (BASE, width))
-    optimizer = optax.inject_hyperparams(optax.adam)(learning_rate=1e-3)
-    mup, key, x = haiku_mup.Mup(), jax.random.key(0), data.train_x[:1]
-    with mup.init_base():                               # 3. the model that was tuned
-        jax.eval_shape(base.init, key, x)
-    with mup.init_target():                             # 4. the model to train
-        jax.eval_shape(model.init, key, x)
-    model = mup.wrap_model(model)                       # 5. init and apply are now in μP
-    optimizer = mup.wrap_optimizer(optimizer)           # 6. so is each parameter's learning rate
-    return model, optimizer, mup
+def mup_model(width):
+    return hk.transform(functools.partial(mup_network, width=width))
 
 
-model, optimizer, mup = in_mup(512)
+BASE = 64
+base, target = mup_model(BASE), mup_model(256)
+mup, key, x = haiku_mup.Mup(), jax.random.key(0), data[0][:1]
+with mup.init_base():                                   # 3. the model that was tuned
+    jax.eval_shape(base.init, key, x)
+with mup.init_target():                                 # 4. the model to train
+    jax.eval_shape(target.init, key, x)
+model = mup.wrap_model(target)                          # 5. init and apply are now in μP
+optimizer = mup.wrap_optimizer(optax.adam(1e-3))        # 6. so is each parameter's learning rate
 print(mup.summary())
 
 # %% [markdown]
@@ -229,14 +131,17 @@ print(mup.summary())
 #   both. `output`: the input side only. `fixed`: none.
 # - **std base**, **std target**: the standard deviation of its initial values in both models. In a plain Haiku
 #   layer it goes like 1/√fan-in, and hidden weights keep that in μP. The readout's weights don't shrink.
-# - **multiplier**: what the layer's inputs are multiplied by. Only the readout has one, 64/512.
+# - **multiplier**: what the layer's inputs are multiplied by. Only the readout has one, 64/256.
 # - **Adam lr**, **SGD lr**: what the learning rate is multiplied by, with either kind of optimizer. With Adam
 #   only that of the hidden weights changes.
 #
+# In your own training loop, `model` and `optimizer` take the place of the plain ones, and nothing else changes.
+# `training`, `lr_sweep` and `coord_check` take steps 3 to 6 themselves: give them the plain `mup_model`.
+#
 # ## 4. At the base nothing changes
 #
-# All factors are relative to the base. So at width 64 the model in μP *is* the plain model, bit for bit:
-# initial values, and all that training makes of them.
+# All factors are relative to the base. So at width 64 the model in μP *is* the plain model, bit for bit: its
+# initial values, its outputs, and all that training makes of them.
 
 # %%
 def same(a, b):
@@ -245,85 +150,100 @@ def same(a, b):
     return all(np.array_equal(x, y) for x, y in pairs)
 
 
-key, lr = jax.random.key(0), np.float32(2**-9)
-(plain_model, plain_optimizer), (mup_model, mup_optimizer, _) = standard(BASE), in_mup(BASE)
-assert same(plain_model.init(key, data.train_x[:1]), mup_model.init(key, data.train_x[:1]))
-
-plain_run = trainer(plain_model, plain_optimizer)(arrays, lr, key, ORDERS[0])
-mup_run = trainer(mup_model, mup_optimizer)(arrays, lr, key, ORDERS[0])
-assert same(plain_run, mup_run)
-print(f"after {len(ORDERS[0])} steps both have the loss {plain_run[0]:.6f}, and equal parameters")
+at_base = haiku_mup.Mup()
+with at_base.init_base():
+    jax.eval_shape(base.init, key, x)
+with at_base.init_target():                             # the target is as wide as the base
+    jax.eval_shape(base.init, key, x)
+plain, wrapped = plain_model(BASE), at_base.wrap_model(base)
+plain_params, mup_params = plain.init(key, x), wrapped.init(key, x)
+assert same(plain_params, mup_params)
+assert np.array_equal(plain.apply(plain_params, None, x), wrapped.apply(mup_params, None, x))
+print(f"at width {BASE} both have the same outputs, and equal parameters")
 
 # %% [markdown]
 # So the model that you have tuned is the base, and what you tuned stays.
 #
-# ## 5. The sweep, in μP
+# ## 5. Check it
 #
-# The same widths, rates and seeds once more.
+# A coordinate check trains models of several widths for a few steps. In μP, nothing that training makes may
+# grow or vanish with the width. It takes seconds, and finds most mistakes. The plain model must fail it.
 
 # %%
-mup_rows = runs("mup", in_mup)
-show_best(mup_rows)
+batch = data[0][:128], data[1][:128]
+check = functools.partial(haiku_mup.coord_check, widths=[64, 128, 256, 512], batch=batch, loss_fn=loss_fn,
+                          optimizer=optax.adam(2**-8), progress=False)
+print(str(check(mup_model)).splitlines()[0])
+print(str(check(mup_model, parametrization="sp")).splitlines()[0])
 
 # %% [markdown]
-# How far apart are the best rates of the four widths, in octaves?
+# ## 6. Sweep the learning rate
+#
+# Three widths, nine learning rates an octave (a factor of 2) apart, three seeds. `training` makes the trials,
+# which train with Adam for ten epochs; `lr_sweep` runs them on all cores. `"sp"` is short for standard
+# parametrization: there the model is taken as it is, without any factor.
 
 # %%
-curves = sweep.curves(standard_rows + mup_rows)
-for name, widths in curves.items():
-    print(f"{name:<4}drift {sweep.drift(widths):.2f} octaves")
+WIDTHS, RATES = [64, 128, 256], [2.0**k for k in range(-13, -4)]
+train = functools.partial(haiku_mup.training, mup_model, data, loss_fn, optax.adam, steps=310, batch_size=128,
+                          base_width=BASE)
+trials = {name: train(parametrization=name) for name in ("sp", "mup")}
+sweep = haiku_mup.lr_sweep(trials, WIDTHS, RATES, seeds=3, progress=False)
+print(sweep)
+
+# %% [markdown]
+# How far apart are the best rates of the three widths, in octaves?
 
 # %%
-plot.lr_transfer(standard_rows + mup_rows)
+for name, octaves in sweep.drift().items():
+    print(f"{name:<4}drift {octaves:.2f} octaves")
+
+# %%
+sweep.plot()
 
 # %% [markdown]
 # On the left the lowest point moves as the width grows, on the right it stays about where it is. On the right
-# the curves also lie close together at small rates: there a wide model trains like the narrow one, or a little
-# better.
+# the curves also lie close together at small rates: there a wide model trains like the narrow one, or better.
 #
-# The bars are 95% intervals over three seeds, and some are an octave wide and more: near its lowest point a
-# curve is flat. So trust the trend over four widths, not one disc. Nor is every wider model lower: in μP, width
-# 256 ends above width 128 in this run.
+# The bars are 95% intervals over three seeds: near its lowest point a curve is flat. So trust the trend over
+# the widths, not one disc. μP doesn't promise the lowest loss: it saves you the sweep at the large width.
 #
-# What it is good for: take the rate, of those tried, that is best at width 64, and train width 512 with it.
+# ## 7. The verdict, and a rate
+#
+# `recommend` says which rate to give the large model, from where, and what speaks against it: here, that three
+# seeds are few.
 
 # %%
-for name, widths in curves.items():
-    tuned, wide = widths[64].best, widths[512]
-    loss = wide.mean[list(wide.log2_lr).index(tuned)]
-    print(f"{name:<4}width 512, log2 lr {tuned}: loss {loss:.4f}; at its own best rate {min(wide.mean):.4f}")
+warnings.simplefilter("ignore", haiku_mup.MupWarning)       # the advice prints what it would warn of
+advice = sweep.recommend("mup")
+print(textwrap.fill(str(advice), 100))
 
 # %% [markdown]
-# In the standard parametrization that rate costs a factor of more than ten in the training loss. In μP it is
-# the best one at width 512, too. Tuned anew at width 512, the plain model ends lower than the one in μP, in
-# this run: μP doesn't promise the lowest loss, it saves you the sweep at the large width.
+# Give this rate to the wrapped optimizer of a model as wide as you like:
+# `mup.wrap_optimizer(optax.adam(advice.lr))`.
 #
-# ## 6. What a mistake looks like
+# ## 8. What a mistake looks like
 #
 # Say the output layer is still an `hk.Linear`. It maps a growing width to a fixed size, which only a `Readout`
 # does right, so the model is refused before anything is trained. The error names the parameter, the shapes and
 # the remedy.
 
 # %%
-def mistaken_network(x, width):
-    with haiku_mup.apply_mup():
-        for _ in range(3):
-            x = jax.nn.relu(hk.Linear(width)(x))
-        return hk.Linear(10)(x)
+def mistaken_model(width):
+    return hk.transform(haiku_mup.apply_mup()(functools.partial(network, width=width)))
 
 
 try:
-    in_mup(512, mistaken_network)
+    haiku_mup.training(mistaken_model, data, loss_fn, optax.adam, steps=310, base_width=BASE)(256)
 except haiku_mup.MupError as error:
     print(textwrap.fill(f"MupError: {error}", 100))
 
 # %% [markdown]
-# ## 7. Where to go next
+# ## 9. Where to go next
 #
-# - `docs/` has the rules for embeddings that are tied to the output, attention, other optimizers and weight
-#   decay, and a list of mistakes with their remedies. Read "What transfers" before you rely on a tuned rate:
-#   width does, but batch size, number of steps and regularisation are for you to tune at the size that you
-#   train.
-# - `python -m demos.mnist_mlp` is this sweep with more rates, with flags, and for the validation loss, too.
+# - The guide "Your own model, step by step" takes your model through the same steps; others are about
+#   transformers, convolutions, optimizers and depth. "Concepts" says why it works.
+# - Read "What transfers, and what doesn't" before you rely on a tuned rate: width does, but batch size, number
+#   of steps and regularization are for you to tune at the size that you train.
+# - `python -m demos.mnist_mlp` is this sweep with more rates and widths, and for the validation loss, too.
 #   Rates an octave apart and three seeds, as here, are few.
-# - In your own program: take the six steps, look at `print(mup.summary())`, tune at the base, train the target.
