@@ -16,7 +16,7 @@ What follows from its records at the base and at the target:
 - depth, branches: the base's parameter to compare it with, and the ratio of the numbers of blocks.
 - scaling, row_factors: its role and its factors.
 - finite_sizes: the base with the target's numbers of features or classes, which are no widths.
-- states: the factor of the draw of Haiku state, such as a codebook.
+- state_draws: the factor of the draw of Haiku state, such as a codebook.
 - role_errors, guesses: what it can't be, or may be, and the code that declares it.
 - warnings, summary_table: what is probably not meant, and the table that `Mup.summary` prints.
 """

@@ -17,7 +17,7 @@ from haiku_mup.parameters.haiku_layers import TIED
 from haiku_mup.parameters.place import Branch, Site
 from haiku_mup.parameters.record import Record
 from haiku_mup.parameters.scaling import ParameterScaling, RuntimeFactors, compare
-from haiku_mup.parameters.states import state_draw
+from haiku_mup.parameters.state_draws import state_draw
 from haiku_mup.parameters.warnings import model_warnings, parameter_warning
 from haiku_mup.rules import ONE, Parametrization
 from haiku_mup.tracing.capture import Capture
