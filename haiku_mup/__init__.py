@@ -19,7 +19,8 @@ Where to add or change something:
 - A parametrization: a table in rules/tables.py.
 - The factors of one parameter: its fans from parameters/haiku_layers.py, its role from parameters/scaling.py,
   the exponents of that role from rules/tables.py.
-- Anything that depends on Haiku's private names or on Python's frames: tracing/haiku_internals.py.
+- Anything that depends on private names of Haiku or JAX, or on Python's frames: haiku_internals.py and
+  jax_internals.py in tracing.
 """
 import importlib
 from typing import TYPE_CHECKING, Any

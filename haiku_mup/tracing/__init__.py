@@ -1,6 +1,6 @@
 """Hooks into Haiku: contexts, creators, getters and interceptors.
 
-- haiku_internals: reads Haiku's private names and Python's frames; no other module does.
+- haiku_internals, jax_internals: read private names of Haiku and JAX, and Python's frames; no other modules do.
 - user_context, scope: which capture or wrapped model is active, in a way that JAX's caches see.
 - context: `apply_mup()`, which installs the hooks.
 - creation, creation_record: makes and records a parameter.

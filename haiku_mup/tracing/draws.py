@@ -14,7 +14,7 @@ from typing import Any
 import haiku as hk
 import jax
 
-from haiku_mup.tracing.haiku_internals import arguments_of_jax, is_abstract
+from haiku_mup.tracing.jax_internals import arguments_of_jax, is_abstract
 
 # {id: a reference to the array, which takes the entry away as the array goes}.
 _Arrays = dict[int, weakref.ref[Any]]

@@ -1,11 +1,11 @@
-"""Reads Haiku's private names and Python's frames: what runs around a line of a model. No other file does."""
+"""Reads Haiku's private names and Python's frames: what runs around a line of a model."""
 import dataclasses
 import functools
 import os
 import sys
 import types
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -268,34 +268,6 @@ def _is_model(file: str) -> bool:
     return file.startswith(f"{_PACKAGE}models{os.sep}")
 
 
-# --- what JAX was given ---
-
-_JAX = os.path.dirname(str(jax.__file__)) + os.sep
-
-
-def arguments_of_jax() -> Iterator[jax.Array]:
-    """Yields the concrete arrays that the functions of JAX around this line were given, as jit is."""
-    for frame in _frames_of_jax():
-        for value in tuple(frame.f_locals.values()):
-            if isinstance(value, (tuple, list, dict)):
-                yield from (x for x in jax.tree.leaves(value)
-                            if isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer))
-
-
-def is_abstract() -> bool:
-    """Returns whether jax.eval_shape or jax.make_jaxpr runs, so that nothing is drawn or computed."""
-    names = ("eval_shape", "make_jaxpr", "make_jaxpr_f")
-    return any(frame.f_code.co_name in names for frame in _frames_of_jax())
-
-
-def _frames_of_jax() -> Iterator[types.FrameType]:
-    frame: types.FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_filename.startswith(_JAX):
-            yield frame
-        frame = frame.f_back
-
-
 # --- modules and parameters ---
 
 def leaf_name(context: hk.GetterContext) -> str:
@@ -323,38 +295,7 @@ def check_home(name: str, module: Any) -> None:
                        "it: weights = embed.get_weights()")
 
 
-# --- what is traced, and what runs ---
-
-class LiveProgram(NamedTuple):
-    """The program that JAX is tracing.
-
-    Attributes:
-      variable: the variable of the array that was asked for.
-      equations_of: JAX's record of the program, which knows its equations so far.
-    """
-
-    variable: Any
-    equations_of: Any
-
-    def equations(self) -> list[Any]:
-        """Returns its equations so far."""
-        return list(self.equations_of.get_eqns())
-
-    def inputs(self) -> list[Any]:
-        """Returns the variables of its arguments and of arrays from outside."""
-        return [*self.equations_of.invars, *self.equations_of.constvar_to_val]
-
-
-def live_program(array: Any) -> LiveProgram | None:
-    """Returns the program in which an array is traced; None for any other array.
-
-    JAX has no public way to see a program before it is complete, and an init is judged before it returns.
-    Where a version of JAX keeps the program elsewhere, this returns None.
-    """
-    frame, variable = getattr(getattr(array, "_trace", None), "frame", None), getattr(array, "val", None)
-    known = variable is not None and all(hasattr(frame, x) for x in ("get_eqns", "invars", "constvar_to_val"))
-    return LiveProgram(variable, frame) if known and not hasattr(variable, "val") else None
-
+# --- what runs ---
 
 class RunningInit(NamedTuple):
     """The function of an init that runs, and its arguments."""

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from haiku_mup.parameters.axis_uses import Use, find_uses
 from haiku_mup.parameters.jaxprs import is_literal
-from haiku_mup.tracing.haiku_internals import RunningInit, live_program, running_init
+from haiku_mup.tracing.haiku_internals import RunningInit, running_init
+from haiku_mup.tracing.jax_internals import live_program
 
 
 def traced_uses(arrays: Mapping[str, tuple[Any, int]]) -> dict[str, frozenset[Use]] | None:
