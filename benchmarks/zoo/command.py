@@ -19,24 +19,24 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(benchmarks.zoo.packages.__path__))
 
 
-def run(name: str) -> list[dict[str, Any]]:
+def run(name: str, *options: str) -> list[dict[str, Any]]:
     """Returns the records of the networks of a package, or one that says what its environment lacks."""
     with Environment() as environment, tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "records.json")
         try:
             environment.install(package(name))
-            environment.run("-m", "benchmarks.zoo.entry", name, str(path))
+            environment.run("-m", "benchmarks.zoo.entry", name, str(path), *options)
         except RuntimeError as error:
             return [{"network": name, "trouble": str(error)}]
         return list(json.loads(path.read_text(encoding="utf-8")))
 
 
-def _kept(name: str, folder: pathlib.Path) -> list[dict[str, Any]]:
+def _kept(name: str, folder: pathlib.Path, options: Sequence[str]) -> list[dict[str, Any]]:
     """Returns the records of a package from a folder; runs it first if they aren't there, or had trouble."""
     path = folder / f"{name}.json"
     records = list(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else []
     if not records or any("trouble" in record for record in records):
-        records = run(name)
+        records = run(name, *options)
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(records), encoding="utf-8")
     return records
@@ -47,15 +47,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.zoo",
                                      description=benchmarks.zoo.__doc__.partition("\n")[0])
     parser.add_argument("packages", nargs="*", metavar="PACKAGE", help=", ".join(names()), default=names())
+    parser.add_argument("--no-check", action="store_true", help="capture alone, without the coordinate check")
     parser.add_argument("--keep", type=pathlib.Path, metavar="FOLDER",
                         help="keep what each package gives, and don't run again what is there")
     parser.add_argument("--rst", type=pathlib.Path, metavar="FILE", help="write the table of the guide")
     args = parser.parse_args(argv)
     if unknown := set(args.packages) - set(names()):
         parser.error(f"no {', '.join(sorted(unknown))}; there are {', '.join(names())}")
+    options = ["--no-check"] * args.no_check
     found: list[tuple[Package, dict[str, Any]]] = []
     for name in args.packages:
-        for record in _kept(name, args.keep) if args.keep else run(name):
+        for record in _kept(name, args.keep, options) if args.keep else run(name, *options):
             found.append((package(name), record))
             print(as_text(*found[-1]), flush=True)
     if args.rst:

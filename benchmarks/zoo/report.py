@@ -10,8 +10,9 @@ HEADS = "package", "network", "parameters", "declarations", "wrong without", "wr
 
 def is_right(record: dict[str, Any]) -> bool:
     """Returns whether no factor is other than by hand and quiet, and the check fails where it should alone."""
-    return not ("trouble" in record or record["wrong without"]["quiet"] or record["wrong with all"]["quiet"]
-                or (record["verdict"] == "failed") != bool(record["failure"]))
+    if "trouble" in record or record["wrong without"]["quiet"] or record["wrong with all"]["quiet"]:
+        return False
+    return record["verdict"] == "not run" or (record["verdict"] == "failed") == bool(record["failure"])
 
 
 def as_text(package: Package, record: dict[str, Any]) -> str:
@@ -38,8 +39,14 @@ def cells(package: Package, record: dict[str, Any]) -> tuple[str, ...]:
         return *first, "–", "–", "–", "–", "trouble: " + record["trouble"].strip().splitlines()[-1]
     declared = [f"``{key}={value}``" for key, value in record["declarations"].items()]
     return (*first, str(record["parameters"]), ", ".join(declared) or "none", _counts(record["wrong without"]),
-            _counts(record["wrong with all"]),
-            record["verdict"] + (f", as it should: {record['failure']}" if record["failure"] else ""))
+            _counts(record["wrong with all"]), _verdict(record))
+
+
+def _verdict(record: dict[str, Any]) -> str:
+    """Returns the check's verdict, with the reason why it should fail."""
+    if record["verdict"] == "failed" and record["failure"]:
+        return f"failed, as it should: {record['failure']}"
+    return str(record["verdict"])
 
 
 def _counts(wrong: dict[str, list[str]]) -> str:

@@ -2,6 +2,7 @@
 import dataclasses
 import json
 import pathlib
+import re
 
 import haiku as hk
 import jax
@@ -13,7 +14,7 @@ from benchmarks.zoo.capture import capture, guesses, mistaken, stages
 from benchmarks.zoo.hand_table import FACTORS, Mistake, mistakes, parse
 from benchmarks.zoo.network import Network, Package, package
 
-ROOT = pathlib.Path(__file__).parents[2]
+GUIDES = pathlib.Path(__file__).parents[2] / "docs" / "guides"
 TABLE = """
 linear/w      input    0  0   0  1
 linear/b      input    -  0   0  1
@@ -157,14 +158,14 @@ def test_a_program_that_fails_says_why():
 
 
 def test_the_command_prints_a_report_of_each_network_and_writes_the_table(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(command, "run", lambda name: [{**RECORD, "network": name}])
+    monkeypatch.setattr(command, "run", lambda name, *options: [{**RECORD, "network": name}])
     names = command.names()
     assert command.main(["--rst", str(tmp_path / "table")]) == 0
     printed, table = capsys.readouterr().out, (tmp_path / "table").read_text(encoding="utf-8")
     for name in names:
         heading = f"{package(name).name} {package(name).version}"
         assert f"{heading}: {name}" in printed and heading in table
-    monkeypatch.setattr(command, "run", lambda name: [{**RECORD, "verdict": "failed"}])
+    monkeypatch.setattr(command, "run", lambda name, *options: [{**RECORD, "verdict": "failed"}])
     assert command.main(names[:1]) == 1
     with pytest.raises(SystemExit):
         command.main(["nothing"])
@@ -181,16 +182,18 @@ def test_an_environment_that_cannot_be_made_is_a_line_of_the_report(monkeypatch)
 def test_records_that_are_kept_are_not_made_again(monkeypatch, tmp_path, capsys):
     made = []
 
-    def run(name):
+    def run(name, *options):
+        assert options == ("--no-check",)
         made.append(name)
         return [{"network": name, "trouble": "no network"}] if len(made) == 1 else [RECORD]
     monkeypatch.setattr(command, "run", run)
-    name, arguments = command.names()[0], ["--keep", str(tmp_path / "kept")]
+    name, arguments = command.names()[0], ["--no-check", "--keep", str(tmp_path / "kept")]
     assert [command.main([name, *arguments]) for _ in range(3)] == [1, 0, 0]
     assert made == [name, name] and "no network" in capsys.readouterr().out
 
 
-def test_a_check_that_should_fail_is_right_if_it_does():
+def test_a_check_that_should_fail_is_right_if_it_does_or_is_not_run():
+    assert report.is_right({**RECORD, "verdict": "not run", "failure": "a penalty"})
     assert report.is_right({**RECORD, "verdict": "failed", "failure": "a penalty"})
 
 
@@ -204,6 +207,14 @@ def test_records_come_back_from_the_environment(monkeypatch):
 
 
 @pytest.mark.parametrize("name", command.names())
-def test_all_packages_are_pinned(name):
+def test_all_packages_are_pinned_and_in_the_table_of_the_guide(name):
     found = package(name)
-    assert found.version and all("==" in requirement for requirement in (*found.requires, *found.jax))
+    assert all("==" in requirement for requirement in (*found.requires, *found.jax))
+    assert f"- {found.name} {found.version}\n" in (GUIDES / "zoo_table.txt").read_text(encoding="utf-8")
+
+
+def test_the_guide_shows_every_kind_of_declaration_that_its_table_has():
+    guide = (GUIDES / "existing_models.rst").read_text(encoding="utf-8")
+    kinds = set(re.findall(r"``(\w+)=", (GUIDES / "zoo_table.txt").read_text(encoding="utf-8")))
+    assert ".. include:: zoo_table.txt" in guide and kinds == {"readouts", "fans"}
+    assert all(f"+mup = haiku_mup.Mup({kind}=" in guide for kind in kinds)

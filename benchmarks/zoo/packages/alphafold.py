@@ -55,7 +55,7 @@ def networks() -> list[Network]:
 
     return [Network(
         name="EvoformerIteration", make=make, inputs=inputs, table=TABLE,
-        declarations={"fans": {"*/attention/gating_b": ((), (0, 1)),
+        declarations={"fans": {"*/attention/gating_b": ((), (0, 1)), "*/attention/gating_w": ((0,), (1, 2)),
                                "*/outer_product_mean/output_w": ((0, 1), (2,))}})]
 
 

@@ -62,4 +62,6 @@ def networks() -> list[Network]:
                         "*_processor/linear_1[0-2]"]})]
 
 
-PACKAGE = Package("dm-clrs", "2.0.3", networks, requires=("chex==0.1.92", "absl-py==2.5.1", "toolz==1.2.0"))
+PACKAGE = Package("dm-clrs", "2.0.3", networks, requires=(
+    "chex==0.1.92", "absl-py==2.5.1", "toolz==1.2.0", "attrs==26.1.0",
+    "ml-collections==1.1.0", "tqdm==4.70.1"))

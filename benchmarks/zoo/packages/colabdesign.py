@@ -41,4 +41,5 @@ def networks() -> list[Network]:
 
 
 PACKAGE = Package("colabdesign", "1.1.1", networks, requires=(
-    "joblib==1.4.2", "matplotlib==3.11.2", "ml-collections==1.1.0", "dm-tree==0.1.10", "chex==0.1.92"))
+    "joblib==1.4.2", "matplotlib==3.11.2", "ml-collections==1.1.0", "dm-tree==0.1.10", "chex==0.1.92",
+    "biopython==1.88"))

@@ -30,7 +30,7 @@ def networks() -> list[Network]:
             conv_n_channels=width)
 
         def function(observation):
-            params = hk.lift(actor.init, name="actor")(hk.next_rng_key(), observation)
+            params = hk.lift(actor.init, name="actor")(hk.maybe_next_rng_key(), observation)
             return actor.apply(params, observation)
         return function
 
@@ -42,4 +42,6 @@ def networks() -> list[Network]:
                     declarations={"readouts": "*policy_head/~/linear_1"})]
 
 
-PACKAGE = Package("jumanji", "1.1.2", networks, requires=("dm-env==1.6", "chex==0.1.92", "gymnasium==1.2.0"))
+PACKAGE = Package("jumanji", "1.1.2", networks, requires=(
+    "dm-env==1.6", "chex==0.1.92", "gymnasium==1.2.0", "matplotlib==3.11.2", "dm-tree==0.1.10",
+    "tqdm==4.70.1"))

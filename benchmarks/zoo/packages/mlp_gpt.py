@@ -27,7 +27,8 @@ def networks() -> list[Network]:
 
     return [Network(
         name="MLPGpt", make=make, inputs=lambda: (jax.random.randint(jax.random.key(0), (16,), 0, 23),),
-        table=TABLE, declarations={"readouts": ["mlp_gpt/~/linear", "*/attention/~/linear"]})]
+        table=TABLE, declarations={"readouts": ["mlp_gpt/~/linear", "*/attention/~/linear"]},
+        check_widths=(64, 128, 256), seeds=6)]
 
 
 PACKAGE = Package("mlp-gpt-jax", "0.0.20", networks, requires=("einops==0.8.1",))
