@@ -43,7 +43,7 @@ class Finding(NamedTuple):
       expected: the slopes that are right.
       excess: how far the slope lies outside of these, beyond its interval, and not only at small widths.
       cause: what that usually means; "" where nothing is outside.
-      doubt: how large an excess the narrower of only two widths may cause: up to it, nothing is wrong for sure.
+      doubt: how large an excess only two widths leave open, since it may fade in wide models, or be chance.
 
     >>> points = [haiku_mup.Point("mup", width, 0, 0, "activation linear", "l1", width**0.5, "0")
     ...           for width in (64, 128, 256)]

@@ -78,8 +78,8 @@ def _first_line(findings: Sequence[Finding], parametrization: str, *, tol: float
 def _too_few_widths(finding: Finding, widths: Sequence[int]) -> str:
     """Returns why two widths don't decide, and which to take."""
     more = [round(widths[0] * (widths[-1] / widths[0])**(i / 3)) for i in range(4)]
-    return (f"two widths don't tell whether the slope of {finding.quantity}, {_slope(finding)}, fades in wide "
-            f"models; take four, such as {', '.join(map(str, more))}")
+    return (f"two widths don't tell whether the slope of {finding.quantity}, {_slope(finding)}, is that of "
+            f"wide models; take four, such as {', '.join(map(str, more))}")
 
 
 def _too_few_seeds(finding: Finding, seeds: int) -> str:
@@ -104,7 +104,7 @@ def _status(finding: Finding, tol: float, causes: Mapping[str, int]) -> str:
     if finding.is_wrong(tol):
         return f"fails ({causes[finding.cause]})" if finding.cause else "fails"
     if finding.is_open(tol):
-        return "open: it may fade in wide models"
+        return "open: two widths don't tell"
     falls = finding.expected.high < 0 and kind_of(finding.quantity) in set(RecordKind)
     return "ok: falls, as expected" if falls else "ok"
 

@@ -97,10 +97,10 @@ class CoordCheck:
     def undecided(self, tol: float = TOL) -> list[Finding]:
         """Returns the findings that leave the answer open: sizes that two widths don't decide, wide intervals.
 
-        A size that shrinks between only two widths may do so because of the narrower one alone: see
-        `Finding.is_open`. An interval is too wide where a wrong exponent of ¼ has room in it; the widest is
-        first. Several quantities may show one mistake, such as a parameter's update and its rate. Of these only
-        the one with the narrowest interval counts, at its best step.
+        What is off by little between only two widths may fade, or be chance: see `Finding.is_open`. An interval
+        is too wide where a wrong exponent of ¼ has room in it; the widest is first. Several quantities may show
+        one mistake, such as a parameter's update and its rate. Of these only the one with the narrowest
+        interval counts, at its best step.
 
         Args:
           tol: how far a slope may lie outside of what is expected, beyond its interval.
@@ -140,8 +140,8 @@ class CoordCheck:
         """Returns the findings whose slopes are wrong, the worst first.
 
         A slope is wrong where it lies outside of the expected ones by more than `tol` and half of its interval,
-        over all widths, and over the wider half of them too: what only a small width causes fades. Of two
-        widths, a size that shrinks is wrong only if it does so faster than what fades may.
+        over all widths, and over the wider half of them too: what only a small width causes fades. Two widths
+        have no wider half: see `Finding.is_open`.
 
         Args:
           tol: how far a slope may lie outside of what is expected, beyond its interval.

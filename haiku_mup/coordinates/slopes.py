@@ -72,10 +72,23 @@ def judge(points: Sequence[Point]) -> Finding | None:
     if (missing | (np.isfinite(values) & (values > 0))).all() and not missing.all(axis=1).any():
         x, y = np.log2(widths), np.log2(values)                     # [widths], [widths, seeds]
         (slope, error), excess = estimate(x, y), _lasting_excess(x, y, expected)
-    kind = kind_of(first.quantity).removeprefix(CHANGE_MARK).partition(".")[0]      # an output may have a path
-    fades = math.isfinite(excess) and slope < expected.low and kind in SUMS and first.step > 0
-    return Finding(quantity=first.quantity, step=first.step, stat=first.stat, slope=slope, error=error,
-                   expected=expected, excess=excess, doubt=fading_slope(widths.tolist()) if fades else 0.0)
+    finding = Finding(quantity=first.quantity, step=first.step, stat=first.stat, slope=slope, error=error,
+                      expected=expected, excess=excess)
+    return finding._replace(doubt=_doubt(finding, widths.tolist()))
+
+
+def _doubt(finding: Finding, widths: Sequence[int]) -> float:
+    """Returns how large an excess says nothing for sure: 0 for three widths or more.
+
+    A check judges a hundred slopes, and intervals of 95% miss some by chance. With more widths, both all of
+    them and the wider half must miss. Two must miss by another half of the interval.
+    """
+    if len(widths) != 2 or math.isnan(finding.slope):
+        return 0.0
+    # An output may have a path.
+    kind = kind_of(finding.quantity).removeprefix(CHANGE_MARK).partition(".")[0]
+    fades = finding.slope < finding.expected.low and kind in SUMS and finding.step > 0
+    return max(finding.error, fading_slope(widths) if fades else 0.0)
 
 
 def fading_slope(widths: Sequence[int]) -> float:

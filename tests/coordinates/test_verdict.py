@@ -48,13 +48,23 @@ def test_two_widths_do_not_tell_what_fades_from_what_shrinks(slope, widths, quan
     check = CoordCheck([p._replace(step=step) for p in points(slope, quantity=quantity, widths=widths)])
     assert check.verdict == answer
     line = str(check).splitlines()[0]
-    why = (f"two widths don't tell whether the slope of {quantity}, -0.12 ± 0.00, fades",
+    why = (f"two widths don't tell whether the slope of {quantity}, -0.12 ± 0.00, is that of wide",
            "take four, such as 32, 64, 128, 256")
     assert [text in line for text in why] == [answer == "undecided"] * 2
     if answer == "undecided":
         check.assert_ok(tol=0.15)
         with pytest.raises(AssertionError, match="is undecided"):
             check.assert_ok()
+
+
+def test_two_widths_must_miss_by_a_whole_interval_more():
+    def check(slope):
+        return CoordCheck(points(slope, 0.2, widths=(64, 512)))
+
+    noise = check(0.0).findings[0]                      # the same in each of these checks
+    assert 0.1 < noise.error < 0.25
+    at = [noise.error + excess - noise.slope for excess in (0.05, (0.1 + noise.error) / 2, noise.error + 0.01)]
+    assert [check(slope).verdict for slope in at] == ["passed", "undecided", "failed"]
 
 
 def test_what_fades_between_two_widths_is_half_of_a_squared_size():

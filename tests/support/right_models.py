@@ -1,6 +1,6 @@
 """Right models, which the coordinate check must not fail, whatever the seeds.
 
-    python tests/support/right_models.py                    all of them, 20 choices of 5 seeds: half an hour
+    python tests/support/right_models.py                    all, 20 choices of 5 seeds: half an hour of CPU time
     python tests/support/right_models.py --choices 4 tied   those with these words in their names
 
 A model is compiled once for each width, and trained from all seeds. Each choice of seeds is then judged as a
