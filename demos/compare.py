@@ -88,7 +88,7 @@ def make_parser():
     parser.add_argument("--text", type=pathlib.Path, metavar="FILE",
                         help="a text to read in place of the Bible")
     parser.add_argument("--quick", action="store_true",
-                        help=f"less than 3 minutes: other defaults, {flags.describe(quick)}")
+                        help=f"a small comparison: other defaults, {flags.describe(quick)}")
     parser.add_argument("--out", type=pathlib.Path,
                         help="folder for the results; an interrupted comparison continues where it was; "
                              "default: results/compare, or results/compare-quick")

@@ -1,8 +1,8 @@
 """The pieces of the atlas: what each measures, and what was expected before it ran.
 
-Each is a sweep of small models that ends within ten minutes on two cores. What varies takes the place of the
-width in the records: `lr_sweep` gives it to the maker of trials. So the drift is how far the best rate moves as
-it varies, in octaves, and the exponent is that of the varied size in the best rate.
+Each is a sweep of small models, meant to end within ten minutes on two cores. What varies takes the place of
+the width in the records: `lr_sweep` gives it to the maker of trials. So the drift is how far the best rate
+moves as it varies, in octaves, and the exponent is that of the varied size in the best rate.
 """
 import dataclasses
 import functools
