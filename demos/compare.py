@@ -60,7 +60,8 @@ def report(args, data, found, seconds):
     (args.out / "comparison.txt").write_text(f"{found}\n", encoding="utf-8")
     reports.write_summary(args, data, seconds, {"base_width": args.widths[0]}, {
         "table": numbers, "best": found.best, "equals": found.equals, "choice": found.choice})
-    found.plot(args.out / FIGURE, title=text_transformer.title(args, data), caption=args.command)
+    title = f"transformer with {text_transformer.BLOCKS} blocks, Adam, {args.steps} steps, {data.source}"
+    found.plot(args.out / FIGURE, title=title, caption=args.command)
     print(f"\n{found}\n\nresults.csv, comparison.txt, summary.json and {FIGURE} are in {args.out}")
 
 
