@@ -10,7 +10,7 @@ from haiku_mup.coordinates.expected_slopes import Scalings
 from haiku_mup.coordinates.quantities import RecordKind
 from haiku_mup.coordinates.slope_range import FLAT, INVERSE_ROOT_TO_FLAT, ExpectedSlopes, Range
 from haiku_mup.coordinates.state_records import RecordInfo
-from haiku_mup.parameters.haiku_layers import NAMED, OUTPUTS, TIED
+from haiku_mup.parameters.haiku_layers import NAMED, OUTPUTS, PROJECTION, TIED
 from haiku_mup.rules import FIXED, HIDDEN
 from haiku_mup.rules.optimizers import Coupling, OptimizerRule
 
@@ -59,7 +59,7 @@ class ModelExpectations:
         """
         weight = f"{module}/w"
         if info.kind == RecordKind.LOGITS:
-            expected = self._logits(f"{module}/{info.queries}/w")
+            expected = self._behind_projections(self._logits(f"{module}/{info.queries}/w"), info)
         elif info.readout is not None:
             expected = self._weights_parts[info.readout] if info.without_bias else self._readouts[info.readout]
         elif any(at[weight].multiplier != 1 for at in self.scalings.values() if weight in at):
@@ -68,6 +68,7 @@ class ModelExpectations:
             expected = ExpectedSlopes(FLAT, FLAT)
             for readout in info.preceding_readouts:     # it may be computed from their outputs
                 expected = expected._replace(initial=expected.initial | self._readouts[readout].initial)
+            expected = self._behind_projections(expected, info)
             if not grows and not is_output:
                 expected = expected._replace(initial=expected.initial | INVERSE_ROOT_TO_FLAT)
         # Entrywise normalised updates do not depend on how small gradients are; others do.
@@ -169,6 +170,20 @@ class ModelExpectations:
             weight, self.scalings, with_bias=with_bias,
             fades=(TIED if tied else weight.removesuffix("/w")) in self.multipliers)
         return ExpectedSlopes(_without_growth(expected.initial), _without_growth(expected.change))
+
+    def _behind_projections(self, expected: ExpectedSlopes, info: RecordInfo) -> ExpectedSlopes:
+        """Returns what is expected of what may be computed from keys and values that are outputs.
+
+        They start as small as outputs do, and so does what is computed from them. It moves by their moves,
+        which keep their size, and by those of weights that they are multiplied by.
+        """
+        for readout in info.preceding_readouts:
+            if any(at[f"{readout}/w"].target.layer == PROJECTION and at[f"{readout}/w"].multiplier != 1
+                   for at in self.scalings.values() if f"{readout}/w" in at):
+                small = self._readouts[readout].initial
+                expected = ExpectedSlopes(expected.initial | expected.initial.plus(small),
+                                          expected.change | expected.change.plus(small))
+        return expected
 
     # --- deviations from keeping the size ---
 

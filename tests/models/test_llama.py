@@ -1,8 +1,12 @@
 """Llama: what a configuration says is done, what can't be is refused, and factors are those found by hand."""
 import dataclasses
 import functools
+import itertools
 import json
 import math
+import os
+import pathlib
+import subprocess
 
 import haiku as hk
 import jax
@@ -432,3 +436,36 @@ def test_zero_at_the_start():
     assert not params[f"{LM}/model/layers_0/self_attn/query"]["w"].any()
     assert params[f"{LM}/model/layers_0/self_attn/key"]["w"].any()
     assert math.isclose(float(params[f"{LM}/model/norm"]["scale"].mean()), 1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("TORCH_PYTHON" not in os.environ, reason="TORCH_PYTHON names no Python with transformers")
+def test_transformers_loads_what_is_saved_and_back(tmp_path):
+    """Checks that it misses nothing, warns of nothing, computes the same, and writes what is read here."""
+    expected = {}
+    for number, (name, fields) in enumerate(itertools.product(NAMES, (
+            {"tie_word_embeddings": True, "attention_bias": True, "eos_token_id": [2, 3], "bos_token_id": 1},
+            {"rope_theta": 5e5, "rope_scaling": {"rope_type": "linear", "factor": 2.0}, "head_dim": 6},
+            {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+                              "high_freq_factor": 4.0, "original_max_position_embeddings": 64}}))):
+        config = dataclasses.replace(LLAMA, layer_stack=bool(number % 2), num_labels=3, **fields)
+        params = jax.tree.map(lambda x: jnp.asarray(0.3 * x, jnp.float32), drawn(name, config))
+        folder = tmp_path / str(number)
+        models.save_pretrained(folder, config, params)
+        np.savez(folder / "inputs.npz", input_ids=IDS)
+        expected[folder] = config, params, jax.jit(made(name, config).apply)(params, None, IDS)
+    script = pathlib.Path(__file__).parents[1] / "reference" / "golden" / "make_llama.py"
+    subprocess.run([os.environ["TORCH_PYTHON"], script, *map(str, expected)], check=True)
+    for folder, (config, params, out) in expected.items():
+        found = dict(np.load(folder / "outputs.npz"))
+        assert json.loads(str(found["problems"])) == {} and str(found["dtype"]) == "torch.float32"
+        ids = json.loads(str(found["ids"]))
+        if "CausalLM" in json.loads((folder / "config.json").read_text())["architectures"][0]:
+            assert ids == {"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id,
+                           "pad_token_id": config.pad_token_id}
+        key = "logits" if hasattr(out, "shape") else "last_hidden_state"
+        np.testing.assert_allclose(found[key], getattr(out, key, out), rtol=1e-5, atol=1e-5)
+        again, same = models.load_pretrained(folder / "again", layer_stack=config.layer_stack)
+        assert equal(same, params)
+        assert again == dataclasses.replace(config, head_dim=config.key_size)
+        assert (again.bos_token_id, again.eos_token_id) == (config.bos_token_id, config.eos_token_id)
