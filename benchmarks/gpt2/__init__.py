@@ -1,6 +1,7 @@
-"""Measures the time and memory of a GPT-2's training step, beside transformers in PyTorch.
+"""Measures the time and memory of a GPT-2's or a Llama's step of training, beside transformers in PyTorch.
 
-python -m benchmarks.gpt2 [--torch PYTHON] [--vocab 50257] [--blocks 6] [--width 384] [--heads 6] [--rounds 5]
+python -m benchmarks.gpt2 [--model llama] [--torch PYTHON] [--vocab 50257] [--blocks 6] [--width 384]
+                          [--heads 6] [--rounds 5]
 
 PYTHON is one that has torch and transformers, in an environment of its own; without it, only ours are measured:
 plain (the model and the optimizer unchanged) and wrapped (in μP, from a base of half the width). Each runs in a

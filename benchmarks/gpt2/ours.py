@@ -1,23 +1,28 @@
-"""haiku_mup's GPT-2, plain or wrapped."""
+"""haiku_mup's GPT-2 or Llama, plain or wrapped."""
 import haiku as hk
 import jax
 import jax.numpy as jnp
 import optax
 
 import haiku_mup
-from benchmarks.gpt2.settings import DECAY, LENGTH, LR, make_tokens
+from benchmarks.gpt2.settings import DECAY, LENGTH, LR, llama_sizes, make_tokens
 from haiku_mup import models
 
 
 def make_model(args, width):
     """Returns the model of a width."""
-    config = models.GPT2Config(
-        vocab_size=args.vocab, n_positions=LENGTH, n_embd=width, n_layer=args.blocks, n_head=args.heads,
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, layer_stack=args.layer_stack)
+    if args.model == "llama":
+        model = models.LlamaForCausalLM
+        config = models.LlamaConfig(**llama_sizes(args, width), layer_stack=args.layer_stack)
+    else:
+        model = models.GPT2LMHeadModel
+        config = models.GPT2Config(
+            vocab_size=args.vocab, n_positions=LENGTH, n_embd=width, n_layer=args.blocks, n_head=args.heads,
+            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, layer_stack=args.layer_stack)
 
     def fn(ids):
         with haiku_mup.apply_mup():
-            return models.GPT2LMHeadModel(config)(ids)
+            return model(config)(ids)
 
     return hk.without_apply_rng(hk.transform(fn))
 

@@ -17,6 +17,7 @@ def parse(argv):
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpt2", description=benchmarks.gpt2.__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--torch", help="a Python with torch and transformers")
+    parser.add_argument("--model", choices=("gpt2", "llama"), default="gpt2", help="default: gpt2")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     for name, default in {"vocab": 50257, "blocks": 6, "width": 384, "heads": 6, "rounds": 5}.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
@@ -54,8 +55,8 @@ def measure(args, argv):
 def print_table(args, found):
     """Prints a row for each side: milliseconds and memory, and their ratios to plain."""
     plain = [statistics.median(turn) for turn in found["plain"][0]]
-    print(f"{args.blocks} blocks, width {args.width}, vocabulary {args.vocab}, batch {BATCH} x {LENGTH}; "
-          f"{os.cpu_count()} cores")
+    print(f"{args.model}, {args.blocks} blocks, width {args.width}, vocabulary {args.vocab}, {BATCH} x {LENGTH}"
+          f"; {os.cpu_count()} cores")
     print(f"{'':8}{'step, ms':>10}{'/ plain':>9}{'(of turns)':>15}{'memory, MiB':>13}{'/ plain':>9}"
           f"{'with start':>12}{'losses':>16}")
     for name, (seconds, mib, with_start, first, last) in found.items():
