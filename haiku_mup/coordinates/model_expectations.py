@@ -177,12 +177,10 @@ class ModelExpectations:
         They start as small as outputs do, and so does what is computed from them. It moves by their moves,
         which keep their size, and by those of weights that they are multiplied by.
         """
-        for readout in info.preceding_readouts:
-            if any(at[f"{readout}/w"].target.layer == PROJECTION and at[f"{readout}/w"].multiplier != 1
-                   for at in self.scalings.values() if f"{readout}/w" in at):
-                small = self._readouts[readout].initial
-                expected = ExpectedSlopes(expected.initial | expected.initial.plus(small),
-                                          expected.change | expected.change.plus(small))
+        for readout in self._output_projections.intersection(info.preceding_readouts):
+            small = self._readouts[readout].initial
+            expected = ExpectedSlopes(expected.initial | expected.initial.plus(small),
+                                      expected.change | expected.change.plus(small))
         return expected
 
     # --- deviations from keeping the size ---
@@ -204,6 +202,12 @@ class ModelExpectations:
                     else expected
         tied = [self._product(name) for name, scaling in scalings.items() if scaling.target.layer == TIED]
         return readouts | {TIED: expected_slopes.union(tied)} if tied else readouts
+
+    @functools.cached_property
+    def _output_projections(self) -> set[str]:
+        """Returns the modules of keys and values that are outputs."""
+        return {scaling.target.module for at in self.scalings.values() for scaling in at.values()
+                if scaling.target.layer == PROJECTION and scaling.multiplier != 1}
 
     @functools.cached_property
     def _weights_parts(self) -> dict[str, ExpectedSlopes]:

@@ -143,6 +143,17 @@ def test_a_base_in_a_file_puts_a_wider_model_in_mup(finished, text):
     assert {row.adam_lr for row in capture(args, 256).table()} == {1.0}
 
 
+def test_a_llama_grows_in_every_width(text, tmp_path):
+    """Groups grow with the heads, so that all but the readout is hidden; the base is that of half the width."""
+    args = parse(flags(text, "--model", "llama", "--width", "32"))
+    capture(args, 256).save(tmp_path / "base.json")
+    args.base, args.width = tmp_path / "base.json", 64
+    rows = capture(args, 256).table()
+    assert {row.role for row in rows if row.name.endswith("proj/w")} == {"hidden"}
+    assert {row.role for row in rows if row.name.endswith(("key/w", "value/w"))} == {"hidden"}
+    assert [row.name for row in rows if row.role == "output"] == ["llama_for_causal_lm/lm_head/w"]
+
+
 @pytest.mark.parametrize("given, says", [
     (["--width", "20"], "--width: 20 is no multiple of --head-size 8"), (["--steps", "0"], "above 0"),
     (["--model", "t5"], "invalid choice"), (["--text", "nothing.txt"], "nothing.txt"),

@@ -140,10 +140,11 @@ def test_every_tenth_block_of_lines_validates_and_rare_words_are_unknown(tmp_pat
     np.testing.assert_array_equal(found.valid, [0, 0, 2, 3] * 200)
 
 
-def test_a_word_is_told_from_those_up_to_it_alone():
+@pytest.mark.parametrize("name", text_transformer.NETWORKS)
+def test_a_word_is_told_from_those_up_to_it_alone(name):
     """Checks that a word changes later predictions and no earlier ones: the transformer is causal."""
     with jax.numpy_rank_promotion("raise"):
-        model = text_transformer.hk.transform(lambda ids: text_transformer.network(ids, 32, 7))
+        model = text_transformer.hk.transform(lambda ids: text_transformer.NETWORKS[name](ids, 32, 7))
         ids = jnp.arange(text_transformer.LENGTH)[None] % 7
         params, apply = jax.jit(model.init)(jax.random.key(0), ids), jax.jit(model.apply)
         outputs = jnp.stack([apply(params, None, each) for each in (ids, ids.at[0, 20].set(0))])
