@@ -146,6 +146,7 @@ def test_keys_that_stay_left_as_hidden_fail():
     assert any("key" in failure.quantity or "value" in failure.quantity for failure in bad.failures()), bad
 
 
+@pytest.mark.slow
 def test_a_small_one_passes_in_mup_and_fails_with_keys_left_as_hidden():
     """Checks what the grid does, for one block, two widths and two steps."""
     small = functools.partial(checked, "one key", widths=[64, 256], seeds=3, steps=2, num_hidden_layers=1,
