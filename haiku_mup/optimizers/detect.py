@@ -161,7 +161,7 @@ def _try_on(optimizer: Any, tree: Any, shapes: RunShape, traced: float | None) -
     square = try_runs(optimizer, tree, _ALL_RUNS, shapes, traced=traced)
     try:
         oblong = {} if shapes is not RunShape.SMALL else try_runs(
-            optimizer, tree, _FEW_RUNS, RunShape.OBLONG, 1, traced)
+            optimizer, tree, _FEW_RUNS, RunShape.OBLONG, 1, traced=traced)
     except Exception:       # it needs arrays of just these shapes
         oblong = {}
     return {name: _traits(updates)._replace(shape_factor=_shape_factor(updates, oblong.get(name)))

@@ -76,7 +76,7 @@ class Updates:
 
 
 def try_runs(optimizer: Any, tree: Any, runs: Sequence[Run], shapes: RunShape,
-             moving_steps: int = MOVING_STEPS, traced: float | None = None) -> dict[str, Updates]:
+             moving_steps: int = MOVING_STEPS, *, traced: float | None = None) -> dict[str, Updates]:
     """Runs an optimizer, and returns its updates by the names of parameters.
 
     It takes several steps, since warm-up and accumulation begin with updates of zero, and a few optimizers turn
