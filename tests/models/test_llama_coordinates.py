@@ -141,12 +141,14 @@ def test_a_mistake_fails(mistake):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::haiku_mup.MupWarning")     # of the planted mistake
 def test_keys_that_stay_left_as_hidden_fail():
     bad = checked("groups stay", parametrization=kept_hidden)
     assert any("key" in failure.quantity or "value" in failure.quantity for failure in bad.failures()), bad
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::haiku_mup.MupWarning")     # of the planted mistake
 def test_a_small_one_passes_in_mup_and_fails_with_keys_left_as_hidden():
     """Checks what the grid does, for one block, two widths and two steps."""
     small = functools.partial(checked, "one key", widths=[64, 256], seeds=3, steps=2, num_hidden_layers=1,
