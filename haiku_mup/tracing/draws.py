@@ -5,7 +5,7 @@ the same call with the target's parameters would lack their multipliers. A layer
 a shape. So each array that an init returns is remembered for as long as it lives. Under jit, the arrays are the
 arguments of JAX's functions on Python's stack. Arrays that no init has returned, such as those that training
 or a jitted init makes, are taken for standard ones where a plain model of these names and shapes has been
-initialised before, or applied to others than a target's.
+initialised before, or applied to others than a target's, or initialised abstractly since the capture.
 """
 import weakref
 from collections.abc import Iterable
@@ -39,15 +39,21 @@ def note_standard(params: hk.Params) -> None:
         _used_plainly.add(_key(params))
 
 
-def are_standard(params: hk.Params) -> bool:
-    """Returns whether the parameters of the model that runs are standard ones, as far as that can be known."""
+def are_standard(params: hk.Params, initialized_since: bool) -> bool:
+    """Returns whether the parameters of the model that runs are standard ones, as far as that can be known.
+
+    Args:
+      params: these.
+      initialized_since: whether a plain model with such a parameter was initialised after the target was captured.
+    """
     arrays = [x for x in jax.tree.leaves(params) if _is_concrete(x)]
     if any(id(x) in _of_targets for x in arrays):
         return False
     found = arrays or list(arguments_of_jax())
     if any(id(x) in _standard for x in found):
         return True
-    return not any(id(x) in _of_targets for x in found) and _key(params) in _used_plainly
+    known = initialized_since or _key(params) in _used_plainly
+    return known and not any(id(x) in _of_targets for x in found)
 
 
 def _remember(arrays: _Arrays, array: Any) -> None:

@@ -11,6 +11,8 @@ from haiku_mup.tracing.warn_once import warn_once
 # {(name, shape): the `warned` of the Mup} of layers and parameters whose latest init was in a target context,
 # with multipliers or forward factors.
 _latest: dict[tuple[str, tuple[int, ...]], set[str]] = {}
+# Those of them that a plain model has initialised since, if only abstractly, as a sweep's programs do.
+_initialized_since: set[tuple[str, tuple[int, ...]]] = set()
 # {hash of a parameter tree's names and shapes: whether its latest capture as a target has multipliers}.
 _captured: dict[int, bool] = {}
 
@@ -23,6 +25,7 @@ def note_initialized(warned: set[str], name: str, shape: tuple[int, ...], has_fa
       name, shape: what the layer knows of itself.
       has_factors: whether it is to be applied with factors.
     """
+    _initialized_since.discard((name, shape))
     if has_factors:
         _latest[name, shape] = warned
     else:
@@ -30,13 +33,17 @@ def note_initialized(warned: set[str], name: str, shape: tuple[int, ...], has_fa
 
 
 def warn_unwrapped(name: str, shape: tuple[int, ...], subject: str) -> None:
-    """Warns where a layer is applied without its factors, unless its parameters are standard ones.
+    """Warns where a layer is applied without its factors, unless its parameters are standard ones; notes an init.
 
     Args:
       name, shape: what the layer knows of itself.
       subject: what to call it in the warning.
     """
-    if (name, shape) in _latest and not hk.running_init() and not are_standard(hk.get_params()):
+    if (name, shape) not in _latest:
+        return
+    if hk.running_init():
+        _initialized_since.add((name, shape))
+    elif not are_standard(hk.get_params(), (name, shape) in _initialized_since):
         text = (f"{subject}: this model was initialised in Mup.init_target, and is applied without its "
                 "multipliers; apply mup.wrap_model(model) instead")
         warn_once(_latest[name, shape], "unwrapped", text)

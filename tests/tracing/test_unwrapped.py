@@ -132,6 +132,18 @@ def test_a_standard_init_after_the_capture_is_one_as_well():
     assert warns(target.apply, params, X)
 
 
+def test_a_program_that_initialises_and_applies_is_standard_when_it_is_only_traced():
+    """A sweep traces its trials before it runs any, in μP and in the standard parametrization."""
+    base, target = models()
+
+    def trial(key, x):
+        return gradient(target.apply)(target.init(key, x), x)
+
+    _, params = captured(base, target)
+    assert not warns(jax.eval_shape, trial, KEY, X)
+    assert warns(jax.jit(target.apply), params, X)
+
+
 def test_the_base_at_its_own_width_is_standard():
     base, target = models()
     mup = haiku_mup.Mup()
