@@ -238,8 +238,11 @@ def test_a_trace_made_in_one_context_is_not_used_in_another():
     model = mup.wrap_model(make)
     assert equal(jax.jit(model.init)(KEY, X), params) and equal(jax.jit(make.init)(KEY, X), plain)
     inner = jax.jit(make.apply)
+    with mup.init_target():             # a jitted init's arrays can't be told from the plain one's
+        eager = make.init(KEY, X)
     with pytest.warns(haiku_mup.MupWarning, match="wrap_model"):
-        standard = inner(params, X)
+        inner(eager, X)
+    standard = inner(params, X)
     wrapped = mup.wrap_model(hk.Transformed(make.init, inner))
     np.testing.assert_allclose(wrapped.apply(params, X), model.apply(params, X), rtol=1e-5, atol=1e-6)
     assert not np.allclose(wrapped.apply(params, X), standard)

@@ -74,9 +74,12 @@ class CheckSetup:
 
     def trainer(self, width: int, batch: Any, pool: concurrent.futures.Executor) -> Trainer:
         """Returns the trainer of the model of a width, which the pool has begun to compile."""
-        key = jax.random.key(0, impl="rbg")
+        key, model = jax.random.key(0, impl="rbg"), None
+        if self.plan is None:
+            model = self.make_model(width)
+            transformed_function(model)         # raises for anything but a model
         inputs = model_inputs(self.loss_fn, key, batch)
-        mup, model = self._captured_target(width, inputs, key)
+        mup, model = self._captured_target(width, model, inputs, key)
         wrapped, optimizer = self.parametrize(mup, model, self.optimizer)
         trainer = Trainer(model=wrapped, optimizer=optimizer, loss_fn=self.loss_fn, mup=mup, inputs=inputs,
                           stats=self.stats, weight_decay=self.weight_decay)
@@ -89,13 +92,11 @@ class CheckSetup:
         table = {} if self.parametrization is None else {"parametrization": self.parametrization}
         return PlannedModel.of(self.base(width), self.make_model(width), self.plan, delta=self.delta, **table)
 
-    def _captured_target(self, width: int, inputs: ModelInputs, key: Any) -> tuple[Any, Any]:
+    def _captured_target(self, width: int, model: Any, inputs: ModelInputs, key: Any) -> tuple[Any, Any]:
         """Returns the Mup that has captured the model of a width, and the model, or what takes their places."""
         if self.plan is not None:
             planned = self._planned(width)
             return planned, planned.plain_model()
-        model = self.make_model(width)
-        transformed_function(model)             # raises for anything but a model
         mup = copy.copy(self._captured_base(self.base(width), inputs, key))
         with mup.init_target():
             inputs.shapes(model, key)

@@ -108,7 +108,7 @@ def shortened(names: Sequence[str], room: int) -> list[str]:
     """Returns names of at most `room` characters, or of as many as keep them apart: without their middle.
 
     >>> shortened(["encoder/layer_1/linear/w", "encoder/layer_2/linear/w"], 12)
-    ['enc…1/linear/w', 'enc…2/linear/w']
+    ['enco…1/linear/w', 'enco…2/linear/w']
     """
     different = len(set(names))
     for length in range(room, max(map(len, names), default=0)):

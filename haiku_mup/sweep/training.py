@@ -151,6 +151,9 @@ class Training:
         # A parametrization without factors has no base: the target serves as its own.
         base, target_model = (make_model(width if self.parametrization.scales_nothing else self.base_width),
                               make_model(width))
+        if self.plan is None:
+            check_model(base)
+            check_model(target_model)
         inputs = model_inputs(self.loss_fn, key, self.batches.example())
         mup = self._captured(base, target_model, inputs, key)
         target = _Target(width=width, mup=mup, inputs=inputs, scaling=self._optimizer_scaling(mup))
@@ -160,8 +163,6 @@ class Training:
         """Returns the Mup that has captured both models, or what takes its place where models are pairs."""
         if self.plan is not None:
             return PlannedModel.of(base, target, self.plan, parametrization=self.parametrization)
-        check_model(base)
-        check_model(target)
         mup = Mup(parametrization=self.parametrization, fans=self.fans, readouts=self.readouts,
                   finite=self.finite, tied=self.tied)
         with mup.init_base():

@@ -44,7 +44,7 @@ def are_standard(params: hk.Params, initialized_since: bool) -> bool:
 
     Args:
       params: these.
-      initialized_since: whether a plain model with such a parameter was initialised after the target was captured.
+      initialized_since: whether a plain model with such a parameter was initialised since the capture.
     """
     arrays = [x for x in jax.tree.leaves(params) if _is_concrete(x)]
     if any(id(x) in _of_targets for x in arrays):

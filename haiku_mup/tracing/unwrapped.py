@@ -33,7 +33,7 @@ def note_initialized(warned: set[str], name: str, shape: tuple[int, ...], has_fa
 
 
 def warn_unwrapped(name: str, shape: tuple[int, ...], subject: str) -> None:
-    """Warns where a layer is applied without its factors, unless its parameters are standard ones; notes an init.
+    """Warns where a layer is applied without its factors, but for standard parameters; notes an init.
 
     Args:
       name, shape: what the layer knows of itself.

@@ -67,7 +67,7 @@ def test_the_gallery_draws_each_check_small(monkeypatch, tmp_path, finished):
 
 def test_the_gallerys_figures_are_in_the_pages():
     root = pathlib.Path(__file__).parents[2] / "docs"
-    page = (root / "guides" / "coordinates.rst").read_text(encoding="utf-8")
+    page = (root / "evidence" / "coordinates.rst").read_text(encoding="utf-8")
     for name, flags in gallery.CHECKS.items():
         assert f"coord_{name}.png" in page and " ".join([coord_check.PROG, *flags]) in page
         assert (root / "figures" / f"coord_{name}.png").is_file()

@@ -92,14 +92,15 @@ def test_no_optimizer_of_optax_with_its_rule_warns(name):
     optax.sgd(optax.join_schedules([optax.constant_schedule(0.0), optax.constant_schedule(0.1)], [100]))])
 def test_what_begins_late_or_is_between_is_told(waiting):
     message, = told(lambda: captured(mlp, X).wrap_optimizer(waiting))
-    assert "behaves like SGD" in message or "is between SGD and Adam; pass rule='any'" in message
+    assert "behaves like SGD" in message or (
+        "is between SGD and Adam" in message and "pass rule='any'" in message)
 
 
 def test_a_power_has_the_rule_between():
     root = optax.stateless(lambda g, p: jax.tree.map(lambda g: -0.1 * jnp.sign(g) * jnp.sqrt(jnp.abs(g)), g))
     for rule in ("adam", "sgd"):
         message, = told(lambda rule=rule: captured(mlp, X).wrap_optimizer(root, rule=rule))
-        assert "is between SGD and Adam; pass rule='any'" in message
+        assert "is between SGD and Adam (tried" in message and "pass rule='any'" in message
     captured(mlp, X).wrap_optimizer(root, rule="any")
 
 

@@ -115,10 +115,10 @@ def test_wrap_optimizer_has_its_factors_and_no_warning(registered):
 
 
 @pytest.mark.parametrize("name, kwargs, text", [
-    ("root", {}, r"adam=True\): .*takes the root of each gradient; pass rule='root'"),
-    ("root", {"rule": "lamb"}, "takes the root of each gradient; pass rule='root'"),
-    ("root", {"rule": "largest"}, "takes the root of each gradient; pass rule='root'"),
-    ("largest", {}, "takes the largest entry of each parameter; pass rule='largest'"),
+    ("root", {}, r"adam=True\): .*takes the root of each gradient .*; pass rule='root'"),
+    ("root", {"rule": "lamb"}, "takes the root of each gradient .*; pass rule='root'"),
+    ("root", {"rule": "largest"}, "takes the root of each gradient .*; pass rule='root'"),
+    ("largest", {}, "takes the largest entry of each parameter.*; pass rule='largest'"),
     ("adam", {"rule": "root"}, "behaves like Adam .*; pass rule='adam'"),
     ("adam", {"rule": "largest"}, "behaves like Adam .*; pass rule='adam'"),
 ])
@@ -143,7 +143,7 @@ def test_without_its_registered_rule_it_has_a_general_one():
         captured(mlp, X).wrap_optimizer(root_descent(0.1), rule="root")
     shapes = jax.eval_shape(mlp(32).init, KEY, X)
     assert find_rule(root_descent(0.1), shapes).name == "any"
-    with pytest.warns(haiku_mup.MupWarning, match="between SGD and Adam; pass rule='any'"):
+    with pytest.warns(haiku_mup.MupWarning, match="between SGD and Adam .*; pass rule='any'"):
         captured(mlp, X).wrap_optimizer(root_descent(0.1))
     with pytest.warns(haiku_mup.MupWarning, match="the parameter's norm.*pass rule='lars'"):
         captured(mlp, X).wrap_optimizer(largest_descent(0.1))
