@@ -13,7 +13,7 @@ GPT2 = models.GPT2Config(vocab_size=11, n_embd=8, n_head=2, n_layer=2, n_positio
 BERT = models.BertConfig(vocab_size=11, hidden_size=8, num_attention_heads=2, num_hidden_layers=2,
                          intermediate_size=12, max_position_embeddings=6)
 ROBERTA = models.RobertaConfig(**{**dataclasses.asdict(BERT), "max_position_embeddings": 8, "pad_token_id": 1})
-IDS = np.arange(10).reshape(2, 5)
+IDS = np.arange(10, dtype="int32").reshape(2, 5)
 CONFIGS = {"GPT2LMHeadModel": GPT2, "BertForPreTraining": BERT, "RobertaForMaskedLM": ROBERTA}
 
 
