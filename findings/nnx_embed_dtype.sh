@@ -11,7 +11,8 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder"
-"$folder/bin/pip" install -q jax==0.10.2 jaxlib==0.10.2 flax==0.12.8
+"$folder/bin/pip" install -q jax==0.10.2 jaxlib==0.10.2 flax==0.12.8 \
+    orbax-checkpoint==0.12.8 tensorstore==0.1.86
 JAX_PLATFORMS=cpu JAX_ENABLE_X64=1 "$folder/bin/python" - <<'PY' | tee "$folder/output"
 import jax.numpy as jnp
 from flax import nnx
