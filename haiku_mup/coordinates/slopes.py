@@ -170,32 +170,19 @@ def estimate(x: np.ndarray, y: np.ndarray) -> SlopeEstimate:
 
 
 @functools.lru_cache
-def student(freedom: int) -> float:
-    """Returns the 97.5% quantile of Student's t for these degrees of freedom.
+def student(freedom: int, comparisons: float = 1) -> float:
+    """Returns the quantile of Student's t that bounds a 95% interval from above.
 
-    >>> f"{student(1):.4f} {student(4):.4f} {student(63):.4f}"
-    '12.7062 2.7764 1.9983'
+    Args:
+      freedom: degrees of freedom.
+      comparisons: the number of intervals that are to hold together (Bonferroni).
+
+    >>> f"{student(1):.4f} {student(4):.4f} {student(4, comparisons=3):.4f}"
+    '12.7062 2.7764 3.9608'
     """
-    low, high = 0.0, 16.0
-    while high - low > 1e-9:
-        middle = (low + high) / 2
-        low, high = (middle, high) if _within(middle, freedom) < 0.95 else (low, middle)
-    return high
+    from scipy import special  # type: ignore[import-untyped]  # slow to import; JAX itself depends on it
 
-
-def _within(t: float, freedom: int) -> float:
-    """Returns the probability that Student's t is within ±t (Abramowitz & Stegun, 26.7.3 and 26.7.4).
-
-    SciPy's takes a quarter of a second to import.
-    """
-    angle = math.atan(t / math.sqrt(freedom))
-    odd = freedom % 2
-    term, total = (math.cos(angle), 0.0) if odd else (1.0, 0.0)
-    for k in range(1 + odd, freedom, 2):
-        total += term
-        term *= math.cos(angle)**2 * k / (k + 1)
-    total *= math.sin(angle)
-    return (angle + total) * 2 / math.pi if odd else total
+    return float(special.stdtrit(freedom, 1 - 0.025 / comparisons))
 
 
 def distance(slope: float, expected: Range) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from haiku_mup.coordinates.slopes import student
 from haiku_mup.errors import MupError
 from haiku_mup.sweep.loss_curves import Curve, drift
 from haiku_mup.sweep.recommendation import MAX_DRIFT
@@ -285,13 +286,11 @@ def _half_of_difference(losses: np.ndarray) -> float:
     >>> round(_half_of_difference(np.array([[0.0, 0.0, 0.0], [1.0, 2.0, 3.0]])), 2)        # 4.303 · √(1 / 3)
     2.48
     """
-    from scipy import special  # type: ignore[import-untyped]  # slow to import; JAX itself depends on it
-
     rows, seeds = losses.shape
     residuals = losses - losses.mean(0, keepdims=True) - losses.mean(1, keepdims=True) + losses.mean()
     freedom, pairs = (rows - 1) * (seeds - 1), rows * (rows - 1) / 2
     deviation = math.sqrt(float((residuals**2).sum()) / freedom * 2 / seeds)
-    return float(special.stdtrit(freedom, 1 - 0.025 / pairs)) * deviation
+    return student(freedom, pairs) * deviation
 
 
 def _mean(losses: np.ndarray) -> float:

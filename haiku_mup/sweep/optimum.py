@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from haiku_mup.coordinates.slopes import student
+
 FIT_RADIUS = 1.5        # octaves to either side of the lowest rate that the parabola is fitted to
 MIN_SPACING = 0.25      # octaves; rates closer than this count as this far apart when gaps are filled
 MAX_EXCESS = 1e6        # in units of the valley's scale; losses higher than this count as diverged in a fit
@@ -268,7 +270,5 @@ def jackknife_margin(replicates: Sequence[float]) -> float:
     n = len(replicates)
     if n < 2:
         return math.nan
-    from scipy import special  # slow to import; JAX itself depends on it
-
     variance = (n - 1) * float(np.var(replicates))
-    return float(special.stdtrit(n - 1, 0.975)) * math.sqrt(variance)
+    return student(n - 1) * math.sqrt(variance)
