@@ -16,6 +16,8 @@ class Point(NamedTuple):
       stat: which statistic of it.
       value: the number.
       expected: the slope that μP expects, as "0", "-0.5" or "-0.5..0"; "" for what isn't judged.
+      rows: how many vectors of the width the largest array of the forward pass has, such as batch × tokens; 0
+        if that is unknown. Until the width is as large, changes may fade: see `slopes.fading_slope`.
 
     >>> haiku_mup.Point("mup", 64, 0, 0, "activation linear", "l1", 0.8, "0").value
     0.8
@@ -29,6 +31,7 @@ class Point(NamedTuple):
     stat: str
     value: float
     expected: str = ""
+    rows: int = 0
 
 
 class Finding(NamedTuple):
@@ -43,7 +46,7 @@ class Finding(NamedTuple):
       expected: the slopes that are right.
       excess: how far the slope lies outside of these, beyond its interval, and not only at small widths.
       cause: what that usually means; "" where nothing is outside.
-      doubt: how large an excess only two widths leave open, since it may fade in wide models, or be chance.
+      doubt: how large an excess these widths leave open, since it may fade in wide models, or be chance.
 
     >>> points = [haiku_mup.Point("mup", width, 0, 0, "activation linear", "l1", width**0.5, "0")
     ...           for width in (64, 128, 256)]
@@ -85,7 +88,7 @@ class Finding(NamedTuple):
         return self.excess > max(tol, self.doubt)
 
     def is_open(self, tol: float) -> bool:
-        """Returns whether the slope is off, but only two widths don't tell whether it is so in wide models.
+        """Returns whether the slope is off, but these widths don't tell whether it is so in wide models.
 
         Args:
           tol: how far a slope may lie outside of what is expected, beyond its interval.

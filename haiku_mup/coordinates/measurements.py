@@ -1,6 +1,7 @@
 """Turns the records of all trained models into points, each with the slopes that are expected of it."""
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -78,8 +79,10 @@ def as_points(trainers: Mapping[int, Trainer], runs: TrainingRuns, *, parametriz
         reader.forward_pass(trainers[run[0]], steps), reader.parameters(steps))))
         for run, steps in runs.items()}
     extra = _few_block_slopes({width: values for (width, _), values in found.items()})
+    rows = _most_rows(reader.shapes)
     return [Point(parametrization, width, seed, m.step, m.quantity, m.stat, m.value,
-                  str(_raised(m.expected, extra.get(m.quantity))) if m.expected and m.stat in JUDGED else "")
+                  str(_raised(m.expected, extra.get(m.quantity))) if m.expected and m.stat in JUDGED else "",
+                  rows)
             for (width, seed), measurements in found.items() for m in measurements]
 
 
@@ -254,6 +257,23 @@ class _RunReader:
         zero = self.expectations.starts_at_zero(name)   # then the parameter is what training makes of it
         return {ParameterKind.VALUE: before.change_after(step) if step and zero else before.after(step),
                 ParameterKind.UPDATE: after.change, ParameterKind.CHANGE: after.change_after(step + 1)}
+
+
+def _most_rows(shapes: Sequence[Mapping[Any, tuple[int, ...]]]) -> int:
+    """Returns how many vectors of the width the largest array has; 0 where no array grows with the width.
+
+    Args:
+      shapes: of each array, at each width.
+
+    >>> _most_rows([{"x": (8, 5, 32), "y": (8, 10)}, {"x": (8, 5, 64), "y": (8, 10)}])
+    40
+    """
+    rows = [0]
+    for key, narrow in shapes[0].items():
+        wide = shapes[-1].get(key, ())
+        if len(wide) == len(narrow) and wide != narrow:
+            rows.append(math.prod(n for n, w in zip(narrow, wide) if n == w))
+    return max(rows)
 
 
 # --- models of different depths ---

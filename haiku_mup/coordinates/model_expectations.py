@@ -66,8 +66,10 @@ class ModelExpectations:
             expected = self._product(weight)        # queries, which μP's attention multiplies
         else:
             expected = ExpectedSlopes(FLAT, FLAT)
-            for readout in info.preceding_readouts:     # it may be computed from their outputs
-                expected = expected._replace(initial=expected.initial | self._readouts[readout].initial)
+            for readout in info.preceding_readouts:
+                # It may be computed from their outputs t, which fall at the start; Δ(W·t) = ΔW·t + W·Δt, too.
+                falls = self._readouts[readout].initial
+                expected = ExpectedSlopes(expected.initial | falls, expected.change | falls)
             expected = self._behind_projections(expected, info)
             if not grows and not is_output:
                 expected = expected._replace(initial=expected.initial | INVERSE_ROOT_TO_FLAT)

@@ -16,8 +16,7 @@ _LEGEND = ("A slope is the power of the width that a size follows; Δ: how far i
 
 
 def report(findings: Sequence[Finding], *, parametrization: str, tol: float, seeds: int = 1,
-           widths: Sequence[int] = (), undecided: Sequence[Finding] = (), unseen: Sequence[str] = (),
-           factors: Sequence[ForwardFactor] = (),
+           undecided: Sequence[Finding] = (), unseen: Sequence[str] = (), factors: Sequence[ForwardFactor] = (),
            rounded: Mapping[str, Mapping[int, float]] = types.MappingProxyType({})) -> str:
     """Returns the text.
 
@@ -26,8 +25,7 @@ def report(findings: Sequence[Finding], *, parametrization: str, tol: float, see
       parametrization: its name.
       tol: how far a slope may lie outside of what is expected.
       seeds: how many there are.
-      widths: of the models, ascending.
-      undecided: those that leave the answer open: sizes that two widths don't decide, then wide intervals.
+      undecided: those that leave the answer open: slopes that may be chance or fade, then wide intervals.
       unseen: parameters of whose learning rates nothing sharp is known.
       factors: of the width, in the model's forward pass.
       rounded: the shares of entries that a step moves, of parameters whose updates are rounded away.
@@ -43,7 +41,7 @@ def report(findings: Sequence[Finding], *, parametrization: str, tol: float, see
         f.cause for f in shown if f.is_wrong(tol) and f.cause), start=1)}
     rows = [f"{f.quantity:<{width}}  {f.step:>4}  {f.stat:<4}  {_slope(f):>14}  {str(f.expected):>10}  "
             f"{_status(f, tol, causes)}" for f in shown]
-    lines = [_first_line(findings, parametrization, tol=tol, undecided=undecided, seeds=seeds, widths=widths),
+    lines = [_first_line(findings, parametrization, tol=tol, undecided=undecided, seeds=seeds),
              f"{'quantity':<{width}}  step  stat      slope        expected", *rows]
     lines[1:1] = [f"a factor of the width in the forward pass: {factor}" for factor in factors]
     if len(findings) > len(shown):
@@ -61,13 +59,13 @@ def report(findings: Sequence[Finding], *, parametrization: str, tol: float, see
 
 
 def _first_line(findings: Sequence[Finding], parametrization: str, *, tol: float,
-                undecided: Sequence[Finding], seeds: int, widths: Sequence[int]) -> str:
+                undecided: Sequence[Finding], seeds: int) -> str:
     """Returns the first line: the answer, and why."""
     failed = sum(f.is_wrong(tol) for f in findings)
     start = f"coordinate check{f' of {parametrization}' * (parametrization != 'mup')}: "
     if undecided and not failed:
         worst = undecided[0]
-        why = _too_few_widths(worst, widths) if worst.is_open(tol) else _too_few_seeds(worst, seeds)
+        why = _why_open(worst, seeds) if worst.is_open(tol) else _too_few_seeds(worst, seeds)
         return f"{start}undecided; {why}"
     if failed:
         return (f"{start}failed; {failed} of {len(findings)} slopes are off by more than {tol:g} beyond their "
@@ -75,11 +73,13 @@ def _first_line(findings: Sequence[Finding], parametrization: str, *, tol: float
     return f"{start}passed; none of {len(findings)} slopes is off by more than {tol:g} beyond its interval"
 
 
-def _too_few_widths(finding: Finding, widths: Sequence[int]) -> str:
-    """Returns why two widths don't decide, and which to take."""
-    more = [round(widths[0] * (widths[-1] / widths[0])**(i / 3)) for i in range(4)]
-    return (f"two widths don't tell whether the slope of {finding.quantity}, {_slope(finding)}, is that of "
-            f"wide models; take four, such as {', '.join(map(str, more))}")
+def _why_open(finding: Finding, seeds: int) -> str:
+    """Returns why a slope that is off doesn't decide, and what does."""
+    which = f"the slope of {finding.quantity}, {_slope(finding)}"
+    if math.isinf(finding.doubt):
+        return f"{which}, may be chance, as one of many; take {2 * seeds} seeds, or four widths"
+    return (f"{which}, may be that of narrow models alone, whose changes shrink until the width is that of the "
+            "batch's rows; take wider models, or a batch of fewer rows (examples × tokens)")
 
 
 def _too_few_seeds(finding: Finding, seeds: int) -> str:
@@ -104,7 +104,7 @@ def _status(finding: Finding, tol: float, causes: Mapping[str, int]) -> str:
     if finding.is_wrong(tol):
         return f"fails ({causes[finding.cause]})" if finding.cause else "fails"
     if finding.is_open(tol):
-        return "open: two widths don't tell"
+        return "open: chance?" if math.isinf(finding.doubt) else "open: narrow?"
     falls = finding.expected.high < 0 and kind_of(finding.quantity) in set(RecordKind)
     return "ok: falls, as expected" if falls else "ok"
 

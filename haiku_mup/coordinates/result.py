@@ -12,7 +12,7 @@ from haiku_mup.coordinates.forward_factors import ForwardFactor
 from haiku_mup.coordinates.optimizer_diagnosis import OptimizerDiagnosis
 from haiku_mup.coordinates.report import report
 from haiku_mup.coordinates.rounded_updates import moved_shares, rounded_away
-from haiku_mup.coordinates.slopes import distance, judge
+from haiku_mup.coordinates.slopes import distance, judge_all
 from haiku_mup.coordinates.verdict import Verdict, too_wide, unseen_parameters
 from haiku_mup.errors import MupError
 
@@ -63,13 +63,13 @@ class CoordCheck:
         for point in self.points:
             if point.expected:
                 groups.setdefault((point.quantity, point.step, point.stat), []).append(point)
-        found = [finding for finding in map(judge, groups.values()) if finding]
-        return diagnosed(sorted(found, key=lambda f: (-f.excess, -abs(distance(f.slope, f.expected)))),
-                         self.optimizer)
+        found = sorted(judge_all(groups.values()),
+                       key=lambda f: (-f.excess, -abs(distance(f.slope, f.expected))))
+        return diagnosed(found, self.optimizer)
 
     @property
     def verdict(self) -> Verdict:
-        """Returns the answer, which is undecided where intervals are too wide, or two widths too few, to tell.
+        """Returns the answer, which is undecided where intervals are too wide, or models too narrow, to tell.
 
         >>> points = [haiku_mup.Point("mup", width, seed, 0, "activation linear", "l1", width**seed, "0")
         ...           for width in (64, 128) for seed in (-1.0, 1.0)]
@@ -95,9 +95,9 @@ class CoordCheck:
         return self.verdict is Verdict.PASSED
 
     def undecided(self, tol: float = TOL) -> list[Finding]:
-        """Returns the findings that leave the answer open: sizes that two widths don't decide, wide intervals.
+        """Returns the findings that leave the answer open: slopes that may be chance or fade, wide intervals.
 
-        What is off by little between only two widths may fade, or be chance: see `Finding.is_open`. An interval
+        What is off may be one of many by chance, or fade in wide models: see `Finding.is_open`. An interval
         is too wide where a wrong exponent of ¼ has room in it; the widest is first. Several quantities may show
         one mistake, such as a parameter's update and its rate. Of these only the one with the narrowest
         interval counts, at its best step.
@@ -140,8 +140,8 @@ class CoordCheck:
         """Returns the findings whose slopes are wrong, the worst first.
 
         A slope is wrong where it lies outside of the expected ones by more than `tol` and half of its interval,
-        over all widths, and over the wider half of them too: what only a small width causes fades. Two widths
-        have no wider half: see `Finding.is_open`.
+        over all widths, and over the wider half of them too: what only a small width causes fades. It must be
+        off by more than chance explains, and than what fades: see `Finding.is_open`.
 
         Args:
           tol: how far a slope may lie outside of what is expected, beyond its interval.
@@ -177,7 +177,6 @@ class CoordCheck:
         return report(self.findings, tol=tol, factors=self.factors, undecided=self.undecided(tol),
                       unseen=self.unseen(), rounded=rounded_away(self.moved()),
                       seeds=len({point.seed for point in self.points}),
-                      widths=sorted({point.width for point in self.points}),
                       parametrization=self.points[0].parametrization if self.points else "")
 
     def plot(self, path: str | os.PathLike[str] | None = None, *, compare: "CoordCheck | None" = None) -> Any:
@@ -232,10 +231,12 @@ class CoordCheck:
         """
         with open(path, newline="", encoding="utf-8") as file:
             rows = csv.reader(file)
-            if next(rows, None) != list(Point._fields):
+            columns = next(rows, None)
+            if columns not in (list(Point._fields), list(Point._fields[:-1])):      # without rows: of 0.2.0
                 raise MupError(f"{os.fspath(path)!r} is no file of a coordinate check: its columns would be "
                                f"{','.join(Point._fields)}")
-            return cls([Point(a, int(b), int(c), int(d), e, f, float(g), h) for a, b, c, d, e, f, g, h in rows])
+            return cls([Point(a, int(b), int(c), int(d), e, f, float(g), h, *map(int, k))
+                        for a, b, c, d, e, f, g, h, *k in rows])
 
     def only(self, parametrization: str) -> "CoordCheck":
         """Returns the points of one parametrization, to be judged by themselves.

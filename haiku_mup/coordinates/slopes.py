@@ -3,8 +3,8 @@
 Each seed gives one slope: that of the least-squares line through log2 value against log2 width. The estimate is
 the mean over seeds, and its 95% interval is that of Student's t for the mean of these slopes. A slope is wrong
 only where the whole interval lies outside of the expected range, over all widths and over the wider half of
-them alike: what only a small width causes fades as models grow. Two widths have no wider half, and leave a
-doubt.
+them alike: what only a small width causes fades as models grow. What chance explains, or what shrinks as
+changes do that are not aligned yet (`fading_slope`), is left open.
 """
 import functools
 import math
@@ -23,16 +23,35 @@ MOVES = (ParameterKind.VALUE, ParameterKind.UPDATE, ParameterKind.RATE)
 SUMS = (RecordKind.ACTIVATION, RecordKind.LOGITS, RecordKind.PROBE, RecordKind.OUTPUT)
 
 
+FALSE_ALARMS = 0.01     # the highest probability that chance alone fails a check
+
+
 class SlopeEstimate(NamedTuple):
     """An estimated slope.
 
     Attributes:
       slope: the mean over seeds.
       error: half of its 95% interval.
+      freedom: degrees of freedom of that interval; 0 where nothing is known of it.
     """
 
     slope: float
     error: float
+    freedom: int = 0
+
+    def chance(self, expected: Range) -> float:
+        """Returns the probability that a slope at the nearer end of a range is estimated as far off as this.
+
+        >>> round(SlopeEstimate(0.1, 0.1, freedom=4).chance(Range(0.0, 0.0)), 6)    # the interval's end
+        0.05
+        """
+        from scipy import special  # type: ignore[import-untyped]  # slow to import; JAX itself depends on it
+
+        off = abs(distance(self.slope, expected))
+        if not (self.freedom and off):
+            return 0.0 if math.isnan(off) else 1.0
+        t = student(self.freedom) * off / self.error if self.error else math.inf
+        return float(2 * special.stdtr(self.freedom, -t))
 
     def excess(self, expected: Range) -> float:
         """Returns how far the nearer end of the interval lies above a range, or (negative) below it.
@@ -47,8 +66,22 @@ class SlopeEstimate(NamedTuple):
         return math.copysign(max(abs(deviation) - self.error, 0.0), deviation)
 
 
-def judge(points: Sequence[Point]) -> Finding | None:
-    """Returns the finding of one quantity, step and statistic.
+def judge_all(groups: Iterable[Sequence[Point]]) -> list[Finding]:
+    """Returns the findings of a check.
+
+    A check judges a hundred slopes, and intervals of 95% miss some by chance: these are left open.
+
+    Args:
+      groups: the points of each quantity, step and statistic.
+    """
+    judged = [found for points in groups if (found := judge(points)) is not None]
+    significant = _significant([chance for _, chance in judged])
+    return [finding if is_significant else finding._replace(doubt=math.inf)
+            for (finding, _), is_significant in zip(judged, significant)]
+
+
+def judge(points: Sequence[Point]) -> tuple[Finding, float] | None:
+    """Returns the finding of one quantity, step and statistic, and how probable such a slope is by chance.
 
     What did not move in a run, such as an expert without tokens, says nothing there: the other runs tell.
 
@@ -56,9 +89,9 @@ def judge(points: Sequence[Point]) -> Finding | None:
       points: all points of that quantity, step and statistic.
 
     Returns:
-      The finding; None where the quantity is zero at every width, or there are fewer than two widths. Where
-      the values of a whole width are zero, or some are not finite, there is no slope, and the excess is
-      infinite.
+      The finding, and the probability; None where the quantity is zero at every width, or there are fewer than
+      two widths. Where the values of a whole width are zero, or some are not finite, there is no slope, and the
+      excess is infinite.
     """
     first, expected = points[0], Range.parse(points[0].expected)
     widths, values = _table(points)
@@ -66,46 +99,59 @@ def judge(points: Sequence[Point]) -> Finding | None:
         return None
     if kind_of(first.quantity) in MOVES or first.quantity.startswith(CHANGE_MARK):
         values = _without_zeros(values)
-    slope = error = math.nan
-    excess = math.inf
+    found, excess = SlopeEstimate(math.nan, math.nan), math.inf
     missing = np.isnan(values)
     if (missing | (np.isfinite(values) & (values > 0))).all() and not missing.all(axis=1).any():
         x, y = np.log2(widths), np.log2(values)                     # [widths], [widths, seeds]
-        (slope, error), excess = estimate(x, y), _lasting_excess(x, y, expected)
-    finding = Finding(quantity=first.quantity, step=first.step, stat=first.stat, slope=slope, error=error,
-                      expected=expected, excess=excess)
-    return finding._replace(doubt=_doubt(finding, widths.tolist()))
+        found, excess = estimate(x, y), _lasting_excess(x, y, expected)
+    finding = Finding(quantity=first.quantity, step=first.step, stat=first.stat, slope=found.slope,
+                      error=found.error, expected=expected, excess=excess)
+    return finding._replace(doubt=_fading(finding, widths.tolist(), first.rows)), found.chance(expected)
 
 
-def _doubt(finding: Finding, widths: Sequence[int]) -> float:
-    """Returns how large an excess says nothing for sure: 0 for three widths or more.
+def _significant(probabilities: Sequence[float]) -> np.ndarray:
+    """Returns which of these are too small for chance: Benjamini and Hochberg, 1995.
 
-    A check judges a hundred slopes, and intervals of 95% miss some by chance. With more widths, both all of
-    them and the wider half must miss. Two must miss by another half of the interval.
+    Where one slope of a hundred is off, it must be off by more than where thirty are. If nothing is wrong, the
+    probability of an error is FALSE_ALARMS.
+
+    >>> _significant([0.008, 0.5, 0.6, 0.7]), _significant([0.008, 0.008, 0.008, 0.008])
+    (array([False, False, False, False]), array([ True,  True,  True,  True]))
     """
-    if len(widths) != 2 or math.isnan(finding.slope):
-        return 0.0
+    p = np.asarray(probabilities)
+    passing = np.sort(p) <= FALSE_ALARMS * np.arange(1, len(p) + 1) / max(len(p), 1)
+    return p <= (np.sort(p)[passing].max() if passing.any() else -1.0)
+
+
+def _fading(finding: Finding, widths: Sequence[int], rows: int) -> float:
+    """Returns how fast the quantity may shrink for a while: 0 for what is no change of a sum over a width.
+
+    Without a number of rows, as in files of earlier versions, only two widths are doubted.
+    """
     # An output may have a path.
     kind = kind_of(finding.quantity).removeprefix(CHANGE_MARK).partition(".")[0]
-    fades = finding.slope < finding.expected.low and kind in SUMS and finding.step > 0
-    return max(finding.error, fading_slope(widths) if fades else 0.0)
+    if finding.slope < finding.expected.low and kind in SUMS and finding.step > 0:
+        return -fading_slope(widths, rows or (widths[0] if len(widths) == 2 else 1))
+    return 0.0
 
 
-def fading_slope(widths: Sequence[int]) -> float:
-    """Returns how fast a right quantity may seem to shrink between two widths; 0 for three or more.
+def fading_slope(widths: Sequence[int], rows: int) -> float:
+    """Returns the slope of a right quantity whose updates come from unrelated inputs.
 
     An update is aligned with the activations that made it, and adds n · a to a sum over a width of n. What is
     not aligned adds √n. Relative to n, the sum of both has the size √(a² + 1 / n): it falls until it is that of
-    the aligned part. With each of K unrelated inputs an update is aligned by some 1 / √K, and both parts are
-    equal at a width of about K. Here they are taken to be equal at the narrower width.
+    the aligned part. With each of K unrelated inputs, an update is aligned by some 1 / √K, and both parts are
+    equal at a width of about K.
 
-    >>> round(fading_slope((32, 256)), 3), fading_slope((32, 64, 128, 256))
-    (0.138, 0.0)
+    Args:
+      widths: two or more.
+      rows: K, the number of inputs: of examples, or of tokens.
+
+    >>> round(fading_slope((32, 256), rows=32), 3), round(fading_slope((64, 128, 256, 512), rows=8), 3)
+    (-0.138, -0.024)
     """
-    if len(widths) != 2:
-        return 0.0
-    narrow, wide = map(float, widths)
-    return 0.5 * math.log2(2 / (1 + narrow / wide)) / math.log2(wide / narrow)
+    n = np.asarray(widths, float)
+    return float(np.polyfit(np.log2(n), 0.5 * np.log2(1 / rows + 1 / n), 1)[0])
 
 
 def _without_zeros(values: np.ndarray) -> np.ndarray:
@@ -142,9 +188,9 @@ def estimate(x: np.ndarray, y: np.ndarray) -> SlopeEstimate:
       y: log2 values [widths, seeds]; nan where there is none.
 
     >>> x = np.array([6.0, 7.0, 8.0])
-    >>> slope, error = estimate(x, np.stack([x, 1.2 * x], axis=1))      # two seeds: slopes of 1 and 1.2
-    >>> round(float(slope), 6), round(float(error), 3)                  # t is 12.7 for one degree of freedom
-    (1.1, 1.271)
+    >>> slope, error, freedom = estimate(x, np.stack([x, 1.2 * x], axis=1))     # two seeds: slopes of 1 and 1.2
+    >>> round(float(slope), 6), round(float(error), 3), freedom         # t is 12.7 for one degree of freedom
+    (1.1, 1.271, 1)
     """
     there, x = np.isfinite(y), x[:, None]
     counts = there.sum(axis=0)
@@ -159,14 +205,14 @@ def estimate(x: np.ndarray, y: np.ndarray) -> SlopeEstimate:
     n = len(slopes)
     if n > 1:
         variance = n / (n - 1) * float(np.square(weights) @ np.square(slopes - mean))
-        return SlopeEstimate(mean, student(n - 1) * math.sqrt(variance))
+        return SlopeEstimate(mean, student(n - 1) * math.sqrt(variance), n - 1)
     freedom = int(counts[used][0]) - 2
     if freedom < 1:
         return SlopeEstimate(mean, math.inf)
     y, centred, there = y[:, used][:, 0], centred[:, used][:, 0], there[:, used][:, 0]
     residuals = (y - y[there].mean() - centred * mean)[there]
     standard_error = math.sqrt(residuals @ residuals / freedom / squares[used][0])
-    return SlopeEstimate(mean, student(freedom) * standard_error)
+    return SlopeEstimate(mean, student(freedom) * standard_error, freedom)
 
 
 @functools.lru_cache
@@ -180,7 +226,7 @@ def student(freedom: int, comparisons: float = 1) -> float:
     >>> f"{student(1):.4f} {student(4):.4f} {student(4, comparisons=3):.4f}"
     '12.7062 2.7764 3.9608'
     """
-    from scipy import special  # type: ignore[import-untyped]  # slow to import; JAX itself depends on it
+    from scipy import special  # slow to import; JAX itself depends on it
 
     return float(special.stdtrit(freedom, 1 - 0.025 / comparisons))
 
