@@ -260,14 +260,17 @@ class ModelExpectations:
     def _gradients(self, updates: int) -> Range:
         """Returns the slopes that gradients bring into updates: none where the optimizer normalises them.
 
-        SGD's updates follow the gradients that the loss sends into the outputs, as they are measured. Some
-        rules serve optimizers that normalise gradients as well.
+        SGD's updates follow the gradients that the loss sends into the outputs, as they are measured. Where these
+        shrink, initial outputs are a part of them. The other part, of the targets, may be the one that is
+        aligned, and shrinks less. Some rules serve optimizers that normalise gradients as well.
         """
         if not self.rule.like_gradients:
             return FLAT
         if not self.errors:
             return self._output_errors
         measured = functools.reduce(operator.or_, self.errors[:max(updates, 1)])
+        of_targets = min(measured.high - self._independent_terms.low, 0.0)
+        measured = measured._replace(high=max(measured.high, of_targets))
         return (measured if self.rule.name == "sgd" else measured | FLAT).plus(self._independent_branches)
 
     @functools.cached_property

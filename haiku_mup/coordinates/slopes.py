@@ -23,7 +23,7 @@ MOVES = (ParameterKind.VALUE, ParameterKind.UPDATE, ParameterKind.RATE)
 SUMS = (RecordKind.ACTIVATION, RecordKind.LOGITS, RecordKind.PROBE, RecordKind.OUTPUT)
 
 
-FALSE_ALARMS = 0.01     # the highest probability that chance alone fails a check
+FALSE_ALARMS = 0.02     # the highest probability that chance alone fails a check
 
 
 class SlopeEstimate(NamedTuple):
