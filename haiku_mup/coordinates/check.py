@@ -11,15 +11,15 @@ import optax
 
 from haiku_mup.coordinates.array_stats import JUDGED, STATS, Stat, stat_name
 from haiku_mup.coordinates.batches import as_batches
+from haiku_mup.coordinates.measured_gradients import rounding_noise
 from haiku_mup.coordinates.measurements import as_points
 from haiku_mup.coordinates.model_inputs import check_make_model
 from haiku_mup.coordinates.optimizer_diagnosis import diagnose_optimizer
 from haiku_mup.coordinates.planned_models import MakePlan
-from haiku_mup.coordinates.result import CoordCheck
+from haiku_mup.coordinates.result import TOL, CoordCheck
 from haiku_mup.coordinates.rounded_updates import rounded_away, warning_text
 from haiku_mup.coordinates.trainer import has_weight_decay
 from haiku_mup.coordinates.training_runs import CheckSetup, Model, Parametrize, train_all
-from haiku_mup.coordinates.verdict import Verdict
 from haiku_mup.errors import MupError, MupWarning
 from haiku_mup.parameters.fans import Axes
 from haiku_mup.rules import Parametrization
@@ -134,11 +134,12 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
         activation_changes=fix_batch, weight_decay=setup.weight_decay))
     if rounded := rounded_away(result.moved()):
         warnings.warn(warning_text(rounded), MupWarning, stacklevel=2)
-    if result.verdict is not Verdict.FAILED or parametrization == ParametrizationName.STANDARD:
+    if not any(f.excess > TOL for f in result.findings) or parametrization == ParametrizationName.STANDARD:
         return result
+    noise = rounding_noise(trainers, runs, list(map(stat_name, stats)))
     return dataclasses.replace(
         result, factors=setup.forward_factors(ordered, batches[0]),
-        optimizer=diagnose_optimizer(optimizer, trainers, runs, optimizer_rule))
+        optimizer=diagnose_optimizer(optimizer, trainers, runs, optimizer_rule, noise=noise))
 
 
 # --- arguments ---

@@ -14,7 +14,7 @@ EPSILON = "Adam's ε is not small beside the gradients of wide models (of {!r} f
 
 
 def diagnosed(findings: Sequence[Finding], optimizer: OptimizerDiagnosis | None = None) -> list[Finding]:
-    """Returns the findings, those outside of their range with a cause.
+    """Returns the findings, those outside of their range with a cause; those in doubt only where ε is.
 
     Args:
       findings: what was found.
@@ -40,6 +40,8 @@ def _cause(finding: Finding, vectors_grow: bool, optimizer: OptimizerDiagnosis) 
     shrinks = finding.slope < finding.expected.low
     if shrinks and optimizer.small_gradient and _is_trained(finding) and not _is_rate(finding):
         return EPSILON.format(optimizer.small_gradient)
+    if finding.excess <= finding.doubt:     # it may be right
+        return ""
     kind, above = kind_of(finding.quantity), finding.slope > finding.expected.high
     if kind == RecordKind.MULTIPLIER:
         return _cause_in_multiplier(finding, above)

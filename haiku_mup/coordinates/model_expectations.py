@@ -260,8 +260,8 @@ class ModelExpectations:
     def _gradients(self, updates: int) -> Range:
         """Returns the slopes that gradients bring into updates: none where the optimizer normalises them.
 
-        SGD's updates follow the gradients that the loss sends into the outputs, as they are measured. Where these
-        shrink, initial outputs are a part of them. The other part, of the targets, may be the one that is
+        SGD's updates follow the gradients that the loss sends into the outputs, as they are measured. Where
+        these shrink, initial outputs are a part of them. The other part, of the targets, may be the one that is
         aligned, and shrinks less. Some rules serve optimizers that normalise gradients as well.
         """
         if not self.rule.like_gradients:

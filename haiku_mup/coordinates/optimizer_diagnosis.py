@@ -1,5 +1,5 @@
 """Tries the optimizer of a check that fails: whether it is like SGD or Adam, and whether Adam's ε matters."""
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +28,7 @@ class OptimizerDiagnosis(NamedTuple):
 
 
 def diagnose_optimizer(optimizer: Any, trainers: Mapping[int, Trainer], runs: TrainingRuns,
-                       rule: OptimizerRule) -> OptimizerDiagnosis:
+                       rule: OptimizerRule, *, noise: Collection[str] = ()) -> OptimizerDiagnosis:
     """Tries an optimizer on small arrays of the model's names, with the gradients that the check has seen.
 
     Args:
@@ -36,6 +36,7 @@ def diagnose_optimizer(optimizer: Any, trainers: Mapping[int, Trainer], runs: Tr
       trainers: by width, the narrowest first.
       runs: what the check has measured.
       rule: the optimizer's rule; one that makes gradients as large as at the base keeps ε's part.
+      noise: the parameters whose gradients are only rounding errors: see `rounding_noise`.
     """
     *_, widest = trainers
     tree: dict[str, dict[str, Any]] = {}
@@ -47,7 +48,8 @@ def diagnose_optimizer(optimizer: Any, trainers: Mapping[int, Trainer], runs: Tr
     behaviour = next(iter(behaviours)) if len(behaviours) == 1 else None
     if rule.serves_entrywise or behaviour is not Behaviour.ADAM_LIKE:
         return OptimizerDiagnosis(behaviour)
-    shares = _shares_without_eps(optimizer, tree, _gradient_sizes(runs, widest))
+    sizes = {name: size for name, size in _gradient_sizes(runs, widest).items() if name not in noise}
+    shares = _shares_without_eps(optimizer, tree, sizes)
     smallest = min(shares, key=shares.__getitem__, default="")
     return OptimizerDiagnosis(behaviour, smallest if shares.get(smallest, 1.0) < _SHRUNK else None)
 

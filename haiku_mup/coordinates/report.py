@@ -38,7 +38,7 @@ def report(findings: Sequence[Finding], *, parametrization: str, tol: float, see
     shown = findings[:ROWS]
     width = max(len("quantity"), *(len(f.quantity) for f in shown))
     causes = {cause: number for number, cause in enumerate(dict.fromkeys(
-        f.cause for f in shown if f.is_wrong(tol) and f.cause), start=1)}
+        f.cause for f in shown if f.excess > tol and f.cause), start=1)}
     rows = [f"{f.quantity:<{width}}  {f.step:>4}  {f.stat:<4}  {_slope(f):>14}  {str(f.expected):>10}  "
             f"{_status(f, tol, causes)}" for f in shown]
     lines = [_first_line(findings, parametrization, tol=tol, undecided=undecided, seeds=seeds),
@@ -101,10 +101,9 @@ def _remedy(error: float, seeds: int) -> str:
 
 def _status(finding: Finding, tol: float, causes: Mapping[str, int]) -> str:
     """Returns the text behind a finding: that it fails, with the number of its cause, or that it is right."""
-    if finding.is_wrong(tol):
-        return f"fails ({causes[finding.cause]})" if finding.cause else "fails"
-    if finding.is_open(tol):
-        return "open: chance?" if math.isinf(finding.doubt) else "open: narrow?"
+    if finding.excess > tol:
+        status = "fails" if finding.is_wrong(tol) else "chance?" if math.isinf(finding.doubt) else "fades?"
+        return f"{status} ({causes[finding.cause]})" if finding.cause else status
     falls = finding.expected.high < 0 and kind_of(finding.quantity) in set(RecordKind)
     return "ok: falls, as expected" if falls else "ok"
 

@@ -30,9 +30,9 @@ class CoordCheck:
 
     Attributes:
       points: all that was recorded.
-      factors: where the check failed, factors of the width in the model's forward pass that μP doesn't have:
-        see `forward_factors`.
-      optimizer: how the optimizer of a model that fails behaves; None where that is unknown.
+      factors: where a slope is off, factors of the width in the model's forward pass that μP doesn't have: see
+        `forward_factors`. Where there are some, no slope that is off is left open.
+      optimizer: how the optimizer behaves where a slope is off; None where that is unknown.
 
     >>> points = [haiku_mup.Point("mup", width, 0, 0, "activation linear", "l1", width**0.5, "0")
     ...           for width in (64, 128, 256)]
@@ -63,8 +63,10 @@ class CoordCheck:
         for point in self.points:
             if point.expected:
                 groups.setdefault((point.quantity, point.step, point.stat), []).append(point)
-        found = sorted(judge_all(groups.values()),
-                       key=lambda f: (-f.excess, -abs(distance(f.slope, f.expected))))
+        judged = judge_all(groups.values())
+        if self.factors:        # they explain what is off better than chance does
+            judged = [finding._replace(doubt=0.0) for finding in judged]
+        found = sorted(judged, key=lambda f: (-f.excess, -abs(distance(f.slope, f.expected))))
         return diagnosed(found, self.optimizer)
 
     @property

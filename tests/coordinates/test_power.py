@@ -58,7 +58,7 @@ def test_a_zero_readout_that_is_multiplied_twice_is_seen_beside_its_bias():
     """The bias moves the output alike at every width; the weights' part shrinks."""
     wrong = make(shallow, zero_init=True, output_mult=lambda width: 32 / width)
     batch = jax.random.normal(jax.random.PRNGKey(1), (16, 4)), LABELS[:16]
-    check = haiku_mup.coord_check(wrong, (32, 128), batch, loss_fn, optax.adam(2.0**-7), seeds=3, steps=2,
+    check = haiku_mup.coord_check(wrong, (32, 128), batch, loss_fn, optax.adam(2.0**-7), steps=2,
                                   progress=False)
     assert "Δactivation readout/weights" in {f.quantity for f in check.failures()}
 
@@ -115,6 +115,19 @@ def test_a_module_with_a_readout_of_its_own_may_return_something_else():
     assert not check.failures(), str(check)
     start = {f.quantity: f.slope for f in check.findings if f.step == 0}
     assert start["probe pool/scores"] < -0.3 < start["activation pool"]
+
+
+def test_gradients_of_rounding_errors_do_not_name_adams_epsilon():
+    """A bias of keys adds the same to all logits of a query: its gradient is 0 but for rounding."""
+    def net(x, width):
+        x = hk.Linear(width)(x)
+        x = hk.MultiHeadAttention(2, width // 2, w_init=hk.initializers.VarianceScaling())(x, x, x)
+        return haiku_mup.Readout(10, output_mult=width / 16)(x.mean(1))         # wrong
+
+    batch = jax.random.normal(jax.random.PRNGKey(1), (16, 5, 8)), LABELS[:16]
+    check = haiku_mup.coord_check(make(net), (16, 128), batch, loss_fn, optax.adam(2.0**-7), steps=2, seeds=4,
+                                  progress=False)
+    assert check.failures() and check.optimizer.behaviour == "Adam" and check.optimizer.small_gradient is None
 
 
 def test_small_gradients_name_adams_epsilon_and_its_remedy_is_right():
