@@ -59,8 +59,8 @@ class MupError(ValueError):
     line: SourceLine | None = None
 
     @classmethod
-    def about(cls, name: str, base: object, target: object, text: str,
-              line: SourceLine | None = None) -> Self:
+    def about(cls, name: str, base: object, target: object, text: str, line: SourceLine | None = None, *,
+              model: str = "target") -> Self:
         """Returns the error for parameter `name`.
 
         Args:
@@ -68,11 +68,12 @@ class MupError(ValueError):
           base, target: its shapes, or None where there is none.
           text: what is wrong, and the remedy.
           line: the line of the model that made it.
+          model: the model that is beside the base: "target" or "delta".
 
         >>> MupError.about("linear/w", (5, 8), (5, 9, 2), "rank differs; rebuild the base model")
         MupError("'linear/w': base (5, 8), target (5, 9, 2): rank differs; rebuild the base model")
         """
-        shapes = ", ".join(f"{side} {shape}" for side, shape in (("base", base), ("target", target))
+        shapes = ", ".join(f"{side} {shape}" for side, shape in (("base", base), (model, target))
                            if shape is not None)
         error = cls(f"{name!r}: {shapes}: {text}")
         error.shapes, error.remedy = shapes, text

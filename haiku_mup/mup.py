@@ -8,10 +8,9 @@ import numpy as np
 import optax
 
 from haiku_mup.errors import MupError
-from haiku_mup.optimizers.learning_rates import LearningRates, check_adam
+from haiku_mup.optimizers.learning_rates import LearningRates, wrap_declared
 from haiku_mup.parameters.declarations import Declarations
 from haiku_mup.parameters.fans import Axes
-from haiku_mup.parameters.globs import parse_multipliers
 from haiku_mup.parameters.record import Record
 from haiku_mup.parameters.scaling import ParameterScaling
 from haiku_mup.parameters.summary_table import Row, as_text
@@ -22,7 +21,6 @@ from haiku_mup.tracing.capture import Capture
 from haiku_mup.tracing.scope import activated
 from haiku_mup.tracing.target_capture import CapturedModel, TargetCapture, with_delta
 from haiku_mup.tracing.unwrapped import note_captured
-from haiku_mup.tracing.warn_once import warn_once
 from haiku_mup.tracing.wrapped_model import Model, WrappedModel, wrap
 
 
@@ -314,17 +312,9 @@ class Mup:
         ['-0.100', '-0.025', '-0.100']
         >>> optimizer = mup.wrap_optimizer(optax.lamb(0.01), rule="lamb", lr_mults={"readout/*": 2.0})
         """
-        check_adam(adam)
-        rates, declarations = self._rates("wrap_optimizer"), self._declarations
-        if lr_mults is not None:
-            declarations = declarations._replace(lr_mults=parse_multipliers("lr_mults", lr_mults))
-            rates = rates.with_multipliers(declarations.lr_mults)
-        if run_scale is not None:
-            declarations = declarations.with_run_scale(run_scale)
-        wrapped = rates.wrap(optimizer, adam=adam, rule=rule, scale_decay=scale_decay, scale_eps=scale_eps)
-        self._declarations = declarations
-        for doubt in run_scale.doubts if run_scale else ():
-            warn_once(self._warned, "run scale", f"wrap_optimizer(run_scale=...): {doubt}")
+        wrapped, self._declarations = wrap_declared(
+            self._rates("wrap_optimizer"), self._declarations, self._warned, optimizer, adam=adam, rule=rule,
+            scale_decay=scale_decay, scale_eps=scale_eps, lr_mults=lr_mults, run_scale=run_scale)
         return wrapped
 
     @property

@@ -14,12 +14,15 @@ from haiku_mup.optimizers.mismatch import MismatchCheck
 from haiku_mup.optimizers.tree_names import HAIKU_NAMES, TreeNames, naming
 from haiku_mup.optimizers.trees import by_name, check_params
 from haiku_mup.optimizers.wrapper import is_wrapped, scale_optimizer, scale_updates
-from haiku_mup.parameters.globs import multipliers_by_name
+from haiku_mup.parameters.declarations import Declarations
+from haiku_mup.parameters.globs import multipliers_by_name, parse_multipliers
 from haiku_mup.parameters.row_factors import Factor, broadcastable
 from haiku_mup.parameters.scaling import ParameterScaling
 from haiku_mup.parameters.summary_table import Row
 from haiku_mup.rules import Parametrization
 from haiku_mup.rules import optimizers as optimizer_rules
+from haiku_mup.rules.run_scale import RunScale
+from haiku_mup.tracing.warn_once import warn_once
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,6 +93,7 @@ class LearningRates:
           optimizer: any optax optimizer.
           adam, rule, scale_decay, scale_eps: as in `Mup.wrap_optimizer`.
         """
+        check_adam(adam)
         optimizer_rule = optimizer_rules.choose(rule, adam, scale_eps)
         self._require_factors("wrap_optimizer", optimizer_rule)
         if is_wrapped(optimizer):
@@ -118,6 +122,36 @@ class LearningRates:
         """
         if self.parametrization.plain and optimizer_rule.entrywise:
             raise MupError(f"{function}: in {self.parametrization.name} {self.parametrization.reason}")
+
+
+def wrap_declared(rates: LearningRates, declarations: Declarations, warned: set[str], optimizer: Any, *,
+                  lr_mults: Mapping[str, float] | None, run_scale: RunScale | None, **options: Any,
+                  ) -> tuple[optax.GradientTransformationExtraArgs, Declarations]:
+    """Wraps an optimizer for a captured model, as `Mup.wrap_optimizer` and `Plan.wrap_optimizer` do.
+
+    Args:
+      rates: the model's learning rates.
+      declarations: what the user says of the model.
+      warned: the kinds of warning that were given.
+      optimizer: any optax optimizer.
+      lr_mults, run_scale: as in `Mup.wrap_optimizer`.
+      options: its other arguments, which `LearningRates.wrap` takes.
+
+    Returns:
+      The wrapped optimizer, and the declarations with these multipliers and this run.
+
+    Raises:
+      MupError: what `Mup.wrap_optimizer` raises of its arguments.
+    """
+    if lr_mults is not None:
+        declarations = declarations._replace(lr_mults=parse_multipliers("lr_mults", lr_mults))
+        rates = rates.with_multipliers(declarations.lr_mults)
+    if run_scale is not None:
+        declarations = declarations.with_run_scale(run_scale)
+    wrapped = rates.wrap(optimizer, **options)
+    for doubt in run_scale.doubts if run_scale else ():
+        warn_once(warned, "run scale", f"wrap_optimizer(run_scale=...): {doubt}")
+    return wrapped, declarations
 
 
 def check_adam(adam: Any) -> None:

@@ -4,7 +4,6 @@ Blocks repeat in layer_stacks and in numbered modules. Base and target may have 
 parametrization has an α. If α is not 0, each parameter in a block that repeats must be made in a branch of
 haiku_mup.residual that is called in that block; branches.py checks it.
 """
-import enum
 import functools
 import math
 from collections.abc import Iterable, Mapping
@@ -13,24 +12,17 @@ from typing import Any, NamedTuple
 from haiku_mup.errors import MupError
 from haiku_mup.parameters.initializers import same_std
 from haiku_mup.parameters.numbered_modules import Family, ModuleTree, joined
-from haiku_mup.parameters.record import Record
+from haiku_mup.parameters.record import Compared, Record
 from haiku_mup.rules.parametrization import Parametrization
 
 SCALED = ("haiku_mup.residual and Mup(parametrization=haiku_mup.maximal_update(depth_alpha=1.0)) scale with "
           "it; with depth_alpha=0.0 it may differ, and nothing is scaled")
 IF_BLOCKS = ("if they are blocks that repeat, it is a difference in depth: " + SCALED + "; if they are "
              "not, build both from one function, and capture the base again")
-FEWER = "a base has no more blocks than its target; tune the model with fewer"
+FEWER = "a base has no more blocks than its {}; tune the model with fewer"
 ALIKE = ("where there are more of them than at the base, modules that differ in their number alone must be "
          "alike, and the {}s of these are not; put each block in a module of its own, or in "
          "hk.name_scope(f'block_{{i}}')")
-
-
-class Compared(enum.StrEnum):
-    """The model that is compared with the base, as errors call it."""
-
-    DELTA = "delta"
-    TARGET = "target"
 
 
 class Pair(NamedTuple):
@@ -49,7 +41,7 @@ class Pair(NamedTuple):
 
     def error(self, text: str) -> MupError:
         """Returns the error for this parameter, with both shapes."""
-        return MupError.about(self.target.name, self.base.shape, self.target.shape, text, self.target.line)
+        return self.target.error(self.base, text)
 
     @property
     def may_gain_blocks(self) -> bool:
@@ -118,9 +110,8 @@ class Pairing:
         module, families = self._tree.counterpart(record.in_tree, self._base_tree)
         base = self._base.get(f"{module}/{record.leaf}")
         if base is None:
-            raise MupError.about(record.name, None, record.shape, "the base has no such parameter; "
-                                 "build base and target from one function, and capture the base again",
-                                 record.line)
+            raise record.error(None, f"the base has no such parameter; build base and {record.model} from one "
+                               "function, and capture the base again")
         ratio = math.prod((family.ratio for family in families), start=_ratio_of_stacks(base, record))
         pair, alpha = Pair(base, record, tuple(families), ratio), self.parametrization.depth_alpha
         if alpha is None and base.name != record.name:
@@ -129,7 +120,7 @@ class Pairing:
         if alpha is None and any(b != t for b, t in zip(base.stacks, record.stacks)):
             raise pair.error(f"{pair.differences}: a difference in depth; {SCALED}")
         if alpha and any(b > t for b, t in zip(base.stacks, record.stacks)):
-            raise pair.error(f"{pair.differences}: {FEWER}")
+            raise pair.error(f"{pair.differences}: {FEWER.format(record.model)}")
         return pair
 
     def find_all(self, records: Mapping[str, Record], model: Compared) -> dict[str, Pair]:
@@ -165,10 +156,12 @@ class Pairing:
             return
         counts = "; ".join(_counts(family.swapped) for family in families)
         if has_counterpart and counts and alpha is not None:
-            raise MupError.about(name, record.shape, None, f"{counts}: {FEWER}", record.line)
+            raise MupError.about(name, record.shape, None, f"{counts}: {FEWER.format(model)}", record.line,
+                                 model=model)
         raise MupError.about(name, record.shape, None, f"the {model} has no such parameter" + (
             f": {counts}; {IF_BLOCKS}" if has_counterpart and counts else
-            f"; build base and {model} from one function, and capture the base again"), record.line)
+            f"; build base and {model} from one function, and capture the base again"), record.line,
+            model=model)
 
 
 def _ratio_of_stacks(base: Record, target: Record) -> float:
@@ -176,12 +169,11 @@ def _ratio_of_stacks(base: Record, target: Record) -> float:
     if base.stacks == target.stacks:
         return 1.0
     if base.stacks and len(base.stacks) != len(target.stacks):
-        raise MupError.about(target.name, base.shape, target.shape, "the layer_stacks around it have "
-                             f"{target.stacks} layers, those at the base {base.stacks}; build both from one "
-                             "function", target.line)
+        raise target.error(base, f"the layer_stacks around it have {target.stacks} layers, those at the base "
+                           f"{base.stacks}; build both from one function")
     if any((b == 0) != (t == 0) for b, t in zip(base.stacks, target.stacks)):
-        raise MupError.about(target.name, base.shape, target.shape, "a layer_stack without layers has no "
-                             "ratio; build base and target with one layer at least", target.line)
+        raise target.error(base, "a layer_stack without layers has no ratio; build base and "
+                           f"{target.model} with one layer at least")
     return math.prod((t / b for b, t in zip(base.stacks, target.stacks) if b != t), start=1.0)
 
 

@@ -65,9 +65,10 @@ def _moments(base: Record, target: Record, shape: tuple[int, ...], error: Callab
             return was._replace(std=was.std * relative_std(*wanted) / relative_std(*at_base))
     if len(shape) < 2:          # a bias that is drawn by its layer's fan-in
         return was
-    raise error(f"the initializer's std is {was.std:.3g} at the base and {now.std:.3g} at the target, which "
-                "neither its fan-in nor its fan-out explains, so that nothing says how it depends on the sizes "
-                "that are finite; draw by the fan-in, as hk.initializers.VarianceScaling(), or with one std")
+    raise error(f"the initializer's std is {was.std:.3g} at the base and {now.std:.3g} at the {target.model}, "
+                "which neither its fan-in nor its fan-out explains, so that nothing says how it depends on the "
+                "sizes that are finite; draw by the fan-in, as hk.initializers.VarianceScaling(), or with one "
+                "std")
 
 
 def fan_sizes(fans: Fans, shape: Sequence[int]) -> tuple[float, float]:

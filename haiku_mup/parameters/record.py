@@ -1,16 +1,24 @@
 """One parameter, as it was captured at the base or at the target."""
 import dataclasses
+import enum
 from collections.abc import Hashable, Mapping
 from typing import Any
 
 import jax
 
-from haiku_mup.errors import SourceLine
+from haiku_mup.errors import MupError, SourceLine
 from haiku_mup.parameters.axis_uses import Use
 from haiku_mup.parameters.fans import Fans
 from haiku_mup.parameters.haiku_layers import LayerKind
 from haiku_mup.parameters.initializers import Moments
 from haiku_mup.parameters.place import Place
+
+
+class Compared(enum.StrEnum):
+    """The model that is compared with the base, as errors call it."""
+
+    DELTA = "delta"
+    TARGET = "target"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +47,7 @@ class Record:
       uses: how the traced program uses it, if its fans are a guess. They take no part in comparisons.
       place: the place where it was made; None for one that was loaded.
       line: the line of the model that made it; None for one that was loaded. It takes no part in comparisons.
+      model: the model that it is of, as it is compared with the base. It takes no part in comparisons.
       of_tree: whether it is a leaf of a tree that `haiku_mup.plan` compares, and no parameter of Haiku's. Then
         its std may be unknown, and errors name arguments of `plan`.
     """
@@ -62,6 +71,7 @@ class Record:
     uses: frozenset[Use] = dataclasses.field(default=frozenset(), compare=False)
     place: Place | None = None
     line: SourceLine | None = dataclasses.field(default=None, compare=False)
+    model: Compared = dataclasses.field(default=Compared.TARGET, compare=False)
     of_tree: bool = False
 
     @property
@@ -89,6 +99,10 @@ class Record:
     def in_tree(self) -> str:
         """Returns the name of that module in the parameter tree."""
         return self.name[:-len(self.leaf) - 1]
+
+    def error(self, base: "Record | None", text: str) -> MupError:
+        """Returns the error about this parameter, of a target or a delta, and the base's."""
+        return MupError.about(self.name, base and base.shape, self.shape, text, self.line, model=self.model)
 
 
 def get_shapes(params: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, tuple[int, ...]]]:

@@ -99,8 +99,8 @@ class ParameterScaling:
         if mult == 1 or not moments.drawn:
             return self
         if not moments.centred:
-            raise MupError.about(self.target.name, self.base.shape, self.target.shape, f"init_mults would "
-                                 f"multiply its mean of {moments.mean:.3g}, too; scale its initializer instead")
+            raise self.target.error(self.base, f"init_mults would multiply its mean of {moments.mean:.3g}, "
+                                    "too; scale its initializer instead")
         blocks = tuple(dataclasses.replace(block, draw=block.draw * mult) for block in self.row_blocks)
         return dataclasses.replace(self, row_blocks=blocks, init_mult=mult)
 
@@ -144,7 +144,7 @@ def compare(base: Record, target: Record, parametrization: rules.Parametrization
     Raises:
       MupError: for what cannot be right; it names the parameter, both shapes and the remedy.
     """
-    error = functools.partial(MupError.about, target.name, base.shape, target.shape, line=target.line)
+    error = functools.partial(target.error, base)
     if len(base.shape) != len(target.shape) or len(base.row_sizes) != len(target.row_sizes):
         raise error("rank differs; rebuild the base model")
     if any(b == 0 != t for b, t in zip(base.shape, target.shape)):
@@ -223,8 +223,8 @@ def _fans(base: Record, target: Record, infinite: list[bool], error: MakeError) 
     """Returns the target's fans; for an unknown layer, the first axis that grows is the fan-in."""
     fans = target.fans
     if fans.known and base.fans.known and base.fans != fans:
-        raise error(f"its fans are {base.fans[:2]} at the base and {fans[:2]} at the target; declare them "
-                    "alike, and capture the base again")
+        raise error(f"its fans are {base.fans[:2]} at the base and {fans[:2]} at the {target.model}; declare "
+                    "them alike, and capture the base again")
     growing = [a for a, grows in enumerate(infinite) if grows]
     neither = set(growing) - {*fans.fan_in, *fans.fan_out, *fans.lookup}
     unmarked = [a for a in growing if base.delta and base.delta[a] == base.shape[a] and a not in fans.lookup]
@@ -239,7 +239,8 @@ def _fans(base: Record, target: Record, infinite: list[bool], error: MakeError) 
         return fans
     if fans.known:
         raise error(f"axis {min(neither)} grows, and is neither fan-in nor fan-out of this layer; only widths "
-                    f"may differ between base and target: if it is no width, {as_finite(target, min(neither))}")
+                    f"may differ between base and {target.model}: if it is no width, "
+                    f"{as_finite(target, min(neither))}")
     if len(growing) > 2:
         raise error(f"axes {tuple(growing)} grow, and nothing says which are fan-in and which fan-out; "
                     f"declare them: {target.call}(fans={{{target.name!r}: (fan_in_axes, fan_out_axes)}}), or, "
@@ -269,5 +270,5 @@ def _draw(base: Record, target: Record, *, role: rules.Role, factors: rules.Fact
     one_shape = base.shape == target.shape and len(base.shape) > 1 and len(base.row_sizes) != 1 and one_depth
     if not (was.drawn and now.drawn and was.std > 0 and now.std > 0) or one_shape:
         raise error(f"the initializer's std is {was.std:.3g} at the base and {now.std:.3g} at the "
-                    "target; use one initializer for both")
+                    f"{target.model}; use one initializer for both")
     return rules.rescale(was.std, now.std, factors.init)

@@ -40,7 +40,7 @@ def base_records(base: Mapping[str, Leaf], delta: Mapping[str, Leaf] | None,
     for name, record in records.items():
         if len(shapes[name]) != len(record.shape):
             raise MupError.about(name, record.shape, shapes[name], "the delta's rank differs; build all by one "
-                                 "function")
+                                 "function", model="delta")
     return {name: dataclasses.replace(record, delta=shapes[name]) for name, record in records.items()}
 
 

@@ -13,10 +13,9 @@ import jax
 import optax
 
 from haiku_mup.errors import MupError
-from haiku_mup.optimizers.learning_rates import LearningRates, check_adam
+from haiku_mup.optimizers.learning_rates import LearningRates, wrap_declared
 from haiku_mup.optimizers.tree_names import PathNames
 from haiku_mup.parameters.declarations import Declarations
-from haiku_mup.parameters.globs import parse_multipliers
 from haiku_mup.parameters.haiku_layers import TIED
 from haiku_mup.parameters.record import Record
 from haiku_mup.parameters.row_factors import Factor, broadcastable, map_factor, scale_gradient, scaled
@@ -152,14 +151,9 @@ class Plan:
         >>> print(updates["out"]["w"][0, 0])
         -0.4
         """
-        check_adam(adam)
-        rates = self.rates if lr_mults is None else self.rates.with_multipliers(
-            parse_multipliers("lr_mults", lr_mults))
-        if run_scale is not None:
-            self.declarations.with_run_scale(run_scale)             # raises for what is none
-        wrapped = rates.wrap(optimizer, adam=adam, rule=rule, scale_decay=scale_decay, scale_eps=scale_eps)
-        for doubt in run_scale.doubts if run_scale else ():
-            warn_once(self._warned, "run scale", f"wrap_optimizer(run_scale=...): {doubt}")
+        wrapped, _ = wrap_declared(
+            self.rates, self.declarations, self._warned, optimizer, adam=adam, rule=rule,
+            scale_decay=scale_decay, scale_eps=scale_eps, lr_mults=lr_mults, run_scale=run_scale)
         return self._watched(wrapped)
 
     @property

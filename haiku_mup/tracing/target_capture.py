@@ -11,11 +11,11 @@ from haiku_mup.errors import MupError
 from haiku_mup.parameters.axis_uses import Use
 from haiku_mup.parameters.branches import branch_multipliers, check_branches
 from haiku_mup.parameters.declarations import Declarations
-from haiku_mup.parameters.depth import Compared, Pair, Pairing
+from haiku_mup.parameters.depth import Pair, Pairing
 from haiku_mup.parameters.globs import multiplier_of
 from haiku_mup.parameters.haiku_layers import TIED
 from haiku_mup.parameters.place import Branch, Site
-from haiku_mup.parameters.record import Record
+from haiku_mup.parameters.record import Compared, Record
 from haiku_mup.parameters.scaling import ParameterScaling, RuntimeFactors, compare
 from haiku_mup.parameters.state_draws import state_draw
 from haiku_mup.parameters.warnings import model_warnings, parameter_warning
@@ -293,6 +293,7 @@ def with_delta(base: Mapping[str, Record], delta: Mapping[str, Record],
     """
     errors: list[MupError] = []
     plain = {name: dataclasses.replace(record, delta=None, delta_row_sizes=()) for name, record in base.items()}
+    delta = {name: dataclasses.replace(record, model=Compared.DELTA) for name, record in delta.items()}
     pairing = Pairing(plain, parametrization)
     found = pairing.find_all(delta, Compared.DELTA)
     check_branches(pairing, found)

@@ -323,6 +323,29 @@ def test_a_delta_names_all_missing_readouts():
     assert len(lines(found.value)) == 3
 
 
+@pytest.mark.parametrize("called", ["delta", "target"])
+@pytest.mark.parametrize("differs, wrong", [
+    ("rank", lambda x, n: hk.get_parameter("p", (2,) * n, init=jnp.zeros)),
+    ("the base has no such parameter", lambda x, n: hk.Linear(2, name=f"at_{n}")(x)),
+    ("grow, and nothing says which", lambda x, n: hk.get_parameter("p", (n, n, n), init=jnp.zeros)),
+    ("std is", lambda x, n: hk.Linear(4, w_init=hk.initializers.RandomNormal(1 / n))(x))])
+def test_errors_call_a_delta_a_delta(called, differs, wrong):
+    def model(n):
+        @hk.transform
+        def fn(x):
+            with haiku_mup.apply_mup():
+                return wrong(x, n)
+        return fn
+
+    mup, x = haiku_mup.Mup(), jnp.zeros(2)
+    with mup.init_base():
+        jax.eval_shape(model(1).init, KEY, x)
+    with pytest.raises(haiku_mup.MupError, match=differs) as found, getattr(mup, f"init_{called}")():
+        jax.eval_shape(model(3).init, KEY, x)
+    other = "target" if called == "delta" else "delta"
+    assert called in str(found.value) and other not in str(found.value)
+
+
 def test_many_errors_are_cut_short():
     def layer(x, width):
         x = hk.Linear(width)(x)
