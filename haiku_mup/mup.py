@@ -11,7 +11,7 @@ from haiku_mup.errors import MupError
 from haiku_mup.optimizers.learning_rates import LearningRates, wrap_declared
 from haiku_mup.parameters.declarations import Declarations
 from haiku_mup.parameters.fans import Axes
-from haiku_mup.parameters.record import Record
+from haiku_mup.parameters.record import CapturedBase
 from haiku_mup.parameters.scaling import ParameterScaling
 from haiku_mup.parameters.summary_table import Row, as_text
 from haiku_mup.rules.parametrization import Parametrization
@@ -92,8 +92,7 @@ class Mup:
         self._declarations = Declarations.parse(
             fans=fans, readouts=readouts, parametrization=parametrization, init_mults=init_mults,
             lr_mults=lr_mults, finite=finite, tied=tied)
-        self._base: Mapping[str, Record] | None = None
-        self._base_states: Mapping[str, Record] = {}        # state of the base's that is drawn
+        self._base: CapturedBase | None = None
         self._source: str | None = None                     # where the base was loaded from
         self._target: CapturedModel | None = None
         self._open_capture: TargetCapture | None = None     # of the init_target that is open
@@ -103,7 +102,8 @@ class Mup:
         """Returns the parametrization, if it is no default, and the numbers of captured parameters."""
         parametrization = self._declarations.parametrization
         parts = [] if parametrization == maximal_update() else [parametrization.name]
-        for side, parameters in (("base", self._base), ("target", self._target and self._target.scalings)):
+        for side, parameters in (("base", self._base and self._base.records),
+                                 ("target", self._target and self._target.scalings)):
             parts += [] if parameters is None else [f"{side}={len(parameters)} parameters"]
         return f"Mup({', '.join(parts)})"
 
@@ -133,7 +133,8 @@ class Mup:
             with activated(capture):
                 yield
             capture.check("init_base")
-            self._base, self._base_states, self._source = capture.records, capture.states, None
+            self._base = CapturedBase(capture.records, capture.states, capture.branch_calls)
+            self._source = None
 
     @contextlib.contextmanager
     def init_delta(self) -> Iterator[None]:
@@ -187,7 +188,7 @@ class Mup:
         if self._base is None:
             raise MupError("init_target before init_base: initialise the base model first, inside `with "
                            "mup.init_base():`")
-        capture = TargetCapture(self._declarations, self._warned, self._base, self._base_states)
+        capture = TargetCapture(self._declarations, self._warned, self._base)
         outer = self._open_capture
         self._open_capture = capture
         try:
@@ -510,7 +511,7 @@ class Mup:
                            "mup.init_base():`")
         from haiku_mup.serialization import state_dict  # here and below: for those who save
 
-        return state_dict.encode(self._base, self._declarations, self._base_states)
+        return state_dict.encode(self._base, self._declarations)
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> Self:
@@ -586,8 +587,8 @@ class Mup:
         from haiku_mup.serialization import state_dict
 
         mup = cls()
-        mup._base, mup._declarations, mup._base_states = state_dict.decode(state, source)
-        if any(record.of_tree for record in mup._base.values()):
+        mup._base, mup._declarations = state_dict.decode(state, source)
+        if any(record.of_tree for record in mup._base.records.values()):
             raise MupError(f"{source}: the base of haiku_mup.plan, and no Mup's; haiku_mup.Plan.load reads it")
         mup._source = source
         return mup

@@ -21,7 +21,9 @@ def residual(x: T, branch: Callable[[T], T]) -> T:
     Parameters made in branches are the parameters in blocks, with factors of their own. All parameters of a
     block must be made in a branch, so normalise inside of it (pre-LN). Outside of μP, at the base's depth and
     without an α it is ``x + branch(x)``, bit for bit. A branch inside another is multiplied by its own factor
-    divided by that of the other. (CompleteP, arXiv 2505.01618, Table 1; Depth-μP, arXiv 2310.02244.)
+    divided by that of the other. Branches in one module that share their layers, such as one hk.Linear that is
+    called n times, count by their calls; they need α = 1, and the layers' own factors are 1. (CompleteP, arXiv
+    2505.01618, Table 1; Depth-μP, arXiv 2310.02244.)
 
     Args:
       x: the residual stream, an array or a tree of arrays.

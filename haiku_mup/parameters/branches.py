@@ -3,8 +3,9 @@ import math
 from collections.abc import Iterable, Mapping
 
 from haiku_mup.errors import MupError
-from haiku_mup.parameters.depth import Pair, Pairing
+from haiku_mup.parameters.depth import FEWER, SCALED, Pair, Pairing
 from haiku_mup.parameters.place import Branch, Site, Stack
+from haiku_mup.parameters.record import Compared
 
 
 def check_branches(pairing: Pairing, found: Mapping[str, Pair]) -> None:
@@ -50,14 +51,65 @@ def _same_up_to(module: str, path: str, position: int) -> bool:
     return path.split("/")[:position + 1] == module.split("/")[:position + 1]
 
 
-def branch_multipliers(pairing: Pairing, found: Mapping[str, Pair],
-                       branches: Iterable[Branch]) -> dict[Site, float]:
+# --- layers that several branches share ---
+#
+# One layer in r times as many branches, each × r^-α. Their outputs are alike, since x changes little from one
+# to the next, and add up like r. (Those of independent weights add up like √r at init: α = ½ is made for them.)
+# So the sum grows like r^(1-α), and has a limit at α = 1 alone: steps of Euler's method for dx/dt = f(x, w).
+# There the gradient of w, a sum over r branches × 1/r, is as large as at the base, and so is what a change of w
+# does: all factors of w itself are 1. SGD's is r for weights of a block's own, whose gradients are × 1/r.
+
+def call_ratio(branch: Branch, pairing: Pairing, base_calls: Mapping[str, int],
+               calls: Mapping[str, int]) -> float:
+    """Returns how many times as often as the base a model calls haiku_mup.residual in one module.
+
+    Args:
+      branch: the branch.
+      pairing: the pairs of the model.
+      base_calls, calls: how often the base and the model call it, by path; a file of an earlier version doesn't
+        tell, which is a ratio of 1.
+    """
+    before = base_calls.get(pairing.base_path(branch.path))
+    return calls[branch.path] / before if before else 1.0
+
+
+def check_calls(pairing: Pairing, found: Mapping[str, Pair], branches: Iterable[Branch],
+                base_calls: Mapping[str, int], calls: Mapping[str, int]) -> None:
+    """Checks that branches which share their layers are as many as at the base, or that α is 0 or 1.
+
+    Args:
+      pairing: the pairs of a model that is complete.
+      found: all of them, by name.
+      branches: the branches that were computed.
+      base_calls, calls: see `call_ratio`.
+
+    Raises:
+      MupError: they are not.
+    """
+    alpha = pairing.parametrization.depth_alpha
+    for branch in branches:
+        ratio = call_ratio(branch, pairing, base_calls, calls)
+        if ratio == 1 or alpha == 0 or (alpha == 1 and ratio > 1):
+            continue
+        text = (f"haiku_mup.residual is called {calls[branch.path]} times in {branch.path!r}, at the base "
+                f"{base_calls[pairing.base_path(branch.path)]}")
+        text += f": {FEWER.format(Compared.TARGET)}" if ratio < 1 else (
+            f": a difference in depth; {SCALED}" if alpha is None else
+            ", and what branches add that share their layers grows with their number: take depth_alpha=1.0 in "
+            f"place of {alpha:g}, or give each block layers of its own")
+        made = [pair for pair in found.values() if pair.target.place and pair.target.place.branch == branch]
+        raise made[0].error(text) if made else MupError(text)
+
+
+def branch_multipliers(pairing: Pairing, found: Mapping[str, Pair], branches: Iterable[Branch],
+                       base_calls: Mapping[str, int], calls: Mapping[str, int]) -> dict[Site, float]:
     """Returns a multiplier for each place that calls haiku_mup.residual, as if it were in no other's branch.
 
     Args:
       pairing: the pairs of a model that is complete.
       found: all of them, by name.
       branches: the branches that were computed, with parameters or without.
+      base_calls, calls: see `call_ratio`.
 
     Raises:
       MupError: a branch whose parameters are in other blocks than it is.
@@ -71,7 +123,9 @@ def branch_multipliers(pairing: Pairing, found: Mapping[str, Pair],
             if not math.isclose(other.depth, pair.depth):
                 raise pair.error(f"one branch of haiku_mup.residual makes it and {other.target.name!r}, which "
                                  "are not in the same blocks; make both in the block")
-    return {branch.site: pairing.parametrization.branch(_depth(branch, ratios, makes.get(branch.site), pairing))
+    return {branch.site: pairing.parametrization.branch(
+                _depth(branch, ratios, makes.get(branch.site), pairing)
+                * call_ratio(branch, pairing, base_calls, calls))
             for branch in branches}
 
 

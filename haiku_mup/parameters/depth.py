@@ -94,6 +94,10 @@ class Pairing:
         self._tree.add(module)
         return self._tree.counterpart(module, self._base_tree)[0]
 
+    def base_path(self, path: str) -> str:
+        """Returns the base's path that one of the model is compared with, of a module or not."""
+        return self._tree.counterpart(path, self._base_tree)[0]
+
     def families(self, path: str) -> list[Family]:
         """Returns the numbered modules on a path that base and target have in different numbers."""
         return self._tree.counterpart(path, self._base_tree)[1]

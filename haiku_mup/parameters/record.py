@@ -1,8 +1,9 @@
 """One parameter, as it was captured at the base or at the target."""
 import dataclasses
 import enum
+import types
 from collections.abc import Hashable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -103,6 +104,20 @@ class Record:
     def error(self, base: "Record | None", text: str) -> MupError:
         """Returns the error about this parameter, of a target or a delta, and the base's."""
         return MupError.about(self.name, base and base.shape, self.shape, text, self.line, model=self.model)
+
+
+class CapturedBase(NamedTuple):
+    """The model that others are compared with.
+
+    Attributes:
+      records: of its parameters, by name, with the shapes of a delta where there was one.
+      states: of state that is drawn, by name.
+      branch_calls: how often one init calls haiku_mup.residual, by the path of the module that does.
+    """
+
+    records: Mapping[str, Record]
+    states: Mapping[str, Record] = types.MappingProxyType({})
+    branch_calls: Mapping[str, int] = types.MappingProxyType({})
 
 
 def get_shapes(params: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, tuple[int, ...]]]:

@@ -17,7 +17,7 @@ from haiku_mup.optimizers.learning_rates import LearningRates, wrap_declared
 from haiku_mup.optimizers.tree_names import PathNames
 from haiku_mup.parameters.declarations import Declarations
 from haiku_mup.parameters.haiku_layers import TIED
-from haiku_mup.parameters.record import Record
+from haiku_mup.parameters.record import CapturedBase, Record
 from haiku_mup.parameters.row_factors import Factor, broadcastable, map_factor, scale_gradient, scaled
 from haiku_mup.parameters.scaling import ParameterScaling
 from haiku_mup.parameters.summary_table import Row, as_text
@@ -488,7 +488,8 @@ class Plan:
         >>> plan.state_dict()["parameters"]["hidden.w"]["shape"]
         [5, 64]
         """
-        return state_dict.encode({name: s.base for name, s in self._scalings.items()}, self.declarations)
+        return state_dict.encode(
+            CapturedBase({name: s.base for name, s in self._scalings.items()}), self.declarations)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the base to a small JSON file: all of it, or nothing.
@@ -532,7 +533,8 @@ class Plan:
         >>> wide.multiplier("out.w")
         0.125
         """
-        base, declared, _ = state_dict.decode(state_dict.read(path), os.fspath(path))
+        saved, declared = state_dict.decode(state_dict.read(path), os.fspath(path))
+        base = saved.records
         if not all(record.of_tree for record in base.values()):
             raise MupError(f"{os.fspath(path)}: the base of a Mup, and no plan's; haiku_mup.Mup.load reads it")
         adapters = arguments.parse(fans, None, None, readouts=(), parametrization=None, init_mults=None,

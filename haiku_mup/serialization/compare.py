@@ -39,7 +39,8 @@ def check(state: Any, scalings: Mapping[str, ParameterScaling], declared: Declar
     Raises:
       MupError: they differ; it shows the rows of the table that do.
     """
-    theirs, their_declarations, _ = state_dict.decode(state, "the state dict")
+    saved, their_declarations = state_dict.decode(state, "the state dict")
+    theirs = saved.records
     ours: dict[str, ParameterScaling] = {}
     for scaling in scalings.values():
         ours.setdefault(scaling.base.name, scaling)         # the first of blocks that repeat

@@ -3,7 +3,6 @@ import dataclasses
 import json
 import math
 import os
-import types
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -14,7 +13,7 @@ from haiku_mup.parameters.fans import Fans, FanWord, FiniteAxes, parse_finite
 from haiku_mup.parameters.globs import parse_multipliers
 from haiku_mup.parameters.haiku_layers import LayerKind
 from haiku_mup.parameters.initializers import Moments
-from haiku_mup.parameters.record import Record
+from haiku_mup.parameters.record import CapturedBase, Record
 from haiku_mup.rules import ROLES, Parametrization, Power, RoleExponents
 from haiku_mup.rules.run_scale import RunScale
 from haiku_mup.serialization import atomic_files
@@ -29,8 +28,7 @@ MakeError: TypeAlias = Callable[[str, str], MupError]
 
 # --- encoding ---
 
-def encode(records: Mapping[str, Record], declared: Declarations,
-           states: Mapping[str, Record] = types.MappingProxyType({})) -> dict[str, Any]:
+def encode(base: CapturedBase, declared: Declarations) -> dict[str, Any]:
     """Returns dicts, lists, strings, numbers and None. The head and each parameter have a checksum."""
     head = {
         "format": FORMAT, "version": VERSION,
@@ -47,10 +45,12 @@ def encode(records: Mapping[str, Record], declared: Declarations,
         head["run_scale"] = dataclasses.asdict(declared.run_scale) | {
             "betas": str(declared.run_scale.betas)}
     parameters, drawn = ({name: with_checksum(_encode_record(record)) for name, record in each.items()}
-                         for each in (records, states))
+                         for each in (base.records, base.states))
     if drawn:
         head["states"] = drawn
-    if any(record.of_tree for record in records.values()):
+    if base.branch_calls:
+        head["branch_calls"] = dict(base.branch_calls)
+    if any(record.of_tree for record in base.records.values()):
         head["tree"] = True             # of haiku_mup.plan
     return with_checksum(head | {"names": list(parameters)}) | {"parameters": parameters}
 
@@ -99,8 +99,8 @@ def _checksum(values: Mapping[str, Any]) -> int:
 
 # --- decoding ---
 
-def decode(state: Any, source: str) -> tuple[dict[str, Record], Declarations, dict[str, Record]]:
-    """Returns the records of parameters, the user's declarations, and the records of state that is drawn.
+def decode(state: Any, source: str) -> tuple[CapturedBase, Declarations]:
+    """Returns the base, and the user's declarations.
 
     Args:
       state: what `encode` returned, or what JSON made of it.
@@ -125,8 +125,13 @@ def decode(state: Any, source: str) -> tuple[dict[str, Record], Declarations, di
         raise error("parameters", "they are not those that were saved")
     declared = _decode_declarations(state, error)
     states, of_tree = _dict(state.get("states", {}), "states", error), bool(state.get("tree"))
-    return ({name: _decode_parameter(name, parameters[name], of_tree, error) for name in names}, declared,
-            {name: _decode_parameter(name, values, False, error) for name, values in states.items()})
+    branch_calls = _dict(state.get("branch_calls", {}), "branch_calls", error)      # earlier files have none
+    if not all(map(_int(1, 2**62), branch_calls.values())):
+        raise error("branch_calls", f"numbers should be here, and {str(branch_calls)[:60]} is")
+    return CapturedBase(
+        {name: _decode_parameter(name, parameters[name], of_tree, error) for name in names},
+        {name: _decode_parameter(name, values, False, error) for name, values in states.items()},
+        branch_calls), declared
 
 
 def _check_version(state: Mapping[str, Any], error: MakeError) -> None:

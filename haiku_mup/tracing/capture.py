@@ -1,4 +1,5 @@
 """Captures a base or a delta: records each parameter that is made in `with mup.init_base()`."""
+import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -34,6 +35,7 @@ class Capture:
     Attributes:
       records: what was captured, by name.
       states: state that is drawn, by name.
+      branch_calls: how often the latest init calls haiku_mup.residual, by the path of the module that does.
       errors: what is wrong with a parameter, by name.
       transform_depth: how many of Haiku's transforms run around the model's function, its own included.
     """
@@ -49,10 +51,14 @@ class Capture:
         self._lifted: set[tuple[str, tuple[int, ...]]] = set()
         self._tied: set[float] = set()          # multipliers of the SharedEmbeds
         self._ran_wrapped_model = False
+        self.branch_calls: dict[str, int] = {}
+        self._counted_init: Any = None          # whose calls are being counted, and those so far
+        self._counted: collections.Counter[str] = collections.Counter()
 
     def close(self) -> None:
         """Lets go of what it captured: JAX keeps a context for ever, in the keys of its caches."""
         self.records, self.states, self.errors = {}, {}, {}
+        self._counted_init = None
 
     def check(self, where: str) -> None:
         """Raises for what is wrong with a captured model by itself.
@@ -204,10 +210,19 @@ class Capture:
     def table_read(self, context: hk.GetterContext) -> None:
         """Does nothing at the base."""
 
-    def branch_multiplier(self, branch: Branch) -> float:
-        """Returns 1, for the base."""
+    def branch_multiplier(self, branch: Branch, nesting: Nesting) -> float:
+        """Counts the call; returns 1, for the base."""
+        self._count_call(branch, nesting)
         note_initialized(self.warned, str(branch.site), (), has_factors=False)
         return 1.0
+
+    def _count_call(self, branch: Branch, nesting: Nesting) -> None:
+        """Counts a call of haiku_mup.residual; where a model is initialised twice, once."""
+        init = nesting.transforms[-self.transform_depth].context
+        if init is not self._counted_init:
+            self._counted_init, self._counted = init, collections.Counter()
+        self._counted[branch.path] += 1
+        self.branch_calls[branch.path] = self._counted[branch.path]
 
     def multiplier(self, name: str, shape: tuple[int, ...]) -> float:
         """Returns 1, for the base."""

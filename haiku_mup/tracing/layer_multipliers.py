@@ -51,4 +51,4 @@ def compute_branch(function: Callable[[Any], Any], x: Any) -> tuple[Any, float]:
     if active is None:
         warn_unwrapped(str(site), (), f"{site.module!r}: haiku_mup.residual")
         return out, 1.0
-    return out, 1.0 if is_foreign(active) else active.branch_multiplier(branch)
+    return out, 1.0 if is_foreign(active, nesting) else active.branch_multiplier(branch, nesting)

@@ -59,8 +59,8 @@ class ActiveContext(Protocol):
     def table_read(self, context: hk.GetterContext) -> None:
         """Notes that a lookup table, such as an embedding's, is read by more than a lookup."""
 
-    def branch_multiplier(self, branch: Branch) -> float:
-        """Returns the multiplier of a branch of haiku_mup.residual that has just been computed."""
+    def branch_multiplier(self, branch: Branch, nesting: Nesting) -> float:
+        """Returns the multiplier of a branch of haiku_mup.residual, computed on the line of a nesting."""
 
     def multiplier(self, name: str, shape: tuple[int, ...]) -> float:
         """Returns the multiplier that a layer of this package applies to its product with a parameter."""
@@ -142,6 +142,13 @@ def transform_depth(active: ActiveContext) -> int:
     return active.transform_depth if running is None else running.transform_depth
 
 
-def is_foreign(active: ActiveContext) -> bool:
-    """Returns whether a model runs that a context isn't for, and surely no part of its model that is lifted."""
-    return not active.has_lifted and Nesting().foreign_transform(transform_depth(active)) is not None
+def is_foreign(active: ActiveContext, nesting: Nesting | None = None) -> bool:
+    """Returns whether a model runs that a context isn't for, and surely no part of its model that is lifted.
+
+    Args:
+      active: the context.
+      nesting: what runs around, where that is known already.
+    """
+    if active.has_lifted:
+        return False
+    return (nesting or Nesting()).foreign_transform(transform_depth(active)) is not None

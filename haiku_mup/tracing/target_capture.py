@@ -9,13 +9,13 @@ import haiku as hk
 
 from haiku_mup.errors import MupError
 from haiku_mup.parameters.axis_uses import Use
-from haiku_mup.parameters.branches import branch_multipliers, check_branches
+from haiku_mup.parameters.branches import branch_multipliers, call_ratio, check_branches, check_calls
 from haiku_mup.parameters.declarations import Declarations
 from haiku_mup.parameters.depth import Pair, Pairing
 from haiku_mup.parameters.globs import multiplier_of
 from haiku_mup.parameters.haiku_layers import TIED
 from haiku_mup.parameters.place import Branch, Site
-from haiku_mup.parameters.record import Compared, Record
+from haiku_mup.parameters.record import CapturedBase, Compared, Record
 from haiku_mup.parameters.scaling import ParameterScaling, RuntimeFactors, compare
 from haiku_mup.parameters.state_draws import state_draw
 from haiku_mup.parameters.warnings import model_warnings, parameter_warning
@@ -78,26 +78,25 @@ class TargetCapture(Capture):
     Args:
       declarations: what the user says of the model.
       warned: the kinds of warning that the Mup has given.
-      base: the base's records, by name.
-      base_states: those of state that is drawn.
+      base: the base.
 
     Attributes:
-      base: the base's records.
+      base: the base's records, by name.
       scalings: each parameter beside the base's, by name, as far as the depth was known as it was made.
     """
 
     draws_in_mup = True
 
-    def __init__(self, declarations: Declarations, warned: set[str], base: Mapping[str, Record],
-                 base_states: Mapping[str, Record]):
+    def __init__(self, declarations: Declarations, warned: set[str], base: CapturedBase):
         super().__init__(declarations, warned)
-        self.base, self._base_states = base, base_states
+        self.base, self._base_states = base.records, base.states
+        self._base_branch_calls = base.branch_calls
         self._state_factors: dict[str, float] = {}
         self.scalings: dict[str, ParameterScaling] = {}
-        self._pairing = Pairing(base, declarations.parametrization)
+        self._pairing = Pairing(self.base, declarations.parametrization)
         self._factors = FactorLookup()                      # of all that were made, in the tree or not
         self._base_by_local: dict[str, list[Record]] = {}   # by the names that layers know
-        for record in base.values():
+        for record in self.base.values():
             self._base_by_local.setdefault(record.local, []).append(record)
         self._multiplies_readouts_alone = declarations.parametrization.multiplies_readouts_alone
         self._branches: dict[Site, Branch] = {}             # those that were computed
@@ -208,11 +207,12 @@ class TargetCapture(Capture):
         self._ties_used = True
         return super().tied_multiplier()
 
-    def branch_multiplier(self, branch: Branch) -> float:
+    def branch_multiplier(self, branch: Branch, nesting: Nesting) -> float:
         """Returns the multiplier of a branch, as far as the depth is known.
 
-        Numbered modules count as they are made.
+        Numbered modules count as they are made, and calls of one module as they are.
         """
+        self._count_call(branch, nesting)
         self._branches.setdefault(branch.site, branch)
         outer = self._depth_ratio(branch.outer) if branch.outer else 1.0
         value = self.declarations.parametrization.branch(self._depth_ratio(branch) / outer)
@@ -222,7 +222,8 @@ class TargetCapture(Capture):
     def _depth_ratio(self, branch: Branch) -> float:
         """Returns the ratio of the numbers of blocks that a branch is in, target / base."""
         record = self._made_in.get(branch.site)
-        return self._pairing.find(record).depth if record else 1.0
+        calls = call_ratio(branch, self._pairing, self._base_branch_calls, self.branch_calls)
+        return (self._pairing.find(record).depth if record else 1.0) * max(1.0, calls)
 
     def table_read(self, context: hk.GetterContext) -> None:
         """Warns where an embedding's matrix is read, which may be to make logits.
@@ -259,11 +260,13 @@ class TargetCapture(Capture):
         pairing = Pairing(self.base, parametrization)
         found = pairing.find_all(self.records, Compared.TARGET)
         check_branches(pairing, found)
+        calls = self._base_branch_calls, self.branch_calls
+        check_calls(pairing, found, self._branches.values(), *calls)
         scalings = {name: self._final(pair) for name, pair in found.items()}
         uses = {name: self.records[name].uses or pair.base.uses for name, pair in found.items()}
         for warning in model_warnings(scalings, self._ties_used, uses, parametrization):
             warn_once(self.warned, *warning)
-        branches = branch_multipliers(pairing, found, self._branches.values())
+        branches = branch_multipliers(pairing, found, self._branches.values(), *calls)
         model = CapturedModel(scalings, branches, parametrization, dict(self._state_factors))
         if earlier is not None:
             model.check_same_shapes(earlier)
@@ -284,15 +287,16 @@ class TargetCapture(Capture):
         return scaling
 
 
-def with_delta(base: Mapping[str, Record], delta: Mapping[str, Record],
-               parametrization: Parametrization) -> dict[str, Record]:
-    """Returns the base's records, with the shapes that a delta has.
+def with_delta(base: CapturedBase, delta: Mapping[str, Record],
+               parametrization: Parametrization) -> CapturedBase:
+    """Returns the base, with the shapes that a delta has.
 
     Raises:
       MupError: a parameter that can't be right between the two, or that one of them lacks.
     """
     errors: list[MupError] = []
-    plain = {name: dataclasses.replace(record, delta=None, delta_row_sizes=()) for name, record in base.items()}
+    plain = {name: dataclasses.replace(record, delta=None, delta_row_sizes=())
+             for name, record in base.records.items()}
     delta = {name: dataclasses.replace(record, model=Compared.DELTA) for name, record in delta.items()}
     pairing = Pairing(plain, parametrization)
     found = pairing.find_all(delta, Compared.DELTA)
@@ -304,5 +308,6 @@ def with_delta(base: Mapping[str, Record], delta: Mapping[str, Record],
             errors.append(error)
     if errors:
         raise MupError.of_all(errors)
-    return {name: dataclasses.replace(record, delta=delta[name].shape, delta_row_sizes=delta[name].row_sizes)
-            for name, record in plain.items()}
+    return base._replace(records={
+        name: dataclasses.replace(record, delta=delta[name].shape, delta_row_sizes=delta[name].row_sizes)
+        for name, record in plain.items()})

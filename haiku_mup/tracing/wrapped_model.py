@@ -129,7 +129,7 @@ class WrappedModel:
         if errors:
             raise MupError.of_all(errors)
 
-    def branch_multiplier(self, branch: Branch) -> float:
+    def branch_multiplier(self, branch: Branch, nesting: Nesting) -> float:
         """Returns the multiplier of a branch, relative to that of the branch around it."""
         if branch.site not in self._branches:
             if set(self._branches.values()) <= {1.0}:

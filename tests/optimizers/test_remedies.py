@@ -19,10 +19,12 @@ ADAM, SGD = (1, 1 / 4, 1), (4, 1, 4)        # the factors of input, hidden weigh
 
 @pytest.fixture(scope="module")
 def params():
-    return mlp(32).init(KEY, X)
+    return jax.jit(mlp(32).init)(KEY, X)
 
 
+@functools.cache
 def mup():
+    """Returns the one Mup of all tests, which wrapping leaves as it is."""
     return captured(mlp, X)
 
 
@@ -245,7 +247,7 @@ def test_rules_that_exclude_one_another(params):
                    ) == pytest.approx((1, 1 / 2, 1), rel=0.01)
 
 
-def test_a_rule_of_another_name_or_in_the_place_of_one_that_is_unregistered():
+def test_a_rule_of_another_name_or_in_the_place_of_one_that_is_unregistered(params):
     own = optimizer_rules.OptimizerRule(name="sgd", scales=optimizer_rules.sgd, description="is mine")
     with pytest.raises(haiku_mup.MupError, match="give yours another name, or unregister it"):
         optimizer_rules.register(own)
@@ -258,7 +260,7 @@ def test_a_rule_of_another_name_or_in_the_place_of_one_that_is_unregistered():
             optimizer_rules.register(optimizer_rules.RULES["mine"])
     finally:
         optimizer_rules.unregister("mine")
-    assert factors(wrapped, optax.sgd(0.1), mlp(32).init(KEY, X)) == pytest.approx(SGD)
+    assert factors(wrapped, optax.sgd(0.1), params) == pytest.approx(SGD)
 
 
 def test_the_tangent_kernel_needs_sgd(params):
