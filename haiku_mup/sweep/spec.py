@@ -1,6 +1,8 @@
 """The arguments of `lr_sweep`, checked and in one form."""
 import collections
 import dataclasses
+import importlib.metadata
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -16,6 +18,7 @@ from haiku_mup.sweep.search import (
 )
 from haiku_mup.sweep.trial import Hyperparameters, Trial, grid_points, seed_list
 
+FORMAT, VERSION = "haiku_mup sweep", 1      # of sweep.json
 EXTENSIBLE = ("parametrizations", "widths", "points", "seeds")      # what a sweep in a folder may grow by
 MakeTrial = Callable[[int], Callable[..., Any]]
 
@@ -119,6 +122,36 @@ def grid_from_json(arguments: Mapping[str, Any]) -> list[Trial]:
     """Returns all trials of the sweep with the arguments that `SweepSpec.as_json` returned."""
     return [Trial(name, width, tuple(map(tuple, point)), seed) for name in arguments["parametrizations"]
             for width in arguments["widths"] for point in arguments["points"] for seed in arguments["seeds"]]
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of the packages that losses may depend on."""
+    return {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "dm-haiku", "optax", "numpy")}
+
+
+def cause_of_change(values: Mapping[str, Any]) -> str:
+    """Returns why a program computes something else than when a file with these values was written."""
+    now = versions()
+    return ", ".join(f"{name} was {version}, and is {now.get(name)}"
+                     for name, version in values.get("versions", {}).items() if now.get(name) != version
+                     ) or "the model, data, loss, optimizer, steps or JAX's settings were changed"
+
+
+def to_file(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values of ``sweep.json``: arguments as JSON values, and the versions of packages."""
+    return {"format": FORMAT, "version": VERSION, "arguments": dict(arguments), "versions": versions()}
+
+
+def from_file(values: Mapping[str, Any], folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns the arguments in a ``sweep.json``.
+
+    Raises:
+      MupError: it is of something else than a sweep, or of a newer version; `folder` says where.
+    """
+    if values.get("format") != FORMAT or values.get("version") != VERSION:
+        raise MupError(f"{os.fspath(folder)}: sweep.json is of {str(values.get('format'))[:40]!r} "
+                       f"{str(values.get('version'))[:20]}, not of {FORMAT!r} {VERSION}; give another out")
+    return dict(values["arguments"])
 
 
 def is_extension(earlier: Mapping[str, Any], arguments: Mapping[str, Any]) -> bool:

@@ -45,7 +45,7 @@ class Dispatcher:
         self._compiled: set[ProgramKey] = set()        # programs with a finished cell
         self._pending: collections.deque[Task] = collections.deque()
         self._running: dict[Future[Any], Task] = {}
-        self._shown = ""
+        self._show_new = functools.lru_cache(maxsize=1)(self.show)      # texts that differ from the last one
 
     def run(self, programs: Sequence[ProgramKey]) -> None:
         """Traces the programs, runs the cells that the schedule has waiting, and closes the executor."""
@@ -95,10 +95,7 @@ class Dispatcher:
         new = [program for program in programs if program not in self._compiled]
         name, width = (new or programs)[0]
         work = "tracing" if new and new[0] not in self._traced else "compiling" if new else "training"
-        text = f"{work} {name}, width {width}"
-        if text != self._shown:
-            self._shown = text
-            self.show(text)
+        self._show_new(f"{work} {name}, width {width}")
 
     def _stop(self) -> None:
         """Ends the workers, and cancels what those of the caller have not begun."""

@@ -1,6 +1,5 @@
 """The folder of a sweep: its arguments, its programs, and each cell that has finished."""
 import contextlib
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -15,8 +14,6 @@ from haiku_mup.sweep import cell_file, spec
 from haiku_mup.sweep.program import TrialLosses
 from haiku_mup.sweep.runner.tasks import TracedProgram
 from haiku_mup.sweep.trial import Trial
-
-FORMAT, VERSION = "haiku_mup sweep", 1
 
 
 class SweepFolder:
@@ -48,14 +45,9 @@ class SweepFolder:
         if arguments is not None:
             for name in ("programs", "cells"):
                 (self.path / name).mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.path / "cells"):       # raises before any work
-                pass
-            self.is_shared = not atomic_files.create_json(self.path / "sweep.json", _head(arguments))
-        head = atomic_files.read_json(self.path / "sweep.json")
-        if head.get("format") != FORMAT or head.get("version") != VERSION:
-            raise MupError(f"{self.path}: sweep.json is of {str(head.get('format'))[:40]!r} "
-                           f"{str(head.get('version'))[:20]}, not of {FORMAT!r} {VERSION}; give another out")
-        self.arguments: dict[str, Any] = head["arguments"]
+            tempfile.TemporaryFile(dir=self.path / "cells").close()     # raises before any work
+            self.is_shared = not atomic_files.create_json(self.path / "sweep.json", spec.to_file(arguments))
+        self.arguments = spec.from_file(atomic_files.read_json(self.path / "sweep.json"), self.path)
         if arguments is not None:
             self._compare(json.loads(json.dumps(arguments)), grow)
         for cell in sorted((self.path / "cells").glob("*.jsonl")):
@@ -66,7 +58,7 @@ class SweepFolder:
         changes = spec.describe_changes(self.arguments, arguments)
         extends = spec.is_extension(self.arguments, arguments)
         if changes and extends and grow:
-            atomic_files.write(self.path / "sweep.json", json.dumps(_head(arguments), indent=1) + "\n")
+            atomic_files.write(self.path / "sweep.json", json.dumps(spec.to_file(arguments), indent=1) + "\n")
         elif changes:
             raise MupError(f"{self.path} is the folder of another sweep: {changes}. Give another out"
                            + ", or grow=True to add what is new" * extends)
@@ -76,15 +68,13 @@ class SweepFolder:
         path = self.path / "programs" / f"{atomic_files.safe_name(parametrization)}-{width}.json"
         if atomic_files.create_json(path, {
                 "parametrization": parametrization, "width": width, **traced.info._asdict(),
-                "chunk": traced.chunk, "cell": traced.cell, "versions": versions()}):
+                "chunk": traced.chunk, "cell": traced.cell, "versions": spec.versions()}):
             return traced
-        there, now = atomic_files.read_json(path), versions()
+        there = atomic_files.read_json(path)
         if there.get("fingerprint") != traced.info.fingerprint:
-            changed = [f"{name} was {version}, and is {now.get(name)}"
-                       for name, version in there.get("versions", {}).items() if now.get(name) != version]
-            why = ", ".join(changed) or "the model, data, loss, optimizer, steps or JAX's settings were changed"
             raise MupError(f"{self.path}: {parametrization!r} at width {width} computes something else than "
-                           f"what is there: {why}. Give another out, or remove this one")
+                           f"what is there: {spec.cause_of_change(there)}. "
+                           "Give another out, or remove this one")
         return traced._replace(chunk=int(there["chunk"]), cell=int(there["cell"]))
 
     def load_cell(self, cell: Sequence[Trial]) -> list[TrialLosses] | None:
@@ -112,12 +102,3 @@ class SweepFolder:
                 path.replace(path.with_suffix(".damaged"))
             warnings.warn(f"{path}: {error}: damaged, or not of this sweep; it is set aside as "
                           f"{path.stem}.damaged, and the cell runs again", MupWarning, stacklevel=2)
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions of the packages that losses may depend on."""
-    return {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "dm-haiku", "optax", "numpy")}
-
-
-def _head(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    return {"format": FORMAT, "version": VERSION, "arguments": dict(arguments), "versions": versions()}

@@ -17,7 +17,7 @@ from sweep_program import make_trial
 
 import haiku_mup
 from haiku_mup.serialization import atomic_files as files
-from haiku_mup.sweep.runner import folder
+from haiku_mup.sweep import spec
 
 LRS = [0.125, 0.25, 0.5]
 
@@ -149,8 +149,8 @@ def test_another_program_is_refused(sweep, tmp_path):
 
 
 def test_another_version_of_jax_is_named(found, sweep, monkeypatch):
-    there = folder.versions()
-    monkeypatch.setattr(folder, "versions", lambda: there | {"jaxlib": "99.0"})
+    there = spec.versions()
+    monkeypatch.setattr(spec, "versions", lambda: there | {"jaxlib": "99.0"})
     with pytest.raises(haiku_mup.MupError, match=rf"jaxlib was {there['jaxlib']}, and is 99.0"):
         sweep(lambda width: lambda lr, key: lr)
 
