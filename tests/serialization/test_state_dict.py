@@ -290,7 +290,9 @@ def test_a_file_of_version_0_2_0_keeps_its_meaning(name):
     folder = pathlib.Path(__file__).with_name("version_0_2_0")
     mup = haiku_mup.Mup.load(folder / f"{name}.json")
     assert mup.state_dict() == json.loads((folder / f"{name}.json").read_text())
-    assert mup.state_dict() == saved_bases.base(name).state_dict()
+    now = saved_bases.base(name).state_dict()
+    assert now.pop("branch_calls", {}).keys() == ({"~"} if name == "structures" else set())     # new since then
+    assert {**now, "crc": None} == {**mup.state_dict(), "crc": None}
     rows = saved_bases.rows(name, mup)
     assert rows == json.loads((folder / f"{name}.rows.json").read_text())
     assert len({row["role"] for row in rows}) == 4
