@@ -66,11 +66,11 @@ def call_ratio(branch: Branch, pairing: Pairing, base_calls: Mapping[str, int],
     Args:
       branch: the branch.
       pairing: the pairs of the model.
-      base_calls, calls: how often the base and the model call it, by path; a file of an earlier version doesn't
-        tell, which is a ratio of 1.
+      base_calls, calls: how often the base and the model call it, by path. A file of an earlier version doesn't
+        tell, which is a ratio of 1; the first call of a branch counts when it ends.
     """
     before = base_calls.get(pairing.base_path(branch.path))
-    return calls[branch.path] / before if before else 1.0
+    return calls.get(branch.path, 0) / before if before else 1.0
 
 
 def check_calls(pairing: Pairing, found: Mapping[str, Pair], branches: Iterable[Branch],
