@@ -69,7 +69,6 @@ def _is_box(cls: type) -> bool:
     return found
 
 
-
 def box_kinds(tree: Any) -> list[tuple[str, str | None]]:
     """Returns (name, class) of Flax's boxes in a tree; None in place of the class of a parameter's.
 

@@ -92,7 +92,6 @@ class Creation:
             warn_once(warned, "creator", text.format("changed its draw"), self.nesting.line)
         return array, CreatedParameter(self.names, self.leaf, array, value)
 
-
     def make_state(self, factor: float, warned: set[str]) -> Any:
         """Makes state, with its draw multiplied by a factor.
 

@@ -176,7 +176,7 @@ def test_equivalent_forms_train_alike(x64):
     def losses(table):
         mup = captured(make, IDS, mup=haiku_mup.Mup(parametrization=table))
         model = mup.wrap_model(make(32))
-        params = jax.tree.map(lambda p: p.astype(jnp.float64), model.init(KEY, IDS))
+        params = jax.tree.map(lambda p: p.astype(jnp.float64), jax.jit(model.init)(KEY, IDS))
         optimizer = mup.wrap_optimizer(optax.adamw(0.05, eps=1e-3, weight_decay=0.1), scale_eps=True)
 
         @jax.jit
@@ -204,7 +204,7 @@ def test_equivalent_forms_train_alike(x64):
 @pytest.mark.parametrize("decay, taken", [(1.0, 1.0), (0.5, 0.5), (0.0, 0.25)])
 def test_a_decays_exponent_is_that_of_lambda(decay, taken):
     """m is 4, and the rate of hidden weights 1/4. λ × m^decay, and so a step takes m^(decay - 1)."""
-    params = jax.tree.map(jnp.ones_like, make(32).init(KEY, IDS))
+    params = jax.tree.map(jnp.ones_like, jax.eval_shape(make(32).init, KEY, IDS))
     none = jax.tree.map(jnp.zeros_like, params)
     adamw = optax.adamw(0.1, weight_decay=0.1)
     for form in ("table8", "mean_field"):
@@ -227,9 +227,9 @@ def test_an_independent_decay_with_a_factor_of_its_own_is_refused_and_the_remedy
 # --- models, files, sweeps ---
 
 def test_modified_standard_draws_as_standard_does_and_multiplies_nothing():
-    plain = make(32).init(KEY, IDS)
+    plain = jax.jit(make(32).init)(KEY, IDS)
     mup = captured(make, IDS, mup=haiku_mup.Mup(parametrization=modified_standard()))
-    jax.tree.map(np.testing.assert_array_equal, plain, mup.wrap_model(make(32)).init(KEY, IDS))
+    jax.tree.map(np.testing.assert_array_equal, plain, jax.jit(mup.wrap_model(make(32)).init)(KEY, IDS))
     assert {row.multiplier for row in mup.table()} == {1.0}
 
 
