@@ -23,6 +23,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import haiku_mup
+from benchmarks.language_model import training_step
 from haiku_mup import models
 
 HEAD, TOLERANCE = 128, 1e-3     # size of a head; largest relative difference of the two sides
@@ -97,14 +98,6 @@ def compile_step(model, optimizer, args, mesh):
     def abstract(x, spec):
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))
 
-    def step(params, state, ids):
-        def loss(params):
-            return models.cross_entropy(model.apply(params, ids), models.next_tokens(ids))
-
-        value, grads = jax.value_and_grad(loss)(params)
-        updates, state = optimizer.update(grads, state, params)
-        return optax.apply_updates(params, updates), state, value
-
     ids, key = jnp.zeros((1, args.length), jnp.int32), jax.eval_shape(lambda: jax.random.key(0))
     shapes = jax.eval_shape(model.init, key, ids)
     specs = hk.data_structures.map(lambda module, name, x: partition_spec(f"{module}/{name}", x.shape), shapes)
@@ -114,7 +107,7 @@ def compile_step(model, optimizer, args, mesh):
     batch = jax.ShapeDtypeStruct((args.batch, args.length), jnp.int32, sharding=NamedSharding(mesh, P("data")))
     start = time.perf_counter()
     with jax.set_mesh(mesh):
-        lowered = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, batch)
+        lowered = jax.jit(training_step(model, optimizer), donate_argnums=(0, 1)).lower(params, state, batch)
         traced = time.perf_counter()
         return analyze(lowered.compile(), traced - start, traced), params
 

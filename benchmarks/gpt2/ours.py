@@ -1,4 +1,6 @@
 """haiku_mup's GPT-2 or Llama, plain or wrapped."""
+import functools
+
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -6,6 +8,7 @@ import optax
 
 import haiku_mup
 from benchmarks.gpt2.settings import DECAY, LENGTH, LR, llama_sizes, make_tokens
+from benchmarks.language_model import training_step
 from haiku_mup import models
 
 
@@ -44,14 +47,7 @@ def make_step(args):
     if args.worker == "wrapped":
         model, optimizer = wrap(make_model(args, args.width // 2), model, optimizer, ids)
 
-    def step(params, state):
-        def loss_fn(params):
-            return models.cross_entropy(model.apply(params, ids), models.next_tokens(ids))
-
-        loss, grads = jax.value_and_grad(loss_fn)(params)
-        updates, state = optimizer.update(grads, state, params)
-        return optax.apply_updates(params, updates), state, loss
-
+    step = functools.partial(training_step(model, optimizer), ids=ids)
     params = jax.jit(model.init)(jax.random.key(0), ids)
     state = jax.jit(optimizer.init)(params)
     compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, state).compile()

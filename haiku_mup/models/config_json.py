@@ -18,6 +18,7 @@ T = TypeVar("T")
 _REQUIRED = {
     "add_cross_attention": False, "is_decoder": False, "is_encoder_decoder": False,
     "position_embedding_type": "absolute", "scale_attn_weights": True, "reorder_and_upcast_attn": False,
+    "partial_rotary_factor": 1.0,
 }
 # Fields that transformers doesn't know.
 _OURS = ("attn_mult", "output_mult", "readout_zero_init", "query_zero_init", "layer_stack", "remat")

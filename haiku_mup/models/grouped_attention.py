@@ -56,13 +56,14 @@ class GroupedAttention(hk.Module):
                 for name in ("key", "value"))                                       # [..., T, G, K]
         q, k = rope.rotate(q, cos, sin) * size**-0.5, rope.rotate(k, cos, sin)
         q = q.reshape(*q.shape[:-2], self.num_groups, each_group, size)             # [..., T', G, H/G, K]
-        logits = jnp.einsum("...tghd,...Tgd->...ghtT", q, k)
+        q = jnp.moveaxis(q, -4, -2)         # so that no logits need to be transposed
+        logits = jnp.einsum("...ghtd,...Tgd->...ghtT", q, k)
         logits = masked(logits.reshape(*logits.shape[:-4], self.num_heads, *logits.shape[-2:]), mask)
         precise = jnp.promote_types(logits.dtype, jnp.float32)
         weights = jax.nn.softmax(logits.astype(precise)).astype(logits.dtype)
         weights = dropout(weights, self.dropout_rate)                               # [..., H, T', T]
         weights = weights.reshape(*weights.shape[:-3], self.num_groups, each_group, *weights.shape[-2:])
-        out = jnp.einsum("...ghtT,...Tgd->...tghd", weights, v)
+        out = jnp.moveaxis(jnp.einsum("...ghtT,...Tgd->...ghtd", weights, v), -2, -4)
         out = out.reshape(*x.shape[:-1], self.num_heads * size)
         return hk.Linear(x.shape[-1], self.with_bias, self.w_init, name="linear")(out)
 

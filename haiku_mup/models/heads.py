@@ -82,7 +82,7 @@ def readout_layer(config: Any, size: int, name: str, with_bias: bool = True) -> 
     """Returns an output layer with a matrix of its own."""
     init = None if config.readout_zero_init else normal_init(config.initializer_range)
     return Head(size, with_bias, init, name=name, output_mult=config.output_mult,
-                   zero_init=config.readout_zero_init)
+                zero_init=config.readout_zero_init)
 
 
 def vocabulary_logits(config: Any, embed: Any, x: jax.Array, name: str, with_bias: bool) -> jax.Array:

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_models import KEY, captured
-from trees import equal
+from guide_models import assert_plain_at_the_base, assert_same_in_mup
+from small_models import captured
 
 import haiku_mup
 from haiku_mup import models
@@ -61,35 +61,11 @@ def test_the_diff_makes_one_of_the_other():
 
 
 def test_it_is_the_librarys_llama_in_mup(x64):
-    make = llama("llama_mup.py", blocks=1)
-    ours, theirs = (captured(each, INPUTS, base=64, target=128) for each in (make, library))
-    rows = {row.name: row for row in ours.table()}
-    assert len(rows) == len(theirs.table())
-    for row in theirs.table():
-        mine = rows[renamed(row.name)]
-        assert (mine.role, mine.target_shape, mine.target_std, mine.adam_lr, mine.sgd_lr) == (
-            row.role, row.target_shape, row.target_std, row.adam_lr, row.sgd_lr)
-    params = jax.jit(theirs.wrap_model(library(128)).init)(KEY, INPUTS)
-    params = jax.tree.map(lambda x: x.astype("float64"), params)
-    same = {renamed(module): leaves for module, leaves in params.items()}
-
-    def loss(apply):
-        return lambda params: models.cross_entropy(apply(params, None, INPUTS), jnp.asarray(IDS[:, 1:]))
-
-    a, grads_a = jax.jit(jax.value_and_grad(loss(ours.wrap_model(make(128)).apply)))(same)
-    b, grads_b = jax.jit(jax.value_and_grad(loss(theirs.wrap_model(library(128)).apply)))(params)
-    np.testing.assert_allclose(a, b, rtol=1e-12)                            # sums in another order
-    for module, leaves in grads_b.items():
-        for leaf, grad in leaves.items():
-            np.testing.assert_allclose(grads_a[renamed(module)][leaf], grad, rtol=1e-8, atol=1e-13)
+    assert_same_in_mup(llama("llama_mup.py", blocks=1), library, renamed, IDS, rtol=1e-8)
 
 
 def test_at_the_base_it_is_the_plain_one():
-    plain, make = llama("llama.py", blocks=1)(64), llama("llama_mup.py", blocks=1)
-    model = captured(make, INPUTS, base=64, target=64).wrap_model(make(64))
-    params = jax.jit(plain.init)(KEY, INPUTS)
-    assert equal(jax.jit(model.init)(KEY, INPUTS), params)
-    assert equal(jax.jit(model.apply)(params, None, INPUTS), jax.jit(plain.apply)(params, None, INPUTS))
+    assert_plain_at_the_base(llama("llama.py", blocks=1), llama("llama_mup.py", blocks=1), INPUTS)
 
 
 def test_the_page_runs():

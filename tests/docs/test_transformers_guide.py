@@ -9,12 +9,11 @@ import sys
 
 import haiku as hk
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from small_models import KEY, captured
-from trees import equal
+from guide_models import assert_plain_at_the_base, assert_same_in_mup
+from small_models import captured
 
 import haiku_mup
 from demos.common import losses
@@ -90,35 +89,11 @@ def renamed(module):
 
 
 def test_it_is_the_librarys_gpt2_in_mup(x64):
-    make = gpt2(blocks=1)
-    ours, theirs = (captured(each, INPUTS, base=64, target=128) for each in (make, library))
-    rows = {row.name: row for row in ours.table()}
-    assert len(rows) == len(theirs.table())
-    for row in theirs.table():
-        mine = rows[renamed(row.name)]
-        assert (mine.role, mine.target_shape, mine.base_std, mine.target_std, mine.adam_lr, mine.sgd_lr) == (
-            row.role, row.target_shape, row.base_std, row.target_std, row.adam_lr, row.sgd_lr)
-    params = jax.jit(theirs.wrap_model(library(128)).init)(KEY, INPUTS)
-    params = jax.tree.map(lambda x: x.astype("float64") + 0.1, params)      # biases, too
-    same = {renamed(module): leaves for module, leaves in params.items()}
-
-    def loss(apply):
-        return lambda params: models.cross_entropy(apply(params, None, INPUTS), jnp.asarray(IDS[:, 1:]))
-
-    a, grads_a = jax.jit(jax.value_and_grad(loss(ours.wrap_model(make(128)).apply)))(same)
-    b, grads_b = jax.jit(jax.value_and_grad(loss(theirs.wrap_model(library(128)).apply)))(params)
-    np.testing.assert_allclose(a, b, rtol=1e-12)                            # sums in another order
-    for module, leaves in grads_b.items():
-        for leaf, grad in leaves.items():
-            np.testing.assert_allclose(grads_a[renamed(module)][leaf], grad, rtol=1e-9, atol=1e-14)
+    assert_same_in_mup(gpt2(blocks=1), library, renamed, IDS, shift=0.1)
 
 
 def test_at_the_base_it_is_the_plain_one():
-    plain, make = gpt2(name="gpt2.py", blocks=1)(64), gpt2(blocks=1)
-    model = captured(make, INPUTS, base=64, target=64).wrap_model(make(64))
-    params = jax.jit(plain.init)(KEY, INPUTS)
-    assert equal(jax.jit(model.init)(KEY, INPUTS), params)
-    assert equal(jax.jit(model.apply)(params, None, INPUTS), jax.jit(plain.apply)(params, None, INPUTS))
+    assert_plain_at_the_base(gpt2(name="gpt2.py", blocks=1), gpt2(blocks=1), INPUTS)
 
 
 def test_without_apply_mup_nothing_is_captured():

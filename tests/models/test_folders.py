@@ -4,10 +4,8 @@ import json
 import os
 
 import jax
-import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
-from small_transformers import BERT, GPT2, ROBERTA, shapes
+from small_transformers import BERT, GPT2, ROBERTA, drawn, split_in_two
 from trees import equal
 
 import haiku_mup
@@ -26,11 +24,6 @@ FILES = {
     "tokenizer.json": b'{"version": "1.0"}', "tokenizer_config.json": b"{}", "special_tokens_map.json": b"{}",
     "tokenizer.model": b"\x00\xff binary", "vocab.txt": "ünïcode\r\n".encode(), "merges.txt": b"#version",
     "chat_template.jinja": b"{{ messages }}", "additional_chat_templates/tools.jinja": b"{{ tools }}"}
-
-
-def drawn(name, config):
-    rng = np.random.default_rng(1)
-    return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes(name, config))
 
 
 def contents(folder):
@@ -178,19 +171,8 @@ def saved(folder):
     return folder
 
 
-def in_shards(folder):
-    found = load_file(folder / "model.safetensors")
-    (folder / "model.safetensors").unlink()
-    names = sorted(found)
-    files = {"model-00001-of-00002.safetensors": names[:5], "model-00002-of-00002.safetensors": names[5:]}
-    for file, inside in files.items():
-        save_file({name: found[name] for name in inside}, folder / file)
-    index = {"weight_map": {name: file for file, inside in files.items() for name in inside}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-
-
 def test_shards_are_replaced(tmp_path):
-    in_shards(saved(tmp_path))
+    split_in_two(saved(tmp_path))
     config, params = models.load_pretrained(tmp_path)
     doubled = jax.tree.map(lambda x: 2 * x, params)
     models.save_pretrained(tmp_path, config, doubled)
@@ -199,7 +181,7 @@ def test_shards_are_replaced(tmp_path):
 
 
 def test_an_index_that_is_none(tmp_path):
-    in_shards(saved(tmp_path))
+    split_in_two(saved(tmp_path))
     (tmp_path / "model.safetensors.index.json").write_text("[]")
     with pytest.raises(haiku_mup.MupError, match="index.json: no index of tensors"):
         models.load_pretrained(tmp_path)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 from small_models import KEY
-from small_transformers import BERT, GPT2, IDS, ROBERTA, captured, made, shapes, wider
+from small_transformers import BERT, GPT2, IDS, ROBERTA, captured, drawn, made, shapes, split_in_two, wider
 from trees import equal
 
 import haiku_mup
@@ -23,12 +23,6 @@ ALL = [(name, config) for config, architecture in zip((GPT2, BERT, ROBERTA), ARC
        for name in architecture.model_classes]
 HEADS = [(name, config) for name, config in ALL if not name.endswith("tModel") and name != "GPT2Model"
          and name != "RobertaModel"]
-
-
-def drawn(name, config):
-    """Draws parameters in NumPy, with the shapes that an init gives, without compiling it."""
-    rng = np.random.default_rng(1)
-    return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes(name, config))
 
 
 def saved(folder, name="GPT2LMHeadModel", config=GPT2):
@@ -84,14 +78,7 @@ def test_a_model_of_another_name(tmp_path):
 
 def test_a_file_in_parts(tmp_path):
     params = saved(tmp_path)
-    found = load_file(tmp_path / "model.safetensors")
-    (tmp_path / "model.safetensors").unlink()
-    names = sorted(found)
-    files = {"a.safetensors": names[:5], "b.safetensors": names[5:]}
-    for file, inside in files.items():
-        save_file({name: found[name] for name in inside}, tmp_path / file)
-    index = {"weight_map": {name: file for file, inside in files.items() for name in inside}}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    split_in_two(tmp_path, "a.safetensors", "b.safetensors")
     assert equal(models.load_pretrained(tmp_path)[1], params)
     (tmp_path / "b.safetensors").unlink()
     with pytest.raises(haiku_mup.MupError, match="no b.safetensors in it"):

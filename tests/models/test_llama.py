@@ -16,7 +16,7 @@ import optax
 import pytest
 from safetensors.numpy import load_file, save_file
 from small_models import KEY
-from small_transformers import IDS, made, shapes
+from small_transformers import IDS, drawn, made, shapes
 from trees import equal
 
 import haiku_mup
@@ -26,11 +26,6 @@ LLAMA = models.LlamaConfig(vocab_size=11, hidden_size=8, intermediate_size=12, n
                            num_attention_heads=4, num_key_value_heads=2, pad_token_id=0)
 NAMES = ("LlamaModel", "LlamaForCausalLM", "LlamaForSequenceClassification")
 LM = "llama_for_causal_lm"
-
-
-def drawn(name, config):
-    rng = np.random.default_rng(1)
-    return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes(name, config))
 
 
 # --- what can't be ---
@@ -67,6 +62,18 @@ def test_its_relatives_are_refused_by_name(model_type, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**values, "model_type": model_type}))
     with pytest.raises(haiku_mup.MupError, match=f"model_type is '{model_type}'; .*gpt2, bert, roberta, llama"):
         models.load_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["partial_rotary_factor", "rope_parameters"])
+def test_heads_that_are_rotated_in_part_are_refused(place, tmp_path):
+    """Covers both places of the field: of earlier versions of transformers, and today's."""
+    LLAMA.to_json(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    half = {"partial_rotary_factor": 0.5}
+    values[place] = values[place] | half if place in values else half[place]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(haiku_mup.MupError, match=r"partial_rotary_factor=0\.5: these models .*transformers"):
+        models.LlamaConfig.from_json(tmp_path)
 
 
 @pytest.mark.parametrize("ids, inputs, words", [

@@ -1,9 +1,11 @@
-"""GPT-2, BERT and RoBERTa with few parameters, and a Mup that has captured them."""
+"""GPT-2, BERT and RoBERTa with few parameters, a Mup that has captured them, and folders of weights."""
 import dataclasses
+import json
 
 import haiku as hk
 import jax
 import numpy as np
+from safetensors.numpy import load_file, save_file
 from small_models import KEY
 
 import haiku_mup
@@ -29,6 +31,26 @@ def made(name, config, **inputs):
 def shapes(name, config, ids=IDS, **inputs):
     """Returns the shapes of the parameters; the model sees the values of `ids`, as it does outside of jit."""
     return jax.eval_shape(lambda key: made(name, config, **inputs).init(key, ids), KEY)
+
+
+def drawn(name, config):
+    """Draws parameters in NumPy, with the shapes that an init gives, without compiling it."""
+    rng = np.random.default_rng(1)
+    return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes(name, config))
+
+
+def split_in_two(folder, *files):
+    """Makes an index and two shards, of these names, of a folder's one file of weights."""
+    file = folder / "model.safetensors"
+    found = load_file(file)
+    file.unlink()
+    names = sorted(found)
+    first, second = files or (f"model-0000{i}-of-00002.safetensors" for i in (1, 2))
+    shards = {first: names[:5], second: names[5:]}
+    for shard, inside in shards.items():
+        save_file({name: found[name] for name in inside}, folder / shard)
+    index = {"weight_map": {name: shard for shard, inside in shards.items() for name in inside}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
 def captured(name, base, target):

@@ -41,11 +41,11 @@ class Architecture:
     block_keys: Mapping[str, str]
     base_keys: Mapping[str, str]
     head_keys: Mapping[str, str]
-    transposed_blocks: bool
     tied_keys: Mapping[str, str]
-    ignored_keys: Mapping[str, str]
     buffers: str
     readouts: Mapping[str, str | None]
+    transposed_blocks: bool = True
+    ignored_keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
     branch_outputs: tuple[str, ...] = ()
 
 
@@ -66,7 +66,6 @@ _GPT2 = Architecture(
     head_keys={"lm_head": "lm_head"},
     transposed_blocks=False,
     tied_keys={"lm_head.weight": "wte.weight"},
-    ignored_keys={},
     buffers=r"h\.\d+\.attn\.(bias|masked_bias)",
     readouts={"lm_head": "transformer/ln_f"},
     branch_outputs=("/attn/linear", "/c_proj"),
@@ -91,7 +90,6 @@ _BERT = Architecture(
         "transform": "cls.predictions.transform.dense", "decoder": "cls.predictions.decoder",
         "transform_norm": "cls.predictions.transform.LayerNorm", "seq_relationship": "cls.seq_relationship",
         "classifier": "classifier"},
-    transposed_blocks=True,
     tied_keys={"cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
                "cls.predictions.bias": "cls.predictions.decoder.bias"},
     ignored_keys={"cls.predictions.bias": "cls.predictions.decoder.bias"},
@@ -125,9 +123,7 @@ _LLAMA = Architecture(
         "gate_proj": "mlp.gate_proj", "up_proj": "mlp.up_proj", "down_proj": "mlp.down_proj"},
     base_keys={"embed_tokens": "embed_tokens", "norm": "norm"},
     head_keys={"lm_head": "lm_head", "score": "score"},
-    transposed_blocks=True,
     tied_keys={"lm_head.weight": "embed_tokens.weight"},
-    ignored_keys={},
     buffers=r"(layers\.\d+\.self_attn\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)",
     readouts={"lm_head": "model/norm", "score": None},
     branch_outputs=("/self_attn/linear", "/down_proj"),
