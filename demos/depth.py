@@ -9,7 +9,7 @@ import jax
 
 import haiku_mup
 from demos import mnist_mlp
-from demos.common import flags, runs
+from demos.common import flags, runs, trainer
 from demos.common import report as reports
 from haiku_mup import plot
 
@@ -17,7 +17,7 @@ PROG = "python -m demos.depth"
 ALPHAS = {"unscaled": 0.0, "depth-mup": 0.5, "completep": 1.0, "both": 1.0}
 TITLES = {"unscaled": "μP without α", "depth-mup": "α = ½ (Depth-μP)", "completep": "α = 1 (CompleteP)",
           "both": "α = 1, wider, too"}
-COLUMNS = ("parametrization", "blocks", *mnist_mlp.COLUMNS[1:])
+COLUMNS = ("parametrization", "blocks", "width", "lr", "seed", "train_loss", "valid_loss")
 LOSS, FIGURE = "train_loss", "depth.png"
 GRIDS = {"adam": "-12:-4:0.5", "sgd": "-7:1:0.5"}
 DEFAULTS = {"blocks": "2,8,32", "width": "64", "seeds": "5", "epochs": "3"}
@@ -61,20 +61,20 @@ def sizes(name, args):
 def parametrized(parametrization, base, size, x, optimizer, *, adam):
     """Returns the model and the optimizer in μP, relative to the base."""
     base, target = (hk.transform(functools.partial(network, size=each)) for each in (base, size))
-    return mnist_mlp.wrap(parametrization, base, target, x, optimizer=optimizer, adam=adam)
+    return trainer.wrap(parametrization, base, target, x, optimizer=optimizer, adam=adam)
 
 
 def trials(args, data):
     """Trains one trial after the other; yields their records."""
     arrays, images = jax.device_put(data[:4]), len(data.train_x)
-    orders = [mnist_mlp.batch_order(seed, images, args.epochs) for seed in range(args.seeds)]
+    orders = [trainer.batch_order(seed, images, args.epochs) for seed in range(args.seeds)]
     for name in args.parametrization:
         base, *_ = sizes(name, args)
         make = functools.partial(parametrized, haiku_mup.maximal_update(depth_alpha=ALPHAS[name]), base,
                                  adam=args.optimizer == "adam")
         for size in sizes(name, args):
-            train = mnist_mlp.make_trainer(make, size, data.train_x[:1], args.optimizer)
-            for found in mnist_mlp.train_grid(train, args.log2_lrs, arrays, orders):
+            train = trainer.make_trainer(make, size, data.train_x[:1], args.optimizer)
+            for found in trainer.train_grid(train, args.log2_lrs, arrays, orders):
                 yield dict(zip(COLUMNS, (name, *size, *found)))
 
 
@@ -101,7 +101,7 @@ def report(args, data, records, seconds):
     by_depth = [record | {"width": record["blocks"]} for record in records]
     summaries = {LOSS: reports.summarize(by_depth, LOSS)}
     widths = {name: [size.width for size in sizes(name, args)] for name in args.parametrization}
-    reports.write_summary(args, data, seconds, {"widths": widths, "batch": mnist_mlp.BATCH},
+    reports.write_summary(args, data, seconds, {"widths": widths, "batch": trainer.BATCH},
                           {"best": summaries})
     title = f"Residual MLP, {args.optimizer}, {args.epochs} epochs, {len(data.train_x):,} of {data.source}"
     titled = [record | {"parametrization": TITLES[record["parametrization"]]} for record in by_depth]
@@ -133,7 +133,7 @@ def make_parser():
     flags.add_log2_lrs(parser, f"{GRIDS['adam']}, for sgd {GRIDS['sgd']}")
     parser.add_argument("--seeds", type=flags.positive_int, help=f"default: {DEFAULTS['seeds']}")
     parser.add_argument("--epochs", type=flags.positive_int, help=f"default: {DEFAULTS['epochs']}")
-    parser.add_argument("--optimizer", choices=mnist_mlp.OPTIMIZERS, default="adam", help="default: adam")
+    parser.add_argument("--optimizer", choices=trainer.OPTIMIZERS, default="adam", help="default: adam")
     parser.add_argument("--quick", action="store_true",
                         help=f"less than a minute: other defaults, {flags.describe(QUICK)}")
     flags.add_out(parser, "results/depth")

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 import haiku_mup
 from demos import mnist_mlp
-from demos.common import flags, losses, runs
+from demos.common import flags, losses, runs, trainer
 from demos.common import report as reports
 from haiku_mup import plot, sweep
 
@@ -24,7 +24,7 @@ FORMS["abcd"] = haiku_mup.maximal_update("abcd", optimizer="sgd")
 FIRST_FORM, *OTHER_FORMS = FORMS
 NOT_MUP = "sp", "ntp"                                   # compared, too: these must differ from μP's forms
 DTYPES = "float32", "float64"
-COLUMNS = (*mnist_mlp.COLUMNS, "dtype")
+COLUMNS = ("parametrization", "width", "lr", "seed", "train_loss", "valid_loss", "dtype")
 LOSS, FIGURE = "train_loss", "parametrizations.png"
 TITLES = {"ntp": "NTP"}
 NOTE = "NTP: the neural tangent parametrization"
@@ -52,7 +52,7 @@ class Cell(NamedTuple):
 
     def work(self, pixels):
         """Estimates the time of a step, in some unit."""
-        return mnist_mlp.work(self.width, pixels) * (1 if self.dtype == "float32" else 2)
+        return (pixels * self.width + 2 * self.width**2) * (1 if self.dtype == "float32" else 2)
 
 
 def cells(args):
@@ -64,11 +64,17 @@ def cells(args):
 
 def trials(args, data):
     """Trains one trial after the other; yields their records."""
-    orders = [mnist_mlp.batch_order(seed, len(data.train_x), args.epochs) for seed in range(args.seeds)]
+    orders = [trainer.batch_order(seed, len(data.train_x), args.epochs) for seed in range(args.seeds)]
     for cell in cells(args):
         train, arrays = make_program(cell, args, data)
-        for found in mnist_mlp.train_grid(train, args.log2_lrs, arrays, orders[:cell.seeds(args)]):
+        for found in trainer.train_grid(train, args.log2_lrs, arrays, orders[:cell.seeds(args)]):
             yield dict(zip(COLUMNS, (cell.parametrization, cell.width, *found, cell.dtype)))
+
+
+def parametrized(parametrization, width, x, optimizer):
+    """Returns the model and the optimizer in a parametrization, relative to the base."""
+    base, target = mnist_mlp.make_model(mnist_mlp.BASE), mnist_mlp.make_model(width)
+    return trainer.wrap(parametrization, base, target, x, optimizer=optimizer, adam=False)
 
 
 def make_program(cell, args, data):
@@ -82,8 +88,8 @@ def make_program(cell, args, data):
     x, y, valid_x, valid_y = data[:4]
     arrays = x.astype(cell.dtype), y, valid_x.astype(cell.dtype), valid_y
     parametrization = (PARAMETRIZATIONS | FORMS)[cell.parametrization]
-    make = functools.partial(mnist_mlp.parametrized, parametrization, adam=False)
-    train = in_dtype(mnist_mlp.make_trainer)(make, cell.width, arrays[0][:1], "sgd", losses.LOSSES[args.loss])
+    make = functools.partial(parametrized, parametrization)
+    train = in_dtype(trainer.make_trainer)(make, cell.width, arrays[0][:1], "sgd", losses.LOSSES[args.loss])
     return in_dtype(train), in_dtype(jax.device_put)(arrays)
 
 
@@ -145,7 +151,7 @@ def report(args, data, records, seconds):
     forms = {dtype: {"best log2_lr": reports.finite_or_none(at)}
              | {name: reports.finite_or_none(gap) for name, gap in gaps.items()}
              for dtype, (at, gaps) in found.items()}
-    reports.write_summary(args, data, seconds, {"base_width": mnist_mlp.BASE, "batch": mnist_mlp.BATCH},
+    reports.write_summary(args, data, seconds, {"base_width": mnist_mlp.BASE, "batch": trainer.BATCH},
                           {"best": summaries, "forms": forms})
     single = [record for record in records
               if record["parametrization"] in FORMS and record["dtype"] == DTYPES[0]]

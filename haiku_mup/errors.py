@@ -3,6 +3,8 @@ import linecache
 from collections.abc import Sequence
 from typing import NamedTuple, Self
 
+from haiku_mup.help_anchors import OTHER_ERROR, OTHER_WARNING, help_note
+
 SHOWN = 32      # parameters in one error
 
 
@@ -33,7 +35,8 @@ class SourceLine(NamedTuple):
 class MupError(ValueError):
     """A parametrization that cannot be right: it names the parameter, the shapes and the remedy.
 
-    A note on it, which tracebacks show, has the line of the model that made the parameter.
+    Notes on it, which tracebacks show, have the line of the model that made the parameter, and the entry of the
+    help page that is about the error.
 
     >>> def fn(x, width):
     ...     with haiku_mup.apply_mup():
@@ -57,6 +60,20 @@ class MupError(ValueError):
     shapes: str | None = None           # both shapes, and what is wrong with the remedy, where `about` made it
     remedy: str | None = None
     line: SourceLine | None = None
+
+    def __init__(self, *args: object):
+        super().__init__(*args)
+        super().add_note(help_note(str(self), OTHER_ERROR))
+
+    def add_note(self, note: str) -> None:
+        """Adds a note before the last one, which names the help page.
+
+        >>> error = MupError("'a/w': base (8,), target (16, 2): rank differs; rebuild the base model")
+        >>> error.add_note("in model.py")
+        >>> error.__notes__
+        ['in model.py', 'help: docs/help/errors.rst#error-rank']
+        """
+        self.__notes__.insert(-1, note)
 
     @classmethod
     def about(cls, name: str, base: object, target: object, text: str, line: SourceLine | None = None, *,
@@ -90,7 +107,7 @@ class MupError(ValueError):
     def with_source(self, source: str) -> "MupError":
         """Returns the error of a base that was loaded, with the file's name in the message."""
         error = MupError(f"{self} (the base is from {source!r})")
-        for note in getattr(self, "__notes__", ()):
+        for note in self.__notes__[:-1]:
             error.add_note(note)
         return error
 
@@ -130,10 +147,19 @@ def _note(names: Sequence[str], line: SourceLine) -> str:
 class MupWarning(UserWarning):
     """A model or an optimizer that runs, and is probably not what was meant.
 
-    A `Mup` gives each kind of warning once.
+    A `Mup` gives each kind of warning once. The text ends with the entry of the help page that is about it.
 
     To stop at every one of them:
 
     >>> import warnings
     >>> warnings.simplefilter("error", haiku_mup.MupWarning)
     """
+
+    def __str__(self) -> str:
+        """Returns the message, and where the help page has it.
+
+        >>> print(haiku_mup.MupWarning("lr_sweep: 2 of 80 trials are missing"))
+        lr_sweep: 2 of 80 trials are missing (help: docs/help/errors.rst#warning-missing-trials)
+        """
+        message = super().__str__()
+        return f"{message} ({help_note(message, OTHER_WARNING)})"

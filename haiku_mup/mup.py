@@ -58,7 +58,7 @@ class Mup:
         convolutional and embedding layers multiply activations. Any other parameter is multiplied where it is
         read, which takes one more array of its size. In every form, user-defined getters see the Table 8
         parameter values.
-      finite: {glob over "module/name": axes}, for sizes that differ between base and target and are no widths.
+      finite: {glob over "module/name": axes}, for sizes that differ between base and target and are not widths.
         Axes are "in" (the fan-in, such as a number of input features), "out" (the fan-out, such as a number of
         classes), or numbers (axes of one layer, such as positions). Nothing is scaled by these sizes: a
         weight's std is what its initializer gives it at the target's size.

@@ -108,7 +108,7 @@ ORDERS = {
     "nothing to save before init_base": (lambda: haiku_mup.Mup().state_dict(), saved),
     "call the model's init inside it": (nothing_in_a_base, lambda: captured(mlp, X)),
     "put the layers inside `with haiku_mup.apply_mup():`": (layers_outside, lambda: captured(mlp, X)),
-    "call the init of the plain model inside it": (a_wrapped_init_in_a_base, lambda: captured(mlp, X)),
+    "inside it, call the init of the plain model": (a_wrapped_init_in_a_base, lambda: captured(mlp, X)),
     "initialise one model in it": (two_models_in_a_base, lambda: captured(mlp, X)),
     "make a new Mup() for another width": (another_target, lambda: captured(mlp, X)),
 }
@@ -398,7 +398,7 @@ def test_a_layer_stack_for_a_form_that_draws_by_the_depth():
 
     abcd = haiku_mup.maximal_update("abcd", optimizer="sgd", depth_alpha=1.0)
     _, (text,) = capture(abcd, "scopes")
-    assert "take hk.layer_stack, or a form in which a Mup wraps the optimizer" in text
+    assert "use hk.layer_stack, or a form in which a Mup wraps the optimizer" in text
     mup, texts = capture(abcd, "stack")
     assert texts == [] and {row.depth for row in mup.table()} == {1, 2}
     mup, texts = capture(COMPLETEP, "scopes")
@@ -418,7 +418,7 @@ def test_one_multiplier_for_the_layers_of_a_transparent_stack():
     names = [row.name for row in capture({})[0].table() if row.role == "hidden"]
     assert len(names) == 2
     _, (text,) = capture({names[0]: 2.0})
-    assert "give both one multiplier" in text
+    assert "give both the same multiplier" in text
     mup, texts = capture(dict.fromkeys(names, 2.0))
     assert texts == [] and {row.init_mult for row in mup.table() if row.name in names} == {2}
 

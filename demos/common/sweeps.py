@@ -6,7 +6,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import haiku_mup
 from demos.common import flags
@@ -29,7 +29,6 @@ class SweepDemo:
       make_trials: (args, data) -> {parametrization: make_trial}, as haiku_mup.lr_sweep takes them.
       title: (args, data) -> the figures' title.
       settings: constants, for summary.json.
-      chunk: how many trials run beside one another: see haiku_mup.lr_sweep.
       grids: {size: {optimizer: log2_lrs}}, if there is a choice of optimizers.
     """
 
@@ -43,7 +42,6 @@ class SweepDemo:
     make_trials: Callable[[argparse.Namespace, Any], Mapping[str, Any]]
     title: Callable[[argparse.Namespace, Any], str]
     settings: Mapping[str, Any]
-    chunk: int | Literal["auto"] = "auto"
     grids: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
 
     @property
@@ -59,7 +57,7 @@ def main(demo: SweepDemo, argv: Sequence[str] | None = None) -> int:
         flags.clear_folder(parser, args.out, ("summary.json", *demo.figures.values()))
         result = haiku_mup.lr_sweep(
             demo.make_trials(args, data), args.widths, [2.0**x for x in args.log2_lrs], args.seeds,
-            out=args.out, executor=cluster(args.scheduler), search=args.search, chunk=demo.chunk)
+            out=args.out, executor=cluster(args.scheduler), search=args.search)
     except KeyboardInterrupt as interrupted:
         print(f"\n{interrupted}".rstrip(), file=sys.stderr)    # what has finished, and how to continue
         return 130

@@ -1,4 +1,4 @@
-"""Coordinate checks: models of several widths are trained for a few steps, to see which sizes grow.
+"""Coordinate checks: train models of several widths for a few steps, and see which sizes grow.
 
 In the order of a check:
 

@@ -50,7 +50,7 @@ def stat_name(stat: Stat) -> str:
 # --- parameters ---
 
 def statistics(x: jax.Array, stats: Sequence[Stat]) -> jax.Array:
-    """Returns the statistics [stats] of an array, in float32; of complex numbers, those of their moduli."""
+    """Returns the statistics [stats] of an array, in float32; complex numbers count by their moduli."""
     x = (jnp.abs(x) if jnp.iscomplexobj(x) else x).astype(jnp.float32)
     return jnp.stack([jnp.asarray((_ALL_STATS[s] if isinstance(s, str) else s)(x), jnp.float32).reshape(())
                       for s in stats])
@@ -135,7 +135,7 @@ def measure_function(stats: Sequence[Stat]) -> Callable[[jax.Array], jax.Array]:
 
 
 def replicated(x: jax.Array) -> jax.Array:
-    """Returns an array whole on each device, if its type says how it is sharded.
+    """Returns an array replicated on each device, if its type says how it is sharded.
 
     In a mesh with `AxisType.Explicit` axes, as `jax.make_mesh` makes them, JAX neither flattens an array that
     is sharded along several axes nor picks entries of it, unless it is told where the result is to be.

@@ -64,4 +64,4 @@ def _as_array(leaf: Any, name: str, remedy: str) -> Any:
     kind = type(leaf).__name__
     if isinstance(leaf, Iterable) and not isinstance(leaf, (str, bytes)):
         raise MupError(f"{name} is or has a {kind}, an iterator; {remedy}")
-    raise MupError(f"{name} has a {kind}, which is no array")
+    raise MupError(f"{name} has a {kind}, which is not an array")

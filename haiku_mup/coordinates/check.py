@@ -28,7 +28,7 @@ from haiku_mup.rules.tables import maximal_update
 
 
 class ParametrizationName(enum.StrEnum):
-    """Parametrizations that have a string of their own in `coord_check`."""
+    """Parametrizations that `coord_check` takes as a string."""
 
     MUP = "mup"
     STANDARD = "sp"
@@ -168,7 +168,8 @@ def _parametrize(parametrization: str | Parametrization | Parametrize, adam: boo
     given = parametrization if isinstance(parametrization, Parametrization) else None
     plain = given.plain if given and choose(rule, adam).entrywise else None
     if plain == "sgd" and adam:
-        raise MupError(f"{_name(parametrization)}: it is for a plain optax.sgd, or another with adam=False")
+        raise MupError(f"{_name(parametrization)}: this parametrization is for SGD: give a plain optax.sgd, "
+                       "or another optimizer with adam=False")
     if plain:
         return lambda mup, model, optimizer: (mup.wrap_model(model), optimizer)
     if parametrization == ParametrizationName.MUP or given:
@@ -195,13 +196,15 @@ def _check_optimizer(optimizer: Any) -> None:
 
 def _check_arguments(*, widths: Sequence[int], seeds: Sequence[int], steps: int, batches: Sequence[Any],
                      stats: Sequence[Stat]) -> None:
-    """Raises for arguments with which nothing can be checked."""
+    """Raises for arguments that leave nothing to check."""
     if len(widths) < 2 or widths[0] < 1:
-        raise MupError(f"widths={widths}: give two or more that differ, such as [64, 128, 256, 512]")
+        raise MupError(f"coord_check: widths={widths}: give two or more that differ, such as [64, 128, 256, "
+                       "512]")
     if not seeds or steps < 1:
-        raise MupError("give one seed and one step at least")
+        raise MupError(f"coord_check: seeds={list(seeds)}, steps={steps}: give at least one seed and one step")
     if len(batches) != steps:
-        raise MupError(f"fix_batch=False: {len(batches)} batches for {steps} steps; give a batch for each")
+        raise MupError(f"coord_check: fix_batch=False: {len(batches)} batches for {steps} steps; give a batch "
+                       "for each step")
     unknown = [stat for stat in stats if not callable(stat) and stat not in STATS]
     if unknown or not set(JUDGED) & {stat for stat in stats if isinstance(stat, str)}:
         raise MupError(f"stats={tuple(map(stat_name, stats))}: give 'l1' or 'l2', which are judged; beside "

@@ -9,8 +9,8 @@ from haiku_mup.rules.optimizers import Behaviour
 
 NOT_FINITE = "zero, infinite or not a number at some width: training diverged, or a part is dead; lower the " \
     "learning rate"
-EPSILON = "Adam's ε is not small beside the gradients of wide models (of {!r} first): a smaller eps in the " \
-    "optimizer; or wrap_optimizer(…, scale_eps=True), and rule='any' here"
+EPSILON = "Adam's ε is not small beside the gradients of wide models, first of all those of {!r}: give the " \
+    "optimizer a smaller eps; or wrap_optimizer(…, scale_eps=True), and here rule='any'"
 
 
 def diagnosed(findings: Sequence[Finding], optimizer: OptimizerDiagnosis | None = None) -> list[Finding]:
@@ -70,7 +70,7 @@ def _cause_in_multiplier(finding: Finding, above: bool) -> str:
         return ("an output without its multiplier: a haiku_mup.Readout (or SharedReadout) in a wrapped model, "
                 "whose output_mult is the same at every width" if above else
                 "an output's multiplier is applied twice, or its output_mult shrinks with the width")
-    return "its product is multiplied by a factor of the width that isn't μP's"
+    return "its product is multiplied by a factor of the width that μP doesn't have"
 
 
 def _is_trained(finding: Finding) -> bool:
@@ -85,9 +85,9 @@ def _is_rate(finding: Finding) -> bool:
 def _cause_in_rate(above: bool, optimizer: OptimizerDiagnosis) -> str:
     """Returns the usual cause of an update that is too large, or too small, beside its gradient."""
     if optimizer.behaviour not in (None, Behaviour.SGD_LIKE):
-        return "updates are not SGD's: the optimizer behaves otherwise; leave adam=False out"
-    return ("its learning rate grows too much with the width: it must have SGD's factor of μP" if above else
-            "its learning rate is too small in wide models: it lacks SGD's factor; "
+        return "updates are not SGD's: this optimizer is not like SGD; leave out adam=False"
+    return ("its learning rate grows too much with the width: it must have μP's factor for SGD" if above else
+            "its learning rate is too small in wide models: it lacks the factor for SGD; "
             "mup.wrap_optimizer(…, adam=False)")
 
 
@@ -100,7 +100,7 @@ def _cause_in_update(finding: Finding, above: bool, vectors_grow: bool, optimize
     like_sgd = optimizer.behaviour in (None, Behaviour.SGD_LIKE)
     if like_sgd and finding.expected.low > -0.75 and finding.slope < -0.75:
         return "updates shrink: Adam's factors with SGD; wrap_optimizer(…, adam=False)"
-    return "its learning rate shrinks with the width, and must not: one factor too many"
+    return "its learning rate shrinks with the width, and must not: it has one factor too many"
 
 
 def _cause_in_activation(finding: Finding, above: bool) -> str:

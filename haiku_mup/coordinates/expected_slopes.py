@@ -95,7 +95,7 @@ def _slopes(by_width: Mapping[int, T], sizes: Callable[[T], RelativeSizes]) -> E
 
 
 def parameter_slopes(name: str, scalings: Scalings, *, muon: bool = False) -> ExpectedSlopes:
-    """Returns the slopes expected of a parameter's entries; of several blocks of rows, those of any.
+    """Returns the slopes expected of a parameter's entries; with several blocks of rows, those of any block.
 
     Muon makes the singular values of a gradient equal. Where the gradient's rank is low, as with a small batch,
     the entries of the update are aligned, like Adam's. Where the rank grows with the width, they also grow like
@@ -121,12 +121,12 @@ def parameter_slopes(name: str, scalings: Scalings, *, muon: bool = False) -> Ex
 
 
 def rate_slopes(name: str, scalings: Scalings) -> Range:
-    """Returns the slopes expected of SGD's learning rate; of several blocks of rows, those of any."""
+    """Returns the slopes expected of SGD's learning rate; with several blocks of rows, those of any block."""
     return _factor_slopes(name, scalings, lambda factors: factors.sgd)
 
 
 def _factor_slopes(name: str, scalings: Scalings, factor: Callable[[Factors], float]) -> Range:
-    """Returns the slopes of a factor: of several blocks of rows, those of any."""
+    """Returns the slopes of a factor; with several blocks of rows, those of any block."""
     blocks = max(len(at[name].row_blocks) for at in scalings.values())
     slopes = [slope(scalings, (factor(at[name].row_blocks[min(i, len(at[name].row_blocks) - 1)].factors)
                                for at in scalings.values())) for i in range(blocks)]
@@ -134,7 +134,7 @@ def _factor_slopes(name: str, scalings: Scalings, factor: Callable[[Factors], fl
 
 
 def gradient_slopes(name: str, scalings: Scalings) -> Range:
-    """Returns the slopes expected of a gradient's entries, ε's factors; of several blocks of rows, of any."""
+    """Returns the slopes expected of a gradient's entries, those of ε's factors, in any block of rows."""
     return _factor_slopes(name, scalings, lambda factors: factors.eps * factors.gradient)
 
 

@@ -153,7 +153,7 @@ def _geometric_means(points: Iterable[Point]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _colours(groups: Iterable[str]) -> dict[str, str]:
-    """Returns a colour for each group, of its own as far as the palette goes; grey for the others."""
+    """Returns a colour for each group: distinct ones while the palette lasts, grey for the others."""
     names = dict.fromkeys(groups)
     return {name: PALETTE[i] if i < len(PALETTE) else OTHER_COLOUR for i, name in enumerate(names)}
 

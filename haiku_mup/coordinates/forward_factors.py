@@ -103,7 +103,7 @@ def forward_factors(make_model: Callable[[int], Any], widths: Sequence[int], *ar
         line = _users_line([error.equation]) if error.equation is not None else None
         where = f" (from {line.file}:{line.number} on)" if line else ""
         raise MupError(f"forward_factors: the model runs other operations at width {widths[1]} than at width "
-                       f"{widths[0]}{where}; give two widths at which it runs the same") from None
+                       f"{widths[0]}{where}; give two widths at which its operations are the same") from None
     ratio = math.log(widths[1] / widths[0])
     found = [_finding(leftover, leftover.log_scale / ratio) for leftover in leftovers
              if not any(map(_is_ours, leftover.operations))]
@@ -119,7 +119,7 @@ def _traced(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple
     arrays = {i: leaf for i, leaf in enumerate(leaves) if hasattr(leaf, "shape") and hasattr(leaf, "dtype")}
 
     def called(function: Callable[..., Any], arrays: Mapping[int, Any], *first: Any) -> Any:
-        """Calls an init or an apply; what is no array, such as a flag, is not traced."""
+        """Calls an init or an apply; traces arrays, and passes all else, such as flags, as it is."""
         args, kwargs = jax.tree.unflatten(tree, [arrays.get(i, leaf) for i, leaf in enumerate(leaves)])
         return function(*first, *args, **kwargs)
 

@@ -143,7 +143,7 @@ class _RunReader:
                 yield Measurement(quantity=quantity, step=step, stat=stat, value=value, expected=expected)
 
     def _grows(self, record: tuple[str, str]) -> bool:
-        """Returns whether an array's shape follows the width; True in models whose shapes are those of all."""
+        """Returns whether an array's shape follows the width; True if no shape differs between widths."""
         differ = {key: len({shapes.get(key) for shapes in self.shapes}) > 1 for key in self.shapes[0]}
         return differ.get(record, True) or not any(differ.values())
 

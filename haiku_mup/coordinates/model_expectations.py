@@ -174,7 +174,7 @@ class ModelExpectations:
         return ExpectedSlopes(_without_growth(expected.initial), _without_growth(expected.change))
 
     def _behind_projections(self, expected: ExpectedSlopes, info: RecordInfo) -> ExpectedSlopes:
-        """Returns what is expected of what may be computed from keys and values that are outputs.
+        """Returns what is expected of arrays behind keys and values that are outputs.
 
         They start as small as outputs do, and so does what is computed from them. It moves by their moves,
         which keep their size, and by those of weights that they are multiplied by.

@@ -103,7 +103,7 @@ class PlannedModel:
 
     @classmethod
     def unplanned(cls, model: Any) -> "PlannedModel":
-        """Returns a pair as it is, with a plan of which all factors are 1. Its init is traced alone."""
+        """Returns a pair as it is, with a plan whose factors are all 1. Its init is only traced."""
         pair = as_pair(model)
         tree = _traced(pair.init)
         plain = plan(tree, tree, fans=flax_nnx if is_nnx_module(tree) else None)

@@ -235,7 +235,7 @@ class CoordCheck:
             rows = csv.reader(file)
             columns = next(rows, None)
             if columns not in (list(Point._fields), list(Point._fields[:-1])):      # without rows: of 0.2.0
-                raise MupError(f"{os.fspath(path)!r} is no file of a coordinate check: its columns would be "
+                raise MupError(f"{os.fspath(path)!r} is not a file of a coordinate check, whose columns are "
                                f"{','.join(Point._fields)}")
             return cls([Point(a, int(b), int(c), int(d), e, f, float(g), h, *map(int, k))
                         for a, b, c, d, e, f, g, h, *k in rows])

@@ -58,7 +58,7 @@ def describe(shares: Mapping[str, Mapping[int, float]]) -> str:
 
 
 def warning_text(shares: Mapping[str, Mapping[int, float]]) -> str:
-    """Returns what to say of parameters whose updates are rounded away.
+    """Returns the warning about parameters whose updates are rounded away.
 
     >>> warning_text({"a/w": {64: 0.5, 256: 0.2}}).partition(":")[0]
     'coord_check'

@@ -169,7 +169,7 @@ def _lasting_excess(x: np.ndarray, y: np.ndarray, expected: Range) -> float:
 
 
 def _table(points: Iterable[Point]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns widths, ascending, and values [widths, seeds]; inf for what is no number, nan for no point."""
+    """Returns widths, ascending, and values [widths, seeds]; inf for nan, nan where there is no point."""
     at: dict[int, dict[int, float]] = {}
     for point in points:
         at.setdefault(point.width, {})[point.seed] = math.inf if math.isnan(point.value) else point.value

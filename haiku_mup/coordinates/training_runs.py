@@ -206,8 +206,8 @@ def _check_moves(runs: TrainingRuns) -> None:
     updates = [kinds[ParameterKind.UPDATE]
                for run in runs.values() for step in run for kinds in step.parameters.values()]
     if not any(update.any() for update in updates):
-        raise MupError("no parameter moved in any step: is the learning rate 0, as in a warm-up? Give a "
-                       "constant one, as large as the smallest model bears")
+        raise MupError("no parameter moved in any step: the learning rate may be 0, as at the start of a "
+                       "warm-up: give a constant one, as large as the smallest model tolerates")
 
 
 def _check_grows(trainers: Mapping[int, Trainer]) -> None:

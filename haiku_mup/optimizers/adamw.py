@@ -89,7 +89,8 @@ def adamw(mup: OptimizerWrapper, learning_rate: Rate, b1: float = 0.9, b2: float
     """
     if not decay_follows_lr and mup.parametrization.step_decay != ONE:
         raise MupError(f"adamw: decay_follows_lr=False: in {mup.parametrization.name} the decay of hidden "
-                       "weights has a factor of its own, and must follow the learning rate; leave it out")
+                       "weights has its own factor, and must follow the learning rate; leave out "
+                       "decay_follows_lr")
     scale = _run_scale(mup, batch_ratio, tokens_ratio, run_scale)
     if scale is not None:
         adam = scale.adam(learning_rate, b1=b1, b2=b2, eps=eps, eps_root=eps_root)
@@ -114,7 +115,8 @@ def _run_scale(mup: OptimizerWrapper, batch_ratio: float | None, tokens_ratio: f
     if batch_ratio is None and tokens_ratio is None:
         return mup.run_scale if run_scale is None else run_scale
     if run_scale is not None:
-        raise MupError("adamw: run_scale has a batch_ratio and a tokens_ratio; give it, or the ratios, alone")
+        raise MupError("adamw: run_scale already has a batch_ratio and a tokens_ratio; give either run_scale "
+                       "or the two ratios")
     return RunScale(batch_ratio=1.0 if batch_ratio is None else batch_ratio,
                     tokens_ratio=1.0 if tokens_ratio is None else tokens_ratio)
 

@@ -1,4 +1,4 @@
-"""Finds out what an optimizer does, by trying it on a few numbers."""
+"""Finds what kind of optimizer a black box is, by running it on a few numbers."""
 import enum
 import functools
 import itertools

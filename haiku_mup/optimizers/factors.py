@@ -107,8 +107,9 @@ class OptimizerScaling:
         if parametrization.scales_nothing:
             return Scales()
         if not parametrization.draws and rule.coupling is Coupling.PARAMETER:
-            raise MupError(f"{parametrization.name}: rule={rule.name!r} needs to know how large parameters "
-                           "are, and this parametrization leaves draws as they are")
+            raise MupError(f"{parametrization.name}: rule={rule.name!r} depends on the sizes of parameters, "
+                           "and this parametrization leaves their draws as they are; take another "
+                           "parametrization")
         if rule.serves_entrywise:
             _check_paired_rates(scaling.target.name, parametrization, block.factors)
         found = rule.scales(_growth(scaling, block, self._shape_scaling))

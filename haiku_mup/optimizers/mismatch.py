@@ -25,13 +25,13 @@ _ENTRYWISE = (None, Behaviour.BETWEEN, Behaviour.SGD_LIKE, Behaviour.ADAM_LIKE)
 NORMALISING = {"ScaleByAdamState", "ScaleByAmsgradState", "ScaleByBeliefState", "ScaleByRmsState",
                "ScaleByRStdDevState", "ScaleByRssState"}
 
-UNTRIED = ("works on arrays of the model's own shapes alone, as one does that keeps values for each parameter, "
-           "and the model is too large to try it; so nothing checks that this rule fits it. Inside the wrap it "
-           "sees each parameter divided by its factor: put what knows values of parameters behind the wrapped "
-           "optimizer")
+UNTRIED = ("can't be tried on small arrays: it works only on the model's own shapes, for instance because it "
+           "keeps a value for each entry, and the model is too large to try; so nothing checks that this rule "
+           "fits it. Inside the wrapper it sees each parameter divided by its factor: put what depends on "
+           "values of parameters behind the wrapped optimizer")
 UNTRIED_AS_TRACED = (
-    "can't be tried, since what it does depends on hyperparameters that are traced values; so nothing checks "
-    "that this rule fits it. Make it of numbers, outside of jit, and let its state keep what is to change: "
+    "can't be tried, since its hyperparameters are traced values; so nothing checks that this rule fits it. "
+    "Make it outside of jit, with numbers, and keep what changes in its state: "
     "mup.wrap_optimizer(optax.inject_hyperparams(…)(…))")
 
 
@@ -108,14 +108,15 @@ class MismatchCheck:
         eps = self._scalings[name].factor(lambda block: 1 / block.factors.eps)
         if traits.drift is Drift.PULL and parameter != 1:
             self._warn("pull", who, (
-                "pulls parameters towards values of its own, and sees each parameter divided by its factor, "
-                "which is somewhere else; put the pull behind the wrapped optimizer, with minus its rate: "
+                "pulls parameters towards values of its own, but sees each parameter divided by its factor, "
+                "so it pulls to the wrong place; put the pull behind the wrapped optimizer, with minus its "
+                "rate: "
                 "optax.chain(mup.wrap_optimizer(…), pull)"))
         if traits.drift is not Drift.NOISE or gradient == eps:
             return False
         self._warn("noise", who, (
-            "moves parameters without a gradient, as noise does, or an accumulator that doesn't start at zero: "
-            f"by as much at every width, where gradients change with it; {self._remedy_for_noise()}"))
+            "moves parameters without a gradient, as noise does, or an accumulator that doesn't start at "
+            f"zero. That move has one size at every width, but gradients don't; {self._remedy_for_noise()}"))
         return True
 
     def _remedy_for_noise(self) -> str:
@@ -130,8 +131,8 @@ class MismatchCheck:
         """Warns about a decay that depends on the width."""
         if decay and self._rule.coupling is Coupling.PARAMETER:
             self._warn("decay by norm", name, (
-                "decays weights, by an amount that depends on the width, and no factor can correct that; "
-                "take the decay out, and apply it behind the wrapped optimizer: optax.chain("
+                "decays weights, by an amount that depends on the width, which no factor can correct; take "
+                "the decay out, and apply it behind the wrapped optimizer: optax.chain("
                 "mup.wrap_optimizer(…), optax.add_decayed_weights(-lr * decay))"))
         elif decay is Decay.COUPLED:
             self._warn("coupled decay", name, (
@@ -158,8 +159,8 @@ class MismatchCheck:
         """Returns the warning about a behaviour that does not fit the rule, with the rule that does."""
         meant = rule_of(behaviour, states)
         if meant is None:
-            return ("makes an entry's update from other entries, too, and there is no rule for how it does; "
-                    "use one that works entry by entry, or put the part that doesn't outside of "
+            return ("makes an entry's update from other entries, too, and no rule describes how; use an "
+                    "optimizer that works entry by entry, or put the part that mixes entries outside of "
                     "wrap_optimizer")
         how = f" (tried with gradients of {SMALL_GRADIENT} and twice that)" * (behaviour in _ENTRYWISE[1:])
         if meant is RULES["any"] and states & NORMALISING:

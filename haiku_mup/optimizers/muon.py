@@ -66,11 +66,12 @@ def check_matrix(name: str, scaling: ParameterScaling) -> None:
     remedy = ("leave it to Muon's Adam part: optax.contrib.muon(…, "
               "muon_weight_dimension_numbers=mup.muon_dimensions)")
     if len(scaling.row_blocks) > 1:
-        raise MupError.about(name, scaling.base.shape, scaling.target.shape, "its blocks of rows have roles of "
-                             f"their own, and Muon takes them as one matrix; {remedy}")
+        raise MupError.about(name, scaling.base.shape, scaling.target.shape,
+                             "its blocks of rows have different roles, and Muon takes it as one matrix; "
+                             f"{remedy}")
     if not all(matrix_axes(scaling, len(scaling.target.shape))):
-        raise MupError.about(name, scaling.base.shape, scaling.target.shape, "it is no matrix in one layer, "
-                             f"and Muon takes it, as it does a stack of vectors; {remedy}")
+        raise MupError.about(name, scaling.base.shape, scaling.target.shape, "it is not a matrix in one layer, "
+                             f"but for instance a stack of vectors, and Muon takes it; {remedy}")
 
 
 def dimension_numbers(scalings: Mapping[str, ParameterScaling], params: Any) -> Any:
@@ -120,11 +121,11 @@ def find_shape_scaling(optimizer: Any, tree: Any, names: Iterable[str],
 
 def _untried(failure: Exception | None) -> MupError:
     """Returns the error for an optimizer that can't be tried."""
-    why = ("give it a learning rate that is no traced value, or optax.inject_hyperparams"
+    why = ("give it a learning rate that is not a traced value, or use optax.inject_hyperparams"
            if isinstance(failure, jax.errors.JAXTypeError) else
            f"on small arrays it raises {type(failure).__name__}: {failure}")
-    return MupError("wrap_optimizer(rule='muon'): the optimizer can't be tried here, and how it scales its "
-                    f"updates has to be known: {why}")
+    return MupError("wrap_optimizer(rule='muon'): the optimizer can't be tried here, but the rule depends on "
+                    f"how it scales its updates: {why}")
 
 
 def _matching_scaling(norms: np.ndarray, names: set[str], tree: Any,
@@ -139,8 +140,8 @@ def _matching_scaling(norms: np.ndarray, names: set[str], tree: Any,
     """
     growth = norms[:, 0] / norms[0, 0]
     if not np.allclose(norms[:, 1], norms[:, 0], rtol=0.02):
-        raise MupError(f"{min(names)!r}: twice the gradient gives {norms[0, 1] / norms[0, 0]:.3g} times Muon's "
-                       "update, and there is no rule for that; leave adaptive=True out, or what else "
+        raise MupError(f"{min(names)!r}: twice the gradient gives {norms[0, 1] / norms[0, 0]:.3g} times "
+                       "Muon's update, and there is no rule for that; leave out adaptive=True, or whatever "
                        "multiplies its updates by the gradient's size")
     for shape_scaling, spectral_norm in SHAPE_SCALINGS.items():
         expected = np.array(list(map(spectral_norm, TRIED_SHAPES)))

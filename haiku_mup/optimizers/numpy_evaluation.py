@@ -1,4 +1,4 @@
-"""Evaluates traced programs with NumPy: on a few numbers that takes less time than compiling them does."""
+"""Evaluates traced programs with NumPy: on a few numbers that is faster than compiling them."""
 import functools
 import itertools
 from collections.abc import Callable, Sequence

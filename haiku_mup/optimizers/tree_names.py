@@ -88,9 +88,9 @@ def _haiku_name(path: tuple[Any, ...], leaf: Any) -> str:
         return ""
     if len(path) < 2 or not all(isinstance(k, jax.tree_util.DictKey) for k in path):
         raise MupError(f"{jax.tree_util.keystr(path)!r}: a parameter's place in the tree must be "
-                       "[module][name], as in Haiku's params; give the optimizer such a tree, a part of it, or "
-                       "mappings of such trees, and put optax.flatten inside: "
-                       "mup.wrap_optimizer(optax.flatten(…)); other trees have haiku_mup.plan")
+                       "[module][name], as in Haiku's params; give the optimizer such a tree, a part of it, "
+                       "or a mapping of such trees; put optax.flatten inside: "
+                       "mup.wrap_optimizer(optax.flatten(…)); for other trees use haiku_mup.plan")
     *_, module, name = path
     return f"{module.key}/{name.key}"
 

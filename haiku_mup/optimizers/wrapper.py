@@ -109,8 +109,9 @@ def _without_functions(extra: dict[str, Any], updates: Any, parameter: ByName) -
         return extra
 
     def refuse(*args: Any, **kwargs: Any) -> Any:
-        raise MupError(f"the wrapped optimizer was given a function ({', '.join(extra)}) of parameters, and "
-                       "calls it on rescaled ones; put what needs it, such as a line search, outside: "
+        raise MupError(f"the wrapped optimizer was given a function of parameters ({', '.join(extra)}), and "
+                       "would call it on rescaled ones; put what needs the function, such as a line search, "
+                       "outside: "
                        "chain(wrap_optimizer(…), …)")
 
     return {name: refuse if callable(x) else x for name, x in extra.items()}
@@ -129,8 +130,8 @@ def inside() -> Iterator[None]:
 def _check_outermost() -> None:
     """Raises inside another wrapped optimizer."""
     if _is_inside.get():
-        raise MupError("an optimizer with μP's factors is inside another that has them, so they would act "
-                       "twice; wrap once: wrap_optimizer(optax.chain(…)), or chain(…, wrap_optimizer(…))")
+        raise MupError("a wrapped optimizer is inside another one, so μP's factors would act twice; wrap "
+                       "once: wrap_optimizer(optax.chain(…)), or chain(…, wrap_optimizer(…))")
 
 
 def is_wrapped(optimizer: Any) -> bool:

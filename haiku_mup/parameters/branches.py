@@ -121,7 +121,8 @@ def branch_multipliers(pairing: Pairing, found: Mapping[str, Pair], branches: It
         if pair.target.place and pair.target.place.branch:
             other = makes.setdefault(pair.target.place.branch.site, pair)
             if not math.isclose(other.depth, pair.depth):
-                raise pair.error(f"one branch of haiku_mup.residual makes it and {other.target.name!r}, which "
+                raise pair.error(f"the same branch of haiku_mup.residual makes it and {other.target.name!r}, "
+                                 "which "
                                  "are not in the same blocks; make both in the block")
     return {branch.site: pairing.parametrization.branch(
                 _depth(branch, ratios, makes.get(branch.site), pairing)
@@ -157,10 +158,10 @@ def _depth(branch: Branch, ratios: Mapping[tuple[Stack, ...], float], pair: Pair
         return pair.depth
     if transparent or branch.site.stacks not in ratios:
         raise MupError(f"{branch.path!r}: a branch of haiku_mup.residual without parameters, in a stack whose "
-                       "depth at the base nothing tells; call it where a branch with parameters is called")
+                       "depth at the base is unknown; call it where a branch with parameters is called")
     ratio = math.prod((family.ratio for family in pairing.families(branch.path)),
                       start=ratios[branch.site.stacks])
     if pair and not math.isclose(pair.depth, ratio):
-        raise pair.error(f"a branch of haiku_mup.residual makes it that is called in {branch.path!r}, which is "
-                         "in other blocks; make it in the block")
+        raise pair.error(f"the branch of haiku_mup.residual that makes it is called in {branch.path!r}, which "
+                         "is in other blocks; make it in the block")
     return ratio

@@ -18,7 +18,7 @@ class Declarations(NamedTuple):
       fans: {glob over "module/name": Fans}.
       readouts: globs over names of modules, and over "module/name" of parameters that no layer of Haiku's owns.
       parametrization: of the model.
-      finite: {glob over "module/name": axes that are no widths, though their sizes may differ}.
+      finite: {glob over "module/name": axes that are not widths, though their sizes may differ}.
       tied: globs over "module/name" of lookup tables of the user's own that make logits, too.
       init_mults, lr_mults: {glob over "module/name": multiplier}.
       run_scale: the batch size and the length of the run, relative to the base's; None if nothing was said of
@@ -49,7 +49,7 @@ class Declarations(NamedTuple):
                     parse_multipliers("init_mults", init_mults), parse_multipliers("lr_mults", lr_mults))
         if found.parametrization.plain and lr_mults:
             raise MupError(f"lr_mults: in {found.parametrization.name} a plain optimizer trains the wrapped "
-                           "model, and has no factors; take another form")
+                           "model, so learning rates have no factors; take another form")
         return found
 
     def with_run_scale(self, run_scale: RunScale) -> Self:

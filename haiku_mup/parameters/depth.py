@@ -1,4 +1,4 @@
-"""Pairs each parameter with the base's, and gives the ratio of the numbers of blocks, target / base.
+"""Pairs each parameter with the base's, and gives the ratio of their numbers of blocks, target / base.
 
 Blocks repeat in layer_stacks and in numbered modules. Base and target may have different numbers of them if the
 parametrization has an α. If α is not 0, each parameter in a block that repeats must be made in a branch of
@@ -19,9 +19,9 @@ SCALED = ("haiku_mup.residual and Mup(parametrization=haiku_mup.maximal_update(d
           "it; with depth_alpha=0.0 it may differ, and nothing is scaled")
 IF_BLOCKS = ("if they are blocks that repeat, it is a difference in depth: " + SCALED + "; if they are "
              "not, build both from one function, and capture the base again")
-FEWER = "a base has no more blocks than its {}; tune the model with fewer"
-ALIKE = ("where there are more of them than at the base, modules that differ in their number alone must be "
-         "alike, and the {}s of these are not; put each block in a module of its own, or in "
+FEWER = "a base can't have more blocks than its {}; tune the model with fewer blocks"
+ALIKE = ("modules that differ only in their number must be alike if there are more of them than at the base, "
+         "and the {}s of these are not; put each block in its own module, or in "
          "hk.name_scope(f'block_{{i}}')")
 
 
@@ -177,7 +177,7 @@ def _ratio_of_stacks(base: Record, target: Record) -> float:
                            f"{base.stacks}; build both from one function")
     if any((b == 0) != (t == 0) for b, t in zip(base.stacks, target.stacks)):
         raise target.error(base, "a layer_stack without layers has no ratio; build base and "
-                           f"{target.model} with one layer at least")
+                           f"{target.model} with at least one layer")
     return math.prod((t / b for b, t in zip(base.stacks, target.stacks) if b != t), start=1.0)
 
 

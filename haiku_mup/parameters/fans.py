@@ -17,7 +17,7 @@ Axes: TypeAlias = int | Sequence[int]
 class Fans(NamedTuple):
     """Axes of one layer's parameter, without any stack axis in front.
 
-    Axes in none of them are no widths, such as those of a convolution's kernel.
+    Axes in none of them are not widths, such as those of a convolution's kernel.
 
     Attributes:
       fan_in: axes that a product with activations sums over.
@@ -93,8 +93,8 @@ def fans(fan_in: Axes, fan_out: Axes, lookup: Axes = ()) -> Iterator[None]:
     finally:
         _open_block.reset(token)
     if block.met == {False}:
-        warnings.warn(f"{block.module!r}: haiku_mup.fans(...) is around layers, and holds only for parameters "
-                      "that the present module makes itself; put it around hk.get_parameter, or use "
+        warnings.warn(f"{block.module!r}: haiku_mup.fans(...) is around layers, but holds only for parameters "
+                      "that the current module makes itself; put it around hk.get_parameter, or use "
                       "Mup(fans=...)", MupWarning, stacklevel=3)
 
 
@@ -129,7 +129,7 @@ def as_fans(axes: Sequence[Axes]) -> Fans:
     groups = [(x,) if isinstance(x, int) else x for x in items]
     if not all(isinstance(group, (tuple, list)) and all(type(axis) is int for axis in group)
                for group in groups):
-        raise MupError(f"fans: {items}: axes are whole numbers, or tuples of such")
+        raise MupError(f"fans: {items}: axes are whole numbers, or tuples of them")
     fan_in, fan_out, lookup = map(tuple, groups)
     return Fans(fan_in, fan_out, lookup=lookup)
 
@@ -170,7 +170,7 @@ def parse_finite(given: Mapping[str, Axes | str] | None) -> dict[str, FiniteAxes
 
 def finite_axes(declared: Iterable[FiniteAxes], fans: Fans, name: str,
                 shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns the axes of a parameter that are no widths, whatever their sizes, counted from 0.
+    """Returns the axes of a parameter that are not widths, whatever their sizes, counted from 0.
 
     Args:
       declared: what is said of it.
@@ -186,8 +186,8 @@ def finite_axes(declared: Iterable[FiniteAxes], fans: Fans, name: str,
         if isinstance(axes, FanWord):
             axes = fans.fan_in if axes == FanWord.IN else fans.fan_out
         if any(not -rank <= axis < rank for axis in axes):
-            raise MupError(f"{name!r}: shape {shape}: finite axes {axes} name one that it doesn't have; axes "
-                           "are those of one layer, without stack axes")
+            raise MupError(f"{name!r}: shape {shape}: finite axes {axes} name one that it doesn't have; count "
+                           "the axes of one layer, without stack axes")
         found |= {axis % rank for axis in axes}
     return tuple(sorted(found))
 
@@ -230,7 +230,7 @@ def normalized(fans: Fans, name: str, shape: tuple[int, ...]) -> Fans:
     rank, axes = len(shape), [*fans.fan_in, *fans.fan_out, *fans.lookup]
     if any(not -rank <= axis < rank for axis in axes) or len({a % rank for a in axes}) < len(axes):
         raise MupError(f"{name!r}: shape {shape}: declared fan-in {fans.fan_in} and fan-out {fans.fan_out} "
-                       "name an axis that it doesn't have, or one twice; axes are those of one layer, "
+                       "name an axis that it doesn't have, or one axis twice; count the axes of one layer, "
                        "without stack axes")
     fan_in, fan_out, lookup = (tuple(axis % rank for axis in group)
                                for group in (fans.fan_in, fans.fan_out, fans.lookup))

@@ -1,4 +1,4 @@
-"""The base as it would be with the target's finite sizes, such as its numbers of features and classes.
+"""Gives the base the target's finite sizes, such as its numbers of features and classes.
 
 A size that is declared to be finite is no width, though it differs between base and target. Nothing is scaled
 by it. So the target is compared with the base that has the target's finite sizes and its own widths. The std
@@ -66,9 +66,9 @@ def _moments(base: Record, target: Record, shape: tuple[int, ...], error: Callab
     if len(shape) < 2:          # a bias that is drawn by its layer's fan-in
         return was
     raise error(f"the initializer's std is {was.std:.3g} at the base and {now.std:.3g} at the {target.model}, "
-                "which neither its fan-in nor its fan-out explains, so that nothing says how it depends on the "
-                "sizes that are finite; draw by the fan-in, as hk.initializers.VarianceScaling(), or with one "
-                "std")
+                "which neither its fan-in nor its fan-out explains, so how it depends on the finite sizes is "
+                "unknown; use an initializer that goes by the fan-in, such as "
+                "hk.initializers.VarianceScaling(), or one std")
 
 
 def fan_sizes(fans: Fans, shape: Sequence[int]) -> tuple[float, float]:

@@ -76,8 +76,8 @@ class Guess:
         used = list(self._used(uses))
         others = [reading for reading in used if self._differ(guess, reading)]
         if others and {OUTPUT, guess.role} <= {reading.role for reading in used}:
-            return (f"it is used both ways: one product sums over axis {self._growing[0]}, which grows, and "
-                    "another use keeps it, so that the logits of the first lack μP's multiplier; name it in "
+            return (f"it is used in two ways: one product sums over its axis {self._growing[0]}, which grows, "
+                    "and another use keeps that axis, so the product's logits lack μP's multiplier; name it in "
                     f"Mup(tied={name!r}), and make the logits by haiku_mup.SharedReadout()(table, x), with the "
                     "axis that grows last")
         more: list[Reading] = []

@@ -24,7 +24,7 @@ FansOf: TypeAlias = tuple[Axes, Axes] | tuple[Axes, Axes, Axes] | Callable[[Shap
 
 
 class LayerKind(enum.StrEnum):
-    """Layers that are no plain layers of Haiku's: most multiply by more than their weight's forward factor.
+    """Layers other than Haiku's plain ones: most multiply by more than their weight's forward factor.
 
     Attributes:
       READOUT: an output layer that multiplies its inputs itself.
@@ -157,12 +157,12 @@ def register(record: LayerType) -> None:
       record: the record of a class.
 
     Raises:
-      MupError: a class that has a record; one that is no subclass of hk.Module; fans that are neither axes nor
-        a function.
+      MupError: the class has a record, or is not a subclass of hk.Module; its fans are neither axes nor a
+        function.
     """
     cls = record.cls
     if not (isinstance(cls, type) and issubclass(cls, hk.Module)):
-        raise MupError(f"LayerType: {cls!r} is no subclass of hk.Module")
+        raise MupError(f"LayerType: {cls!r} is not a subclass of hk.Module")
     if cls in _records:
         raise MupError(f"LayerType: {cls.__name__} has a record already; unregister it first")
     for fans in (*record.fans.values(), record.other_fans):

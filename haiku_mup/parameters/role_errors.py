@@ -14,7 +14,7 @@ def as_vector(target: Record) -> str:
 
 
 def as_finite(target: Record, axes: int | str) -> str:
-    """Returns the code that declares axes of a parameter to be no widths."""
+    """Returns the code that declares axes of a parameter not to be widths."""
     return f"{target.call}(finite={{{target.name!r}: {axes!r}}})"
 
 
@@ -58,15 +58,15 @@ def check_flax(base: Record, target: Record, error: Callable[[str], MupError]) -
 
 _GROWING_FLAX = (
     "hk.experimental.flax.lift makes it, and it grows: Flax draws it, and Haiku knows neither its initializer "
-    "nor its fans, so that it can't be drawn in μP; write the layers that grow in Haiku, such as hk.Linear for "
-    "flax.linen.Dense; layers of Flax's that have the same shapes in base and target may stay")
+    "nor its fans, so it can't be drawn in μP; write the layers that grow in Haiku, such as hk.Linear for "
+    "flax.linen.Dense; Flax layers with the same shapes in base and target may stay")
 
 _DELTA = ("if its other axis is a width, too, and only has one size in base and target, capture a third model "
           "that differs from the base in every width: `with mup.init_delta():`, before init_target")
 # Without the parameter's name, so that one error names all parameters that it is about.
 _LAYER_IS_OUTPUT = (
     "a layer from a growing to a fixed width is an output; make it haiku_mup.Readout or ConvReadout, or name "
-    "it in Mup(readouts=...), or let its output grow, too; if its inputs are no width, declare that in "
+    "it in Mup(readouts=...), or let its output grow, too; if its inputs are not a width, declare that in "
     f"Mup(finite=...); {_DELTA}")
 
 
@@ -74,7 +74,7 @@ def _leaf_is_output(target: Record) -> str:
     """Returns what to say of a tree's weight that is an output, and that nobody names as one."""
     return (f"a weight from a growing to a fixed width is an output; name it, {target.call}(readouts="
             f"{target.name!r}), or let its output grow, too; if it grows at other widths than these, give a "
-            f"tree of one as delta; if its inputs are no width, {as_finite(target, 'in')}")
+            f"tree of one as delta; if its inputs are not a width, {as_finite(target, 'in')}")
 
 
 def _output_of_ones_own(target: Record, fans: Fans) -> str:
@@ -84,18 +84,18 @@ def _output_of_ones_own(target: Record, fans: Fans) -> str:
     return ("no layer of Haiku's owns it, and if its axes are (in, out), it is an output, from a growing to a "
             f"fixed width. Declare what it is: an output, as haiku_mup.Readout is, Mup(readouts={name!r}); a "
             f"bias or a gain, {as_vector(target)}; a weight from the fixed to the growing width, "
-            f"{as_declaration(name, Fans(rest, (axis,)))}; where axis {axis} is no width, such as a number of "
-            f"positions, {as_finite(target, axis)}. Or {_DELTA}")
+            f"{as_declaration(name, Fans(rest, (axis,)))}; where axis {axis} is not a width, such as a number "
+            f"of positions, {as_finite(target, axis)}. Or {_DELTA}")
 
 
 def _hidden_readout(target: Record) -> str:
     glob = f"{target.in_tree}/*" if target.fans.known else target.name
     if target.of_tree:
         return ("a readout from a growing to a growing width is a hidden layer; take it out of haiku_mup.plan("
-                "readouts=...), or, if its outputs are no width, such as classes whose number differs between "
-                f"base and target, {as_finite(target, 'out')}")
+                "readouts=...), or, if its outputs are not a width, such as classes whose number differs "
+                f"between base and target, {as_finite(target, 'out')}")
     return ("a Readout from a growing to a growing width is a hidden layer; make it hk.Linear or a plain "
-            "convolution, or take it out of Mup(readouts=...); if its outputs are no width, such as classes "
+            "convolution, or take it out of Mup(readouts=...); if its outputs are not a width, such as classes "
             "whose number differs between base and target, say so, as fans are declared: "
             f"Mup(finite={{{glob!r}: 'out'}})")
 

@@ -239,7 +239,7 @@ def _fans(base: Record, target: Record, infinite: list[bool], error: MakeError) 
         return fans
     if fans.known:
         raise error(f"axis {min(neither)} grows, and is neither fan-in nor fan-out of this layer; only widths "
-                    f"may differ between base and {target.model}: if it is no width, "
+                    f"may differ between base and {target.model}: if it is not a width, "
                     f"{as_finite(target, min(neither))}")
     if len(growing) > 2:
         raise error(f"axes {tuple(growing)} grow, and nothing says which are fan-in and which fan-out; "
@@ -263,8 +263,8 @@ def _draw(base: Record, target: Record, *, role: rules.Role, factors: rules.Fact
     if math.isnan(was.std) or math.isnan(now.std):
         if target.of_tree:      # a tree of shapes; only draws need to know
             return math.nan
-        raise error("the initializer's std is a traced value, which depends on what init is given, and must be "
-                    "known here; compute it of sizes, with numpy or math, or call init eagerly")
+        raise error("the initializer's std is a traced value, which depends on what init is given, and must "
+                    "be known here; compute it from sizes, with numpy or math, or call init eagerly")
     # With equal shapes the stds must be equal, with three exceptions: a bias may depend on its layer's fan-in,
     # a block of rows on the whole matrix's, and any parameter on the depth.
     one_shape = base.shape == target.shape and len(base.shape) > 1 and len(base.row_sizes) != 1 and one_depth

@@ -41,8 +41,8 @@ def state_draw(base: Record | None, target: Record, parametrization: Parametriza
         return StateDraw(1.0)
     if base is None:
         return StateDraw(1.0, _text(target, None, (
-            "it is state that is drawn, and the base has none, or is from a file of an earlier version, which "
-            "didn't keep its std; capture the base again, with the function that makes the target")))
+            "it is state that is drawn, and the base has none, or is from a file of an earlier version "
+            "without its std; capture the base again, with the function that makes the target")))
     base = with_finite_sizes_of(target, base, MupError)
     if base.shape == target.shape or len(base.shape) != len(target.shape):
         return StateDraw(1.0)
@@ -59,7 +59,7 @@ def _factor(base: Record, target: Record, fans: Fans, parametrization: Parametri
 
 
 def _doubt(base: Record, target: Record, parametrization: Parametrization) -> str | None:
-    """Returns what to say of a state whose axes nobody declares; None if each reading leaves it as it is."""
+    """Returns the warning about a state with undeclared axes; None if each reading leaves its draw as it is."""
     readings = [(what, fans, _factor(base, target, fans, parametrization))
                 for what, fans in _readings(base, target)]
     if all(math.isclose(factor, 1, rel_tol=1e-6 + 5 * target.moments.error) for _, _, factor in readings):
@@ -68,8 +68,8 @@ def _doubt(base: Record, target: Record, parametrization: Parametrization) -> st
                          for what, fans, factor in readings)
     return _text(target, base, (
         f"it is state that is drawn, with std {base.moments.std:.3g} at the base and "
-        f"{target.moments.std:.3g} at the target, and nothing says what it is, so its draw is left as it is. "
-        f"Declare it: {named}"))
+        f"{target.moments.std:.3g} at the target. Its axes are unknown, so its draw is left as it is. "
+        f"Declare them: {named}"))
 
 
 def _readings(base: Record, target: Record) -> Iterator[tuple[str, Fans]]:

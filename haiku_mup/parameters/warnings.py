@@ -39,14 +39,15 @@ def parameter_warning(scaling: ParameterScaling, parametrization: Parametrizatio
     is_array = not (was.drawn or now.drawn) and init != 1 and was.std > 0
     if is_array and not 0.8 < rescale(was.std, now.std, init) < 1.25:
         return _about("given", scaling, (
-            "a hidden weight's initializer gives one array whatever the key, so it is left as it is, "
+            "a hidden weight's initializer gives one array whatever the key, so the array is left as it is, "
             f"with std {now.std:.3g} where μP wants {was.std * init:.3g}; draw with hk.next_rng_key(), "
             "or scale the array"))
     if parametrization.attention and base.key_size != target.key_size and not target.scaled_attention:
         return _about("attention", scaling, (
             f"an attention whose key size grows from {base.key_size} to {target.key_size} "
-            "divides its logits by the size's root, and μP by the size; use haiku_mup.MultiHeadAttention. "
-            "Where a `__call__` of its own divides by the size, a LayerType says so: "
+            "divides its logits by the root of that size, but μP divides by the size; use "
+            "haiku_mup.MultiHeadAttention. "
+            "If its own `__call__` already divides by the size, declare that in a LayerType: "
             "attention=Attention(key_size, scales_logits=True)"))
     return None
 
@@ -75,8 +76,8 @@ def model_warnings(scalings: Mapping[str, ParameterScaling], ties_used: bool, us
         if (rest := sizes.fixed_part_of_fan_out(scaling)) is not None:
             yield _about("mixed outputs", scaling, (
                 f"its fan-out grows × {float(_fan_out_ratio(scaling)):.4g}, as if {rest} of its outputs stay "
-                "as the others grow: if these are logits, they lack μP's multiplier; make them by a layer of "
-                "their own, haiku_mup.Readout"))
+                "as the others grow: if these are logits, they lack μP's multiplier; make them in a separate "
+                "layer, haiku_mup.Readout"))
         if (ratio := sizes.of_a_matrix(scaling)) is not None:
             yield _about("matrix", scaling, (
                 f"its fan-out grows × {float(ratio):.4g}, a product of two ratios, and no layer's fan-in does: "
@@ -92,11 +93,12 @@ def _odd_fan_in_text(scaling: ParameterScaling, ratio: Fraction, sizes: "Sizes")
     finite = f"Mup(finite={{{scaling.target.name!r}: 'in'}})"
     text = f"its fan-in grows × {float(ratio):.4g}, and no layer's output does: "
     if sizes.is_sum(*_fan_in_sizes(scaling)):
-        return text + ("a concatenation of a growing and a fixed part? Give each an hk.Linear of its own and "
-                       "add them, so that each has its own factors; if it is a number of features that just "
+        return text + ("it may be a concatenation of a growing and a fixed part: give each part its own "
+                       "hk.Linear and add the results, so that each has its own factors; if it is a number of "
+                       "features that just "
                        f"differs between base and target, {finite}")
-    return text + ("if it is a number of features, which is no width though it differs between base and "
-                   f"target: {finite}; if parts of it grow, give each a layer of its own, and add the results")
+    return text + ("if it is a number of features, which is not a width though it differs between base and "
+                   f"target: {finite}; if parts of it grow, give each part its own layer, and add the results")
 
 
 def _other_warnings(scalings: Mapping[str, ParameterScaling], ties_used: bool) -> Iterator[Message]:
@@ -106,7 +108,7 @@ def _other_warnings(scalings: Mapping[str, ParameterScaling], ties_used: bool) -
         if target.stacks and not scaling.base.stacks:
             yield _about("depth", scaling, (
                 f"it is in stacks of {target.stacks} layers, and the base is from a file of a version that "
-                "didn't keep how many it has: save it again, so that a difference in depth is seen"))
+                "didn't keep how many it has; save the base again, so that a difference in depth shows"))
         if target.layer == TIED and scaling.multiplier != 1 and not ties_used:
             yield _about("unused tie", scaling, (
                 "no SharedReadout reads this SharedEmbed; if its matrix makes logits in another way, they lack "

@@ -66,7 +66,7 @@ def _to_json(x: np.ndarray) -> float | None:
 def _decode_line(line: str) -> tuple[Trial, TrialLosses]:
     text, _, crc = line.rpartition(', "crc": ')
     if not text or crc != f"{zlib.crc32((text + '}').encode())}}}":
-        raise ValueError("a checksum doesn't fit")
+        raise ValueError("a checksum doesn't match")
     values = json.loads(text + "}")
     losses = {name: np.array(values.pop(name), dtype) for name, dtype in values.pop("dtype").items()}
     for x in losses.values():

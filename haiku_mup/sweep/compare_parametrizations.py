@@ -79,7 +79,7 @@ def compare(make_model: Callable[..., Any], data: Any, loss_fn: Callable[..., An
     widths = sorted(set(map(int, widths)))
     tables = _defaults() if parametrizations is None else dict(parametrizations)
     if not tables or not widths:
-        raise MupError("compare: give one parametrization and one width at least")
+        raise MupError("compare: give at least one parametrization and one width")
     make_trials = {name: training(make_model, data, loss_fn, optimizer, parametrization=table,
                                   base_width=widths[0] if base_width is None else base_width,
                                   **training_arguments)

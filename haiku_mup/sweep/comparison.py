@@ -231,7 +231,7 @@ class Comparison:
         lowest = _mean(self._at_best[self.best])
         text = f"Judged by {judged}, at width {self.widest} {self.best} is best ({lowest:.4g})"
         if self.equals:
-            text += f", and the seeds don't tell it from {_joined(self.equals)}"
+            text += f", and the seeds can't tell it from {_joined(self.equals)}"
         worse = [name for name in self._curves if name not in (self.best, *self.equals)]
         behind = [f"{name} by {self.behind(name).value:.3g}{_plus_minus(self.behind(name))}" for name in worse]
         return text + (f"; behind it are {_joined(behind)}." if behind else ".")
@@ -274,7 +274,7 @@ class Comparison:
             doubts.append(f"But the best rate of {_joined(edges)} is the lowest or the highest that was tried "
                           "at some width: add rates.")
         if any(len(losses) < 3 for losses in self._at_best.values()):
-            doubts.append("But with fewer than three seeds differences can't be told from chance: add seeds.")
+            doubts.append("But fewer than three seeds can't tell a difference from chance: add seeds.")
         if self.sweep.missing:
             doubts.append(f"But {len(self.sweep.missing)} trials are missing.")
         return doubts

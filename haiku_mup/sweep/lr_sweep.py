@@ -99,7 +99,7 @@ def lr_sweep(make_trial: MakeTrial | Mapping[str, MakeTrial], widths: Iterable[i
         if not sweep.losses:
             raise MupError(f"lr_sweep: every trial failed: {missing}")
         total = len(sweep.losses) + len(sweep.missing)
-        warnings.warn(f"lr_sweep: {len(sweep.missing)} of {total} trials are missing, as Sweep.missing tells: "
+        warnings.warn(f"lr_sweep: {len(sweep.missing)} of {total} trials are missing (see Sweep.missing): "
                       f"{missing}", MupWarning, stacklevel=2)
     return sweep
 
@@ -174,7 +174,7 @@ def _describe_interruption(sweep: Sweep, total: int, out: str | os.PathLike[str]
     """Returns how far a sweep came that Ctrl-C has ended, and how to continue it."""
     done = f"{len(sweep.losses)} of {total} trials have finished"
     if out is None:
-        return f"{done}, and are lost, as lr_sweep was given no out="
+        return f"{done}, and are lost, since lr_sweep was given no out="
     if hasattr(sys, "ps1") or "ipykernel" in sys.modules:       # no command to repeat
         return f"{done}, and are in {os.fspath(out)}; the same call again continues"
     command = [os.path.basename(sys.orig_argv[0]), *sys.orig_argv[1:]]

@@ -31,7 +31,7 @@ def check_function_of_rate(function: Any) -> None:
 
 
 def check_made_optimizer(optimizer: Any) -> None:
-    """Raises if what a function of the learning rate returned is no optimizer.
+    """Raises if a function of the learning rate returned something other than an optimizer.
 
     >>> check_made_optimizer(optax.adam(1e-3))
     """
@@ -63,5 +63,5 @@ def warn_of_unused_rate(function: Any, params: Any) -> None:
     rate = jaxpr.invars[0]
     if not any(v is rate for users in (*(eqn.invars for eqn in jaxpr.eqns), jaxpr.outvars) for v in users):
         warnings.warn("training: the optimizer doesn't depend on the learning rate that its function is given, "
-                      "so that all rates are one; pass it on, as in lambda lr: optax.adam(lr)", MupWarning,
-                      stacklevel=4)     # the call of the Training
+                      "so all rates are the same to it; pass the rate on, as in lambda lr: optax.adam(lr)",
+                      MupWarning, stacklevel=4)     # the call of the Training

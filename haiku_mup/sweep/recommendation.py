@@ -24,7 +24,7 @@ class Advice(NamedTuple):
       reasons: some sentences on where the rate comes from.
       doubts: warnings, a sentence or two each: reasons why the rate may not transfer. Empty if there are none.
 
-    >>> haiku_mup.Advice(0.25, "It is the best at width 64.", ["There is one width alone."]).transfers
+    >>> haiku_mup.Advice(0.25, "It is the best at width 64.", ["There is only one width."]).transfers
     False
     """
 
@@ -132,7 +132,7 @@ def _single_width(evidence: _Evidence) -> str | None:
     """Warns if there is one width only, and so nothing to compare it with."""
     if len(evidence.curves) > 1:
         return None
-    return "But there is one width alone: whether its rate transfers can't be told. Add a width."
+    return "But there is only one width, which can't show whether its rate transfers. Add a width."
 
 
 def _diverged(evidence: _Evidence) -> str | None:
@@ -184,12 +184,13 @@ def _rising_loss(evidence: _Evidence) -> str | None:
 def _wide_interval(evidence: _Evidence) -> str | None:
     """Warns if a single seed, or seeds that disagree, leave an optimum uncertain."""
     if any(curve.loss.shape[1] < 2 for curve in evidence.curves.values()):
-        return "But there is one seed alone, so that no interval is known. Add seeds."
+        return "But there is only one seed, so no interval is known. Add seeds."
     noisy = [width for width, optimum in evidence.optima.items()
              if not optimum.at_edge and optimum.half > MAX_HALF_INTERVAL]
     if not noisy:
         return None
-    return f"But at width {_listed(noisy)} the seeds leave it open by more than half an octave. Add seeds."
+    return (f"But at width {_listed(noisy)} the seeds leave the best rate uncertain by more than half an "
+            "octave. Add seeds.")
 
 
 def _missing_trials(evidence: _Evidence) -> str | None:

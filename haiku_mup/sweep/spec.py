@@ -48,13 +48,14 @@ class SweepSpec:
 
     def __post_init__(self) -> None:
         if not self.makers or not self.widths or self.widths[0] < 1:
-            raise MupError(f"lr_sweep: widths {self.widths} of {list(self.makers)}: give at least one of each")
+            raise MupError(f"lr_sweep: widths={self.widths}, parametrizations {list(self.makers)}: give at "
+                           "least one of each")
         if not all(map(callable, self.makers.values())):
             raise MupError("lr_sweep: make_trial must be a function from a width to a trial, or {name: "
                            "function}")
         if self.search is SearchMethod.ADAPTIVE and max(self._rates_by_setting().values()) < 2:
-            raise MupError("lr_sweep: search='adaptive' looks for the best of several learning rates, and "
-                           "there is one for each setting of the other hyperparameters: give lrs=[...], or "
+            raise MupError("lr_sweep: search='adaptive' looks for the best of several learning rates, but "
+                           "each setting of the other hyperparameters has only one: give lrs=[...], or "
                            "search='grid'")
 
     @classmethod
@@ -204,5 +205,5 @@ def _chunk(chunk: int | Literal["auto"]) -> int | None:
     if chunk == "auto":
         return None
     if not isinstance(chunk, int) or chunk < 1:
-        raise MupError(f"lr_sweep: chunk={chunk!r}: give how many trials run beside one another, or 'auto'")
+        raise MupError(f"lr_sweep: chunk={chunk!r}: give the number of trials to run side by side, or 'auto'")
     return chunk

@@ -188,8 +188,8 @@ class Training:
         if rule is None:
             rule = find_rule(optimizer, shapes)
         if rule is None and not parametrization.scales_nothing and not parametrization.plain:
-            raise MupError("training: what kind this optimizer is of doesn't show when it is tried; say it: "
-                           "adam=True, adam=False, or rule=...")
+            raise MupError("training: a trial doesn't show what kind of optimizer this is; pass adam=True, "
+                           "adam=False, or rule=...")
         rule = rule or ADAM
         if parametrization.plain and rule.entrywise:
             return None
@@ -228,8 +228,9 @@ class Training:
                             for function in (self.optimizer, self.make_model))
         unknown = set(hyperparameters) - {*optimizer, *model, "init_scale"}
         if unknown:
-            raise MupError(f"training: nothing takes {', '.join(map(repr, sorted(unknown)))}: the optimizer's "
-                           f"function takes {optimizer}, make_model takes {model}, and there is 'init_scale'")
+            raise MupError(f"training: unknown hyperparameters {', '.join(map(repr, sorted(unknown)))}: the "
+                           f"optimizer's function takes {optimizer}, make_model takes {model}, and "
+                           "'init_scale' is always there")
         for_optimizer = {name: x for name, x in hyperparameters.items() if name in optimizer}
         for_model = {name: x for name, x in hyperparameters.items() if name in model and name not in optimizer}
         rest = {name: x for name, x in hyperparameters.items() if name not in (*optimizer, *model)}

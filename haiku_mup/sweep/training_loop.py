@@ -44,9 +44,9 @@ class ShuffledBatches:
         rows = min(lengths, default=0)
         size = rows if size is None else size
         if len(lengths) != 1 or not 0 < size <= rows:
-            raise MupError(f"training: data of {sorted(lengths)} rows, and batch_size={size}: give arrays with "
-                           "as many rows each, and at least as many as a batch; of lists of numbers, "
-                           "np.asarray(list)")
+            raise MupError(f"training: data of {sorted(lengths)} rows, and batch_size={size}: give arrays "
+                           "with equal numbers of rows, at least those of a batch; convert lists of numbers "
+                           "by np.asarray(list)")
         self._data, self._rows, self._size, self._steps = data, rows, size, steps
 
     def example(self) -> Any:
@@ -87,13 +87,13 @@ class DrawnBatches:
         try:
             inspect.signature(draw).bind(None, 0)
         except TypeError as error:
-            raise MupError(f"training: data is a function, but not of (key, step): {error}; make it "
-                           "data(key, step), which returns the batch of that step") from error
+            raise MupError(f"training: data is a function, but not of (key, step): {error}; make it data(key, "
+                           "step) that returns the batch of the step") from error
         except ValueError:      # a function without a signature
             pass
         if inspect.isgeneratorfunction(draw):
-            raise MupError("training: data is the function of a generator, and a trial is one compiled "
-                           f"program: {STACK}")
+            raise MupError("training: data is a generator function, and a trial is one compiled program: "
+                           "{STACK}")
 
     def _draw(self, key: Any, step: Any) -> Any:
         """Returns the batch of a step, as arrays."""
@@ -110,9 +110,9 @@ class DrawnBatches:
         try:
             shapes, same = output_shapes(self._draw, jax.random.key(0), 0)
         except jax.errors.JAXTypeError as error:
-            raise MupError("training: data(key, step) is traced once for all steps, so that step is no number "
-                           "and key no array of NumPy's: index arrays of jax.numpy, jnp.stack(batches)[step], "
-                           "and draw with jax.random and the key") from error
+            raise MupError("training: data(key, step) is traced once for all steps, so step is not a number "
+                           "and key is not a NumPy array: index arrays of jax.numpy, as in "
+                           "jnp.stack(batches)[step], and draw with jax.random and the key") from error
         if not same:
             raise MupError("training: data(key, step) draws outside of JAX (with NumPy or random, or from an "
                            "iterator): it is traced once, so every step would see one batch. Draw with "

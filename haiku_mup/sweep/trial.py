@@ -119,12 +119,12 @@ def _point(setting: Mapping[str, Any], rate: Mapping[str, Any]) -> Hyperparamete
     """Returns the point of a setting and of ``{"lr": rate}``, or of a setting that has its own rate."""
     values = {**setting, **rate}
     if rate and "lr" in setting:
-        raise MupError("lr_sweep: lrs and hyperparameters both say what lr is; pass lrs=None")
+        raise MupError("lr_sweep: both lrs and hyperparameters give lr; pass lrs=None")
     if "lr" not in values:
         raise MupError("lr_sweep: lrs=None, and hyperparameters has no 'lr'; give one of them")
     for name, value in values.items():
         if name in RESERVED_NAMES or not name.isidentifier():
-            raise MupError(f"lr_sweep: {name!r} is no name for a hyperparameter; give another")
+            raise MupError(f"lr_sweep: {name!r} can't be the name of a hyperparameter; give another")
         if not math.isfinite(float(value)):
             raise MupError(f"lr_sweep: {name}={value!r}: give a finite number")
     if float(values["lr"]) <= 0:
@@ -144,7 +144,8 @@ def seed_list(seeds: int | Iterable[int]) -> list[int]:
     """
     found = list(range(seeds)) if isinstance(seeds, (int, np.integer)) else list(dict.fromkeys(map(int, seeds)))
     if not found or not all(0 <= seed < 2**32 for seed in found):
-        raise MupError(f"lr_sweep: seeds={seeds!r}: give how many, or which, from 0 to 2**32 - 1")
+        raise MupError(f"lr_sweep: seeds={seeds!r}: give the number of seeds, or a list of seeds from 0 to "
+                       "2**32 - 1")
     return found
 
 

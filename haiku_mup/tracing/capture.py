@@ -56,7 +56,7 @@ class Capture:
         self._counted: collections.Counter[str] = collections.Counter()
 
     def close(self) -> None:
-        """Lets go of what it captured: JAX keeps a context for ever, in the keys of its caches."""
+        """Drops what it captured, since JAX keeps the context forever in the keys of its caches."""
         self.records, self.states, self.errors = {}, {}, {}
         self._counted_init = None
 
@@ -73,7 +73,7 @@ class Capture:
             raise MupError.of_all(list(self.errors.values()))
         if not self.records and self._ran_wrapped_model:
             raise MupError(f"{where} captured no parameter: a wrapped model ran in it, which is in μP already; "
-                           "call the init of the plain model inside it, which wrap_model was given")
+                           "inside it, call the init of the plain model that wrap_model was given")
         if not self.records:
             raise MupError(f"{where} captured no parameter: call the model's init inside it, and put the "
                            "layers inside `with haiku_mup.apply_mup():`, in the function that is transformed, "
@@ -130,7 +130,7 @@ class Capture:
         return 1.0
 
     def adopt(self, record: Record, names: tuple[str, ...], array: Any) -> CreatedParameter:
-        """Returns what is known of a parameter that something else than Haiku has made."""
+        """Returns what is known of a parameter that was not made by Haiku."""
         value: Record | ParameterScaling | MupError
         try:
             value = self._value(record, names)

@@ -1,4 +1,4 @@
-"""Records a parameter as it is made: its name, its shape, its initializer's std, and what its layer tells."""
+"""Records a parameter as it is made: its name, shape, initializer's std, and the facts that its layer gives."""
 import functools
 import math
 from typing import Any

@@ -31,7 +31,7 @@ def note_drawn(arrays: Iterable[Any], in_mup: bool) -> None:
 
 
 def note_standard(params: hk.Params) -> None:
-    """Remembers the parameters of a plain model, as its init or its apply ends and nobody had to be warned."""
+    """Remembers the parameters of a plain model whose init or apply ended without a warning."""
     leaves = jax.tree.leaves(params)
     if hk.running_init():
         note_drawn(leaves, in_mup=False)

@@ -36,8 +36,9 @@ class FactorLookup:
             return found
         nesting = Nesting()
         if nesting.stacks not in self._by_stacks[key]:
-            raise MupError.about(name, None, shape, "other layers have this name and shape, and this one was "
-                                 "not captured where it is; capture the model that is wrapped", nesting.line)
+            raise MupError.about(name, None, shape, "other layers have this name and shape, but this one was "
+                                                    "not captured at this place; capture the model that is "
+                                                    "wrapped", nesting.line)
         return self._by_stacks[key][nesting.stacks]
 
     def shapes(self, name: str) -> list[tuple[int, ...]]:

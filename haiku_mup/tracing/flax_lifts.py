@@ -1,4 +1,4 @@
-"""Records the parameters of hk.experimental.flax.lift, which no creator of Haiku's makes."""
+"""Records the parameters of hk.experimental.flax.lift, which Haiku's creators don't see."""
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -128,9 +128,10 @@ def read(active: ActiveContext, next_getter: Callable[[Any], Any], value: Any, c
         return next_getter(value)
     if other and not active.is_lifted(name, shape):
         raise MupError.about(name, None, shape, "a model that was transformed apart is called inside this one "
-                             "with parameters of its own, and this one of them has the name and the shape of a "
-                             "parameter that has factors here; rename its modules, or call it outside, or, "
-                             "where it is in μP, too, wrap it: mup.wrap_model(inner)", users_line())
+                                                "with its own parameters, and one of them, this one, has the "
+                                                "name and shape of a parameter that has factors here; rename "
+                                                "its modules, or call it outside, or, if it is in μP, too, "
+                                                "wrap it: mup.wrap_model(inner)", users_line())
     return _multiplied(value, next_getter, factors, _factor(factors, shape, context))
 
 
@@ -160,7 +161,7 @@ def _factor(factors: RuntimeFactors, shape: tuple[int, ...], context: hk.GetterC
 
 
 def call(active: ActiveContext, next_method, args, kwargs, context: hk.MethodContext) -> Any:
-    """Calls a method of a module; multiplies inputs or outputs in place of a weight, where it has one."""
+    """Calls a method of a module; multiplies its inputs or outputs in place of its weight, if it has one."""
     if context.method_name == "params_dict":
         return _params_multiplied(active, next_method(*args, **kwargs), context.module)
     if context.method_name != "__call__":

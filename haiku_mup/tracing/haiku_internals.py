@@ -290,7 +290,7 @@ def check_home(name: str, module: Any) -> None:
     """
     home = _homes.setdefault(module, name)
     if home != name:
-        raise MupError(f"{name!r}: this SharedEmbed has its matrix at {home!r} already, and would make "
+        raise MupError(f"{name!r}: this SharedEmbed already has its matrix at {home!r}, and would make "
                        "an untied copy here; read it outside of the layer_stack or lift, and close over "
                        "it: weights = embed.get_weights()")
 

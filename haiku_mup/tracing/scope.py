@@ -39,7 +39,7 @@ class ActiveContext(Protocol):
         """Makes a parameter; returns it, and what is known of it."""
 
     def adopt(self, record: Record, names: tuple[str, ...], array: Any) -> CreatedParameter:
-        """Returns what is known of a parameter that something else than Haiku has made."""
+        """Returns what is known of a parameter that was not made by Haiku."""
 
     def create_state(self, creation: Creation) -> Any:
         """Makes state, which is drawn in μP, too; returns it."""

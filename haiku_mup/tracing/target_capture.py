@@ -30,8 +30,8 @@ from haiku_mup.tracing.init_program import retraced_uses
 from haiku_mup.tracing.unwrapped import note_initialized
 from haiku_mup.tracing.warn_once import warn_once
 
-BY_DEPTH = ("this parametrization draws it by the depth, which shows only when all numbered modules are made; "
-            "take hk.layer_stack, or a form in which a Mup wraps the optimizer")
+BY_DEPTH = ("this parametrization draws it by the depth, which is known only once all numbered modules are "
+            "made; use hk.layer_stack, or a form in which a Mup wraps the optimizer")
 
 
 class CapturedModel(NamedTuple):
@@ -105,7 +105,7 @@ class TargetCapture(Capture):
         self._ties_used = False
 
     def close(self) -> None:
-        """Lets go of what it captured."""
+        """Drops what it captured."""
         super().close()
         self.base, self._base_states, self.scalings, self._factors = {}, {}, {}, FactorLookup()
         self._pairing = Pairing({}, self.declarations.parametrization)
@@ -160,7 +160,7 @@ class TargetCapture(Capture):
                 dataclasses.replace(value.target, name=name))
             if scaling.init_mult != value.init_mult:
                 raise MupError(f"init_mults: {name!r} is drawn together with {value.target.name!r}; give both "
-                               "one multiplier")
+                               "the same multiplier")
             self._keep_record(scaling.target)
             self.scalings.setdefault(name, scaling)
             if warning := parameter_warning(scaling, self.declarations.parametrization):

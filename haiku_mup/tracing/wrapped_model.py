@@ -93,7 +93,7 @@ class WrappedModel:
         return creation.make(error, 1.0 if error else factor, self.warned)
 
     def adopt(self, record: Record, names: tuple[str, ...], array: Any) -> CreatedParameter:
-        """Returns what is known of a parameter that something else than Haiku has made."""
+        """Returns what is known of a parameter that was not made by Haiku."""
         captured, *_ = self._captured.get(names[0], (None,))
         error = None
         if captured != record.shape:

@@ -6,10 +6,11 @@ import io
 import json
 
 import jax
+import numpy as np
 import pytest
 
 from demos import depth
-from demos.common import digits
+from demos.common import digits, trainer
 
 SMALL = ["--blocks", "2,4", "--width", "16", "--log2-lrs=-9:-8:1", "--seeds", "1", "--epochs", "1"]
 
@@ -53,3 +54,11 @@ def test_run_from_end_to_end(tmp_path, monkeypatch):
     assert list(summary["best"]["train_loss"]["both"]["optimum"]) == ["2", "4"]
     assert (tmp_path / "depth.png").read_bytes().startswith(b"\x89PNG")
     assert "2 blocks" in said.getvalue() and "depth-mup" in said.getvalue()
+
+
+def test_batches_are_shuffled_each_epoch_and_whole():
+    order = trainer.batch_order(0, 300, 2)
+    assert order.shape == (4, trainer.BATCH) and order.max() < 300
+    assert len(set(order[:2].ravel())) == len(set(order[2:].ravel())) == 256
+    assert not np.array_equal(order[:2], order[2:])
+    assert not np.array_equal(order, trainer.batch_order(1, 300, 2))

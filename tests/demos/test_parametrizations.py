@@ -60,7 +60,7 @@ def test_forms_and_parametrizations_are_one_at_the_base():
     found = set()
     for name in ("sp", "ntp", "table9"):
         train, arrays = parametrizations.make_program(parametrizations.Cell(name, 64), args, digits)
-        found |= set(parametrizations.mnist_mlp.train_grid(train, [-3.0], arrays, orders))
+        found |= set(parametrizations.trainer.train_grid(train, [-3.0], arrays, orders))
     assert len(found) == 1
 
 

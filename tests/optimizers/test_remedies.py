@@ -127,10 +127,10 @@ def test_take_the_scaling_by_shape_out(params):
 
 def test_what_has_no_rule_goes_outside(params):
     galore = contrib.galore(1e-2, rank=2)
-    with pytest.warns(haiku_mup.MupWarning, match="use one that works entry by entry, or put the part"):
+    with pytest.warns(haiku_mup.MupWarning, match="use an optimizer that works entry by entry, or put"):
         mup().wrap_optimizer(galore)
     centre = optax.stateless(lambda u, _: jax.tree.map(lambda x: x - 0.1 * x.mean(), u))
-    with pytest.warns(haiku_mup.MupWarning, match="that doesn't outside of wrap_optimizer"):
+    with pytest.warns(haiku_mup.MupWarning, match="that mixes entries outside of wrap_optimizer"):
         mup().wrap_optimizer(optax.chain(centre, optax.sgd(0.1)), adam=False)
     wrapped = quiet(lambda: optax.chain(centre, mup().wrap_optimizer(optax.sgd(0.1), adam=False)))
     assert factors(wrapped, optax.chain(centre, optax.sgd(0.1)), params) == pytest.approx(SGD)
@@ -163,7 +163,7 @@ def test_a_line_search_goes_outside(params):
 
     grads = jax.grad(value)(params)
     wrong = ours.wrap_optimizer(optax.chain(optax.sgd(0.1), search), adam=False)
-    with pytest.raises(haiku_mup.MupError, match="put what needs it, such as a line search, outside"):
+    with pytest.raises(haiku_mup.MupError, match="put what needs the function, such as a line search, outside"):
         wrong.update(grads, wrong.init(params), params, value=value(params), grad=grads, value_fn=value)
     right = optax.chain(ours.wrap_optimizer(optax.sgd(1e-3), adam=False), search)
     update, _ = right.update(grads, right.init(params), params, value=value(params), grad=grads, value_fn=value)
@@ -177,7 +177,7 @@ def test_give_it_the_targets_parameters(params):
     ours = mup()
     optimizer = ours.wrap_optimizer(optax.adam(0.1))
     for wrong, words in (({**params, "other": {"w": jnp.ones(3)}}, "make them all inside apply_mup()"),
-                         ([params], "or mappings of such trees"),
+                         ([params], "or a mapping of such trees"),
                          (mlp(8).init(KEY, X), r"or make a new Mup\(\) for this width")):
         with pytest.raises(haiku_mup.MupError, match=words):
             optimizer.init(wrong)

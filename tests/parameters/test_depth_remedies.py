@@ -57,7 +57,7 @@ def test_name_an_alpha_or_none(name):
 
 def test_tune_the_model_with_fewer_blocks():
     (text,) = said(STRUCTURES["name_scope"], TARGET, BASE)
-    assert "a base has no more blocks than its target; tune the model with fewer" in text
+    assert "a base can't have more blocks than its target; tune the model with fewer" in text
     mup = completep()
     assert said(STRUCTURES["name_scope"], BASE, TARGET, mup) == []
     assert factors(mup, "mix/w") == ("hidden", 1 / 2, 3)
@@ -78,7 +78,7 @@ BODIES = {
         lambda x, n: haiku_mup.residual(x, lambda x: in_turn(
             [hk.to_module(branch)(f"layer_{i}") for i in range(n)], x)),
         blocks(lambda x, i: haiku_mup.residual(x, branch))),
-    "put each block in a module of its own, or in hk.name_scope(f'block_{i}')": (
+    "put each block in its own module, or in hk.name_scope(f'block_{i}')": (
         lambda x, n: in_turn([lambda x: haiku_mup.residual(x, lambda x: hk.Linear(x.shape[-1])(
             jax.nn.relu(hk.Linear(2 * x.shape[-1])(x))))] * n, x),
         blocks(lambda x, i: haiku_mup.residual(x, lambda x: hk.Linear(x.shape[-1])(
@@ -164,7 +164,7 @@ def test_another_name_is_built_from_one_function():
 
 def test_a_stack_has_one_layer_at_least():
     (text,) = said(STRUCTURES["layer_stack"], (0, 8), (6, 16))
-    assert "build base and target with one layer at least" in text
+    assert "build base and target with at least one layer" in text
     mup = completep()
     assert said(STRUCTURES["layer_stack"], (1, 8), (6, 16), mup) == []
     assert factors(mup, "mix/w") == ("hidden", 1 / 2, 6)

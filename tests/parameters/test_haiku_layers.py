@@ -290,7 +290,7 @@ test_records_are_inherited_and_added_to = hk.testing.transform_and_run(test_reco
 
 
 def test_a_record_that_can_not_be_right(registered):
-    with pytest.raises(haiku_mup.MupError, match="int.*no subclass of hk.Module"):
+    with pytest.raises(haiku_mup.MupError, match="int.*not a subclass of hk.Module"):
         register(LayerType(int))
     with pytest.raises(haiku_mup.MupError, match=r"fans: 0: give \(fan_in_axes, fan_out_axes\)"):
         register(LayerType(Mixer, fans={"w": 0}))

@@ -282,7 +282,7 @@ TOLD = {
     more_experts: (X, "nothing says which are fan-in and which fan-out",
                    {"fans": {"~/w1": (1, 2, 0), "~/w2": (1, 2, 0)}, "finite": {"router/*": "out"}},
                    {"~/w1": HIDDEN, "~/w2": HIDDEN, "router/w": OUTPUT, "router/b": FIXED}),
-    mixed_edges: (X, "a concatenation of a growing and a fixed part?", None, {}),
+    mixed_edges: (X, "a concatenation of a growing and a fixed part:", None, {}),
     mixed_core: (X, "its fan-in grows", None, {}),
     equivariant: (X, "nothing says which are fan-in and which fan-out", {"fans": {"~/uvw": ((0, 1), 2)}},
                   {"~/uvw": ("hidden", 1, 1 / 16, 1 / 4), "~/uvu": HIDDEN, "~/paths": INPUT}),

@@ -76,7 +76,7 @@ MESSAGES = {
                             ("output", 1 / 4, 1, 4)),
     "a hidden readout": (hidden, X, haiku_mup.Readout, hk.Linear, "hk.Linear", "middle/w",
                          ("hidden", 1, 1 / 4, 1)),
-    "a concatenation": (mixed, X, False, True, "an hk.Linear of its own", "of_h/w", ("hidden", 1, 1 / 4, 1)),
+    "a concatenation": (mixed, X, False, True, "its own hk.Linear", "of_h/w", ("hidden", 1, 1 / 4, 1)),
     "logits inside": (mixed_outputs, X, False, True, "haiku_mup.Readout", "logits/w", ("output", 1 / 4, 1, 4)),
     "attention": (attends, X, hk.MultiHeadAttention, haiku_mup.MultiHeadAttention,
                   "haiku_mup.MultiHeadAttention", "attention/query/w", ("hidden", 1 / 2, 1 / 4, 1)),
@@ -187,7 +187,7 @@ SHAPES = {
     "or give it the same shape in both": (
         own, {"shape": lambda w: (w,), "dtype": jnp.int32, "init": jnp.zeros},
         {"shape": lambda w: (5,), "dtype": jnp.int32, "init": jnp.zeros}, "~/own", ("fixed", 1, 1, 1)),
-    "compute it of sizes, with numpy or math": (
+    "compute it from sizes, with numpy or math": (
         drawn, {"init": number}, {"init": lambda x, w: hk.initializers.RandomNormal(w**-0.5)}, "middle/w",
         HIDDEN),
     "use one initializer for both": (
@@ -250,7 +250,7 @@ def test_a_std_that_no_law_explains_is_drawn_by_the_fan_in_or_with_one_std():
     finite = {"linear/w": "in"}
     (text,) = told(features(lambda x: hk.initializers.RandomNormal(1 / x.shape[-1])),
                    haiku_mup.Mup(finite=finite))
-    assert "draw by the fan-in, as hk.initializers.VarianceScaling(), or with one std" in text
+    assert "goes by the fan-in, such as hk.initializers.VarianceScaling(), or one std" in text
     for init, std in ((hk.initializers.VarianceScaling(), 11**-0.5), (NORMAL, 0.1)):
         mup = haiku_mup.Mup(finite=finite)
         assert told(features(lambda x, init=init: init), mup) == []

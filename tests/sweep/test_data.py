@@ -103,7 +103,7 @@ def test_a_function_of_key_and_step_is_none(name):
     (Loader(), "a Loader, an iterator"), ((X, iter(Y)), "an iterator"), (zip(X, Y), "an iterator"),
     ("digits", "a str, which is no array"), (lambda step: X, r"not of \(key, step\)"),
     (lambda: next(iter([X])), r"not of \(key, step\)"),
-    ((X.tolist(), Y.tolist()), "of lists of numbers, np.asarray")])
+    ((X.tolist(), Y.tolist()), "convert lists of numbers by np.asarray")])
 def test_data_that_is_none_is_an_error(data, said):
     with pytest.raises(haiku_mup.MupError, match=f"training: data .*{said}"):
         training(data)

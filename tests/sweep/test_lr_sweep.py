@@ -121,10 +121,11 @@ def test_the_parametrization_has_the_name_of_the_function(here):
 
 @pytest.mark.parametrize("arguments, said", [
     (dict(widths=[]), "at least one"), (dict(widths=[0]), "at least one"), (dict(lrs=[]), "nothing to try"),
-    (dict(lrs=[-0.1]), "above 0"), (dict(lrs=[math.nan]), "finite"), (dict(seeds=0), "give how many"),
-    (dict(seeds=[-1]), "give how many"), (dict(lrs=None), "has no 'lr'"), (dict(chunk=0), "chunk=0"),
-    (dict(search="random"), "search='random'"), (dict(hyperparameters={"seed": [1]}), "'seed' is no name"),
-    (dict(hyperparameters=[{"lr": 1.0}]), "both say"),
+    (dict(lrs=[-0.1]), "above 0"), (dict(lrs=[math.nan]), "finite"), (dict(seeds=0), "give the number"),
+    (dict(seeds=[-1]), "give the number"), (dict(lrs=None), "has no 'lr'"), (dict(chunk=0), "chunk=0"),
+    (dict(search="random"), "search='random'"),
+    (dict(hyperparameters={"seed": [1]}), "'seed' can't be the name"),
+    (dict(hyperparameters=[{"lr": 1.0}]), "both lrs"),
     (dict(hyperparameters=[{"a": 1}, {"b": 1}]), "same names"), (dict(make=7), "a function from a width"),
 ])
 def test_arguments_that_are_not_allowed(here, arguments, said):

@@ -63,7 +63,7 @@ class TrialRunner:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             program = self._program(parametrization, width)
-        given = [(w.category, str(w.message)) for w in caught if issubclass(w.category, UserWarning)]
+        given = [(w.category, w.message.args[0]) for w in caught if isinstance(w.message, UserWarning)]
         chunk = chunk or program.auto_chunk()
         return TracedProgram(program.info, chunk, chunk * jax.local_device_count(), given)
 
