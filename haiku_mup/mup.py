@@ -486,9 +486,9 @@ class Mup:
         checkpoint  linear/w    784×32  784×256  input    0.03142     0.03142           1        1       8
         here        linear/w    784×64  784×256  input    0.03142     0.03142           1        1       4
         """
-        from haiku_mup.serialization import compare
+        from haiku_mup.serialization import checkpoint_check
 
-        compare.check(state, self._captured("check"), self._declarations)
+        checkpoint_check.check(state, self._captured("check"), self._declarations)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the captured base (and delta) as plain values, to put into a checkpoint.

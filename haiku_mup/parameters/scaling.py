@@ -131,8 +131,8 @@ class ParameterScaling:
         return self.target.is_guess and any(block.role != rules.FIXED for block in self.row_blocks)
 
 
-def compare(base: Record, target: Record, parametrization: rules.Parametrization, depth: float = 1.0,
-            depth_is_final: bool = True) -> ParameterScaling:
+def scaling_of(base: Record, target: Record, parametrization: rules.Parametrization, depth: float = 1.0,
+               depth_is_final: bool = True) -> ParameterScaling:
     """Returns the scaling of a parameter, from its records at the base and at the target.
 
     Args:

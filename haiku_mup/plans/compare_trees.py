@@ -7,7 +7,7 @@ from haiku_mup.errors import MupError
 from haiku_mup.parameters.declarations import Declarations
 from haiku_mup.parameters.globs import check_globs, multiplier_of, multipliers_by_name
 from haiku_mup.parameters.record import Record
-from haiku_mup.parameters.scaling import ParameterScaling, compare
+from haiku_mup.parameters.scaling import ParameterScaling, scaling_of
 from haiku_mup.plans.stds import Std, declared_moments, declared_std
 from haiku_mup.plans.tree_records import CALL, Leaf, TreeDeclarations, check_known, one_layer
 
@@ -94,7 +94,7 @@ def _scaling(base: Record, target: Record, declared: Declarations) -> ParameterS
         check_known(base, target)
     if base.stacks != target.stacks:
         raise MupError.about(target.name, (*base.stacks, *base.shape), (*target.stacks, *target.shape), STACKS)
-    scaling = compare(base, target, declared.parametrization)
+    scaling = scaling_of(base, target, declared.parametrization)
     return scaling.with_init_mult(multiplier_of(target.name, declared.init_mults, "init_mults"))
 
 

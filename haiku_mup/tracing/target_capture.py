@@ -16,7 +16,7 @@ from haiku_mup.parameters.globs import multiplier_of
 from haiku_mup.parameters.haiku_layers import TIED
 from haiku_mup.parameters.place import Branch, Site
 from haiku_mup.parameters.record import CapturedBase, Compared, Record
-from haiku_mup.parameters.scaling import ParameterScaling, RuntimeFactors, compare
+from haiku_mup.parameters.scaling import ParameterScaling, RuntimeFactors, scaling_of
 from haiku_mup.parameters.state_draws import state_draw
 from haiku_mup.parameters.warnings import model_warnings, parameter_warning
 from haiku_mup.rules import ONE, Parametrization
@@ -145,7 +145,7 @@ class TargetCapture(Capture):
         # Thousands of parameters are of a few kinds; each is worked out once.
         key = pair.base.content, pair.target.content, pair.depth, whole
         if (like := self._by_content.get(key)) is None:
-            like = self._by_content[key] = compare(
+            like = self._by_content[key] = scaling_of(
                 pair.base, pair.target, self.declarations.parametrization, pair.depth, whole)
         scaling = like.of(pair.base, pair.target)
         mult = multiplier_of(pair.target.name, self.declarations.init_mults, "Mup(init_mults=...)")
@@ -303,7 +303,7 @@ def with_delta(base: CapturedBase, delta: Mapping[str, Record],
     check_branches(pairing, found)
     for pair in found.values():
         try:
-            compare(pair.base, pair.target, parametrization, pair.depth)
+            scaling_of(pair.base, pair.target, parametrization, pair.depth)
         except MupError as error:
             errors.append(error)
     if errors:

@@ -86,7 +86,7 @@ def counted(monkeypatch, module, name):
 
 
 def test_each_kind_of_parameter_is_compared_once(monkeypatch):
-    compared = counted(monkeypatch, target_capture, "compare")
+    compared = counted(monkeypatch, target_capture, "scaling_of")
     mup = haiku_mup.Mup()
     names = len(capture.captured("GPT-2, 12 blocks", mup))
     kinds = {(base.content, target.content) for base, target, *_ in compared}

@@ -9,7 +9,7 @@ from haiku_mup.errors import MupError
 from haiku_mup.parameters.declarations import Declarations
 from haiku_mup.parameters.globs import multiplier_of
 from haiku_mup.parameters.record import Record
-from haiku_mup.parameters.scaling import ParameterScaling, compare
+from haiku_mup.parameters.scaling import ParameterScaling, scaling_of
 from haiku_mup.parameters.summary_table import Row, as_text
 from haiku_mup.serialization import state_dict
 
@@ -92,7 +92,7 @@ def _difference(record: Record, scaling: ParameterScaling, theirs: Declarations,
     their_lr_mult, our_lr_mult = (multiplier_of(name, each.lr_mults, "lr_mults") for each in (theirs, ours))
     try:
         depth = scaling.depth * math.prod(scaling.base.stacks) / math.prod(record.stacks)
-        other = compare(record, scaling.target, theirs.parametrization, depth).with_init_mult(init_mult)
+        other = scaling_of(record, scaling.target, theirs.parametrization, depth).with_init_mult(init_mult)
         found = Difference(Row.of(other, their_lr_mult), Row.of(scaling, our_lr_mult))
     except (MupError, ZeroDivisionError):
         return None
