@@ -13,8 +13,9 @@ import haiku_mup
 from haiku_mup import models
 
 ROOT = pathlib.Path(__file__).parents[2]
-INTERNAL = {"MupError.about", "MupError.made_at", "MupError.of_all", "MupError.with_source", "Row.of"}
-# ... which make them, for the library alone
+# Methods that make errors and rows, for the library alone; and a method that every exception has.
+INTERNAL = {"MupError.about", "MupError.made_at", "MupError.of_all", "MupError.with_source", "Row.of",
+            "MupError.add_note"}
 
 
 def python(*arguments):
@@ -114,6 +115,12 @@ def test_every_function_of_a_module_with_a_page_has_an_example(inventory, collec
              if kind == "py:function" and name.startswith(("haiku_mup.plot.", "haiku_mup.sweep."))}
     functions = map(pydoc.locate, found)        # defined in modules of their own
     assert found and {f"{function.__module__}.{function.__qualname__}" for function in functions} <= collected
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "reference").glob("*.rst")), ids=lambda page: page.stem)
+def test_each_page_has_an_example_before_its_first_signature(page):
+    text = page.read_text(encoding="utf-8")
+    assert 0 < text.find(".. code-block:: python\n") < text.index(".. auto")
 
 
 def test_a_name_that_is_not_there_fails_the_build(tmp_path):
