@@ -141,7 +141,7 @@ def _matching_scaling(norms: np.ndarray, names: set[str], tree: Any,
     growth = norms[:, 0] / norms[0, 0]
     if not np.allclose(norms[:, 1], norms[:, 0], rtol=0.02):
         raise MupError(f"{min(names)!r}: twice the gradient gives {norms[0, 1] / norms[0, 0]:.3g} times "
-                       "Muon's update, and there is no rule for that; leave out adaptive=True, or whatever "
+                       "Muon's update, and there is no rule for that; leave adaptive=True out, or whatever "
                        "multiplies its updates by the gradient's size")
     for shape_scaling, spectral_norm in SHAPE_SCALINGS.items():
         expected = np.array(list(map(spectral_norm, TRIED_SHAPES)))

@@ -230,7 +230,7 @@ def normalized(fans: Fans, name: str, shape: tuple[int, ...]) -> Fans:
     rank, axes = len(shape), [*fans.fan_in, *fans.fan_out, *fans.lookup]
     if any(not -rank <= axis < rank for axis in axes) or len({a % rank for a in axes}) < len(axes):
         raise MupError(f"{name!r}: shape {shape}: declared fan-in {fans.fan_in} and fan-out {fans.fan_out} "
-                       "name an axis that it doesn't have, or one axis twice; count the axes of one layer, "
+                       "name an axis that it doesn't have, or one twice; count the axes of one layer, "
                        "without stack axes")
     fan_in, fan_out, lookup = (tuple(axis % rank for axis in group)
                                for group in (fans.fan_in, fans.fan_out, fans.lookup))

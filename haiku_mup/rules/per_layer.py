@@ -13,9 +13,10 @@ after the first updates with none. That is ε's factor for inputs and hidden wei
 multiplier. SGD's rate is Adam's over ε's factor. (The paper's Table 1 has Adam's rates, which we read at
 second hand; ε's factors and SGD's are derived here.)
 
-None of this counts what a readout's initial weights make of changed activations. The first gradients point
-along these weights, so that n changes add up to n^½ of the standard readout's n^-½ each: outputs move like √n
-in the first steps, unless the readout starts at zero. μP's multiplier, which is smaller by √n, takes that back.
+None of this counts what a readout's initial weights make of changed activations, which the paper treats as an
+alignment of its own. The first gradients point along these weights. So n changes of size 1, times weights of
+n^-½, add up to √n: in the first steps outputs of the standard and the neural tangent form move like √n, unless
+the readout starts at zero. μP's multiplier makes the weights n^-1, and the sum 1.
 """
 import dataclasses
 

@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import haiku as hk
 import jax
 import optax
 
@@ -25,6 +26,8 @@ from haiku_mup.rules.tables import maximal_update, standard
 from haiku_mup.sweep.optimizer_argument import check_function_of_rate, check_made_optimizer, warn_of_unused_rate
 from haiku_mup.sweep.training_loop import DrawnBatches, ShuffledBatches, scan_while_finite
 from haiku_mup.sweep.training_step import TrainingStep
+from haiku_mup.tracing.context import apply_mup
+from haiku_mup.tracing.haiku_internals import original_function
 
 PARAMETRIZATIONS: dict[str, Callable[[], Parametrization]] = {"sp": standard, "mup": maximal_update}
 
@@ -43,7 +46,7 @@ def training(make_model: Callable[..., Any], data: Any, loss_fn: Callable[..., j
 
     Args:
       make_model: a function from a width to a transformed model, not wrapped, whose layers are inside
-        `apply_mup`.
+        `apply_mup`; for "sp" they need not be.
       data: a tree of arrays with one row for each example, such as ``(x, y)``. Each epoch shuffles the rows,
         and leaves out those that fill no batch. Or a function ``data(key, step)`` that JAX can trace, which
         returns a batch. An iterator is an error, since a trial is one compiled program; so are draws with
@@ -148,9 +151,9 @@ class Training:
         """Returns the trial of this width; captures the shapes of base and target."""
         key = jax.random.key(0)
         make_model = functools.partial(self.make_model, **_placeholders(self.make_model, 1.0))
+        target_model = make_model(width)
         # A parametrization without factors has no base: the target serves as its own.
-        base, target_model = (make_model(width if self.parametrization.scales_nothing else self.base_width),
-                              make_model(width))
+        base = target_model if self.parametrization.scales_nothing else make_model(self.base_width)
         if self.plan is None:
             check_model(base)
             check_model(target_model)
@@ -163,6 +166,8 @@ class Training:
         """Returns the Mup that has captured both models, or what takes its place where models are pairs."""
         if self.plan is not None:
             return PlannedModel.of(base, target, self.plan, parametrization=self.parametrization)
+        if self.parametrization.scales_nothing:
+            base = target = _inside_apply_mup(target)
         mup = Mup(parametrization=self.parametrization, fans=self.fans, readouts=self.readouts,
                   finite=self.finite, tied=self.tied)
         with mup.init_base():
@@ -270,6 +275,12 @@ def _evaluated(name: str, what: Any) -> Any:
         return what
     return as_arrays(what, f"training: evaluate[{name!r}]",
                      "give one batch, or a function (apply, params, rng)")
+
+
+def _inside_apply_mup(model: Any) -> Any:
+    """Returns a model whose layers are all inside `apply_mup`, which plain ones in SP needn't be."""
+    function = original_function(model.init)
+    return model if function is None else hk.transform_with_state(apply_mup()(function))
 
 
 def _scale_drawn(params: Any, mup: Mup, scale: Any) -> Any:

@@ -117,7 +117,7 @@ def test_every_function_of_a_module_with_a_page_has_an_example(inventory, collec
     assert found and {f"{function.__module__}.{function.__qualname__}" for function in functions} <= collected
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "reference").glob("*.rst")), ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", sorted((ROOT / "docs/reference").glob("*.rst")), ids=lambda page: page.stem)
 def test_each_page_has_an_example_before_its_first_signature(page):
     text = page.read_text(encoding="utf-8")
     assert 0 < text.find(".. code-block:: python\n") < text.index(".. auto")

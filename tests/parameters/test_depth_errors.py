@@ -53,7 +53,7 @@ def test_fewer_blocks_without_an_alpha():
 
 @pytest.mark.parametrize("name", ["layer_stack", "name_scope", "layer_stack transparent"])
 def test_a_base_with_more_blocks(name):
-    with raises("no more blocks than its target"):
+    with raises("have more blocks than its target"):
         capture(STRUCTURES[name], (6, 8), (2, 8))
 
 

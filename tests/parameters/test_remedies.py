@@ -284,7 +284,7 @@ TABLE = ("input", 1 / 4, 1, 4)
 DECLARED = {
     "let one match": (both_ways, X, {"fans": {"~/own": (0, 1), "*own": (1, 0)}}, {"fans": {"*own": (0, 1)}},
                       "~/own", HIDDEN),
-    "axes are those of one layer, without stack axes": (
+    "count the axes of one layer, without stack axes": (
         both_ways, X, {"fans": {"~/own": (0, 3)}}, {"fans": {"~/own": (0, 1)}}, "~/own", HIDDEN),
     "finite axes (3,) name one that it doesn't have": (
         both_ways, X, {"finite": {"~/own": 3}}, {"finite": {"~/own": 2}}, "~/own", HIDDEN),

@@ -138,7 +138,7 @@ def test_what_the_error_says_is_right():
     lambda key, step: (np.asarray(X)[step:step + 4], Y), lambda key, step: (np.asarray(key), Y),
     lambda key, step: (X * int(step), Y)])
 def test_a_step_that_is_taken_for_a_number_is_an_error(data):
-    with pytest.raises(haiku_mup.MupError, match=r"index arrays of jax.numpy, jnp.stack\(batches\)\[step\]"):
+    with pytest.raises(haiku_mup.MupError, match=r"index arrays of jax.numpy, as in jnp.stack\(batches\)\[step\]"):
         training(data)(8)
 
 

@@ -100,7 +100,7 @@ def test_where_the_curves_agree_the_rate_of_the_widest_is_recommended_without_a_
     (make_sweep(wall(1)), "the seeds leave the best rate uncertain by more than half an octave"),
     (make_sweep(wall(-1)), "the seeds leave the best rate uncertain by more than half an octave"),
     (make_sweep(bowl(), seeds=1), "there is only one seed"),
-    (make_sweep(bowl(), [64]), "there is one width alone"),
+    (make_sweep(bowl(), [64]), "there is only one width"),
     (make_sweep(bowl(), name="sp"), "this is the standard parametrization"),
     (make_sweep(lambda w, x, s: math.inf), "Every one diverged"),
     (make_sweep(lambda w, x, s: math.inf if w == 128 else bowl()(w, x, s)), "at width 128 every rate diverged"),

@@ -210,7 +210,7 @@ def test_an_optimizer_whose_kind_does_not_show_must_be_named():
         return optax.GradientTransformation(lambda params: (), lambda g, s, p=None: (
             jax.tree.map(lambda g, p: -lr * jnp.where(p == 0, jnp.sign(g), g), g, p), s))
 
-    with pytest.raises(haiku_mup.MupError, match="say it: adam=True"):
+    with pytest.raises(haiku_mup.MupError, match="pass adam=True"):
         training(odd)(WIDTH)
     training(odd, adam=True)(WIDTH)
 
@@ -238,6 +238,30 @@ def test_a_mistake_of_the_model_is_named():
 
 
 # --- declarations ---
+
+def test_in_sp_a_model_needs_no_apply_mup_and_in_mup_it_does():
+    def plain(width):
+        def fn(x):
+            return hk.Linear(1, name="out")(jax.nn.relu(hk.Linear(width)(x)))
+
+        return hk.transform(fn)
+
+    def inside(width):
+        def fn(x):
+            with haiku_mup.apply_mup():
+                return hk.Linear(1, name="out")(jax.nn.relu(hk.Linear(width)(x)))
+
+        return hk.transform(fn)
+
+    def losses(model, **scale):
+        trial = training(model=model, parametrization="sp")(16)
+        return jax.jit(trial)(0.01, jax.random.key(3), **scale)["train_loss"]
+
+    for scale in ({}, {"init_scale": 2.0}):
+        np.testing.assert_array_equal(losses(plain, **scale), losses(inside, **scale))
+    with pytest.raises(haiku_mup.MupError, match="init_base captured no parameter"):
+        training(model=plain)(16)
+
 
 def classes_grow(width):
     def fn(x):
