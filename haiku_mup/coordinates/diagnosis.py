@@ -1,6 +1,6 @@
 """Names what usually causes each deviation that a coordinate check finds, and its remedy."""
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from haiku_mup.coordinates.findings import Finding
 from haiku_mup.coordinates.optimizer_diagnosis import OptimizerDiagnosis
@@ -23,14 +23,19 @@ def diagnosed(findings: Sequence[Finding], optimizer: OptimizerDiagnosis | None 
     updates = [f for f in findings if kind_of(f.quantity) == ParameterKind.UPDATE]
     vectors_grow = any(f.expected.high > -0.25 and f.slope > 0.6 and f.excess > 0.3 for f in updates)
     tried = optimizer or OptimizerDiagnosis()
-    return [f._replace(cause=_cause(f, vectors_grow, tried)) if f.excess > 0 else f for f in findings]
+    wrong = [f for f in findings if f.excess > 0]
+    drawn = {(f.name, _is_above(f)) for f in wrong if kind_of(f.quantity) == ParameterKind.VALUE and not f.step}
+    causes = {id(f): _cause(f, drawn, vectors_grow, tried) for f in wrong}
+    return [f._replace(cause=causes[id(f)]) if id(f) in causes else f for f in findings]
 
 
-def _cause(finding: Finding, vectors_grow: bool, optimizer: OptimizerDiagnosis) -> str:
+def _cause(finding: Finding, drawn: Set[tuple[str, bool]], vectors_grow: bool,
+           optimizer: OptimizerDiagnosis) -> str:
     """Returns the usual cause of a deviation.
 
     Args:
       finding: what was found of one quantity.
+      drawn: the names of parameters whose draws are wrong, and whether these grow; later values show it, too.
       vectors_grow: whether updates grow that should keep their size: of inputs, biases or readouts. Then all
         learning rates have the wrong factors, and not that of one weight.
       optimizer: how the optimizer behaves.
@@ -42,7 +47,7 @@ def _cause(finding: Finding, vectors_grow: bool, optimizer: OptimizerDiagnosis) 
         return EPSILON.format(optimizer.small_gradient)
     if finding.excess <= finding.doubt:     # it may be right
         return ""
-    kind, above = kind_of(finding.quantity), finding.slope > finding.expected.high
+    kind, above = kind_of(finding.quantity), _is_above(finding)
     if kind == RecordKind.MULTIPLIER:
         return _cause_in_multiplier(finding, above)
     if kind == ParameterKind.DECAY:
@@ -50,11 +55,11 @@ def _cause(finding: Finding, vectors_grow: bool, optimizer: OptimizerDiagnosis) 
                 "wrap_optimizer(…, scale_decay=False)")
     if kind == ParameterKind.RATE:
         return _cause_in_rate(above, optimizer)
-    if kind in (ParameterKind.UPDATE, ParameterKind.CHANGE) or kind == ParameterKind.VALUE and finding.step:
-        return _cause_in_update(finding, above, vectors_grow, optimizer)
-    if kind == ParameterKind.VALUE:
+    if kind == ParameterKind.VALUE and (not finding.step or (finding.name, above) in drawn):
         return ("it is drawn too large" if above else "it is drawn too small") + (
-            ": its std must be that of μP: call mup.wrap_model(model).init, and let the base vary this width")
+            "; its std must be that of μP: call mup.wrap_model(model).init, and let the base vary this width")
+    if kind in (ParameterKind.UPDATE, ParameterKind.CHANGE, ParameterKind.VALUE):
+        return _cause_in_update(finding, above, vectors_grow, optimizer)
     if kind == RecordKind.LOGITS:
         return ("attention logits are divided by √d, not by d: use haiku_mup.MultiHeadAttention" if above else
                 "attention logits shrink: their multiplier is applied twice, or queries don't learn")
@@ -76,6 +81,10 @@ def _cause_in_multiplier(finding: Finding, above: bool) -> str:
 def _is_trained(finding: Finding) -> bool:
     """Returns whether a finding is of what updates make."""
     return finding.step > 0 or kind_of(finding.quantity) in (ParameterKind.UPDATE, ParameterKind.CHANGE)
+
+
+def _is_above(finding: Finding) -> bool:
+    return finding.slope > finding.expected.high
 
 
 def _is_rate(finding: Finding) -> bool:

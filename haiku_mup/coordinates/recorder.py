@@ -214,7 +214,7 @@ class Recorder:
             module, inputs, read["w"], product, lambda x: module(x, *args, **kwargs)))
 
     def _sizes_of_product(self, module: Any, inputs: jax.Array, weight: jax.Array, product: jax.Array,
-                       layer: Callable[[jax.Array], jax.Array]) -> Any:
+                          layer: Callable[[jax.Array], jax.Array]) -> Any:
         """Returns the sizes of a product with and without what else is in it: traced alone, or measured."""
         if not self._prepared:
             return np.zeros(3, np.float32)          # only its shape is asked for

@@ -13,7 +13,7 @@ from haiku_mup.errors import MupError
 from haiku_mup.sweep.loss_curves import Curve, drift
 from haiku_mup.sweep.recommendation import MAX_DRIFT
 from haiku_mup.sweep.result import Sweep
-from haiku_mup.sweep.transfer import Estimate, Transfer, loss_at
+from haiku_mup.sweep.transfer import Estimate, Transfer, loss_at, plus_minus
 
 COLUMNS = ("parametrization", "drift", "exponent", "log2 lr", "lowest loss", "behind", "lost by the base's lr",
            "transfers")
@@ -233,7 +233,7 @@ class Comparison:
         if self.equals:
             text += f", and the seeds can't tell it from {_joined(self.equals)}"
         worse = [name for name in self._curves if name not in (self.best, *self.equals)]
-        behind = [f"{name} by {self.behind(name).value:.3g}{_plus_minus(self.behind(name))}" for name in worse]
+        behind = [f"{name} by {self.behind(name).value:.3g}{plus_minus(self.behind(name))}" for name in worse]
         return text + (f"; behind it are {_joined(behind)}." if behind else ".")
 
     def _transferring(self) -> str:
@@ -304,12 +304,8 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Estimate):
-        return f"{value.value:.3g}{_plus_minus(value)}"
+        return f"{value.value:.3g}{plus_minus(value)}"
     return value if isinstance(value, str) else f"{value:.4g}"
-
-
-def _plus_minus(estimate: Estimate) -> str:
-    return "" if math.isnan(estimate.half) or estimate.half == 0 else f" ±{estimate.half:.2g}"
 
 
 def _joined(names: Iterable[str]) -> str:

@@ -93,7 +93,7 @@ class DrawnBatches:
             pass
         if inspect.isgeneratorfunction(draw):
             raise MupError("training: data is a generator function, and a trial is one compiled program: "
-                           "{STACK}")
+                           f"{STACK}")
 
     def _draw(self, key: Any, step: Any) -> Any:
         """Returns the batch of a step, as arrays."""

@@ -113,7 +113,7 @@ class Transfer:
         known = not math.isnan(self.lost_share)
         share = f", {100 * self.lost_share:.0f}% of the computation" if known else ""
         return (f"The best rate follows width^{self.exponent}{fit}. With the narrowest model's best rate the "
-                f"widest loses {self.lost.value:.3g}{_plus_minus(self.lost)}{share}. An error of an octave "
+                f"widest loses {self.lost.value:.3g}{plus_minus(self.lost)}{share}. An error of an octave "
                 f"costs {_listed(self.sensitivities)} by width.")
 
 
@@ -289,8 +289,13 @@ def limit_of(lowest: Mapping[int, float]) -> float:
     return found
 
 
-def _plus_minus(estimate: Estimate) -> str:
-    return "" if math.isnan(estimate.half) else f" ±{estimate.half:.2g}"
+def plus_minus(estimate: Estimate) -> str:
+    """Returns half the interval of an estimate as text, if it has one: nothing for a number that is exact.
+
+    >>> plus_minus(Estimate(1.0, 0.5, 1.5)), plus_minus(Estimate(1.0)), plus_minus(Estimate(0.0, 0.0, 0.0))
+    (' ±0.5', '', '')
+    """
+    return "" if math.isnan(estimate.half) or estimate.half == 0 else f" ±{estimate.half:.2g}"
 
 
 def _listed(by_width: Mapping[int, float]) -> str:

@@ -72,8 +72,8 @@ def test_arrays_stay_and_those_of_other_libraries_become_numpys():
 
 @pytest.mark.parametrize("wrong, said", [
     (iter([1]), "a list_iterator, an iterator; next"), ((X, (i for i in Y)), "a generator, an iterator"),
-    (Loader(), "a Loader, an iterator"), (zip(X, Y), "a zip"), ({"x": "text"}, "a str, which is no array"),
-    ((X, object()), "an? object, which is no array")])
+    (Loader(), "a Loader, an iterator"), (zip(X, Y), "a zip"), ({"x": "text"}, "a str, which is not an array"),
+    ((X, object()), "an? object, which is not an array")])
 def test_what_is_no_array_is_named(wrong, said):
     with pytest.raises(haiku_mup.MupError, match=f"data .*{said}"):
         as_arrays(wrong, "data", "next")

@@ -47,6 +47,17 @@ def test_the_table_has_the_worst_on_top_and_says_why():
     check.assert_ok(tol=2.5)
 
 
+def test_a_wrong_draw_is_also_the_cause_of_later_values_and_not_of_a_shrinking_update():
+    def causes(*, at_start):
+        early = points(at_start, quantity="param linear/w", expected="0")
+        late = [p._replace(step=1) for p in points(-0.5, quantity="param linear/w", expected="0")]
+        return {f.step: f.cause for f in CoordCheck(early + late).failures()}
+
+    drawn = causes(at_start=-0.5)
+    assert drawn[0] == drawn[1] and drawn[0].startswith("it is drawn too small")
+    assert "learning rate" in causes(at_start=0.0)[1] and "learning rate" in causes(at_start=0.5)[1]
+
+
 def test_nothing_is_not_right():
     for check in (CoordCheck([]), CoordCheck(points(0, expected="")), CoordCheck([points(0)[0]])):
         assert not check.ok and "nothing was judged" in str(check)
