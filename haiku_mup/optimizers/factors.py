@@ -108,8 +108,7 @@ class OptimizerScaling:
             return Scales()
         if not parametrization.draws and rule.coupling is Coupling.PARAMETER:
             raise MupError(f"{parametrization.name}: rule={rule.name!r} depends on the sizes of parameters, "
-                           "and this parametrization leaves their draws as they are; take another "
-                           "parametrization")
+                           "and this parametrization leaves their draws as they are")
         if rule.serves_entrywise:
             _check_paired_rates(scaling.target.name, parametrization, block.factors)
         found = rule.scales(_growth(scaling, block, self._shape_scaling))
