@@ -24,7 +24,8 @@ def diagnosed(findings: Sequence[Finding], optimizer: OptimizerDiagnosis | None 
     vectors_grow = any(f.expected.high > -0.25 and f.slope > 0.6 and f.excess > 0.3 for f in updates)
     tried = optimizer or OptimizerDiagnosis()
     wrong = [f for f in findings if f.excess > 0]
-    drawn = {(f.name, _is_above(f)) for f in wrong if kind_of(f.quantity) == ParameterKind.VALUE and not f.step}
+    drawn = {(f.name, _is_above(f)) for f in wrong
+             if kind_of(f.quantity) == ParameterKind.VALUE and not f.step and f.excess > f.doubt}
     causes = {id(f): _cause(f, drawn, vectors_grow, tried) for f in wrong}
     return [f._replace(cause=causes[id(f)]) if id(f) in causes else f for f in findings]
 

@@ -76,7 +76,7 @@ def test_a_step_moves_the_outputs_alike_at_every_number_of_calls():
 @pytest.mark.parametrize("alpha, calls, text", [
     (None, (2, 4), "called 4 times in '~', at the base 2: a difference in depth"),
     (0.5, (2, 4), "take depth_alpha=1.0 in place of 0.5"),
-    (1.0, (4, 2), "a base has no more blocks than its target")])
+    (1.0, (4, 2), "a base can't have more blocks than its target")])
 def test_what_cannot_be_right_is_an_error_at_the_line_of_the_layer(alpha, calls, text):
     with pytest.raises(haiku_mup.MupError, match=text) as found:
         capture(*map(model, calls), haiku_mup.maximal_update(depth_alpha=alpha))
