@@ -72,7 +72,8 @@ def _example_names(doctest_namespace, request):
     doctest_namespace.update(NAMES)
     if request.node.name.startswith("haiku_mup.plans.plan.Plan."):
         names = _after(haiku_mup.Plan)
-        doctest_namespace.update(names, plan=dataclasses.replace(names["plan"], _asked={}, _warned=set()))
+        names["plan"]._asked._traces.clear()        # of the docstrings before
+        doctest_namespace.update(names, plan=dataclasses.replace(names["plan"], _warned=set()))
     if request.node.name.startswith(AFTER_MUP):
         names = _after(haiku_mup.Mup)
         doctest_namespace.update(names, mup=copy.copy(names["mup"]))        # an example may set its lr_mults

@@ -18,6 +18,7 @@ from haiku_mup.coordinates.optimizer_diagnosis import diagnose_optimizer
 from haiku_mup.coordinates.planned_models import MakePlan
 from haiku_mup.coordinates.result import TOL, CoordCheck
 from haiku_mup.coordinates.rounded_updates import rounded_away, warning_text
+from haiku_mup.coordinates.seen_activations import not_seen
 from haiku_mup.coordinates.trainer import has_weight_decay
 from haiku_mup.coordinates.training_runs import CheckSetup, Model, Parametrize, train_all
 from haiku_mup.errors import MupError, MupWarning
@@ -87,8 +88,11 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
         ``functools.partial(haiku_mup.plan, fans=haiku_mup.equinox, readouts="out.weight")``. Then make_model
         (and base_model, delta_model) return ``(init, apply)``: ``init(key)`` returns the parameters or a
         module, and ``apply(params, rng, *inputs)`` gets them multiplied. An apply with an argument ``plan`` is
-        given the plan instead, and multiplies by itself. Arrays inside are judged where `probe` marks them;
-        else parameters, updates and outputs are. fans and readouts are the plan's.
+        given the plan instead, and multiplies by itself. If it has an argument ``state``, init returns
+        ``(params, state)`` and apply ``(output, state)``; what a module of Flax NNX keeps beside its
+        parameters, such as running averages, needs none. Outputs of modules of Flax Linen and Flax NNX are
+        judged, and arrays that `probe` marks; of other frameworks parameters, updates and outputs alone, which
+        the result's text says. fans and readouts are the plan's.
 
     Returns:
       A `CoordCheck`.
@@ -131,7 +135,9 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
     trainers, runs = train_all(setup, ordered, chosen, batches, progress)
     result = CoordCheck(as_points(
         trainers, runs, parametrization=_name(parametrization), stats=stats, rule=optimizer_rule,
-        activation_changes=fix_batch, weight_decay=setup.weight_decay))
+        activation_changes=fix_batch, weight_decay=setup.weight_decay),
+        not_seen="" if plan is None else not_seen(
+            trainers[ordered[0]].records.values(), trainers[ordered[0]].unkept))
     if rounded := rounded_away(result.moved()):
         warnings.warn(warning_text(rounded), MupWarning, stacklevel=2)
     if not any(f.excess > TOL for f in result.findings) or parametrization == ParametrizationName.STANDARD:

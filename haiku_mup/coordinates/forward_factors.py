@@ -11,7 +11,8 @@ import jax
 
 from haiku_mup.coordinates.factor_scales import Action, Leftover, ScalingOperation, Value
 from haiku_mup.coordinates.factor_walk import ProgramsDiffer, Walk
-from haiku_mup.coordinates.planned_models import PlannedModel, is_pair
+from haiku_mup.coordinates.pairs import is_pair
+from haiku_mup.coordinates.planned_models import PlannedModel
 from haiku_mup.coordinates.recorder import transformed_function
 from haiku_mup.errors import MupError, SourceLine
 from haiku_mup.tracing.haiku_internals import is_library

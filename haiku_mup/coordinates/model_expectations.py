@@ -57,7 +57,7 @@ class ModelExpectations:
         tokens. How much of what is moved lies behind them, nothing tells; rates and multipliers are judged by
         themselves.
         """
-        weight = f"{module}/w"
+        weight = info.weight or f"{module}/w"
         if info.kind == RecordKind.LOGITS:
             expected = self._behind_projections(self._logits(f"{module}/{info.queries}/w"), info)
         elif info.readout is not None:

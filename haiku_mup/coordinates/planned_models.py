@@ -1,10 +1,10 @@
 """Models of any framework in checks and sweeps: a pair (init, apply), and the plan of its parameters.
 
-Checks and sweeps train Haiku's models. So a pair becomes one: its parameters are Haiku's, at top level, by
-their paths.
+Checks and sweeps train Haiku's models. So a pair becomes one: its parameters, and the state that it keeps
+beside them, are Haiku's, at top level, by their paths.
 """
 import dataclasses
-import inspect
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
@@ -13,57 +13,24 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from haiku_mup.coordinates.pairs import Pair, as_pair, is_pair, traced
+from haiku_mup.coordinates.recorder import recording_pair
 from haiku_mup.errors import MupError
 from haiku_mup.frameworks.adapters import flax_nnx
 from haiku_mup.optimizers.learning_rates import LearningRates
 from haiku_mup.parameters.record import Record
 from haiku_mup.parameters.scaling import ParameterScaling
-from haiku_mup.parameters.tree_paths import named_paths
+from haiku_mup.parameters.tree_paths import is_nnx_module, named_paths
+from haiku_mup.plans.asked import forgotten
+from haiku_mup.plans.forward_pass import multiply
 from haiku_mup.plans.from_trees import plan
-from haiku_mup.plans.plan import Plan, is_nnx_module
+from haiku_mup.plans.initial_values import rescale
+from haiku_mup.plans.plan import Plan
 from haiku_mup.tracing.target_capture import CapturedModel
 
 TOP = "~"       # Haiku's name for the module of parameters at top level
 # From a base's tree and a target's to their plan, as functools.partial(haiku_mup.plan, fans=...).
 MakePlan: TypeAlias = Callable[..., Plan]
-
-
-class Pair(NamedTuple):
-    """A model of any framework.
-
-    Attributes:
-      init: from a random key to its parameters: a tree, or a module.
-      apply: ``apply(params, rng, *inputs)``. If it has an argument ``plan``, it is given the plan, and
-        multiplies by itself.
-    """
-
-    init: Callable[[Any], Any]
-    apply: Callable[..., Any]
-
-    @property
-    def takes_plan(self) -> bool:
-        """Returns whether `apply` has an argument ``plan``."""
-        try:
-            return "plan" in inspect.signature(self.apply).parameters
-        except (TypeError, ValueError):         # a function without a signature
-            return False
-
-
-def as_pair(model: Any, what: str = "make_model") -> Pair:
-    """Returns a model as a pair.
-
-    Raises:
-      MupError: it is none.
-    """
-    if not (isinstance(model, tuple) and len(model) == 2 and all(map(callable, model))):
-        raise MupError(f"{what} returned {type(model).__name__}; with a plan it must return (init, apply): "
-                       "init(key) returns the parameters, apply(params, rng, *inputs) the outputs")
-    return Pair(*model)
-
-
-def is_pair(model: Any) -> bool:
-    """Returns whether a model is a pair of functions, and not one of Haiku's."""
-    return isinstance(model, tuple) and not hasattr(model, "init") and len(model) == 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,13 +39,15 @@ class PlannedModel:
 
     Attributes:
       pair: the target's functions.
-      tree: what the target's init returned.
+      tree: the parameters that the target's init returned.
+      state: the state that it returned, or None.
       plan: the plan of base and target.
       plain: the plan of the target beside itself, all of whose factors are 1.
     """
 
     pair: Pair
     tree: Any
+    state: Any
     plan: Plan
     plain: Plan
 
@@ -92,22 +61,23 @@ class PlannedModel:
           make_plan: makes the plan of their trees.
           arguments: more arguments for it.
         """
-        pairs = [as_pair(model) for model in (base, target)]
-        trees = [pair.init(jax.random.key(0)) for pair in pairs]
-        more = arguments if delta is None else arguments | {"delta": as_pair(delta).init(jax.random.key(0))}
-        made = make_plan(*trees, **more)
+        pair = as_pair(target)
+        base_tree, _ = as_pair(base).draw(jax.random.key(0))
+        tree, state = pair.draw(jax.random.key(0))
+        more = arguments if delta is None else arguments | {"delta": as_pair(delta).draw(jax.random.key(0))[0]}
+        made = make_plan(base_tree, tree, **more)
         if not isinstance(made, Plan):
             raise MupError(f"plan returned {type(made).__name__}; give a function from base and target to a "
                            "haiku_mup.Plan, such as functools.partial(haiku_mup.plan, readouts=...)")
-        return cls(pair=pairs[1], tree=trees[1], plan=made, plain=make_plan(trees[1], trees[1], **arguments))
+        return cls(pair=pair, tree=tree, state=state, plan=made, plain=make_plan(tree, tree, **arguments))
 
     @classmethod
     def unplanned(cls, model: Any) -> "PlannedModel":
         """Returns a pair as it is, with a plan whose factors are all 1. Its init is only traced."""
         pair = as_pair(model)
-        tree = _traced(pair.init)
+        tree, state = traced(pair.draw)
         plain = plan(tree, tree, fans=flax_nnx if is_nnx_module(tree) else None)
-        return cls(pair=pair, tree=tree, plan=plain, plain=plain)
+        return cls(pair=pair, tree=tree, state=state, plan=plain, plain=plain)
 
     # --- what a Mup does ---
 
@@ -141,43 +111,97 @@ class PlannedModel:
 
     def _as_haiku(self, pair: Pair, used: Plan) -> hk.TransformedWithState:
         def function(*args: Any, **kwargs: Any) -> Any:
-            params, rng = self._parameters(pair, used), hk.maybe_next_rng_key()
-            if pair.takes_plan:
-                out = pair.apply(params, rng, *args, plan=used, **kwargs)
-            else:
-                out = pair.apply(used.multiplied_tree(params), rng, *args, **kwargs)
-            used.check_asked("the loss calls apply", of_equals=False)
+            rng = hk.maybe_next_rng_key()
+            drawn = self._drawn(pair, used) if hk.running_init() else _Drawn({}, {}, {})
+            params, state = self._params(used, drawn), self._state(drawn)
+            more = {"plan": used} if pair.takes_plan else {}
+            more |= {"state": state} if pair.takes_state else {}
+            with used._asked.during() as asked:
+                if not pair.takes_plan:
+                    params = multiply(used.rates.scalings, params, functools.partial(
+                        used._asked.note, method="multiplied"))
+                returned = recording_pair(pair.apply, params, self._queries)(rng, *args, **more, **kwargs)
+            if text := forgotten(used.rates.scalings, asked, "the loss calls apply"):
+                raise MupError(text)
+            out, state = pair.output(returned)
+            self._keep(used, params, state)
             return out
 
         return hk.transform_with_state(function)
 
-    def _parameters(self, pair: Pair, used: Plan) -> Any:
-        """Returns the tree with Haiku's parameters in it; in an init, with drawn ones."""
-        drawn: Mapping[str, Any] = {}
-        if hk.running_init():
-            drawn = dict(named_paths(used.rescaled_tree(pair.init(hk.next_rng_key()))))
+    def _drawn(self, pair: Pair, used: Plan) -> "_Drawn":
+        """Returns, in an init, what the pair draws."""
+        params, state = pair.draw(hk.next_rng_key())
+        scaled = rescale(used.rates.scalings, params, used.initializers)
+        return _Drawn(dict(named_paths(scaled)), dict(named_paths(params)), dict(named_paths(state)))
 
+    def _params(self, used: Plan, drawn: "_Drawn") -> Any:
+        """Returns the tree with Haiku's parameters in it, and with Haiku's state of a module of Flax NNX."""
         def leaf(name: str, x: Any) -> Any:
-            if name not in used.rates.scalings or not jnp.issubdtype(x.dtype, jnp.inexact):
-                return _constant(x)
-            return hk.get_parameter(name, x.shape, x.dtype, init=lambda *_: drawn[name])
+            if self._is_parameter(used, name, x):
+                return hk.get_parameter(name, x.shape, x.dtype, init=lambda *_: drawn.params[name])
+            return _kept(name, x, drawn.rest) if is_nnx_module(self.tree) else _constant(x)
 
-        return jax.tree.unflatten(jax.tree.structure(self.tree),
-                                  [leaf(name, x) for name, x in named_paths(self.tree)])
+        return _with_leaves(self.tree, leaf)
+
+    def _state(self, drawn: "_Drawn") -> Any:
+        """Returns the state of an apply that takes one."""
+        return _with_leaves(self.state, lambda name, x: _kept(f"state.{name}", x, {
+            f"state.{name}": value for name, value in drawn.state.items()}))
+
+    def _keep(self, used: Plan, params: Any, state: Any) -> None:
+        """Keeps the state after a call: what apply returned, and what it changed in a module of Flax NNX."""
+        after = {f"state.{name}": x for name, x in named_paths(state)}
+        if is_nnx_module(self.tree):
+            after |= {name: x for name, x in named_paths(params) if not self._is_parameter(used, name, x)}
+        before = {f"state.{name}": x for name, x in named_paths(self.state)} | (
+            dict(named_paths(self.tree)) if is_nnx_module(self.tree) else {})
+        for name, x in before.items():
+            if name.startswith("state.") and name not in after:
+                raise MupError(f"apply returned a state without {name.removeprefix('state.')!r}; return all "
+                               "of the state that it was given")
+            if name in after and hasattr(x, "shape") and not self._is_parameter(used, name, x):
+                hk.set_state(name, after[name])
+
+    @staticmethod
+    def _is_parameter(used: Plan, name: str, x: Any) -> bool:
+        return name in used.rates.scalings and jnp.issubdtype(x.dtype, jnp.inexact)
+
+    @functools.cached_property
+    def _queries(self) -> dict[str, str]:
+        """Returns, by the path of a module that makes queries last, Haiku's name of its weight or gain."""
+        found: dict[str, str] = {}
+        for name, scaling in self.plan.rates.scalings.items():
+            if scaling.target.key_size is not None:
+                module = name.rpartition(".")[0]
+                if module not in found or scaling.target.fans.fan_in:
+                    found[module] = f"{TOP}/{name}"
+        return found
 
 
-def _traced(init: Callable[[Any], Any]) -> Any:
-    """Returns what an init returns, with shapes in place of arrays."""
-    kept: list[Any] = []
+class _Drawn(NamedTuple):
+    """The arrays that an init draws, by name.
 
-    def arrays(key: Any) -> list[Any]:
-        leaves, structure = jax.tree.flatten(init(key))
-        kept[:] = structure, [None if hasattr(x, "shape") else x for x in leaves]
-        return [x for x in leaves if hasattr(x, "shape")]
+    Attributes:
+      params: parameters in μP.
+      rest: the same tree as it was drawn, whose arrays beside parameters are a module's state.
+      state: the state of an apply that takes one.
+    """
 
-    shapes = iter(jax.eval_shape(arrays, jax.random.key(0)))
-    structure, rest = kept
-    return jax.tree.unflatten(structure, [next(shapes) if x is None else x for x in rest])
+    params: Mapping[str, Any]
+    rest: Mapping[str, Any]
+    state: Mapping[str, Any]
+
+
+def _with_leaves(tree: Any, leaf: Callable[[str, Any], Any]) -> Any:
+    return jax.tree.unflatten(jax.tree.structure(tree), [leaf(name, x) for name, x in named_paths(tree)])
+
+
+def _kept(name: str, x: Any, drawn: Mapping[str, Any]) -> Any:
+    """Returns an entry of Haiku's state, which starts as it is drawn; what is no array stays what it is."""
+    if not hasattr(x, "shape"):
+        return x
+    return hk.get_state(name, x.shape, x.dtype, init=lambda *_: drawn[name])
 
 
 def _constant(x: Any) -> Any:

@@ -2,6 +2,7 @@
 import contextlib
 import contextvars
 import functools
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -16,9 +17,11 @@ from haiku_mup.coordinates.multipliers import measured_sizes, traced_sizes
 from haiku_mup.coordinates.quantities import RecordKind
 from haiku_mup.coordinates.state_records import WITHOUT_BIAS, RecordInfo, is_record, records_in
 from haiku_mup.errors import MupError
+from haiku_mup.frameworks.module_outputs import call_and_record
 from haiku_mup.layers import SharedEmbed, SharedReadout
 from haiku_mup.parameters.haiku_layers import TIED, Attention, layer_type
 from haiku_mup.tracing.haiku_internals import Nesting, is_lift, lacks_state, leaf_name, original_function
+from haiku_mup.tracing.jax_internals import trace_of, trace_state
 
 T = TypeVar("T")
 
@@ -51,6 +54,29 @@ def probe(name: str, x: T) -> T:
     return x
 
 
+def recording_pair(apply: Callable[..., Any], params: Any,
+                   queries: Mapping[str, str]) -> Callable[..., Any]:
+    """Returns the apply of a pair with its parameters, which also records its modules' outputs in a check.
+
+    Args:
+      apply: the function.
+      params: its parameters, or a module.
+      queries: by the path of a module that makes queries, the name of its weight.
+    """
+    recorder = _recorder.get()
+    if recorder is None:
+        return functools.partial(apply, params)
+
+    def record(path: str, value: Any) -> None:
+        """Records what a module returned."""
+        recorder.record(RecordKind.ACTIVATION, sys.intern(path), value, f"/{path}", weight=queries.get(path))
+
+    def recording(*args: Any, **kwargs: Any) -> Any:
+        with recorder.pair_apply(params):
+            return call_and_record(apply, params, record, *args, **kwargs)
+    return recording
+
+
 def transformed_function(model: Any) -> Callable[..., Any]:
     """Returns the function that Haiku transformed into a model, or that a wrapped model has inside.
 
@@ -78,6 +104,7 @@ class Recorder:
 
     Attributes:
       records: what is known of each record, by module and name in the state.
+      unkept: the modules of another framework whose outputs are inside a scan, a jit or a remat.
 
     Raises:
       MupError: a model that Haiku didn't transform, or a multi-transform.
@@ -97,6 +124,9 @@ class Recorder:
         self._read: dict[str, Any] = {}                             # by the module that is active: w and b
         self._weight: jax.Array | None = None                       # to be read in place of the stored one
         self._projections: list[tuple[str, dict[str, Any]]] = []    # active attentions: name, {layer: output}
+        # Of a pair's apply, from whose inner traces nothing can be kept:
+        self._pair_trace: Any = None                                # that of its parameters' measurements
+        self.unkept: dict[str, None] = {}                           # the modules in inner ones
         self._model = hk.transform_with_state(self._recording(function))
 
     def prepare(self, key: Any, *args: Any, **kwargs: Any) -> dict[str, dict[str, Any]]:
@@ -129,7 +159,7 @@ class Recorder:
         return self._model.apply(params, state, rng, *args, **kwargs)
 
     def record(self, kind: RecordKind, owner: Any, value: Any, name: str = "", *,
-               queries: str | None = None) -> None:
+               queries: str | None = None, weight: str | None = None) -> None:
         """Adds the arrays of a tree to the state of the current module.
 
         Args:
@@ -138,6 +168,7 @@ class Recorder:
           value: a tree of arrays.
           name: tells it from others of the module.
           queries: of logits, the name of the layer that projects the attention's queries.
+          weight: of a pair's queries, the parameter that multiplies them.
         """
         number = self._count_calls((kind, name), owner)
         top_level = [readout for readout in self._readouts if readout in ("~", TIED)]   # of no module
@@ -147,10 +178,31 @@ class Recorder:
             info = self._current = RecordInfo(
                 kind=kind, suffix=f"{name}{path}" + f"@{number}" * (number > 0), order=len(self.records),
                 shape=tuple(x.shape), eps=float(jnp.finfo(x.dtype).eps), readout=readout,
-                preceding_readouts=tuple(preceding), queries=queries)
+                preceding_readouts=tuple(preceding), queries=queries, weight=weight)
             measured = x if kind == RecordKind.MULTIPLIER else self._measure(x)
+            if self._pair_trace is not None and trace_of(measured) not in (None, self._pair_trace):
+                self._not_kept(kind, name)
+                continue
             sums = hk.get_state(info.entry, measured.shape, measured.dtype, init=jnp.zeros)
             hk.set_state(info.entry, sums + measured)
+
+    def _not_kept(self, kind: RecordKind, name: str) -> None:
+        """Notes a module whose output is inside another trace than the pair's apply; raises for a probe."""
+        if kind == RecordKind.PROBE:
+            marked = name.removeprefix("/")
+            raise MupError(f"probe({marked!r}, ...) is in a function that JAX traces by itself, as those of "
+                           "jax.lax.scan, jax.jit and jax.checkpoint, and a check can't take it from there; "
+                           "return the array from that function, and give it to probe outside")
+        self.unkept[name.removeprefix("/")] = None
+
+    @contextlib.contextmanager
+    def pair_apply(self, params: Any) -> Iterator[None]:
+        """Keeps, as long as it is open, no array from another trace of JAX than that of these parameters."""
+        self._pair_trace = next((trace_of(self._measure(x)) for _, x in _arrays(params)), None)
+        try:
+            yield
+        finally:
+            self._pair_trace = None
 
     # --- within a trace of the model ---
 
@@ -306,15 +358,6 @@ class Recorder:
             for name in Nesting().stored_names(context, entry):
                 self.records.setdefault((name[:-len(entry) - 1], entry), self._current)
         return next_setter(value)
-
-
-def trace_state() -> Any:
-    """Returns a value that is equal within one trace of JAX, and differs from that of any other."""
-    import jax.extend.core  # slow to import
-
-    name = "get_opaque_trace_state"                     # in jax.core before JAX 0.10
-    find = getattr(jax.extend.core, name, None) or getattr(jax.core, name)
-    return find(convention="haiku_mup")
 
 
 def _arrays(tree: Any) -> Iterator[tuple[str, jax.Array]]:

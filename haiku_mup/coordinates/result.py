@@ -33,6 +33,7 @@ class CoordCheck:
       factors: where a slope is off, factors of the width in the model's forward pass that μP doesn't have: see
         `forward_factors`. Where there are some, no slope that is off is left open.
       optimizer: how the optimizer behaves where a slope is off; None where that is unknown.
+      not_seen: of a model of another framework, which activations were not recorded, as a sentence.
 
     >>> points = [haiku_mup.Point("mup", width, 0, 0, "activation linear", "l1", width**0.5, "0")
     ...           for width in (64, 128, 256)]
@@ -44,6 +45,7 @@ class CoordCheck:
     points: Sequence[Point]
     factors: Sequence[ForwardFactor] = dataclasses.field(default=(), repr=False, compare=False)
     optimizer: OptimizerDiagnosis | None = dataclasses.field(default=None, repr=False, compare=False)
+    not_seen: str = dataclasses.field(default="", repr=False, compare=False)
 
     @functools.cached_property
     def findings(self) -> list[Finding]:
@@ -177,7 +179,7 @@ class CoordCheck:
 
     def _report(self, tol: float) -> str:
         return report(self.findings, tol=tol, factors=self.factors, undecided=self.undecided(tol),
-                      unseen=self.unseen(), rounded=rounded_away(self.moved()),
+                      unseen=self.unseen(), not_seen=self.not_seen, rounded=rounded_away(self.moved()),
                       seeds=len({point.seed for point in self.points}),
                       parametrization=self.points[0].parametrization if self.points else "")
 

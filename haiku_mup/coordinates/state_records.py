@@ -26,6 +26,7 @@ class RecordInfo(NamedTuple):
         SharedReadout; None for other arrays.
       preceding_readouts: the readouts that were called before it was computed, named alike.
       queries: of logits, the name of the layer that projects the attention's queries; None for other arrays.
+      weight: the weight or gain that makes it, if that isn't its module's w: of queries in other frameworks.
     """
 
     kind: RecordKind
@@ -36,6 +37,7 @@ class RecordInfo(NamedTuple):
     readout: str | None
     preceding_readouts: tuple[str, ...]
     queries: str | None = None
+    weight: str | None = None
 
     @property
     def without_bias(self) -> bool:

@@ -1,6 +1,6 @@
 """Trains the model of one width for a few steps, and measures what each step computes."""
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,12 +15,13 @@ from haiku_mup.coordinates.compilation import BackgroundJit, compile_fast
 from haiku_mup.coordinates.model_inputs import ModelInputs, check_loss, has_state
 from haiku_mup.coordinates.output_gradients import measuring_gradients
 from haiku_mup.coordinates.quantities import ParameterKind, RecordKind
-from haiku_mup.coordinates.recorder import Recorder, trace_state
+from haiku_mup.coordinates.recorder import Recorder
 from haiku_mup.coordinates.state_records import merge_state, split_state
 from haiku_mup.errors import MupError
 from haiku_mup.mup import Mup, captured_model
 from haiku_mup.parameters.haiku_layers import OUTPUTS, TIED
 from haiku_mup.parameters.scaling import ParameterScaling
+from haiku_mup.tracing.jax_internals import trace_state
 
 T = TypeVar("T")
 
@@ -117,6 +118,11 @@ class Trainer:
         in_memory = jax.default_backend() == "cpu" and all(isinstance(stat, str) for stat in stats)
         self._measure = functools.partial(self._statistics, numpy_statistics_by_layer) if in_memory else \
             BackgroundJit(functools.partial(self._statistics, statistics_by_layer))
+
+    @property
+    def unkept(self) -> Collection[str]:
+        """Returns the modules of another framework whose outputs could not be kept."""
+        return self._recorder.unkept
 
     def start_compiling(self, pool: Executor, batch: Any) -> None:
         """Traces init and a training step here, and has the pool compile them, for batches like this one."""

@@ -4,5 +4,6 @@ Each imports its framework as it is called, so that the library needs none of th
 
 - leaf_specs: what an adapter knows of one parameter of a layer.
 - adapters: `equinox`, `flax_nnx` and `flax_linen`, which import the modules below.
+- module_outputs: what modules of Linen and NNX return as a model runs, for coordinate checks.
 - equinox_layers, nnx_layers, linen_layers: the tables of layers, one record for each class.
 """

@@ -69,6 +69,11 @@ def _is_box(cls: type) -> bool:
     return found
 
 
+def is_nnx_module(tree: Any) -> bool:
+    """Returns whether a tree is a module of Flax NNX; without importing Flax."""
+    return any(cls.__module__.startswith("flax.nnx") and cls.__name__ == "Module" for cls in type(tree).__mro__)
+
+
 def box_kinds(tree: Any) -> list[tuple[str, str | None]]:
     """Returns (name, class) of Flax's boxes in a tree; None in place of the class of a parameter's.
 

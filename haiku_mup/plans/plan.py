@@ -4,12 +4,9 @@ import difflib
 import functools
 import math
 import os
-import weakref
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
-import jax
 import optax
 
 from haiku_mup.errors import MupError
@@ -18,14 +15,16 @@ from haiku_mup.optimizers.tree_names import PathNames
 from haiku_mup.parameters.declarations import Declarations
 from haiku_mup.parameters.haiku_layers import TIED
 from haiku_mup.parameters.record import CapturedBase, Record
-from haiku_mup.parameters.row_factors import Factor, broadcastable, map_factor, scale_gradient, scaled
+from haiku_mup.parameters.row_factors import scaled
 from haiku_mup.parameters.scaling import ParameterScaling
 from haiku_mup.parameters.summary_table import Row, as_text
 from haiku_mup.parameters.tree_paths import is_masked, named_paths
-from haiku_mup.plans import arguments, compare_trees
+from haiku_mup.plans import compare_trees, files
 from haiku_mup.plans.arguments import FansArgument
-from haiku_mup.plans.stds import measured_moments
-from haiku_mup.plans.tree_records import TreeDeclarations, read_tree
+from haiku_mup.plans.asked import MULTIPLIED, MULTIPLIER, READOUT, Asked, forgotten, shared
+from haiku_mup.plans.forward_pass import multiplier_of, multiply, needs_factor
+from haiku_mup.plans.initial_values import rescale
+from haiku_mup.plans.trees import check_no_nnx_module
 from haiku_mup.rules.parametrization import Parametrization
 from haiku_mup.rules.run_scale import RunScale
 from haiku_mup.serialization import state_dict
@@ -55,8 +54,11 @@ class Plan:
     rates: LearningRates
     declarations: Declarations
     initializers: Mapping[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
-    _asked: dict[str, set[str]] = dataclasses.field(default_factory=dict)   # whose multipliers, and by what
     _warned: set[str] = dataclasses.field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        """Keeps what was asked of equal plans, if these live no longer than this one."""
+        self._asked     # noqa: B018
 
     def __repr__(self) -> str:
         """Returns the parametrization, and the number of parameters."""
@@ -79,6 +81,15 @@ class Plan:
     @property
     def _scalings(self) -> Mapping[str, ParameterScaling]:
         return self.rates.scalings
+
+    @functools.cached_property
+    def _asked(self) -> Asked:
+        """Returns what was asked of this plan, and of equal ones."""
+        return shared(self._content)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns what a copy has, without what was asked in this process."""
+        return {name: x for name, x in self.__dict__.items() if name != "_asked"}
 
     # --- the table ---
 
@@ -248,60 +259,7 @@ class Plan:
         0.5
         """
         check_no_nnx_module(params, "rescaled", "nnx.update(model, plan.rescaled(nnx.state(model, nnx.Param)))")
-        return self.rescaled_tree(params, key)
-
-    def rescaled_tree(self, params: Any, key: Any = None) -> Any:
-        """Returns what `rescaled` does, of a module of Flax NNX, too: a copy of it.
-
-        After the example of `Plan`:
-
-        >>> same = plan.rescaled_tree(params(256))
-        """
-        self._check_params(params)
-
-        def value(name: str, x: Any) -> Any:
-            scaling = self._scalings.get(name)
-            if scaling is None or is_masked(x):
-                return x
-            if key is not None and name in self.initializers:
-                x = _drawn(self.initializers[name], _key_of(key, name), scaling.target, x.dtype)
-            if isinstance(x, jax.ShapeDtypeStruct):
-                raise MupError(f"rescaled: {name!r} is a shape; give its array; or key=..., and in the plan "
-                               f"its initializer, stds={{{name!r}: jax.nn.initializers.lecun_normal()}}")
-            return scaled(x, self._draw(scaling, x))
-
-        return _mapped(value, params)
-
-    def _draw(self, scaling: ParameterScaling, x: Any) -> Factor:
-        """Returns the factor of a draw.
-
-        Raises:
-          MupError: it is unknown, or the draw is not the target's.
-        """
-        target = scaling.target
-        error = functools.partial(MupError.about, target.name, scaling.base.shape, target.shape)
-        if any(math.isnan(block.draw) for block in scaling.row_blocks):
-            raise error("its std is unknown, since base or target are shapes; make the plan of arrays, or "
-                        f"declare it: haiku_mup.plan(stds={{{target.name!r}: 'fan_in'}}), a number, or its "
-                        "initializer")
-        now = measured_moments(x)
-        tolerance = 5 * (now.error + target.moments.error) + 1e-3
-        if scaling.draw != 1 and now.drawn and target.moments.drawn and not math.isnan(now.std) and not (
-                abs(now.std - target.moments.std) <= tolerance * max(now.std, target.moments.std)):
-            raise error(f"its std is {now.std:.3g}, and that of the plan's target {target.moments.std:.3g}: it "
-                        "was rescaled already, or drawn in another way; give it as its initializer draws it")
-        return scaling.draw
-
-    def _check_params(self, params: Any) -> None:
-        """Raises for a tree that lacks parameters, or has them in other shapes."""
-        found = {name: x for name, x in named_paths(params) if name in self._scalings}
-        if missing := [name for name in self._scalings if name not in found]:
-            raise MupError(f"{missing[0]!r}: not in the tree; give the target's parameters")
-        for name, x in found.items():
-            target = self._scalings[name].target
-            if not is_masked(x) and tuple(x.shape) != (*target.stacks, *target.shape):
-                raise MupError.about(name, self._scalings[name].base.shape, target.shape, f"the tree has "
-                                     f"{tuple(x.shape)}; give it the target's parameters")
+        return rescale(self._scalings, params, self.initializers, key)
 
     # --- the forward pass ---
 
@@ -330,29 +288,7 @@ class Plan:
         (2, 3)
         """
         check_no_nnx_module(params, "multiplied", "with haiku_mup.nnx_multiplied(plan, model): …")
-        return self.multiplied_tree(params)
-
-    def multiplied_tree(self, params: Any) -> Any:
-        """Returns what `multiplied` does, of a module of Flax NNX, too: a copy of it.
-
-        After the example of `Plan`:
-
-        >>> same = plan.multiplied_tree(params(256))
-        """
-        self._check_params(params)
-
-        def value(name: str, x: Any) -> Any:
-            scaling = self._scalings.get(name)
-            if scaling is None or is_masked(x):
-                return x
-            if scaling.target.layer != TIED:
-                self._ask(name, "multiplied")
-            factors = scaling.runtime_factors
-            own = 1.0 if scaling.target.layer == TIED else factors.multiplier
-            x = scaled(x, map_factor(lambda forward: forward * own, factors.forward))
-            return x if factors.gradient == 1 else scale_gradient(x, factors.gradient)
-
-        return _mapped(value, params)
+        return multiply(self._scalings, params, functools.partial(self._note, method=MULTIPLIED))
 
     def multiplier(self, path: str) -> Any:
         """Returns the forward multiplier of a parameter, or of its product.
@@ -376,15 +312,8 @@ class Plan:
             like = difflib.get_close_matches(path, self._scalings, n=3, cutoff=0.3)
             raise MupError(f"{path!r}: no parameter; there are "
                            f"{', '.join(like or list(self._scalings)[:3])}, …: see plan.summary()")
-        self._ask(path, "multiplier")
-        return self._multiplier(path)
-
-    def _multiplier(self, path: str) -> Any:
-        scaling = self._scalings[path]
-        if scaling.target.layer == TIED:
-            return scaling.multiplier
-        return broadcastable(map_factor(lambda forward: forward * scaling.multiplier,
-                                        scaling.runtime_factors.forward))
+        self._asked.note(path, MULTIPLIER)
+        return multiplier_of(self._scalings[path])
 
     def readout(self, x: Any, path: str) -> Any:
         """Returns the inputs of a readout times its multiplier: the bias behind it is not multiplied.
@@ -407,21 +336,14 @@ class Plan:
         """
         factor = self.multiplier(path)
         if self._scalings[path].target.layer != TIED:
-            self._ask(path, "readout")
+            self._note(path, READOUT)
         return scaled(x, factor)
 
-    def _ask(self, name: str, how: str) -> None:
-        """Notes that something asked for a multiplier.
-
-        Raises:
-          MupError: it is applied to the weight and to its inputs.
-        """
-        found = self._asked.setdefault(name, set())
-        found.add(how)
-        _ASKED.setdefault(self, set()).add(name)
-        if {"multiplied", "readout"} <= found and _needs_multiplier(self._scalings[name]):
-            raise MupError(f"{name!r}: plan.multiplied has multiplied the weight, and plan.readout its inputs: "
-                           "its factor would act twice; leave one of them out")
+    def _note(self, name: str, method: str) -> None:
+        """Notes that the weight is multiplied, or its inputs are; raises if both are in one forward pass."""
+        self._asked.note(name, method)
+        if needs_factor(self._scalings[name]):
+            self._asked.check_once(name)
 
     def attention_scale(self, key_size: int, base_key_size: int) -> float:
         """Returns the factor of attention's products of queries and keys: 1/√d at the base, 1/d in growth.
@@ -437,16 +359,15 @@ class Plan:
         """
         return self.parametrization.attention_logits(base_key_size, key_size) / math.sqrt(key_size)
 
-    def check_asked(self, when: str = "the loss was traced", *, error: bool = True,
-                    of_equals: bool = True) -> None:
+    def check_asked(self, when: str = "the loss was traced", *, error: bool = True) -> None:
         """Raises, or warns, if nothing has asked for a forward multiplier that is not 1.
 
-        Call it once the loss has run: `multiplied`, `readout` and `multiplier` ask.
+        Call it once the loss has run: `multiplied`, `readout` and `multiplier` ask. It is enough that an equal
+        plan was asked, since equal plans share JAX's traces.
 
         Args:
           when: the event by which it should be asked for.
           error: whether to raise.
-          of_equals: whether it is enough that an equal plan was asked. Equal plans share JAX's traces.
 
         Raises:
           MupError: it names the parameters.
@@ -463,20 +384,11 @@ class Plan:
         ...     print(str(error).partition(";")[0])
         'out.w': the loss was traced, and nothing has asked for its forward multiplier, 0.5
         """
-        asked = {*self._asked, *(_ASKED.get(self, ()) if of_equals else ())}
-        forgotten = [name for name, scaling in self._scalings.items()
-                     if _needs_multiplier(scaling) and name not in asked]
-        if not forgotten:
-            return
-        name = forgotten[0]
-        factor = self._multiplier(name)
-        more = f" (nor for {len(forgotten) - 1} others')" if len(forgotten) > 1 else ""
-        text = (f"{name!r}: {when}, and nothing has asked for its forward multiplier, {factor:.4g}{more}; "
-                "compute the loss with plan.multiplied(params), or give the layer plan.readout(x, "
-                f"{name!r})")
-        if error:
+        text = forgotten(self._scalings, self._asked.names, when)
+        if text and error:
             raise MupError(text)
-        warn_once(self._warned, "asked", text)
+        if text:
+            warn_once(self._warned, "asked", text)
 
     # --- files ---
 
@@ -533,18 +445,8 @@ class Plan:
         >>> wide.multiplier("out.w")
         0.125
         """
-        saved, declared = state_dict.decode(state_dict.read(path), os.fspath(path))
-        base = saved.records
-        if not all(record.of_tree for record in base.values()):
-            raise MupError(f"{os.fspath(path)}: the base of a Mup, and no plan's; haiku_mup.Mup.load reads it")
-        adapters = arguments.parse(fans, None, None, readouts=(), parametrization=None, init_mults=None,
-                                   lr_mults=None).adapters
-        params, leaves = read_tree(target, adapters, "target")
-        compare_trees.check_same_names(base, leaves, "target")
-        records = {name: _like(base[name], TreeDeclarations(
-            of_mup=declared._replace(fans={}), adapters=adapters, stacks={name: len(base[name].stacks)},
-            attention={}).record(name, leaf, 1)) for name, leaf in leaves.items()}
-        return cls._of(params, base, records, declared)
+        saved = files.read(path, target, fans)
+        return cls._of(saved.params, saved.base, saved.target, saved.declarations)
 
     @classmethod
     def _of(cls, params: Any, base: Mapping[str, Record], target: Mapping[str, Record],
@@ -555,54 +457,3 @@ class Plan:
                               lr_mults=declared.lr_mults, names=PathNames.of(params))
         rates.multipliers()
         return cls(rates=rates, declarations=declared, initializers=initializers or {})
-
-
-# The parameters whose multipliers were asked of a plan or of an equal one, since equal ones share JAX's traces.
-_ASKED: weakref.WeakKeyDictionary[Plan, set[str]] = weakref.WeakKeyDictionary()
-
-
-def _needs_multiplier(scaling: ParameterScaling) -> bool:
-    """Returns whether the forward pass of a model has a factor for a parameter or its product."""
-    factors = scaling.runtime_factors
-    return scaling.multiplier != 1 or factors.forward != 1 or factors.gradient != 1
-
-
-def is_nnx_module(tree: Any) -> bool:
-    """Returns whether a tree is a module of Flax NNX; without importing Flax."""
-    return any(cls.__module__.startswith("flax.nnx") and cls.__name__ == "Module" for cls in type(tree).__mro__)
-
-
-def check_no_nnx_module(tree: Any, method: str, remedy: str) -> None:
-    """Raises for a module of Flax NNX: a copy of it would not change in place as the module does."""
-    if is_nnx_module(tree):
-        raise MupError(f"plan.{method}: a module of NNX is changed in place, and this would be a copy, whose "
-                       f"running averages are lost: {remedy}; in functional code give it nnx.state(model, "
-                       "nnx.Param)")
-
-
-def _mapped(value: Any, tree: Any) -> Any:
-    """Returns a tree with value(name, leaf) in place of each leaf."""
-    leaves = [value(name, x) for name, x in named_paths(tree)]
-    return jax.tree.unflatten(jax.tree.structure(tree, is_leaf=is_masked), leaves)
-
-
-def _key_of(key: Any, name: str) -> Any:
-    """Returns the key of a parameter, from the key of all."""
-    return jax.random.fold_in(key, zlib.crc32(name.encode()))
-
-
-def _drawn(init: Callable[..., Any], key: Any, target: Record, dtype: Any) -> jax.Array:
-    """Returns what an initializer draws for a parameter: for each layer of its stacks by itself."""
-    layers = math.prod(target.stacks)
-    if not target.stacks:
-        x: jax.Array = init(key, target.shape, dtype)
-        return x
-    stacked: jax.Array = jax.vmap(lambda key: init(key, target.shape, dtype))(jax.random.split(key, layers))
-    return stacked.reshape(*target.stacks, *target.shape)
-
-
-def _like(base: Record, target: Record) -> Record:
-    """Returns a target's record with what a file tells of its base."""
-    key_size = target.key_size if base.scaled_attention else None
-    return dataclasses.replace(target, fans=base.fans, key_size=key_size,
-                               scaled_attention=base.scaled_attention and key_size is not None)

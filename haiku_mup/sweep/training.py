@@ -65,7 +65,7 @@ def training(make_model: Callable[..., Any], data: Any, loss_fn: Callable[..., j
         that returns a scalar. A sweep is judged by the first of these, or else by the training loss.
       fans, readouts, finite, tied: see `Mup`.
       plan: for models of other frameworks, from the trees of base and target to their plan, as in
-        `coord_check`; make_model then returns ``(init, apply)``.
+        `coord_check`; make_model then returns ``(init, apply)``. Their state is kept as there.
 
     Returns:
       A `Training`: a function from a width to ``trial(lr, key, **hyperparameters)``. A trial returns a dict of

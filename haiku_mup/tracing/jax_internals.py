@@ -66,3 +66,22 @@ def live_program(array: Any) -> LiveProgram | None:
     frame, variable = getattr(getattr(array, "_trace", None), "frame", None), getattr(array, "val", None)
     known = variable is not None and all(hasattr(frame, x) for x in ("get_eqns", "invars", "constvar_to_val"))
     return LiveProgram(variable, frame) if known and not hasattr(variable, "val") else None
+
+
+# --- the trace that is going on ---
+
+def trace_state() -> Any:
+    """Returns a value that is equal within one trace of JAX, and differs from that of any other."""
+    import jax.extend.core  # slow to import
+
+    name = "get_opaque_trace_state"                     # in jax.core before JAX 0.10
+    find = getattr(jax.extend.core, name, None) or getattr(jax.core, name)
+    return find(convention="haiku_mup")
+
+
+def trace_of(x: Any) -> Any:
+    """Returns the trace that an array belongs to; None for an array that has values, and belongs to none.
+
+    Under vmap, what doesn't depend on the mapped inputs belongs to the trace around.
+    """
+    return getattr(x, "_trace", None)

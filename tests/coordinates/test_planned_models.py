@@ -3,10 +3,14 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
 import haiku_mup
+from haiku_mup.coordinates.planned_models import PlannedModel
+from haiku_mup.coordinates.recorder import Recorder
+from haiku_mup.coordinates.seen_activations import not_seen
 
 X = jax.random.normal(jax.random.key(0), (16, 5))
 BATCH = X, jnp.argmax(X[:, :3], axis=1)
@@ -94,3 +98,147 @@ def test_what_is_no_pair_raises():
     with pytest.raises(haiku_mup.MupError, match="haiku_mup.Plan"):
         haiku_mup.coord_check(functools.partial(pair, forget=None), [16, 32], BATCH, loss_fn, optax.adam(0.1),
                               plan=lambda base, target, **more: None, progress=False)
+
+
+# --- state beside parameters, and activations ---
+
+def kept_pair(width):
+    """Returns a pair that counts its calls, and keeps the mean of its inputs."""
+    def init(key):
+        return pair(width, None)[0](key), {"calls": jnp.zeros((), "int32"), "mean": jnp.ones(5)}
+
+    def apply(params, rng, x, state):
+        state = {"calls": state["calls"] + 1, "mean": 0.5 * state["mean"] + 0.5 * x.mean(0)}
+        return pair(width, None)[1](params, rng, x - state["mean"][None]), state
+
+    return init, apply
+
+
+def one_model(make_model):
+    planned = PlannedModel.of(make_model(8), make_model(16), PLAN)
+    return planned.wrap_model()
+
+
+def test_a_state_is_kept_as_haikus():
+    model = one_model(kept_pair)
+    params, state = model.init(jax.random.key(0), X)
+    assert set(state["~"]) == {"state.calls", "state.mean"} and "state.mean" not in params["~"]
+    for calls in (1, 2):
+        _, state = model.apply(params, state, None, X)
+        assert state["~"]["state.calls"] == calls
+    np.testing.assert_allclose(state["~"]["state.mean"], 0.25 + 0.75 * X.mean(0), rtol=1e-5)
+
+
+def with_state(batch):
+    """Returns the losses of two steps; the mean that is kept changes those after the first."""
+    make_trial = haiku_mup.training(kept_pair, batch, loss_fn, optax.adam, steps=2, base_width=8, plan=PLAN)
+    return make_trial(16)(0.0, jax.random.key(0))["train_loss"]
+
+
+def test_a_sweep_keeps_the_state():
+    losses = with_state(BATCH)
+    assert abs(losses[1] - losses[0]) > 1e-4        # at rate 0 the state alone has moved
+
+
+@pytest.mark.parametrize("init, apply, text", [
+    (lambda key: {"w": jnp.ones(3)}, lambda params, rng, x, state: (x, state),
+     r"init returned a dict; init\(key\) must return \(params, state\)"),
+    (lambda key: ({"w": jnp.ones(3)}, {"n": jnp.ones(1)}), lambda params, rng, x, state: x,
+     r"it must return \(output, state\)"),
+    (lambda key: ({"w": jnp.ones(3)}, {"n": jnp.ones(1)}), lambda params, rng, x, state: (x, {}),
+     "apply returned a state without 'n'; return all")])
+def test_a_state_that_is_lost_raises(init, apply, text):
+    with pytest.raises(haiku_mup.MupError, match=text):
+        model = PlannedModel.of((init, apply), (init, apply), haiku_mup.plan).plain_model()
+        jax.eval_shape(model.init, jax.random.key(0), X)
+
+
+def recorded(make_model, x=X, **more):
+    """Returns what a check records of a pair: {kind and name}, and the sentence about the rest."""
+    planned = PlannedModel.of(make_model(8), make_model(16), functools.partial(PLAN, **more))
+    recorder = Recorder(planned.wrap_model(), ("l1",), ["~"])
+    recorder.prepare(jax.random.key(0), x)
+    return ({f"{info.kind} {info.suffix.removeprefix('/')}" for info in recorder.records.values()},
+            not_seen(recorder.records.values(), recorder.unkept))
+
+
+def test_without_a_framework_the_text_says_what_is_not_seen():
+    found, text = recorded(functools.partial(pair, forget=None))
+    assert found == {"probe hidden", "output "}
+    assert text.startswith("Not seen: activations but those that probe marks")
+    points = [haiku_mup.Point("mup", width, 0, 0, "output", "l1", 1.0, "0") for width in (8, 16)]
+    assert text in str(haiku_mup.CoordCheck(points, not_seen=text))
+
+
+def test_a_probe_inside_another_trace_raises_and_outside_is_taken():
+    def make_model(width, inside):
+        init, _ = pair(width, None)
+
+        def hidden(w, x):
+            x = x @ w
+            return haiku_mup.probe("first", x) if inside else x
+
+        def apply(params, rng, x):
+            x = jax.jit(hidden)(params["first"], x)
+            return (x if inside else haiku_mup.probe("first", x)) @ params["second"][0] @ params["out"]
+        return init, apply
+
+    with pytest.raises(haiku_mup.MupError, match="give it to probe outside"):
+        recorded(functools.partial(make_model, inside=True))
+    assert "probe first" in recorded(functools.partial(make_model, inside=False))[0]
+
+
+def test_activations_of_linen():
+    nn = pytest.importorskip("flax.linen")
+
+    class Model(nn.Module):
+        width: int
+
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Dense(self.width, name="first")(x)
+            x = nn.MultiHeadDotProductAttention(2, qkv_features=self.width, name="attend")(x[None])[0]
+            x = nn.remat(nn.Dense)(self.width, name="again")(x)
+            return nn.Dense(3, name="out")(x)
+
+    def make_model(width):
+        model = Model(width)
+        return (lambda key: model.init(key, X)["params"],
+                lambda params, rng, x: jax.vmap(lambda x: model.apply({"params": params}, x))(x[None])[0])
+
+    with jax.numpy_rank_promotion("allow"):
+        found, text = recorded(make_model, fans=haiku_mup.flax_linen(Model(8), X), readouts="out.kernel",
+                               stds=None)
+    assert found >= {"activation first", "activation attend", "activation attend.query", "activation out"}
+    assert text == "Not seen: activations of again, inside a scan, a jit or a remat of the model."
+
+
+def test_a_module_of_nnx_keeps_its_state_and_shows_its_activations():
+    nnx = pytest.importorskip("flax.nnx")
+
+    class Model(nnx.Module):
+        def __init__(self, width, rngs):
+            self.first, self.out = nnx.Linear(5, width, rngs=rngs), nnx.Linear(width, 3, rngs=rngs)
+            self.norm, self.drop = nnx.BatchNorm(width, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
+
+        def __call__(self, x):
+            return self.out(self.drop(self.norm(self.first(x))))
+
+    def make_model(width):
+        return lambda key: Model(width, nnx.Rngs(key)), lambda model, rng, x: model(x)
+
+    more = {"fans": haiku_mup.flax_nnx, "readouts": "out.kernel", "stds": None}
+    with jax.numpy_rank_promotion("allow"):
+        found, text = recorded(make_model, **more)
+        assert found == {*(f"activation {name}" for name in ("first", "norm", "drop", "out")), "output "}
+        assert text == ""
+        model = PlannedModel.of(make_model(8), make_model(16), functools.partial(PLAN, **more)).wrap_model()
+        params, state = model.init(jax.random.key(0), X)
+        before = state["~"]["norm.mean"]
+        outputs = []
+        for _ in range(2):
+            out, state = model.apply(params, state, None, X)
+            outputs.append(out)
+    assert not any(name.startswith("norm.mean") for name in params["~"])
+    assert (state["~"]["norm.mean"] != before).all()
+    assert (outputs[0] != outputs[1]).any()         # dropout's counter has moved on

@@ -348,8 +348,31 @@ def test_what_nothing_asked_for_is_told():
         plan.check_asked()
     plan.multiplied(tree)
     plan.check_asked()
-    with pytest.raises(haiku_mup.MupError, match="act twice"):
-        plan.readout(jnp.ones(64), "out.w")
+
+
+def test_a_factor_that_acts_twice_is_told():
+    plan, tree, x = mlp_plan(mlp(8), mlp(32)), mlp(32), jnp.ones((1, 64))
+
+    def on_the_weight(tree, x):
+        return x @ plan.multiplied(tree)["out"]["w"]
+
+    def on_the_inputs(tree, x):
+        return plan.readout(x, "out.w") @ tree["out"]["w"]
+
+    once = jax.eval_shape(on_the_weight, tree, x)
+    with pytest.warns(haiku_mup.MupWarning, match="in one forward pass its factor would act twice"):
+        assert jax.eval_shape(on_the_inputs, tree, x) == once       # each by itself is right
+    with pytest.raises(haiku_mup.MupError, match="act twice; leave one of them out"):
+        jax.eval_shape(lambda tree, x: on_the_inputs(plan.multiplied(tree), x), tree, x)
+
+
+def test_what_was_asked_outlives_the_plan_that_was_asked_first():
+    first, second = mlp_plan(mlp(8), mlp(44)), mlp_plan(mlp(8), mlp(44))
+    first.multiplied(mlp(44))
+    copied = pickle.loads(pickle.dumps(second))
+    del first
+    for each in (second, copied):
+        each.check_asked()
 
 
 def test_equal_plans_share_what_was_asked_as_they_share_traces():

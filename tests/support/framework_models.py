@@ -174,8 +174,9 @@ class NnxCnn(nnx.Module):
     def __init__(self, width, rngs):
         sizes = (3, width, 2 * width)
         self.convs = nnx.List([nnx.Conv(a, b, (3, 3), rngs=rngs) for a, b in zip(sizes, sizes[1:])])
-        self.norms = nnx.List([nnx.BatchNorm(b, epsilon=NORM, use_fast_variance=False, rngs=rngs)
-                               for b in sizes[1:]])
+        dtype = jnp.zeros(0).dtype               # the running averages keep that of the parameters
+        self.norms = nnx.List([nnx.BatchNorm(b, epsilon=NORM, use_fast_variance=False, param_dtype=dtype,
+                                             rngs=rngs) for b in sizes[1:]])
         self.out = nnx.Linear(sizes[-1], 3, rngs=rngs)
 
     def __call__(self, x, plan):
@@ -201,9 +202,14 @@ class NnxTransformer(nnx.Module):
         return self.embed.attend(plan.readout(x, "embed.embedding")) if self.out is None else self.out(x)
 
 
-def nnx_model(name, width):
-    make = {"mlp": NnxMlp, "cnn": NnxCnn, "transformer": NnxTransformer,
+def nnx_maker(name):
+    """Returns the function from (width, rngs) to a module."""
+    return {"mlp": NnxMlp, "cnn": NnxCnn, "transformer": NnxTransformer,
             "tied": lambda width, rngs: NnxTransformer(width, rngs, True)}[name]
+
+
+def nnx_model(name, width):
+    make = nnx_maker(name)
     with jax.numpy_rank_promotion("allow"):
         model = nnx.eval_shape(lambda: make(width, nnx.Rngs(0)))
     graph, params, rest = nnx.split(model, nnx.Param, ...)
@@ -341,9 +347,14 @@ class EqxTransformer(eqx.Module):
         return jax.vmap(self.out)(x)
 
 
-def eqx_model(name, width):
-    make = {"mlp": EqxMlp, "cnn": EqxCnn, "transformer": EqxTransformer,
+def eqx_maker(name):
+    """Returns the function from (width, key) to a module."""
+    return {"mlp": EqxMlp, "cnn": EqxCnn, "transformer": EqxTransformer,
             "tied": lambda width, key: EqxTransformer(width, key, True)}[name]
+
+
+def eqx_model(name, width):
+    make = eqx_maker(name)
     state = None
     if name == "cnn":
         model, state = eqx.nn.make_with_state(make)(width, KEY)
