@@ -140,12 +140,14 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
             trainers[ordered[0]].records.values(), trainers[ordered[0]].unkept))
     if rounded := rounded_away(result.moved()):
         warnings.warn(warning_text(rounded), MupWarning, stacklevel=2)
-    if not any(f.excess > TOL for f in result.findings) or parametrization == ParametrizationName.STANDARD:
+    if parametrization == ParametrizationName.STANDARD:
+        return result
+    result = dataclasses.replace(result, factors=setup.forward_factors(ordered, batches[0]))
+    if not any(finding.excess > TOL for finding in result.findings):
         return result
     noise = rounding_noise(trainers, runs, list(map(stat_name, stats)))
     return dataclasses.replace(
-        result, factors=setup.forward_factors(ordered, batches[0]),
-        optimizer=diagnose_optimizer(optimizer, trainers, runs, optimizer_rule, noise=noise))
+        result, optimizer=diagnose_optimizer(optimizer, trainers, runs, optimizer_rule, noise=noise))
 
 
 # --- arguments ---

@@ -59,7 +59,8 @@ def _product(walk: WalkState, values: list[Value], action: Action, sign: int) ->
     if a.constant and b.constant:
         return _computed(_FUNCTIONS["mul" if sign > 0 else "div"], values)
     a, b = walk.marked(a, Action.MULTIPLIED), walk.marked(b, action)
-    return Value(a.log_scale + sign * b.log_scale, (*a.operations, *b.operations))
+    weighted = sign > 0 and (a.is_weight and a.wide) != (b.is_weight and b.wide) and (a.inputs or b.inputs)
+    return Value(a.log_scale + sign * b.log_scale, (*a.operations, *b.operations), weighted=weighted)
 
 
 def _power(walk: WalkState, base: Equation, target: Equation, values: list[Value]) -> Value:
@@ -103,7 +104,7 @@ def _sum(walk: WalkState, base: Equation, target: Equation, values: list[Value])
 def _summed(walk: WalkState, value: Value, base: int, target: int) -> Value:
     if base == target or not base or not target:
         return Value(value.log_scale, value.operations)
-    operation = walk.operation(Action.SUMMED, base, target)
+    operation = walk.operation(Action.SUMMED, base, target, value.weighted)
     return Value(value.log_scale + math.log(target / base), (*value.operations, operation))
 
 

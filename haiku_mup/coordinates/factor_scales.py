@@ -28,12 +28,15 @@ class ScalingOperation:
       equations: the operation in the target's program, after those whose sub-programs it is in.
       action: what it does.
       base, target: by or over how much at the two widths.
+      may_be_product: whether it sums what a weight of the width multiplies: a product with a readout of one's
+        own, which μP's factors serve, or a sum over gains times features, which they don't.
     """
 
     equations: tuple[Equation, ...]
     action: Action
     base: float
     target: float
+    may_be_product: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +63,8 @@ class Value:
       constant: its value, where the program knows it and all its entries other than zero are one number.
       inputs: whether it depends on the program's inputs.
       weights: whether it depends on parameters.
+      wide: whether it depends on parameters whose shapes follow the width.
+      weighted: whether it is an activation times a weight of the width, entry by entry.
     """
 
     log_scale: float = 0.0
@@ -67,6 +72,8 @@ class Value:
     constant: Constant | None = None
     inputs: bool = False
     weights: bool = False
+    wide: bool = False
+    weighted: bool = False
 
     @property
     def scaled(self) -> bool:
@@ -109,14 +116,17 @@ class WalkState:
         self._around: list[Equation] = []
 
     def leave(self, values: Iterable[Value]) -> None:
-        """Reports the values' scales as left over."""
+        """Reports the values' scales as left over, unless they may be those of products with weights."""
         for value in values:
-            if value.scaled and value.operations and not value.is_number:
+            products = sum(math.log(op.target / op.base) for op in value.operations if op.may_be_product)
+            of_products = products and abs(value.log_scale - products) < CLOSE
+            if value.scaled and value.operations and not value.is_number and not of_products:
                 self.leftovers.append(Leftover(value.operations, value.log_scale))
 
-    def operation(self, action: Action, base: float, target: float) -> ScalingOperation:
+    def operation(self, action: Action, base: float, target: float,
+                  may_be_product: bool = False) -> ScalingOperation:
         """Returns the operation that the walk is at, with its factors."""
-        return ScalingOperation(tuple(self._around), action, base, target)
+        return ScalingOperation(tuple(self._around), action, base, target, may_be_product)
 
     def marked(self, value: Value, action: Action) -> Value:
         """Returns a number that follows the width as made by this operation; other values as they are."""
@@ -143,7 +153,7 @@ def depending_on(out: Value, values: Sequence[Value]) -> Value:
     if not out.scaled:
         out = dataclasses.replace(out, operations=())
     return dataclasses.replace(out, inputs=any(v.inputs for v in values),
-                               weights=any(v.weights for v in values))
+                               weights=any(v.weights for v in values), wide=any(v.wide for v in values))
 
 
 def given(base: Any, target: Any) -> Value:

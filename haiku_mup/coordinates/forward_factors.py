@@ -135,10 +135,11 @@ def _leftovers(base: tuple[Any, int], target: tuple[Any, int]) -> list[Leftover]
     (base_program, count), (target_program, count_there) = base, target
     if count != count_there:
         raise ProgramsDiffer(None)
-    rest = len(target_program.jaxpr.invars) - count
+    pairs = list(zip(base_program.jaxpr.invars, target_program.jaxpr.invars))
     walk = Walk()
-    outputs = walk.program(base_program, target_program,
-                           [Value(weights=True)] * count + [Value(inputs=True)] * rest)
+    outputs = walk.program(base_program, target_program, [
+        *(Value(weights=True, wide=b.aval.shape != t.aval.shape) for b, t in pairs[:count]),
+        *(Value(inputs=True) for _ in pairs[count:])])
     walk.leave(outputs)
     return walk.leftovers
 

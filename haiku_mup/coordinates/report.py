@@ -43,7 +43,8 @@ def report(findings: Sequence[Finding], *, parametrization: str, tol: float, see
         f.cause for f in shown if f.excess > tol and f.cause), start=1)}
     rows = [f"{f.quantity:<{width}}  {f.step:>4}  {f.stat:<4}  {_slope(f):>14}  {str(f.expected):>10}  "
             f"{_status(f, tol, causes)}" for f in shown]
-    lines = [_first_line(findings, parametrization, tol=tol, undecided=undecided, seeds=seeds),
+    lines = [_first_line(findings, parametrization, tol=tol, undecided=undecided, seeds=seeds,
+                         has_factors=bool(factors)),
              f"{'quantity':<{width}}  step  stat      slope        expected", *rows]
     lines[1:1] = [f"a factor of the width in the forward pass: {factor}" for factor in factors]
     if len(findings) > len(shown):
@@ -63,10 +64,13 @@ def report(findings: Sequence[Finding], *, parametrization: str, tol: float, see
 
 
 def _first_line(findings: Sequence[Finding], parametrization: str, *, tol: float,
-                undecided: Sequence[Finding], seeds: int) -> str:
+                undecided: Sequence[Finding], seeds: int, has_factors: bool) -> str:
     """Returns the first line: the answer, and why."""
     failed = sum(f.is_wrong(tol) for f in findings)
     start = f"coordinate check{f' of {parametrization}' * (parametrization != 'mup')}: "
+    if has_factors and not failed:
+        return (f"{start}undecided; no slope is off, but the forward pass has a factor of the width, which "
+                "shows later or in wider models: take it out, or make it a constant")
     if undecided and not failed:
         worst = undecided[0]
         why = _why_open(worst, seeds) if worst.is_open(tol) else _too_few_seeds(worst, seeds)

@@ -26,12 +26,13 @@ class CoordCheck:
     For each quantity at each step, the slope of log2 size against log2 width is estimated for every seed. A
     `Finding` has the mean over seeds, its 95% interval, and the slopes that μP expects. The check fails where
     a slope lies outside of the expected ones by more than its interval and a tolerance. It passes where none
-    does, and intervals are narrow enough to show a wrong exponent of ¼; else it is undecided.
+    does, intervals are narrow enough to show a wrong exponent of ¼, and the forward pass has no factor of the
+    width that μP doesn't have; else it is undecided.
 
     Attributes:
       points: all that was recorded.
-      factors: where a slope is off, factors of the width in the model's forward pass that μP doesn't have: see
-        `forward_factors`. Where there are some, no slope that is off is left open.
+      factors: factors of the width in the model's forward pass that μP doesn't have: see `forward_factors`.
+        Where there are some, no slope that is off is left open, and the check doesn't pass.
       optimizer: how the optimizer behaves where a slope is off; None where that is unknown.
       not_seen: of a model of another framework, which activations were not recorded, as a sentence.
 
@@ -73,7 +74,7 @@ class CoordCheck:
 
     @property
     def verdict(self) -> Verdict:
-        """Returns the answer, which is undecided where intervals are too wide, or models too narrow, to tell.
+        """Returns the answer. It is undecided where slopes don't tell, or where a factor shows in none of them.
 
         >>> points = [haiku_mup.Point("mup", width, seed, 0, "activation linear", "l1", width**seed, "0")
         ...           for width in (64, 128) for seed in (-1.0, 1.0)]
@@ -85,7 +86,8 @@ class CoordCheck:
     def _verdict(self, tol: float) -> Verdict:
         if self.failures(tol):
             return Verdict.FAILED
-        return Verdict.PASSED if self.findings and not self.undecided(tol) else Verdict.UNDECIDED
+        is_open = self.factors or not self.findings or self.undecided(tol)
+        return Verdict.UNDECIDED if is_open else Verdict.PASSED
 
     @property
     def ok(self) -> bool:

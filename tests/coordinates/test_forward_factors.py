@@ -315,6 +315,51 @@ def test_a_check_that_fails_names_the_line():
     assert not check("sp").factors          # where it is no surprise
 
 
+def own_products(x, width):
+    """Multiplies by a weight of its own, and sums: a product, as of scores of an attention over graphs."""
+    x = jax.nn.relu(hk.Linear(width)(x))
+    score = hk.get_parameter("score", [1, 1, width], init=hk.initializers.RandomNormal())
+    scores = (x * score).sum(-1, keepdims=True)
+    return haiku_mup.Readout(10)(jax.nn.sigmoid(scores) * x)
+
+
+def gated_sum(x, width):
+    """Sums features times one gate of its own: no product, since the gate has no width."""
+    x = jax.nn.relu(hk.Linear(width)(x))
+    gate = hk.get_parameter("gate", [1, 1, 1], init=jnp.ones)
+    return haiku_mup.Readout(10)(x + (x * gate).sum(-1, keepdims=True))
+
+
+def test_a_product_with_a_weight_of_ones_own_has_no_factor_and_a_sum_of_gated_features_has():
+    assert not found(own_products)
+    assert [factor.power for factor in found(gated_sum)] == pytest.approx([1])
+
+
+def test_a_factor_that_no_slope_shows_leaves_the_check_undecided():
+    """Positions × 1/√width, beside tokens that keep their size: training would show it, later."""
+    def make_model(power):
+        def make(width):
+            def fn(x):
+                with haiku_mup.apply_mup():
+                    x = hk.Linear(width)(x)
+                    pos = hk.get_parameter("pos", [1, 5, width], init=hk.initializers.RandomNormal(0.1))
+                    x = x + width**power * pos
+                    return haiku_mup.Readout(3)(jax.nn.relu(x).mean(1))
+            return hk.transform(fn)
+        return make
+
+    def loss_fn(apply, params, rng, batch):
+        return jnp.square(apply(params, rng, batch) - 1).mean()
+
+    batch = jax.random.normal(jax.random.PRNGKey(0), (16, 5, 8))
+    wrong, right = (haiku_mup.coord_check(make_model(power), (32, 128), batch, loss_fn, optax.adam(2.0**-8),
+                                          steps=1, progress=False) for power in (-0.5, 0.0))
+    assert right.ok and not wrong.failures() and wrong.verdict == "undecided"
+    first, second, *_ = str(wrong).splitlines()
+    assert "no slope is off, but the forward pass has a factor of the width" in first
+    assert "test_forward_factors.py" in second and "one over the root of the width" in second
+
+
 def test_flags_are_not_traced():
     def make_model(width):
         def fn(x, scaled):
