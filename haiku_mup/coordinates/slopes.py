@@ -126,12 +126,13 @@ def _significant(probabilities: Sequence[float]) -> np.ndarray:
 def _fading(finding: Finding, widths: Sequence[int], rows: int) -> float:
     """Returns how fast the quantity may shrink for a while: 0 for what is no change of a sum over a width.
 
-    Without a number of rows, as in files of earlier versions, only two widths are doubted.
+    Two widths don't show that it fades ever less. Where inputs pull in opposite directions, updates are aligned
+    by less than their number says; so two widths are doubted as if there were as many rows as units, at least.
     """
     # An output may have a path.
     kind = kind_of(finding.quantity).removeprefix(CHANGE_MARK).partition(".")[0]
     if finding.slope < finding.expected.low and kind in SUMS and finding.step > 0:
-        return -fading_slope(widths, rows or (widths[0] if len(widths) == 2 else 1))
+        return -fading_slope(widths, max(rows, widths[0] if len(widths) == 2 else 1))
     return 0.0
 
 
