@@ -47,8 +47,7 @@ def adamw(mup: OptimizerWrapper, learning_rate: Rate, b1: float = 0.9, b2: float
 
     Where the batch size or the number of examples differs from the base's, too, say so: the constants given
     here are the base's, and change by the rules of `RunScale` (Complete(d)P, arXiv 2512.22382). A schedule's
-    number of steps
-    does not: `RunScale.steps` converts it.
+    number of steps does not: `RunScale.steps` converts it.
 
     Args:
       mup: a `Mup` that has captured the target.

@@ -218,7 +218,7 @@ class Capture:
 
     def _count_call(self, branch: Branch, nesting: Nesting) -> None:
         """Counts a call of haiku_mup.residual; where a model is initialised twice, once."""
-        init = nesting.transforms[-self.transform_depth].context
+        init = nesting.transforms[-self.transform_depth:][0].context
         if init is not self._counted_init:
             self._counted_init, self._counted = init, collections.Counter()
         self._counted[branch.path] += 1
