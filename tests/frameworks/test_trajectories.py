@@ -1,4 +1,6 @@
 """One model in five frameworks has one trajectory: 20 steps in float64, from Haiku's parameters in μP."""
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,6 +47,7 @@ def labels_of(name):
     return np.arange(np.prod(shape)).reshape(shape) % 3
 
 
+@functools.cache
 def of_haiku(name):
     """Returns a model in μP, its Mup, and its parameters, none of which is zero."""
     x, models = INPUTS[name], [haiku_model(name, width) for width in (BASE, TARGET)]
@@ -61,17 +64,29 @@ def of_haiku(name):
     return mup, params, lambda params: model.apply(params, state, None, x)[0]
 
 
-def plan_of(framework, name, **more):
+@functools.cache
+def haikus_losses(name, chosen):
+    """Returns the losses of Haiku's model, once for all frameworks."""
+    mup, params, apply = of_haiku(name)
+    optimizer, options = OPTIMIZERS[chosen]
+    return losses(apply, params, mup.wrap_optimizer(optimizer, **options), labels_of(name))
+
+
+@functools.cache
+def model_of(framework, name):
+    """Returns what a plan compares at the base and at the target, and the target's model."""
     base, target = (FRAMEWORKS[framework](name, width) for width in (BASE, TARGET))
-    sources = [model.params if model.source is None else model.source for model in (base, target)]
+    return [model.params if model.source is None else model.source for model in (base, target)], target
+
+
+def plan_of(framework, name, **more):
+    sources, target = model_of(framework, name)
     return haiku_mup.plan(*sources, **{**target.plan, **more}), target
 
 
 def deviation(framework, name, chosen, **more):
     """Returns how far the losses are from Haiku's."""
-    mup, params, apply = of_haiku(name)
-    optimizer, options = OPTIMIZERS[chosen]
-    expected = losses(apply, params, mup.wrap_optimizer(optimizer, **options), labels_of(name))
+    (optimizer, options), expected, params = OPTIMIZERS[chosen], haikus_losses(name, chosen), of_haiku(name)[1]
     plan, model = plan_of(framework, name, **more)
     found = losses(lambda p: model.apply(p, INPUTS[name], plan), model.filled(params),
                    plan.wrap_optimizer(optimizer, **options), labels_of(name))

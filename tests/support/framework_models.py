@@ -174,9 +174,8 @@ class NnxCnn(nnx.Module):
     def __init__(self, width, rngs):
         sizes = (3, width, 2 * width)
         self.convs = nnx.List([nnx.Conv(a, b, (3, 3), rngs=rngs) for a, b in zip(sizes, sizes[1:])])
-        dtype = jnp.zeros(0).dtype               # the running averages keep that of the parameters
-        self.norms = nnx.List([nnx.BatchNorm(b, epsilon=NORM, use_fast_variance=False, param_dtype=dtype,
-                                             rngs=rngs) for b in sizes[1:]])
+        self.norms = nnx.List([nnx.BatchNorm(b, epsilon=NORM, use_fast_variance=False, rngs=rngs)
+                               for b in sizes[1:]])
         self.out = nnx.Linear(sizes[-1], 3, rngs=rngs)
 
     def __call__(self, x, plan):
@@ -213,11 +212,13 @@ def nnx_model(name, width):
     with jax.numpy_rank_promotion("allow"):
         model = nnx.eval_shape(lambda: make(width, nnx.Rngs(0)))
     graph, params, rest = nnx.split(model, nnx.Param, ...)
-    rest = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), rest)
+    # Flax makes running averages in float32 whatever the parameters are, and float64 can't go into them.
+    rest = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.zeros(0).dtype)
+                                            if jnp.issubdtype(x.dtype, jnp.inexact) else x.dtype), rest)
 
     def apply(params, x, plan):
         with jax.numpy_rank_promotion("allow"):
-            return nnx.merge(graph, plan.multiplied(params), rest)(x, plan)
+            return nnx.merge(graph, plan.multiplied(params), rest, copy=True)(x, plan)
 
     more = {"tied": "embed.embedding"} if name == "tied" else {"readouts": "out.kernel"}
     return Model(params, apply, flax_names(name, lambda layer, i: f"{layer}s[{i}]"),
