@@ -1,10 +1,11 @@
 """Several files of a folder, written together: all are replaced, or none."""
 import contextlib
+import functools
 import os
 import pathlib
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
@@ -36,7 +37,7 @@ def replaced_together(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _move_all(staging: pathlib.Path, folder: pathlib.Path) -> None:
-    """Moves the files, once all of them are on the disk."""
+    """Moves the files, once all of them are on the disk; moves none if it is interrupted."""
     files = [file for file in sorted(staging.rglob("*")) if file.is_file()]
     for file in files:
         target = folder / file.relative_to(staging)
@@ -44,7 +45,21 @@ def _move_all(staging: pathlib.Path, folder: pathlib.Path) -> None:
             raise IsADirectoryError(f"{target}: a folder, where a file is to be written; move it away")
         with open(file, "rb+") as handle:
             os.fsync(handle.fileno())
-    for file in files:
-        target = folder / file.relative_to(staging)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(file, target)
+    with contextlib.ExitStack() as undo:
+        for number, file in enumerate(files):
+            target = folder / file.relative_to(staging)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            undo.callback(_keep(target, staging / f"{number}.old"))
+            os.replace(file, target)
+        undo.pop_all()
+
+
+def _keep(target: pathlib.Path, old: pathlib.Path) -> Callable[[], None]:
+    """Keeps a file that is about to be replaced under another name; returns what puts it back."""
+    if not os.path.lexists(target):
+        return functools.partial(target.unlink, missing_ok=True)
+    try:
+        os.link(target, old, follow_symlinks=False)
+    except OSError:                                         # a file system without hard links
+        shutil.copy2(target, old, follow_symlinks=False)
+    return functools.partial(os.replace, old, target)

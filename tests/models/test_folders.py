@@ -1,5 +1,6 @@
 """Folders that were loaded and are saved again: nothing in them is lost, and a failed save changes nothing."""
 import dataclasses
+import itertools
 import json
 import os
 
@@ -11,6 +12,7 @@ from trees import equal
 import haiku_mup
 from haiku_mup import models
 from haiku_mup.models.huggingface import pretrained
+from haiku_mup.serialization import atomic_folders
 
 NAMES = {"gpt2": ("GPT2LMHeadModel", GPT2), "bert": ("BertForSequenceClassification", BERT),
          "roberta": ("RobertaForMaskedLM", ROBERTA)}
@@ -210,6 +212,34 @@ def test_a_save_that_fails_leaves_the_folder_as_it_was(step, tmp_path, monkeypat
         with pytest.raises(OSError, match="No space"):
             models.save_pretrained(tmp_path / folder, config, jax.tree.map(lambda x: 0 * x, params))
     assert contents(tmp_path / "old") == before and os.listdir(tmp_path) == ["old"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_an_interrupt_between_two_files_leaves_the_folder_as_it_was(number, links, tmp_path, monkeypatch):
+    """Covers file systems without hard links, too; the second of three files is new."""
+    before, replace, numbers = {"a": "old", "c": "old", "other": "old"}, os.replace, itertools.count(1)
+    for name, text in before.items():
+        (tmp_path / name).write_text(text)
+
+    def interrupted(*args):
+        if next(numbers) == number:
+            raise KeyboardInterrupt
+        replace(*args)
+
+    def no_links(*args, **kwargs):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    with pytest.raises(KeyboardInterrupt), atomic_folders.replaced_together(tmp_path) as staging:
+        for name in "abc":
+            (staging / name).write_text("new")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
+    with atomic_folders.replaced_together(tmp_path) as staging:
+        (staging / "a").write_text("new")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before | {"a": "new"}
 
 
 def test_a_folder_in_the_place_of_a_file_changes_nothing(tmp_path):
