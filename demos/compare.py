@@ -6,6 +6,8 @@ import sys
 import time
 
 import haiku as hk
+import jax
+import jax.numpy as jnp
 import optax
 
 import haiku_mup
@@ -24,8 +26,21 @@ SIZES = {"default": {"widths": "32,128", "log2_lrs": "-9:-4:1", "seeds": "3", "s
 
 def compare(args, data):
     """Trains the transformer in each parametrization; returns a haiku_mup.Comparison."""
+    train, valid = jnp.asarray(data.train), jnp.asarray(data.valid)
+    length, batch_size = text_transformer.LENGTH, text_transformer.BATCH
+    batches = min(text_transformer.VALID, (len(valid) - 1) // (batch_size * length))
+    starts = length * jnp.arange(batches * batch_size).reshape(batches, batch_size)
+    valid_batches = text_transformer.rows(valid, starts)
     network = functools.partial(text_transformer.network, vocab_size=len(data.words))
-    batch, valid_loss = text_transformer.batch_and_loss(data)
+
+    def batch(key, step):
+        """Draws a batch of the training part."""
+        return text_transformer.rows(train, jax.random.randint(key, (batch_size,), 0, len(train) - length))
+
+    def valid_loss(apply, params, rng):
+        """Computes the loss, in nats, of the first words of the validation part."""
+        return jax.lax.map(lambda row: losses.cross_entropy(apply, params, rng, row), valid_batches).mean()
+
     chosen = parametrizations()
     return haiku_mup.compare(
         lambda width: hk.transform(functools.partial(network, width=width)), batch, losses.cross_entropy,

@@ -59,33 +59,23 @@ def llama(ids, width, vocab_size):
 NETWORKS = {"own": network, "llama": llama}
 
 
-def batch_and_loss(data):
-    """Returns batch(key, step), and the validation loss as `haiku_mup.training` takes it in `evaluate`."""
+def make_trials(args, data):
+    """Returns {parametrization: make_trial}."""
     train, valid = jnp.asarray(data.train), jnp.asarray(data.valid)
     batches = min(VALID, (len(valid) - 1) // (BATCH * LENGTH))
     valid_batches = rows(valid, LENGTH * jnp.arange(batches * BATCH).reshape(batches, BATCH))
+
+    def make_model(width):
+        return hk.transform(functools.partial(NETWORKS[args.model], width=width, vocab_size=len(data.words)))
 
     def batch(key, step):
         """Draws BATCH rows of the training part."""
         return rows(train, jax.random.randint(key, (BATCH,), 0, len(train) - LENGTH))
 
-    def valid_loss(apply, params, rng):
-        """Computes the loss, in nats, of the first words of the validation part."""
-        return jax.lax.map(lambda row: losses.cross_entropy(apply, params, rng, row), valid_batches).mean()
-
-    return batch, valid_loss
-
-
-def make_trials(args, data):
-    """Returns {parametrization: make_trial}."""
-    batch, valid_loss = batch_and_loss(data)
-
-    def make_model(width):
-        return hk.transform(functools.partial(NETWORKS[args.model], width=width, vocab_size=len(data.words)))
-
     def perplexity(apply, params, rng):
         """Computes the perplexity of the first words of the validation part."""
-        return jnp.exp(valid_loss(apply, params, rng))
+        found = jax.lax.map(lambda row: losses.cross_entropy(apply, params, rng, row), valid_batches)
+        return jnp.exp(found.mean())
 
     return {name: haiku_mup.training(
         make_model, batch, losses.cross_entropy, optax.adam, steps=args.steps, base_width=BASE,
