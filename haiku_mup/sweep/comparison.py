@@ -234,7 +234,8 @@ class Comparison:
             text += f", and the seeds can't tell it from {_joined(self.equals)}"
         worse = [name for name in self._curves if name not in (self.best, *self.equals)]
         behind = [f"{name} by {self.behind(name).value:.3g}{plus_minus(self.behind(name))}" for name in worse]
-        return text + (f"; behind it are {_joined(behind)}." if behind else ".")
+        are = "is" if len(behind) == 1 else "are"
+        return text + (f"; behind it {are} {_joined(behind)}." if behind else ".")
 
     def _transferring(self) -> str:
         """Names the parametrizations whose rate transfers."""

@@ -164,10 +164,12 @@ def _progress_bar(total: int, progress: bool) -> Iterator[SweepProgress]:
 
 
 def _describe_missing(sweep: Sweep) -> str:
-    """Returns how many trials of which width are missing, for each reason."""
+    """Returns each reason why trials are missing, once, after how many of which width it holds for."""
     count = collections.Counter((m.trial.parametrization, m.trial.width, m.reason) for m in sweep.missing)
-    return "; ".join(f"{number} of {name} at width {width}: {reason}"
-                     for (name, width, reason), number in count.items())
+    places: dict[str, list[str]] = {}
+    for (name, width, reason), number in count.items():
+        places.setdefault(reason, []).append(f"{number} of {name} at width {width}")
+    return "; ".join(f"{', '.join(where)}: {reason}" for reason, where in places.items())
 
 
 def _describe_interruption(sweep: Sweep, total: int, out: str | os.PathLike[str] | None) -> str:

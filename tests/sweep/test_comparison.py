@@ -47,7 +47,7 @@ def test_the_one_that_transfers_and_is_best_is_chosen():
     assert found.behind("sp").value == pytest.approx(0.2, abs=0.01) and found.behind("sp").low > 0
     assert found.transfers_over_widths("mup") and not found.transfers_over_widths("sp")
     text = found.paragraph()
-    assert "mup is best (2.0" in text and "behind it are sp by 0.2" in text
+    assert "mup is best (2.0" in text and "behind it is sp by 0.2" in text
     assert "At width 4096 take mup with a learning rate of 0.0068 (2^-7.2)." in text
 
 
