@@ -170,10 +170,11 @@ class Sizes:
     def of_a_matrix(self, scaling: ParameterScaling) -> Fraction | None:
         """Returns the ratio of a fan-out that may be the entries of a matrix, as a hypernetwork makes them.
 
-        It is a product of two ratios, and no layer has so many inputs. None for others.
+        It is one axis that grows by a product of two ratios, and no layer has so many inputs. None for others,
+        such as a weight that is declared to have two fan-out axes.
         """
-        ratio = _fan_out_ratio(scaling)
-        if scaling.target.is_guess or not _fans(scaling).fan_in or ratio in self._fan_in_ratios:
+        ratio, fans = _fan_out_ratio(scaling), _fans(scaling)
+        if scaling.target.is_guess or not fans.fan_in or len(fans.fan_out) != 1 or ratio in self._fan_in_ratios:
             return None
         others = self._fan_in_ratios - {1}
         return ratio if any(ratio == a * b for a, b in product(others, repeat=2)) else None
