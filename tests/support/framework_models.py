@@ -318,7 +318,7 @@ class EqxCnn(eqx.Module):
         for conv, norm in zip(self.convs, self.norms):
             x, state = norm(conv(x), state)
             x = jax.nn.relu(x)
-        return self.out(x.mean((1, 2)))
+        return self.out(x.mean((1, 2))), state
 
 
 class EqxTransformer(eqx.Module):
@@ -367,7 +367,7 @@ def eqx_model(name, width):
         with jax.numpy_rank_promotion("allow"):
             whole = eqx.combine(plan.multiplied(params), static)
             if name == "cnn":
-                return jax.vmap(lambda x: whole(x, state), axis_name="batch")(x)
+                return jax.vmap(lambda x: whole(x, state)[0], axis_name="batch")(x)
             return jax.vmap(lambda x: whole(x, plan))(x)
 
     more = {"tied": "embed.weight"} if name == "tied" else {"readouts": "out.weight"}
