@@ -56,7 +56,7 @@ def networks() -> list[Network]:
                        return_all_outputs=False)[0]
         return function
 
-    return [Network(name="Net", make=make, inputs=lambda: tuple(features), table=TABLE,
+    return [Network(name="Net", make=make, inputs=lambda: tuple(features), table=TABLE, seeds=8,
                     declarations={"readouts": [
                         "*_dec_linear_3", "*reach_h_dec_linear", "*_processor/linear_[6-9]",
                         "*_processor/linear_1[0-2]"]})]

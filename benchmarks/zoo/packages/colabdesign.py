@@ -36,7 +36,7 @@ def networks() -> list[Network]:
         keys = jax.random.split(jax.random.key(0))
         return 5 * jax.random.normal(keys[0], (12, 4, 3)), jax.random.randint(keys[1], (12,), 0, 21)
 
-    return [Network(name="ProteinMPNN", make=make, inputs=inputs, table=TABLE,
+    return [Network(name="ProteinMPNN", make=make, inputs=inputs, table=TABLE, seeds=8,
                     declarations={"readouts": "protein_mpnn/~/W_out"})]
 
 

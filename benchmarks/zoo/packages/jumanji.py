@@ -14,10 +14,11 @@ TABLE = """
 
 
 def networks() -> list[Network]:
-    """Returns the actor, lifted into a model of ours; channels and the number of heads grow."""
-    import haiku as hk
+    """Returns the actor, whose function Haiku keeps; channels and the number of heads grow."""
     import jax
     import jax.numpy as jnp
+
+    from haiku_mup.tracing.haiku_internals import original_function
     with stubs("distrax", "esquilax", "esquilax.transforms", "esquilax.utils", "huggingface_hub",
                "requests"):
         from jumanji.environments.routing.connector.types import Observation
@@ -28,17 +29,13 @@ def networks() -> list[Network]:
             num_agents=2, num_actions=5, transformer_num_blocks=1, transformer_num_heads=width // 8,
             transformer_key_size=8, transformer_mlp_units=[width], env_time_limit=10,
             conv_n_channels=width)
-
-        def function(observation):
-            params = hk.lift(actor.init, name="actor")(hk.maybe_next_rng_key(), observation)
-            return actor.apply(params, observation)
-        return function
+        return original_function(actor.apply)
 
     def inputs():
         grid = jax.random.randint(jax.random.key(0), (4, 9, 9), 0, 7)
         return Observation(grid=grid, action_mask=jnp.ones((4, 2, 5), bool), step_count=jnp.arange(4)),
 
-    return [Network(name="Connector actor", make=make, inputs=inputs, table=TABLE,
+    return [Network(name="Connector actor", make=make, inputs=inputs, table=TABLE, seeds=8,
                     declarations={"readouts": "*policy_head/~/linear_1"})]
 
 
