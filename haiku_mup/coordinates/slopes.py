@@ -19,8 +19,10 @@ from haiku_mup.coordinates.slope_range import Range
 
 # What may stand still in a run, beside all changes: a parameter that starts at zero stays there.
 MOVES = (ParameterKind.VALUE, ParameterKind.UPDATE, ParameterKind.RATE)
-# What sums over a width make, in which an update's part that is not aligned fades.
-SUMS = (RecordKind.ACTIVATION, RecordKind.LOGITS, RecordKind.PROBE, RecordKind.OUTPUT)
+# What training makes of sums over a width, in which an update's part that is not aligned fades; and updates
+# after the first one, whose gradients follow from these.
+FADING = (RecordKind.ACTIVATION, RecordKind.LOGITS, RecordKind.PROBE, RecordKind.OUTPUT, ParameterKind.VALUE,
+          ParameterKind.UPDATE)
 
 
 FALSE_ALARMS = 0.02     # the highest probability that chance alone fails a check
@@ -124,14 +126,14 @@ def _significant(probabilities: Sequence[float]) -> np.ndarray:
 
 
 def _fading(finding: Finding, widths: Sequence[int], rows: int) -> float:
-    """Returns how fast the quantity may shrink for a while: 0 for what is no change of a sum over a width.
+    """Returns how fast the quantity may shrink for a while: 0 for what doesn't fade.
 
     Two widths don't show that it fades ever less. Where inputs pull in opposite directions, updates are aligned
     by less than their number says; so two widths are doubted as if there were as many rows as units, at least.
     """
     # An output may have a path.
     kind = kind_of(finding.quantity).removeprefix(CHANGE_MARK).partition(".")[0]
-    if finding.slope < finding.expected.low and kind in SUMS and finding.step > 0:
+    if finding.slope < finding.expected.low and kind in FADING and finding.step > 0:
         return -fading_slope(widths, max(rows, widths[0] if len(widths) == 2 else 1))
     return 0.0
 

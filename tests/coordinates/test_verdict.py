@@ -47,7 +47,9 @@ def test_one_seed_at_two_widths_tells_nothing():
     (-0.5, 4096, "Δactivation linear", 1, "failed"),                # as those that are never aligned
     (0.12, 32, "Δactivation linear", 1, "failed"),
     (-0.12, 32, "activation linear", 0, "failed"),
-    (-0.12, 32, "update linear/w", 1, "failed")])
+    (-0.12, 32, "update linear/w", 0, "failed"),
+    (-0.12, 32, "update linear/w", 1, "undecided"),
+    (-0.12, 32, "rate linear/w", 1, "failed")])
 def test_narrow_models_do_not_tell_what_fades_from_what_shrinks(slope, rows, quantity, step, answer):
     check = CoordCheck([p._replace(step=step, rows=rows)
                         for p in points(slope, quantity=quantity, widths=(32, 256))])
