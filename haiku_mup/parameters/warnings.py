@@ -78,13 +78,6 @@ def model_warnings(scalings: Mapping[str, ParameterScaling], ties_used: bool, us
                 f"its fan-out grows × {float(_fan_out_ratio(scaling)):.4g}, as if {rest} of its outputs stay "
                 "as the others grow: if these are logits, they lack μP's multiplier; make them in a separate "
                 "layer, haiku_mup.Readout"))
-        if (ratio := sizes.of_a_matrix(scaling)) is not None:
-            yield _about("matrix", scaling, (
-                f"its fan-out grows × {float(ratio):.4g}, a product of two ratios, and no layer's fan-in does: "
-                "if its outputs are the entries of a matrix, by which activations are multiplied, these have "
-                "the std and the learning rate of an input's, not of a hidden weight's, and their product "
-                "grows with the width. Generate gains or biases in place of a matrix, or see what "
-                "haiku_mup.coord_check says of it"))
     yield from _other_warnings(scalings, ties_used)
 
 
@@ -166,18 +159,6 @@ class Sizes:
             return None
         others = {pair for name, pair in self._fan_ins.items() if name != scaling.target.name}
         return min((rest for pair in others if (rest := _rest(sizes, pair))), default=None)
-
-    def of_a_matrix(self, scaling: ParameterScaling) -> Fraction | None:
-        """Returns the ratio of a fan-out that may be the entries of a matrix, as a hypernetwork makes them.
-
-        It is one axis that grows by a product of two ratios, and no layer has so many inputs. None for others,
-        such as a weight that is declared to have two fan-out axes.
-        """
-        ratio, fans = _fan_out_ratio(scaling), _fans(scaling)
-        if scaling.target.is_guess or not fans.fan_in or len(fans.fan_out) != 1 or ratio in self._fan_in_ratios:
-            return None
-        others = self._fan_in_ratios - {1}
-        return ratio if any(ratio == a * b for a, b in product(others, repeat=2)) else None
 
     @functools.cached_property
     def _fan_ins(self) -> dict[str, tuple[int, int]]:

@@ -43,7 +43,7 @@ def warn_unwrapped(name: str, shape: tuple[int, ...], subject: str) -> None:
         return
     if hk.running_init():
         _initialized_since.add((name, shape))
-    elif not are_standard(hk.get_params(), (name, shape) in _initialized_since):
+    elif (params := hk.get_params()) and not are_standard(params, (name, shape) in _initialized_since):
         text = (f"{subject}: this model was initialised in Mup.init_target, and is applied without its "
                 "multipliers; apply mup.wrap_model(model) instead")
         warn_once(_latest[name, shape], "unwrapped", text)

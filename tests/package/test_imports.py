@@ -47,7 +47,7 @@ def test_a_package_that_is_right(tmp_path):
 @pytest.mark.parametrize("path, source, where, remedy", [
     ("rules/tables.py", "\nfrom haiku_mup.tracing.capture import x, y",
      "rules/tables.py:2: imports haiku_mup.tracing.capture.x; tracing comes after rules",
-     "may import errors; move what both need"),
+     "may import help_anchors, errors; move what both need"),
     ("rules/tables.py", "def f():\n    import haiku_mup.mup", "rules/tables.py:2", "mup comes after rules"),
     ("rules/tables.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..mup import Mup",
      "rules/tables.py:3: imports haiku_mup.mup.Mup", "mup comes after rules"),

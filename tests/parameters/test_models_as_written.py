@@ -310,24 +310,6 @@ def test_told_and_right_when_it_is_declared(model):
         check(mup, wanted)
 
 
-def generated(matrix):
-    """Returns a model of which a network of its own makes a matrix, or gains."""
-    def model(x, width):
-        x = hk.Linear(width)(x)
-        code = own("code", 4, init=NORMAL)[None, None]
-        made = hk.Linear(width * (width if matrix else 1), name="generator")(code)
-        return out(x @ made.reshape(width, width) if matrix else x * made)
-    return model
-
-
-def test_a_generated_matrix_is_told_and_generated_gains_are_quiet():
-    _, texts = capture(generated(matrix=True), X)
-    assert len(texts) == 1 and "'generator/w'" in texts[0] and "the entries of a matrix" in texts[0]
-    mup, texts = capture(generated(matrix=False), X)
-    assert texts == []
-    check(mup, {"generator/w": INPUT})
-
-
 def test_draws_have_the_std_of_mup():
     """A hidden weight of one std, is drawn × 1/2 at four times the width."""
     def model(x, width):

@@ -200,7 +200,7 @@ def test_adamw_takes_the_mups_own_scale_unless_another_is_given():
     assert mup.run_scale == RunScale(batch_ratio=2)
     haiku_mup.adamw(mup, 0.1, tokens_ratio=2)
     assert mup.run_scale == RunScale(tokens_ratio=2)
-    with pytest.raises(MupError, match="alone"):
+    with pytest.raises(MupError, match="give either run_scale or the two ratios"):
         haiku_mup.adamw(mup, 0.1, batch_ratio=2, run_scale=RunScale())
     with pytest.raises(MupError, match="give a haiku_mup.RunScale"):
         mup.wrap_optimizer(optax.adam(0.1), run_scale=4)
