@@ -3,6 +3,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+import jax
+
 from haiku_mup.errors import MupError
 from haiku_mup.parameters.tree_layout import Adapter, TreeLayout
 
@@ -143,7 +145,10 @@ def nnx_multiplied(plan: Multiplies, model: Any) -> Iterator[None]:
         from flax import nnx
     except ModuleNotFoundError as error:
         raise _missing(error, "flax") from error
-    params = nnx.state(model, nnx.Param)
+    # Not nnx.state: inside of nnx.capture lists have a "__captures__" beside their numbers, which Flax 0.12.8
+    # can't sort. The map copies the variables, which the update changes.
+    params = jax.tree.map(lambda x: x, nnx.from_flat_state(
+        {path: node for path, node in nnx.iter_graph(model) if isinstance(node, nnx.Param)}))
     nnx.update(model, plan.multiplied(params))
     try:
         yield

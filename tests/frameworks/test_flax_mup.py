@@ -76,7 +76,7 @@ def planned(module, outputs):
                              fans=haiku_mup.flax_linen(module(16, outputs), IMAGES[0]))
 
 
-def check(module, loss, widths, seeds=3, **more):
+def check(module, loss, widths, seeds=5, **more):
     outputs = LOSSES[loss]
     with jax.numpy_rank_promotion("allow"):
         return haiku_mup.coord_check(
