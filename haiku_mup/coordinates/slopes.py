@@ -23,8 +23,6 @@ MOVES = (ParameterKind.VALUE, ParameterKind.UPDATE, ParameterKind.RATE)
 # after the first one, whose gradients follow from these.
 FADING = (RecordKind.ACTIVATION, RecordKind.LOGITS, RecordKind.PROBE, RecordKind.OUTPUT, ParameterKind.VALUE,
           ParameterKind.UPDATE)
-
-
 FALSE_ALARMS = 0.02     # the highest probability that chance alone fails a check
 
 
