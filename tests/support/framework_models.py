@@ -367,7 +367,8 @@ def eqx_model(name, width):
         with jax.numpy_rank_promotion("allow"):
             whole = eqx.combine(plan.multiplied(params), static)
             if name == "cnn":
-                return jax.vmap(lambda x: whole(x, state)[0], axis_name="batch")(x)
+                fresh = jax.tree.map(lambda x: x, state)            # Equinox refuses one that was used before
+                return jax.vmap(lambda x: whole(x, fresh)[0], axis_name="batch")(x)
             return jax.vmap(lambda x: whole(x, plan))(x)
 
     more = {"tied": "embed.weight"} if name == "tied" else {"readouts": "out.weight"}
