@@ -6,7 +6,7 @@ In the order of a check:
 - batches, model_inputs, trainer, compilation: how batches are checked, and a model is initialized, compiled and
   trained step by step.
 - pairs, planned_models: models of other frameworks, pairs (init, apply), as Haiku's; and their plans.
-- seen_activations: what a check of them doesn't see.
+- unrecorded: activations that a check of them doesn't see.
 - recorder, state_records, array_stats, multipliers, output_gradients: how arrays, the multipliers of layers and
   the gradients of outputs are measured while the model runs.
 - measurements, measured_gradients, quantities, depth_average: points from these numbers, and their names.

@@ -18,9 +18,9 @@ from haiku_mup.coordinates.optimizer_diagnosis import diagnose_optimizer
 from haiku_mup.coordinates.planned_models import MakePlan
 from haiku_mup.coordinates.result import TOL, CoordCheck
 from haiku_mup.coordinates.rounded_updates import rounded_away, warning_text
-from haiku_mup.coordinates.seen_activations import not_seen
 from haiku_mup.coordinates.trainer import has_weight_decay
 from haiku_mup.coordinates.training_runs import CheckSetup, Model, Parametrize, train_all
+from haiku_mup.coordinates.unrecorded import unrecorded_activations
 from haiku_mup.errors import MupError, MupWarning
 from haiku_mup.parameters.fans import Axes
 from haiku_mup.rules import Parametrization
@@ -136,7 +136,7 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
     result = CoordCheck(as_points(
         trainers, runs, parametrization=_name(parametrization), stats=stats, rule=optimizer_rule,
         activation_changes=fix_batch, weight_decay=setup.weight_decay),
-        not_seen="" if plan is None else not_seen(
+        unrecorded="" if plan is None else unrecorded_activations(
             trainers[ordered[0]].records.values(), trainers[ordered[0]].unkept))
     if rounded := rounded_away(result.moved()):
         warnings.warn(warning_text(rounded), MupWarning, stacklevel=2)

@@ -16,7 +16,7 @@ _LEGEND = ("A slope is the power of the width that a size follows; Δ: how far i
 
 
 def report(findings: Sequence[Finding], *, parametrization: str, tol: float, seeds: int = 1,
-           undecided: Sequence[Finding] = (), unseen: Sequence[str] = (), not_seen: str = "",
+           undecided: Sequence[Finding] = (), unseen: Sequence[str] = (), unrecorded: str = "",
            factors: Sequence[ForwardFactor] = (),
            rounded: Mapping[str, Mapping[int, float]] = types.MappingProxyType({})) -> str:
     """Returns the text.
@@ -28,7 +28,7 @@ def report(findings: Sequence[Finding], *, parametrization: str, tol: float, see
       seeds: how many there are.
       undecided: those that leave the answer open: slopes that may be chance or fade, then wide intervals.
       unseen: parameters of whose learning rates nothing sharp is known.
-      not_seen: a sentence about activations that were not recorded, or "".
+      unrecorded: a sentence about activations that were not recorded, or "".
       factors: of the width, in the model's forward pass.
       rounded: the shares of entries that a step moves, of parameters whose updates are rounded away.
 
@@ -54,8 +54,8 @@ def report(findings: Sequence[Finding], *, parametrization: str, tol: float, see
         lines.append("Not seen: the learning rates of " + ", ".join(unseen[:NAMED]) + (
             f" and {len(unseen) - NAMED} more" if len(unseen) > NAMED else "") +
             ", which have no gradient of their own, or updates of which only a range of slopes is expected.")
-    if not_seen:
-        lines.append(not_seen)
+    if unrecorded:
+        lines.append(unrecorded)
     if rounded:
         lines.append("Rounded away: updates of parameters of which a step moves ever fewer entries, "
                      f"{describe(rounded)}.")
@@ -85,7 +85,7 @@ def _why_open(finding: Finding, seeds: int) -> str:
     """Returns why a slope that is off doesn't decide, and what does."""
     which = f"the slope of {finding.quantity}, {_slope(finding)}"
     if math.isinf(finding.doubt):
-        return f"{which}, may be chance, as one of many; take {2 * seeds} seeds, or four widths"
+        return f"{which}, may be chance, as one of many; take {2 * seeds} seeds"
     return (f"{which}, may be that of narrow models alone, whose changes shrink until the width is that of the "
             "batch's rows; take wider models, or a batch of fewer rows (examples × tokens)")
 

@@ -34,7 +34,7 @@ class CoordCheck:
       factors: factors of the width in the model's forward pass that μP doesn't have: see `forward_factors`.
         Where there are some, no slope that is off is left open, and the check doesn't pass.
       optimizer: how the optimizer behaves where a slope is off; None where that is unknown.
-      not_seen: of a model of another framework, which activations were not recorded, as a sentence.
+      unrecorded: of a model of another framework, which activations were not recorded, as a sentence.
 
     >>> points = [haiku_mup.Point("mup", width, 0, 0, "activation linear", "l1", width**0.5, "0")
     ...           for width in (64, 128, 256)]
@@ -46,7 +46,7 @@ class CoordCheck:
     points: Sequence[Point]
     factors: Sequence[ForwardFactor] = dataclasses.field(default=(), repr=False, compare=False)
     optimizer: OptimizerDiagnosis | None = dataclasses.field(default=None, repr=False, compare=False)
-    not_seen: str = dataclasses.field(default="", repr=False, compare=False)
+    unrecorded: str = dataclasses.field(default="", repr=False, compare=False)
 
     @functools.cached_property
     def findings(self) -> list[Finding]:
@@ -181,7 +181,7 @@ class CoordCheck:
 
     def _report(self, tol: float) -> str:
         return report(self.findings, tol=tol, factors=self.factors, undecided=self.undecided(tol),
-                      unseen=self.unseen(), not_seen=self.not_seen, rounded=rounded_away(self.moved()),
+                      unseen=self.unseen(), unrecorded=self.unrecorded, rounded=rounded_away(self.moved()),
                       seeds=len({point.seed for point in self.points}),
                       parametrization=self.points[0].parametrization if self.points else "")
 

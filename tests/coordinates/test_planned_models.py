@@ -10,7 +10,7 @@ import pytest
 import haiku_mup
 from haiku_mup.coordinates.planned_models import PlannedModel
 from haiku_mup.coordinates.recorder import Recorder
-from haiku_mup.coordinates.seen_activations import not_seen
+from haiku_mup.coordinates.unrecorded import unrecorded_activations
 
 X = jax.random.normal(jax.random.key(0), (16, 5))
 BATCH = X, jnp.argmax(X[:, :3], axis=1)
@@ -159,15 +159,15 @@ def recorded(make_model, x=X, **more):
     recorder = Recorder(planned.wrap_model(), ("l1",), ["~"])
     recorder.prepare(jax.random.key(0), x)
     return ({f"{info.kind} {info.suffix.removeprefix('/')}" for info in recorder.records.values()},
-            not_seen(recorder.records.values(), recorder.unkept))
+            unrecorded_activations(recorder.records.values(), recorder.unkept))
 
 
-def test_without_a_framework_the_text_says_what_is_not_seen():
+def test_without_a_framework_the_text_says_what_is_not_recorded():
     found, text = recorded(functools.partial(pair, forget=None))
     assert found == {"probe hidden", "output "}
     assert text.startswith("Not seen: activations but those that probe marks")
     points = [haiku_mup.Point("mup", width, 0, 0, "output", "l1", 1.0, "0") for width in (8, 16)]
-    assert text in str(haiku_mup.CoordCheck(points, not_seen=text))
+    assert text in str(haiku_mup.CoordCheck(points, unrecorded=text))
 
 
 def test_a_probe_inside_another_trace_raises_and_outside_is_taken():

@@ -7,16 +7,16 @@ from haiku_mup.coordinates.state_records import RecordInfo
 NAMED = 8       # modules that are named
 
 
-def not_seen(records: Iterable[RecordInfo], unkept: Collection[str]) -> str:
+def unrecorded_activations(records: Iterable[RecordInfo], unkept: Collection[str]) -> str:
     """Returns a sentence about activations that were not recorded; "" where all were.
 
     Args:
       records: what was recorded.
       unkept: the modules whose outputs could not be kept.
 
-    >>> not_seen([], ["blocks.mlp"])
+    >>> unrecorded_activations([], ["blocks.mlp"])
     'Not seen: activations of blocks.mlp, inside a scan, a jit or a remat of the model.'
-    >>> not_seen([], [])[:54]
+    >>> unrecorded_activations([], [])[:54]
     'Not seen: activations, which a pair (init, apply) does'
     """
     kinds = [info.kind for info in records]
