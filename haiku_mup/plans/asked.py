@@ -14,7 +14,7 @@ from haiku_mup.errors import MupError
 from haiku_mup.parameters.haiku_layers import TIED
 from haiku_mup.parameters.scaling import ParameterScaling
 from haiku_mup.plans.forward_pass import multiplier_of, needs_factor
-from haiku_mup.tracing.jax_internals import trace_state
+from haiku_mup.tracing.jax_internals import no_trace_state, trace_state
 from haiku_mup.tracing.warn_once import warn_once
 
 MULTIPLIED, READOUT, MULTIPLIER = "multiplied", "readout", "multiplier"     # methods of `Plan`
@@ -72,12 +72,11 @@ class Asked:
             return
         text = (f"{name!r}: plan.multiplied has multiplied the weight, and plan.readout its inputs: in one "
                 "forward pass its factor would act twice; leave one of them out")
-        if traces[MULTIPLIED] == traces[READOUT] != _OUTSIDE:
+        if traces[MULTIPLIED] == traces[READOUT] != no_trace_state():
             raise MupError(text)
         warn_once(self._warned, name, text)
 
 
-_OUTSIDE = trace_state()                # of no trace of JAX
 _listeners: contextvars.ContextVar[tuple[tuple[Asked, set[str]], ...]] = contextvars.ContextVar(
     "listeners", default=())
 _lock = threading.Lock()

@@ -1,4 +1,6 @@
 """Reads what JAX has no public name for: arguments of functions that run, and the program that it traces."""
+import concurrent.futures
+import functools
 import os
 import sys
 import types
@@ -77,6 +79,13 @@ def trace_state() -> Any:
     name = "get_opaque_trace_state"                     # in jax.core before JAX 0.10
     find = getattr(jax.extend.core, name, None) or getattr(jax.core, name)
     return find(convention="haiku_mup")
+
+
+@functools.cache
+def no_trace_state() -> Any:
+    """Returns what `trace_state` does outside of all traces, wherever it is asked: a new thread is in none."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        return pool.submit(trace_state).result()
 
 
 def trace_of(x: Any) -> Any:

@@ -16,6 +16,7 @@ import pytest
 
 import haiku_mup
 from haiku_mup.parameters.tree_paths import named_paths
+from haiku_mup.tracing.jax_internals import no_trace_state, trace_state
 
 KEY = jax.random.key(0)
 
@@ -364,6 +365,18 @@ def test_a_factor_that_acts_twice_is_told():
         assert jax.eval_shape(on_the_inputs, tree, x) == once       # each by itself is right
     with pytest.raises(haiku_mup.MupError, match="act twice; leave one of them out"):
         jax.eval_shape(lambda tree, x: on_the_inputs(plan.multiplied(tree), x), tree, x)
+
+
+def test_the_state_of_no_trace_is_the_same_where_a_trace_asks_first():
+    found = []
+
+    def asks(x):
+        found.extend([no_trace_state(), trace_state()])
+        return x
+
+    no_trace_state.cache_clear()
+    jax.eval_shape(asks, 1.0)
+    assert found[0] == trace_state() != found[1]
 
 
 def test_what_was_asked_outlives_the_plan_that_was_asked_first():

@@ -101,8 +101,13 @@ class RightModel(NamedTuple):
             mutants.make(self.network), self.widths, (self.inputs, labels), self.loss, self.optimizer,
             progress=False, **self.settings, **kwargs)
 
-    def checks(self, choices):
-        """Yields (widths, check) of each choice of seeds: of all widths, and of the first and the last."""
+    def checks(self, choices, first=0):
+        """Yields (widths, check) of each choice of seeds: of all widths, and of the first and the last.
+
+        Args:
+          choices: how many choices of SEEDS there are.
+          first: the first seed of all.
+        """
         kept = {}
 
         def keep(trainers, trials, **kwargs):
@@ -110,11 +115,11 @@ class RightModel(NamedTuple):
             return []
 
         with mock.patch("haiku_mup.coordinates.check.as_points", keep):
-            self.check(seeds=choices * SEEDS)
+            self.check(seeds=range(first, first + choices * SEEDS))
         for number in range(choices):
             for widths in (self.widths, (self.widths[0], self.widths[-1])):
                 trials = {(width, seed): steps for (width, seed), steps in kept["trials"].items()
-                          if width in widths and seed // SEEDS == number}
+                          if width in widths and (seed - first) // SEEDS == number}
                 trainers = {width: kept["trainers"][width] for width in widths}
                 yield len(widths), haiku_mup.CoordCheck(
                     measurements.as_points(trainers, trials, **kept["kwargs"]))
@@ -155,6 +160,7 @@ def main():
     """Prints, for each model, how many checks passed, failed and were undecided; and the slopes that failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--choices", type=int, default=20, help="of seeds, five each")
+    parser.add_argument("--first", type=int, default=0, metavar="SEED", help="the first seed")
     parser.add_argument("words", nargs="*", help="in the names of models")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -163,7 +169,7 @@ def main():
         if not all(word in name for word in args.words):
             continue
         start, found, shown = time.process_time(), collections.Counter(), {}
-        for widths, check in model.checks(args.choices):
+        for widths, check in model.checks(args.choices, args.first):
             found[widths, str(check.verdict)] += 1
             failed = check.failures() if check.verdict == "failed" else check.undecided()
             for f in failed:
