@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 # A room may import the rooms on the lines above its own, and none on its own line.
 ORDER = (
-    ("help_anchors",),
     ("errors",),
     ("rules",),
     ("parameters",),
@@ -27,7 +26,7 @@ ORDER = (
     ("__init__", "plot", "optimizer_rules", "expectation", "initializers"),
 )
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
-MODULES = {"help_anchors", "errors", "mup", *ORDER[-1]}      # single files; all other rooms are packages
+MODULES = {"mup", *ORDER[-1]}      # single files; all other rooms are packages
 EVERYWHERE = sys.stdlib_module_names | {"haiku", "jax", "jaxlib", "numpy", "optax", "scipy"}
 ONLY = {"rules": sys.stdlib_module_names}                   # arithmetic: no JAX, no arrays
 OPTIONAL = {                                                # the rooms that may use an optional package

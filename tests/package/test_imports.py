@@ -26,7 +26,7 @@ def package(folder, files):
 
 RIGHT = {
     "__init__.py": "from haiku_mup.mup import Mup\n",
-    "errors.py": "",
+    "errors/__init__.py": "",
     "rules/tables.py": "import math\nfrom haiku_mup.errors import MupError\nfrom . import powers\n",
     "rules/powers.py": "",
     "tracing/capture.py": "import jax\nfrom haiku_mup import rules\nfrom haiku_mup.rules import tables\n",
@@ -47,7 +47,7 @@ def test_a_package_that_is_right(tmp_path):
 @pytest.mark.parametrize("path, source, where, remedy", [
     ("rules/tables.py", "\nfrom haiku_mup.tracing.capture import x, y",
      "rules/tables.py:2: imports haiku_mup.tracing.capture.x; tracing comes after rules",
-     "may import help_anchors, errors; move what both need"),
+     "may import errors; move what both need"),
     ("rules/tables.py", "def f():\n    import haiku_mup.mup", "rules/tables.py:2", "mup comes after rules"),
     ("rules/tables.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..mup import Mup",
      "rules/tables.py:3: imports haiku_mup.mup.Mup", "mup comes after rules"),
@@ -61,7 +61,8 @@ def test_a_package_that_is_right(tmp_path):
     ("mup.py", "import torch", "mup.py:1: imports torch", "the library needs no torch"),
     ("mup.py", "from demos import common", "mup.py:1: imports demos.common", "the library needs no demos"),
     ("mup.py", "import matplotlib.figure", "mup.py:1", "only coordinates and plot and sweep"),
-    ("scaling.py", "", "scaling.py: a module at the top of haiku_mup", "move it to a room: rules, parameters"),
+    ("scaling.py", "", "scaling.py: a module at the top of haiku_mup",
+     "move it to a room: errors, rules, parameters"),
     ("training/loop.py", "", "training: a folder that is no room", "move its modules to a room"),
     ("rules/powers.py", "from haiku_mup.rules import tables",
      "circle: haiku_mup/rules/powers.py:1 imports haiku_mup.rules.tables, haiku_mup/rules/tables.py:3 imports "

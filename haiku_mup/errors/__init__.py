@@ -1,9 +1,12 @@
-"""The package's error and warning, and the line of a model that they carry."""
+"""The package's error and warning, and the line of a model that they carry.
+
+- help_anchors: finds the entry of the help page that is about a message.
+"""
 import linecache
 from collections.abc import Sequence
 from typing import NamedTuple, Self
 
-from haiku_mup.help_anchors import OTHER_ERROR, OTHER_WARNING, help_note
+from haiku_mup.errors.help_anchors import OTHER_ERROR, OTHER_WARNING, help_note
 
 SHOWN = 32      # parameters in one error
 
