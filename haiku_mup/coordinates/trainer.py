@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from haiku_mup.coordinates.array_stats import MOVED, Stat, numpy_statistics_by_layer, statistics_by_layer
-from haiku_mup.coordinates.compilation import BackgroundJit, compile_fast
+from haiku_mup.coordinates.compilation import FASTEST_OPTIONS, BackgroundJit, compile_fast
 from haiku_mup.coordinates.model_inputs import ModelInputs, check_loss, has_state
 from haiku_mup.coordinates.output_gradients import measuring_gradients
 from haiku_mup.coordinates.quantities import ParameterKind, RecordKind
@@ -60,7 +60,7 @@ def has_weight_decay(optimizer: Any) -> bool:
     """
     params = {"linear": {"w": np.ones((2, 2), np.float32), "b": np.ones(2, np.float32)}}
     try:
-        decay = compile_fast(jax.jit(lambda: _weight_decay(optimizer, params)).lower())()
+        decay = compile_fast(jax.jit(lambda: _weight_decay(optimizer, params)).lower(), FASTEST_OPTIONS)()
         return any(bool(np.any(x)) for x in jax.tree.leaves(decay))
     except Exception:       # an optimizer for parameters of certain names may raise anything
         return True
@@ -124,16 +124,25 @@ class Trainer:
         """Returns the modules of another framework whose outputs could not be kept."""
         return self._recorder.unkept
 
-    def start_compiling(self, pool: Executor, batch: Any) -> None:
-        """Traces init and a training step here, and has the pool compile them, for batches like this one."""
+    def start_compiling(self, pool: Executor, batch: Any, *, seeds: int, steps: int) -> None:
+        """Traces init and a training step here, and has the pool compile them.
+
+        Args:
+          pool: threads that compile.
+          batch: one like all batches.
+          seeds: how many seeds the trainer will train from.
+          steps: how many steps it will take from each.
+        """
         key = _key(0)
         with hk.config.context(rng_reserve_size=len(self.scalings)):    # one split of the key for all
-            train_state = self._init.start(pool, key, self._inputs.arrays)
-        _, (_, _, gradients, decay, _) = self._step.start(pool, train_state, key, np.int32(0), batch)
+            train_state = self._init.start(pool, key, self._inputs.arrays, calls=seeds)
+        _, (_, _, gradients, decay, _) = self._step.start(
+            pool, train_state, key, np.int32(0), batch, calls=seeds * steps)
         params = train_state.params
         if isinstance(self._measure, BackgroundJit):
             self._measure.start(pool, self._parameter_arrays(
-                initial=params, before=params, after=params, gradients=gradients, decay=decay))
+                initial=params, before=params, after=params, gradients=gradients, decay=decay),
+                calls=seeds * steps)
 
     @property
     def is_compiled(self) -> bool:

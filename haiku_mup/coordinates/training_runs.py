@@ -72,8 +72,9 @@ class CheckSetup:
         except MupError:                # its program changes with the width, and so can't be compared
             return []
 
-    def trainer(self, width: int, batch: Any, pool: concurrent.futures.Executor) -> Trainer:
-        """Returns the trainer of the model of a width, which the pool has begun to compile."""
+    def trainer(self, width: int, batch: Any, pool: concurrent.futures.Executor, *, seeds: int,
+                steps: int) -> Trainer:
+        """Returns the trainer of the model of a width, which the pool has begun to compile for so many runs."""
         key, model = jax.random.key(0, impl="rbg"), None
         if self.plan is None:
             model = self.make_model(width)
@@ -83,7 +84,7 @@ class CheckSetup:
         wrapped, optimizer = self.parametrize(mup, model, self.optimizer)
         trainer = Trainer(model=wrapped, optimizer=optimizer, loss_fn=self.loss_fn, mup=mup, inputs=inputs,
                           stats=self.stats, weight_decay=self.weight_decay)
-        trainer.start_compiling(pool, batch)
+        trainer.start_compiling(pool, batch, seeds=seeds, steps=steps)
         return trainer
 
     def _planned(self, width: int) -> PlannedModel:
@@ -139,7 +140,7 @@ def train_all(setup: CheckSetup, widths: Sequence[int], seeds: Sequence[int], ba
     with _compiling_threads() as pool, _progress_bar(len(widths) * len(seeds), progress) as bar:
         for width in order:
             bar.show(f"tracing width {width}")
-            trainers[width] = setup.trainer(width, batches[0], pool)
+            trainers[width] = setup.trainer(width, batches[0], pool, seeds=len(seeds), steps=len(batches))
         for width, seed in itertools.product(order, seeds):
             is_compiled = trainers[width].is_compiled
             bar.show(f"width {width}, seed {seed}" if is_compiled else f"compiling width {width}")

@@ -1,4 +1,5 @@
 """Reads jaxprs, the programs that JAX traces: what the walks over them share."""
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,3 +41,22 @@ def programs_inside(equation: Any) -> Iterator[Any]:
             jaxpr = without_constants(program)
             if hasattr(jaxpr, "eqns"):
                 yield jaxpr
+
+
+def program_size(jaxpr: Any) -> tuple[int, int]:
+    """Returns (equations, entries): what is to be compiled, and what is to be computed one by one.
+
+    Entries are those of all results but those of matrix products and convolutions, which libraries compute.
+
+    >>> program_size(jax.make_jaxpr(lambda x: jnp.sin(x @ x) + 1)(jnp.ones((10, 10))).jaxpr)
+    (3, 200)
+    """
+    equations, entries = len(jaxpr.eqns), 0
+    for equation in jaxpr.eqns:
+        inside = [program_size(program) for program in programs_inside(equation)]
+        equations += sum(n for n, _ in inside)
+        if inside:
+            entries += equation.params.get("length", 1) * sum(n for _, n in inside)      # a scan's steps
+        elif equation.primitive.name not in ("dot_general", "conv_general_dilated"):
+            entries += sum(math.prod(getattr(out.aval, "shape", ())) for out in equation.outvars)
+    return equations, entries

@@ -49,8 +49,9 @@ def quick():
 
 
 @pytest.mark.slow
-def test_results_do_not_depend_on_the_compilers_options(quick, monkeypatch):
-    monkeypatch.setattr(compilation, "FAST_OPTIONS", {})
+@pytest.mark.parametrize("options", [{}, compilation.FAST_OPTIONS])
+def test_results_do_not_depend_on_the_compilers_options(quick, monkeypatch, options):
+    monkeypatch.setattr(compilation, "FASTEST_OPTIONS", options)
     assert differing(points(stacked), quick) == set()
 
 
