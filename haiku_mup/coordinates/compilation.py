@@ -11,8 +11,9 @@ from haiku_mup.parameters.jaxprs import program_size
 
 # On a CPU, the older of XLA's two ways to emit kernels and the first level of LLVM's optimizations take two
 # thirds of the time. A step of a wide MLP then runs a fifth faster, one of a wide transformer a tenth slower.
-# (JAX 0.12 doesn't have the older way; with the other one the level saves little.)
-FAST_OPTIONS = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
+# (JAX 0.12 does not have the older way, and so saves less.)
+EMITTERS = "xla_cpu_use_fusion_emitters"
+FAST_OPTIONS = {EMITTERS: False, "xla_backend_optimization_level": 1}
 # Without optimizations it takes a quarter of that time, but what isn't a matrix product then runs slower.
 FASTEST_OPTIONS = FAST_OPTIONS | {"xla_backend_optimization_level": 0,
                                   "xla_cpu_parallel_codegen_split_count": 1}
@@ -72,10 +73,11 @@ def is_worth_optimizing(jaxpr: Any, calls: int) -> bool:
 
 
 def compile_fast(lowered: Any, options: Mapping[str, Any] = FAST_OPTIONS) -> Any:
-    """Compiles with options where this version of XLA knows them, and with the defaults elsewhere."""
+    """Compiles for a CPU with those options that this version of XLA knows; elsewhere with the defaults."""
     if jax.default_backend() == "cpu":
-        with contextlib.suppress(jax.errors.JaxRuntimeError):       # an unknown option
-            return lowered.compile(compiler_options=dict(options))
+        for known in options, {name: value for name, value in options.items() if name != EMITTERS}:
+            with contextlib.suppress(jax.errors.JaxRuntimeError):       # an unknown option
+                return lowered.compile(compiler_options=dict(known))
     return lowered.compile()
 
 
