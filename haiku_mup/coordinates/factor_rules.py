@@ -3,6 +3,7 @@
 Each rule takes the state of the walk, the equation at the base and at the target, and the operands' values. It
 reads sizes of axes off the equations' shapes, and exponents off their parameters.
 """
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -112,15 +113,26 @@ def _dot(walk: WalkState, base: Equation, target: Equation, values: list[Value])
     """Returns the scale of a matrix product: with a weight the operand's, of activations also that of a sum.
 
     Entries of queries and keys become correlated in training, so that their product grows like the number of
-    terms, and not like its root (Tensor Programs V, Definition 4.1).
+    terms, and not like its root (Tensor Programs V, Definition 4.1). What a layer makes of learned queries is a
+    weight to some models, and an activation to others, so that both readings are admitted.
     """
     a, b = (walk.marked(v, Action.MULTIPLIED) for v in values)
-    product = Value(a.log_scale + b.log_scale, (*a.operations, *b.operations))
-    if a.is_weight or b.is_weight:
+    product = Value(a.log_scale + b.log_scale, (*a.operations, *b.operations),
+                    computed=not (a.inputs or b.inputs))
+    computed = [_has_fixed_rows(base, target, side) for side in (0, 1) if values[side].is_weight and
+                values[side].computed]
+    if sum(v.is_weight for v in (a, b)) > sum(computed):
         return product
     (axes, _), _ = target.params["dimension_numbers"]
     sizes = (math.prod(e.invars[0].aval.shape[i] for i in axes) for e in (base, target))
-    return _summed(walk, product, *sizes)
+    return _summed(walk, dataclasses.replace(product, weighted=bool(computed)), *sizes)
+
+
+def _has_fixed_rows(base: Equation, target: Equation, side: int) -> bool:
+    """Returns whether the axes of an operand that stay in a product's result are those of the base."""
+    contracted, batched = (axes[side] for axes in target.params["dimension_numbers"])
+    b, t = (e.invars[side].aval.shape for e in (base, target))
+    return all(b[i] == t[i] for i in range(len(t)) if i not in (*contracted, *batched))
 
 
 def _convolution(walk: WalkState, base: Equation, target: Equation, values: list[Value]) -> Value:

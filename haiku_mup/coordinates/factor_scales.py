@@ -65,6 +65,7 @@ class Value:
       weights: whether it depends on parameters.
       wide: whether it depends on parameters whose shapes follow the width.
       weighted: whether it is an activation times a weight of the width, entry by entry.
+      computed: whether a matrix product has made it of parameters alone, as a layer does of learned queries.
     """
 
     log_scale: float = 0.0
@@ -74,6 +75,7 @@ class Value:
     weights: bool = False
     wide: bool = False
     weighted: bool = False
+    computed: bool = False
 
     @property
     def scaled(self) -> bool:
@@ -153,7 +155,8 @@ def depending_on(out: Value, values: Sequence[Value]) -> Value:
     if not out.scaled:
         out = dataclasses.replace(out, operations=())
     return dataclasses.replace(out, inputs=any(v.inputs for v in values),
-                               weights=any(v.weights for v in values), wide=any(v.wide for v in values))
+                               weights=any(v.weights for v in values), wide=any(v.wide for v in values),
+                               computed=out.computed or any(v.computed for v in values))
 
 
 def given(base: Any, target: Any) -> Value:

@@ -166,16 +166,17 @@ def _while(walk: Walk, base: Equation, target: Equation, values: list[Value]) ->
 def _loop(walk: Walk, base: Any, target: Any, values: list[Value], *, consts: int, carry: int) -> list[Value]:
     """Follows values through a loop's body, and reports a carry that comes back with another scale.
 
-    The body is walked until the dependences of the carry on inputs and weights stand still: at most three
-    times, since there are two of them. Only the last walk reports.
+    The body is walked until what the carry depends on stands still: at most four times, since there are three
+    such fields. Only the last walk reports.
     """
     fixed, rest = values[:consts], values[consts + carry:]
     start = [dataclasses.replace(v, constant=None) for v in values[consts:consts + carry]]
     reported = len(walk.leftovers)
-    for _ in range(3):
+    for _ in range(4):
         del walk.leftovers[reported:]
         out = walk._closed(base, target, [*fixed, *start, *rest])
-        joined = [dataclasses.replace(a, inputs=a.inputs or b.inputs, weights=a.weights or b.weights)
+        joined = [dataclasses.replace(a, inputs=a.inputs or b.inputs, weights=a.weights or b.weights,
+                                      computed=a.computed or b.computed)
                   for a, b in zip(start, out)]
         if joined == start:
             break

@@ -1,4 +1,5 @@
 """forward_factors: which factors of the width it finds, on which line; none in right models."""
+import functools
 import inspect
 import math
 import pathlib
@@ -333,6 +334,28 @@ def gated_sum(x, width):
 def test_a_product_with_a_weight_of_ones_own_has_no_factor_and_a_sum_of_gated_features_has():
     assert not found(own_products)
     assert [factor.power for factor in found(gated_sum)] == pytest.approx([1])
+
+
+def learned_queries(x, width, power):
+    """Attends from learned queries, whose projection is made of parameters alone."""
+    h = hk.Linear(width)(x)
+    latents = hk.get_parameter("latents", [2, width], init=hk.initializers.RandomNormal())
+    logits = hk.Linear(width)(latents) @ hk.Linear(width)(h).swapaxes(1, 2)
+    return haiku_mup.Readout(3)(jax.nn.softmax(logits / width**power) @ h)
+
+
+def of_scaled_weights(x, width, power):
+    """Multiplies by a weight that parameters alone make, such as a low-rank addition to another."""
+    a, b = (hk.get_parameter(name, shape, init=hk.initializers.RandomNormal())
+            for name, shape in (("a", [width, 2]), ("b", [2, width])))
+    return haiku_mup.Readout(3)(jnp.tanh(hk.Linear(width)(x) @ (a @ b) / width**power))
+
+
+@pytest.mark.parametrize("function, power, left", [
+    (learned_queries, 1, []), (learned_queries, 0.5, [0.5]), (of_scaled_weights, 0, []),
+    (of_scaled_weights, 1, [-1])])
+def test_what_parameters_alone_make_is_a_weight_or_an_activation(function, power, left):
+    assert [f.power for f in found(functools.partial(function, power=power))] == pytest.approx(left)
 
 
 def test_a_factor_that_no_slope_shows_leaves_the_check_undecided():
