@@ -28,7 +28,7 @@ PHRASES = {
     "error-two-shapes": "one name with two shapes in one context",
     "error-other-target": "an earlier init_target saw",
     "warning-creator": "a custom creator inside apply_mup()",
-    "warning-guess": "its fans are a guess",
+    "warning-guess": "its axes are a guess",
     "error-glob": "matches the name of no",
     "error-two-globs": "several globs match it",
     "warning-fans-around-layers": "haiku_mup.fans(...) is around layers",

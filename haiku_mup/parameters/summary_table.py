@@ -100,7 +100,7 @@ def as_text(rows: Iterable[Row], width: int = 100) -> str:
     if all(row.depth == 1 for row in rows) and all(base == target for _, base, target, *_ in cells):
         lines.append("Nothing grows: base and target have the same shapes.")
     if any(row.inferred for row in rows):
-        lines.append("?: not a layer of Haiku's, so its fans are a guess. Declare them: Mup(fans=...)")
+        lines.append("?: not a layer of Haiku's, so its axes are a guess. Declare them: Mup(fans=...)")
     return "\n".join(lines)
 
 

@@ -28,13 +28,21 @@ def words(node):
     return "…"
 
 
+def docstrings(tree):
+    """Returns the nodes of the docstrings of a module, which nobody sees on a screen."""
+    return {node.body[0].value for node in ast.walk(tree)
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+            and isinstance(node.body[0], ast.Expr)}
+
+
 @pytest.fixture(scope="module")
 def strings():
-    """Returns all strings of the library but those that the anchors are found by, whitespace as one blank."""
+    """Returns the library's strings without docstrings and the anchors' own, whitespace as one blank."""
     files = set((ROOT / "haiku_mup").rglob("*.py")) - {ROOT / "haiku_mup" / "errors" / "help_anchors.py"}
     if not (ROOT / "haiku_mup").is_dir():
         pytest.skip("the library's sources are not here, but installed")
-    nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
+    nodes = (node for tree in trees for node in set(ast.walk(tree)) - docstrings(tree))
     return "\n".join(" ".join(words(node).split()) for node in nodes
                      if isinstance(node, (ast.Constant, ast.JoinedStr, ast.BinOp)))
 
