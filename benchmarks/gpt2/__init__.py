@@ -7,5 +7,5 @@ PYTHON is one that has torch and transformers, in an environment of its own; wit
 plain (the model and the optimizer unchanged) and wrapped (in μP, from a base of half the width). Each runs in a
 process of its own; they take turns, a few steps each, so that a busy machine slows all alike. A step is forward
 pass, backward pass and AdamW, in float32, without dropout. Memory is the process's peak, less what it had with
-its libraries loaded: while stepping, and with the start and XLA's compiling.
+its libraries loaded and a step of a tiny model made: while stepping, and with the start and XLA's compiling.
 """

@@ -140,7 +140,8 @@ def _requirement(name: str, annotation: str) -> tuple[Callable[[Any], bool], str
     if name.endswith("_token_id"):
         several = "Sequence" in annotation
         return (lambda value: are_token_ids(value, math.inf) and (several or isinstance(value, int)),
-                "the id of a token, a whole number from 0 on" + ", or several" * several)
+                "the id of a token, a whole number from 0 on" + ", or several" * several
+                + ", or None" * ("None" in annotation))
     if "int" in annotation:
         return (lambda value: _is_number(value) and value == int(value) and value >= 1,
                 "a whole number from 1 on")

@@ -93,6 +93,9 @@ def _check_supported(config_class: Any, values: Mapping[str, Any], source: str) 
         if values.get(name, value) != value:
             raise MupError(f"{source}: {name}={values[name]!r}: these models have {value!r} alone; take a "
                            "checkpoint without it, or transformers' own model")
+    if values.get("quantization_config"):
+        raise MupError(f"{source}: quantization_config: these models read weights that aren't quantized; make "
+                       "them with transformers: from_pretrained(folder), dequantize(), save_pretrained(new)")
 
 
 def to_values(config: Any) -> dict[str, Any]:

@@ -81,7 +81,8 @@ class LlamaConfig(Config):
             raise MupError(f"{type(self).__name__}: pad_token_id={self.pad_token_id} is outside of the "
                            f"vocabulary, whose ids are 0 to {self.vocab_size - 1}; give one of them, or None")
         try:
-            rope = parse_rope(self.rope_parameters, rope_theta, rope_scaling, self.max_position_embeddings)
+            rope = parse_rope(self.rope_parameters, rope_theta, rope_scaling, self.max_position_embeddings,
+                              self.other_fields.get("original_max_position_embeddings"))
         except MupError as error:
             raise MupError(f"{type(self).__name__}: {error}") from None
         object.__setattr__(self, "rope_parameters", rope)       # the class is frozen

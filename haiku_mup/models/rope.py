@@ -49,7 +49,8 @@ class RopeParameters(Mapping[str, Any]):
 
 
 def parse_rope(parameters: Mapping[str, Any] | None, theta: float | None, scaling: Mapping[str, Any] | None,
-               max_position_embeddings: int) -> RopeParameters:
+               max_position_embeddings: int, original_max_position_embeddings: int | None = None,
+               ) -> RopeParameters:
     """Returns the settings that a configuration gives in either form.
 
     Args:
@@ -57,6 +58,7 @@ def parse_rope(parameters: Mapping[str, Any] | None, theta: float | None, scalin
       theta: `rope_theta`, of earlier versions. It replaces that of `parameters` only if these have been parsed.
       scaling: `rope_scaling`, of earlier versions; None for none.
       max_position_embeddings: the default of `original_max_position_embeddings`.
+      original_max_position_embeddings: one that is given beside the settings; None for none.
 
     Raises:
       MupError: a type that the models here don't implement; settings that are missing, unknown or invalid;
@@ -77,7 +79,11 @@ def parse_rope(parameters: Mapping[str, Any] | None, theta: float | None, scalin
         given["rope_theta"] = _DEFAULT_THETA
     given.setdefault("rope_type", "default")
     if "original_max_position_embeddings" in _SETTINGS.get(given["rope_type"], [()])[0]:
-        given.setdefault("original_max_position_embeddings", max_position_embeddings)
+        beside = original_max_position_embeddings
+        length = given.setdefault("original_max_position_embeddings", beside or max_position_embeddings)
+        if beside is not None and beside != length:         # versions of transformers differ in what they take
+            raise MupError(f"original_max_position_embeddings is {length} in the settings of rope, and "
+                           f"{beside} beside them; give one of them")
     _check(given)
     return RopeParameters(given)
 

@@ -218,6 +218,22 @@ def test_a_directory_without_weights(tmp_path):
         models.load_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("dtype", [None, "F8_E4M3", "F8_E8M0"])
+def test_a_file_that_cannot_be_read_is_named(dtype, tmp_path):
+    """Covers one that is cut off, and dtypes that NumPy lacks."""
+    saved(tmp_path)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-9] if dtype is None else one_tensor(dtype))
+    with pytest.raises(haiku_mup.MupError, match="model.safetensors: can't be read .*; download it again"):
+        models.load_pretrained(tmp_path)
+
+
+def one_tensor(dtype):
+    """Returns a safetensors file of one byte, as the format says."""
+    header = json.dumps({"x": {"dtype": dtype, "shape": [1], "data_offsets": [0, 1]}}).encode()
+    return len(header).to_bytes(8, "little") + header + b"0"
+
+
 def test_parameters_that_do_not_fit(tmp_path):
     params = drawn("GPT2LMHeadModel", GPT2)
     params["gpt2_lm_head_model/transformer/ln_f"]["more"] = params.pop("gpt2_lm_head_model/transformer/wpe")

@@ -37,6 +37,7 @@ LM = "llama_for_causal_lm"
     ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "even size of at least 4"),
     ({"rms_norm_eps": 0}, "rms_norm_eps=0: give a number above 0"), ({"attention_bias": 1}, "True or False"),
     ({"pad_token_id": 11}, "pad_token_id=11 is outside of the vocabulary"),
+    ({"pad_token_id": -1}, "pad_token_id=-1: give the id of a token, a whole number from 0 on, or None"),
     ({"attention_dropout": 1.0}, "attention_dropout=1.0: give a rate"),
     ({"rope_scaling": {"type": "longrope", "factor": 2.0}}, "rope_type='longrope': these models have default"),
     ({"rope_scaling": {"factor": 2.0}}, "rope_type='default' has no factor; leave it out, or"),
@@ -74,6 +75,27 @@ def test_heads_that_are_rotated_in_part_are_refused(place, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(values))
     with pytest.raises(haiku_mup.MupError, match=r"partial_rotary_factor=0\.5: these models .*transformers"):
         models.LlamaConfig.from_json(tmp_path)
+
+
+def test_an_original_length_beside_the_settings_counts(tmp_path):
+    """As in transformers; two that contradict each other are refused, and types without one don't read it."""
+    def read(scaling):
+        LLAMA.to_json(tmp_path)
+        values = json.loads((tmp_path / "config.json").read_text()) | {
+            "rope_scaling": scaling, "original_max_position_embeddings": 64}
+        del values["rope_parameters"]
+        (tmp_path / "config.json").write_text(json.dumps(values))
+        return models.LlamaConfig.from_json(tmp_path)
+
+    name, yarn = "original_max_position_embeddings", {"type": "yarn", "factor": 2.0}
+    found = read(yarn)
+    assert found.rope_parameters[name] == 64 and found == read(yarn | {name: 64}) != read(None)
+    found.to_json(tmp_path)
+    assert models.LlamaConfig.from_json(tmp_path) == found
+    assert json.loads((tmp_path / "config.json").read_text())[name] == 64
+    with pytest.raises(haiku_mup.MupError, match="is 32 in the settings of rope, and 64 beside them; give one"):
+        read(yarn | {name: 32})
+    assert name not in read({"type": "linear", "factor": 2.0}).rope_parameters
 
 
 @pytest.mark.parametrize("ids, inputs, words", [

@@ -47,6 +47,7 @@ def test_a_configuration_that_cannot_be(make, words):
     ({}, "model_type is None"),
     ({"model_type": "gpt2", "add_cross_attention": True}, "add_cross_attention=True: these models have False"),
     ({"model_type": "gpt2", "scale_attn_weights": False}, "scale_attn_weights=False"),
+    ({"model_type": "gpt2", "quantization_config": {"quant_method": "gptq", "bits": 4}}, "dequantize"),
     ({"model_type": "gpt2", "n_embd": 7}, "config.json: GPT2Config: n_embd=7 is not divisible"),
     ([], "a list, where"), (None, "no JSON")])
 def test_a_config_json_that_cannot_be(values, words, tmp_path):

@@ -107,7 +107,22 @@ def _read_shards(folder: pathlib.Path) -> dict[str, np.ndarray]:
             raise _missing(folder, shard)
     tensors = {}
     for shard in shards:
-        tensors.update(_safetensors().numpy.load_file(folder / shard))
+        tensors.update(_read_file(folder / shard))
+    return tensors
+
+
+def _read_file(file: pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads the tensors of one file.
+
+    Raises:
+      MupError: a file that is cut off, or is none of tensors; tensors of a dtype that NumPy lacks.
+    """
+    safetensors = _safetensors()
+    try:
+        tensors: dict[str, np.ndarray] = safetensors.numpy.load_file(file)
+    except (safetensors.SafetensorError, AttributeError, KeyError) as error:    # the latter two: a dtype
+        raise MupError(f"{file}: can't be read ({error}); download it again if it is cut off, or make it with "
+                       "transformers, in float32 or bfloat16") from None
     return tensors
 
 
