@@ -195,13 +195,14 @@ class ModelExpectations:
         mean weighted by scores.
         """
         scalings = next(iter(self.scalings.values()))
-        readouts = {}
+        readouts: dict[str, ExpectedSlopes] = {}
         for name, scaling in scalings.items():
             if scaling.target.layer in OUTPUTS and scaling.target.fans.fan_in:
                 expected = self._product(name, with_bias=True)
-                named = scaling.target.layer == NAMED
-                readouts[scaling.target.module] = expected._replace(initial=expected.initial | FLAT) if named \
-                    else expected
+                if scaling.target.layer == NAMED:
+                    expected = expected._replace(initial=expected.initial | FLAT)
+                module = scaling.target.module          # of trees, the same for all
+                readouts[module] = expected_slopes.union([expected, readouts.get(module, expected)])
         tied = [self._product(name) for name, scaling in scalings.items() if scaling.target.layer == TIED]
         return readouts | {TIED: expected_slopes.union(tied)} if tied else readouts
 

@@ -18,6 +18,7 @@ from haiku_mup.coordinates.recorder import recording_pair
 from haiku_mup.errors import MupError
 from haiku_mup.frameworks.adapters import flax_nnx
 from haiku_mup.optimizers.learning_rates import LearningRates
+from haiku_mup.parameters.haiku_layers import NAMED, TIED
 from haiku_mup.parameters.record import Record
 from haiku_mup.parameters.scaling import ParameterScaling
 from haiku_mup.parameters.tree_paths import is_nnx_module, named_paths
@@ -120,7 +121,8 @@ class PlannedModel:
                 if not pair.takes_plan:
                     params = multiply(used.rates.scalings, params, functools.partial(
                         used._asked.note, method="multiplied"))
-                returned = recording_pair(pair.apply, params, self._queries)(rng, *args, **more, **kwargs)
+                returned = recording_pair(pair.apply, params, self._queries, self._readouts(params))(
+                    rng, *args, **more, **kwargs)
             if text := forgotten(used.rates.scalings, asked, "the loss calls apply"):
                 raise MupError(text)
             out, state = pair.output(returned)
@@ -166,6 +168,12 @@ class PlannedModel:
     @staticmethod
     def _is_parameter(used: Plan, name: str, x: Any) -> bool:
         return name in used.rates.scalings and jnp.issubdtype(x.dtype, jnp.inexact)
+
+    def _readouts(self, params: Any) -> dict[str, list[Any]]:
+        """Returns the weights of readouts among parameters, and tables that make logits, as a recorder asks."""
+        layers = {name: scaling.target.layer for name, scaling in self.plan.rates.scalings.items()}
+        return {key: [x for name, x in named_paths(params) if layers.get(name) == layer]
+                for key, layer in ((TOP, NAMED), (TIED, TIED))}
 
     @functools.cached_property
     def _queries(self) -> dict[str, str]:

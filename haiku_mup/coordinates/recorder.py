@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from haiku_mup.coordinates.array_stats import Stat, measure_function
+from haiku_mup.coordinates.dependents import Dependents
 from haiku_mup.coordinates.model_inputs import check_model
 from haiku_mup.coordinates.multipliers import measured_sizes, traced_sizes
 from haiku_mup.coordinates.quantities import RecordKind
@@ -54,14 +55,15 @@ def probe(name: str, x: T) -> T:
     return x
 
 
-def recording_pair(apply: Callable[..., Any], params: Any,
-                   queries: Mapping[str, str]) -> Callable[..., Any]:
+def recording_pair(apply: Callable[..., Any], params: Any, queries: Mapping[str, str],
+                   readouts: Mapping[str, Sequence[Any]]) -> Callable[..., Any]:
     """Returns the apply of a pair with its parameters, which also records its modules' outputs in a check.
 
     Args:
       apply: the function.
       params: its parameters, or a module.
       queries: by the path of a module that makes queries, the name of its weight.
+      readouts: the weights of readouts among the parameters, under "~"; tables that make logits, under TIED.
     """
     recorder = _recorder.get()
     if recorder is None:
@@ -72,7 +74,7 @@ def recording_pair(apply: Callable[..., Any], params: Any,
         recorder.record(RecordKind.ACTIVATION, sys.intern(path), value, f"/{path}", weight=queries.get(path))
 
     def recording(*args: Any, **kwargs: Any) -> Any:
-        with recorder.pair_apply(params):
+        with recorder.pair_apply(params, readouts):
             return call_and_record(apply, params, record, *args, **kwargs)
     return recording
 
@@ -126,6 +128,7 @@ class Recorder:
         self._projections: list[tuple[str, dict[str, Any]]] = []    # active attentions: name, {layer: output}
         # Of a pair's apply, from whose inner traces nothing can be kept:
         self._pair_trace: Any = None                                # that of its parameters' measurements
+        self._behind: dict[str, Dependents] = {}                    # what is computed from its readouts
         self.unkept: dict[str, None] = {}                           # the modules in inner ones
         self._model = hk.transform_with_state(self._recording(function))
 
@@ -171,20 +174,28 @@ class Recorder:
           weight: of a pair's queries, the parameter that multiplies them.
         """
         number = self._count_calls((kind, name), owner)
-        top_level = [readout for readout in self._readouts if readout in ("~", TIED)]   # of no module
-        preceding = dict.fromkeys([*top_level, *(readout for _, readout in self._outputs_of_readouts.values())])
+        outputs = [readout for _, readout in self._outputs_of_readouts.values()]
         for path, x in _arrays(value):
             _, readout = self._outputs_of_readouts.get(id(x), (None, None))
+            measured = x if kind == RecordKind.MULTIPLIER else self._measure(x)
+            preceding = dict.fromkeys([*self._top_level_readouts(measured), *outputs])
             info = self._current = RecordInfo(
                 kind=kind, suffix=f"{name}{path}" + f"@{number}" * (number > 0), order=len(self.records),
                 shape=tuple(x.shape), eps=float(jnp.finfo(x.dtype).eps), readout=readout,
                 preceding_readouts=tuple(preceding), queries=queries, weight=weight)
-            measured = x if kind == RecordKind.MULTIPLIER else self._measure(x)
             if self._pair_trace is not None and trace_of(measured) not in (None, self._pair_trace):
                 self._not_kept(kind, name)
                 continue
             sums = hk.get_state(info.entry, measured.shape, measured.dtype, init=jnp.zeros)
             hk.set_state(info.entry, sums + measured)
+
+    def _top_level_readouts(self, measured: Any) -> list[str]:
+        """Returns the readouts that are no module's, and that an array may be computed from.
+
+        Those of a pair are its weights, by whose names nothing is called; its program tells.
+        """
+        return [readout for readout in ("~", TIED) if readout in self._readouts and (
+            readout not in self._behind or self._behind[readout].has(measured))]
 
     def _not_kept(self, kind: RecordKind, name: str) -> None:
         """Notes a module whose output is inside another trace than the pair's apply; raises for a probe."""
@@ -196,13 +207,20 @@ class Recorder:
         self.unkept[name.removeprefix("/")] = None
 
     @contextlib.contextmanager
-    def pair_apply(self, params: Any) -> Iterator[None]:
-        """Keeps, as long as it is open, no array from another trace of JAX than that of these parameters."""
+    def pair_apply(self, params: Any, readouts: Mapping[str, Sequence[Any]]) -> Iterator[None]:
+        """Keeps, as long as it is open, no array from another trace of JAX than that of these parameters.
+
+        Args:
+          params: the parameters of a pair.
+          readouts: as `recording_pair` takes them.
+        """
         self._pair_trace = next((trace_of(self._measure(x)) for _, x in _arrays(params)), None)
+        if not self._prepared:
+            self._behind = {name: Dependents(some, tables=name == TIED) for name, some in readouts.items()}
         try:
             yield
         finally:
-            self._pair_trace = None
+            self._pair_trace, self._behind = None, {}
 
     # --- within a trace of the model ---
 

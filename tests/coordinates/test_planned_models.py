@@ -188,6 +188,33 @@ def test_a_probe_inside_another_trace_raises_and_outside_is_taken():
     assert "probe first" in recorded(functools.partial(make_model, inside=False))[0]
 
 
+@pytest.mark.parametrize("jitted", [False, True])
+def test_what_is_computed_before_a_readout_is_expected_to_keep_its_size(jitted):
+    def make_model(width):
+        init, _ = pair(width, None)
+
+        def apply(params, rng, x):
+            x = haiku_mup.probe("hidden", jax.nn.relu(x @ params["first"]))
+            x = haiku_mup.probe("second", (jax.jit(jnp.dot) if jitted else jnp.dot)(x, params["second"][0].T))
+            out = haiku_mup.probe("logits", (jax.jit(jnp.dot) if jitted else jnp.dot)(x, params["out"]))
+            return haiku_mup.probe("behind", jnp.tanh(out)) + 0 * haiku_mup.probe("beside", x * 2)[:, :3]
+        return init, apply
+
+    planned = PlannedModel.of(make_model(8), make_model(16), PLAN)
+    recorder = Recorder(planned.wrap_model(), ("l1",), ["~"])
+    recorder.prepare(jax.random.key(0), X)
+    behind = {info.suffix for info in recorder.records.values() if info.preceding_readouts}
+    assert behind == {"/logits", "/behind", ""} and len(recorder.records) == 6
+
+
+def test_an_activation_that_shrinks_fails_before_a_readout():
+    def failures(power):
+        found = check(lambda width: pair(width, None, (32 / width)**power))
+        return {point.quantity for point in found.failures() if point.step == 0}
+
+    assert not failures(0) and "probe hidden" in failures(0.5)
+
+
 def test_activations_of_linen():
     nn = pytest.importorskip("flax.linen")
 
