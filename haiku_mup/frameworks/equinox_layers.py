@@ -24,14 +24,26 @@ def _weight(spatial: int, fan_in: float, key_size: int | None = None) -> LeafSpe
     return LeafSpec(rank=2 + spatial, fans=Fans((1,), (0,)), std=_uniform(fan_in), key_size=key_size)
 
 
+def _fan_in(module: Any, axes: int, sizes: tuple[int, ...]) -> float:
+    """Returns the fan-in of a layer's initializers.
+
+    Args:
+      module: the layer. Its weight is no array where it is frozen (eqx.partition), or eqx.nn.Shared has it.
+      axes: how many of its weight's last axes have the fan-in.
+      sizes: those that the layer was made with.
+    """
+    return math.prod(getattr(module.weight, "shape", sizes)[-axes:])
+
+
 def _linear(module: Any, key_size: int | None = None) -> Specs:
-    fan_in = module.weight.shape[-1]
+    features = 1 if module.in_features == "scalar" else module.in_features
+    fan_in = _fan_in(module, 1, (features,))
     return {"weight": _weight(0, fan_in, key_size), "bias": vector(1, _uniform(fan_in), key_size)}
 
 
 def _conv(module: Any) -> Specs:
     spatial = module.num_spatial_dims
-    fan_in = math.prod(module.weight.shape[-1 - spatial:])
+    fan_in = _fan_in(module, 1 + spatial, (module.in_channels // module.groups, *module.kernel_size))
     return {"weight": _weight(spatial, fan_in), "bias": vector(1 + spatial, _uniform(fan_in))}
 
 

@@ -20,6 +20,7 @@ class LeafSpec:
       fans: its fan axes, counted from 0.
       std: from its shape in one layer to the std of the layer's default initializer; None where it isn't drawn.
       key_size: the key size, if it makes the queries of an attention.
+      makes_logits: as of a `LeafLayout`.
 
     >>> LeafSpec(rank=2, fans=Fans((0,), (1,))).layout("w", (3, 8, 4)).stacks
     1
@@ -29,6 +30,7 @@ class LeafSpec:
     fans: Fans
     std: Callable[[Shape], float] | None = None
     key_size: int | None = None
+    makes_logits: bool = False
 
     def layout(self, name: str, shape: Shape) -> LeafLayout:
         """Returns what is known of the parameter of this name and shape.
@@ -41,7 +43,8 @@ class LeafSpec:
             raise MupError(f"{name!r}: shape {shape} has fewer than the {self.rank} axes of its layer's; give "
                            "the parameters as the layer made them")
         std = self.std(shape[stacks:]) if self.std else None
-        return LeafLayout(fans=self.fans, stacks=stacks, std=std, key_size=self.key_size)
+        return LeafLayout(fans=self.fans, stacks=stacks, std=std, key_size=self.key_size,
+                          makes_logits=self.makes_logits)
 
 
 def vector(rank: int = 1, std: Callable[[Shape], float] | None = None,

@@ -73,11 +73,13 @@ class _Recorder:
     Attributes:
       specs: what is known of each parameter, by the path of its module and its own name.
       opaque: the paths of layers whose weights are normalised.
+      attended: the paths of embeddings that make logits.
     """
 
     def __init__(self) -> None:
         self.specs: dict[Path, LeafSpec] = {}
         self.opaque: set[Path] = set()
+        self.attended: set[Path] = set()
         self._attentions: list[Any] = []        # that are being called
 
     def __call__(self, next_method: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -91,6 +93,8 @@ class _Recorder:
             del self._attentions[len(self._attentions) - attends:]
         if module.scope is not None and context.method_name != "setup":
             self._record(module, tuple(map(str, module.path)), (args, kwargs))
+            if isinstance(module, nn.Embed) and context.method_name == "attend":
+                self.attended.add(tuple(map(str, module.path)))
         return out
 
     def _record(self, module: Any, path: Path, call: tuple[Any, ...]) -> None:
@@ -144,12 +148,13 @@ def adapter(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Ada
     def layout(params: Any) -> TreeLayout:
         """Returns the parameters, and what the layers tell of them."""
         prefix = "params." if isinstance(params, Mapping) and set(params) == {"params"} else ""
-        specs = {prefix + path_name(tuple(map(jax.tree_util.DictKey, path))): spec
-                 for path, spec in recorder.specs.items()
+        specs = {prefix + path_name(tuple(map(jax.tree_util.DictKey, path))): dataclasses.replace(
+                     spec, makes_logits=path[:-1] in recorder.attended) for path, spec in recorder.specs.items()
                  if not any(path[:n] in recorder.opaque for n in range(len(path)))}
         return TreeLayout(params, {name: _with_own_key_size(specs[name], tuple(x.shape)).layout(
             name, tuple(x.shape)) for name, x in named_paths(params) if name in specs and hasattr(x, "shape")})
 
+    layout.__name__ = "flax_linen"                  # for errors, which name it
     return layout
 
 

@@ -107,7 +107,8 @@ class PathNames:
     {'layers': [None, 2]}
     """
 
-    foreign = "give the optimizer the tree that haiku_mup.plan was given as the target, or a part of it"
+    foreign = ("give the optimizer the tree that haiku_mup.plan was given as the target, or a part of it; of a "
+               "module of Equinox its arrays, eqx.filter(model, eqx.is_inexact_array)")
     other_width = "make a plan for this width"
 
     structure: Any

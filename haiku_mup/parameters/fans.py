@@ -134,15 +134,24 @@ def as_fans(axes: Sequence[Axes]) -> Fans:
     return Fans(fan_in, fan_out, lookup=lookup)
 
 
-def as_declaration(name: str, fans: Fans, call: str = "Mup") -> str:
+def as_declaration(name: str, fans: Fans, call: str = "Mup", beside: str = "") -> str:
     """Returns the code that declares a parameter's fans, as arguments of `Mup` or of `haiku_mup.plan`.
+
+    Args:
+      name: the parameter's name.
+      fans: its fan axes.
+      call: the function that takes them.
+      beside: the code of the adapters that the user gives it; "" for none.
 
     >>> as_declaration("own/w", Fans((1,), (0, 2), lookup=(3,)))
     "Mup(fans={'own/w': (1, (0, 2), 3)})"
+    >>> as_declaration("mix", Fans((1,), (0,)), "haiku_mup.plan", "haiku_mup.equinox")
+    "haiku_mup.plan(fans=[haiku_mup.equinox, {'mix': (1, 0)}])"
     """
     groups = [fans.fan_in, fans.fan_out, *[fans.lookup] * bool(fans.lookup)]
     axes = ", ".join(str(group[0]) if len(group) == 1 else str(group) for group in groups)
-    return f"{call}(fans={{{name!r}: ({axes})}})"
+    globs = f"{{{name!r}: ({axes})}}"
+    return f"{call}(fans=[{beside}, {globs}])" if beside else f"{call}(fans={globs})"
 
 
 def parse_finite(given: Mapping[str, Axes | str] | None) -> dict[str, FiniteAxes]:

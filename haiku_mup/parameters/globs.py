@@ -102,5 +102,7 @@ def check_globs(argument: str, patterns: Iterable[str], valid: Iterable[str], su
         if not any(matching(name, [glob]) for name in valid):
             like = difflib.get_close_matches(glob.replace("*", ""), suggested, n=3, cutoff=0.3)
             names = list(dict.fromkeys([*like, *suggested]))
-            raise MupError(f"{argument}: {glob!r} matches the name of no {kind}; there are "
+            inside = [name for name in suggested if any(matching(name, [f"{glob}{end}*"]) for end in "./[")]
+            where, names = ("inside it there are", inside) if inside else ("there are", names)
+            raise MupError(f"{argument}: {glob!r} matches the name of no {kind}; {where} "
                            + ", ".join(names[:12]) + ", …" * (len(names) > 12))

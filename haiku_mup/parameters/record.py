@@ -9,7 +9,7 @@ import jax
 
 from haiku_mup.errors import MupError, SourceLine
 from haiku_mup.parameters.axis_uses import Use
-from haiku_mup.parameters.fans import Fans
+from haiku_mup.parameters.fans import Fans, as_declaration
 from haiku_mup.parameters.haiku_layers import LayerKind
 from haiku_mup.parameters.initializers import Moments
 from haiku_mup.parameters.place import Place
@@ -51,6 +51,10 @@ class Record:
       model: the model that it is of, as it is compared with the base. It takes no part in comparisons.
       of_tree: whether it is a leaf of a tree that `haiku_mup.plan` compares, and no parameter of Haiku's. Then
         its std may be unknown, and errors name arguments of `plan`.
+      makes_logits: whether the model was seen to make logits with a table that it looks up. It takes no part in
+        comparisons.
+      adapters: the code of the adapters that `plan` was given, for errors; "" for none. It takes no part in
+        comparisons.
     """
 
     name: str
@@ -74,11 +78,17 @@ class Record:
     line: SourceLine | None = dataclasses.field(default=None, compare=False)
     model: Compared = dataclasses.field(default=Compared.TARGET, compare=False)
     of_tree: bool = False
+    makes_logits: bool = dataclasses.field(default=False, compare=False)
+    adapters: str = dataclasses.field(default="", compare=False)
 
     @property
     def call(self) -> str:
         """Returns the function whose arguments declare what it is."""
         return "haiku_mup.plan" if self.of_tree else "Mup"
+
+    def declaration(self, fans: Fans) -> str:
+        """Returns the code that declares its fan axes to be these."""
+        return as_declaration(self.name, fans, self.call, self.adapters)
 
     @property
     def content(self) -> Hashable:

@@ -3,14 +3,14 @@ from collections.abc import Callable
 
 from haiku_mup import rules
 from haiku_mup.errors import MupError
-from haiku_mup.parameters.fans import Fans, as_declaration
+from haiku_mup.parameters.fans import Fans
 from haiku_mup.parameters.haiku_layers import FLAX, NAMED, OUTPUTS, READOUT, TIED, vector
 from haiku_mup.parameters.record import Record
 
 
 def as_vector(target: Record) -> str:
     """Returns the code that declares a parameter to be a bias or a gain."""
-    return as_declaration(target.name, vector(target.shape), target.call)
+    return target.declaration(vector(target.shape))
 
 
 def as_finite(target: Record, axes: int | str) -> str:
@@ -36,10 +36,12 @@ def check_role(target: Record, role: rules.Role, fans: Fans, error: Callable[[st
                     "(hk.get_state), or give it the same shape in both")
     if layer == TIED and role in (rules.HIDDEN, rules.OUTPUT):
         raise error("a tied table has one axis that is a width, and rows that are looked up; if its rows are "
-                    f"its first axis, {as_declaration(target.name, Fans((), (1,), lookup=(0,)), target.call)}")
+                    f"its first axis, {target.declaration(Fans((), (1,), lookup=(0,)))}")
     if role == rules.OUTPUT and layer not in OUTPUTS:
         raise error(_leaf_is_output(target) if target.of_tree else
                     _LAYER_IS_OUTPUT if target.fans.known else _output_of_ones_own(target, fans))
+    if role == rules.INPUT and target.makes_logits and layer != TIED:
+        raise error(_attended(target, fans))
     if role == rules.HIDDEN and layer in (READOUT, NAMED):
         raise error(_hidden_readout(target))
     if role == rules.INPUT and layer == NAMED and (not target.fans.known or target.of_tree and fans.fan_in):
@@ -84,7 +86,7 @@ def _output_of_ones_own(target: Record, fans: Fans) -> str:
     return ("no layer of Haiku's owns it, and if its axes are (in, out), it is an output, from a growing to a "
             f"fixed width. Declare what it is: an output, as haiku_mup.Readout is, Mup(readouts={name!r}); a "
             f"bias or a gain, {as_vector(target)}; a weight from the fixed to the growing width, "
-            f"{as_declaration(name, Fans(rest, (axis,)))}; where axis {axis} is not a width, such as a number "
+            f"{target.declaration(Fans(rest, (axis,)))}; where axis {axis} is not a width, such as a number "
             f"of positions, {as_finite(target, axis)}. Or {_DELTA}")
 
 
@@ -102,7 +104,13 @@ def _hidden_readout(target: Record) -> str:
 
 def _input_readout(target: Record, fans: Fans) -> str:
     rest = tuple(a for a in range(len(target.shape)) if a not in fans.fan_out)
-    code = as_declaration(target.name, Fans(fans.fan_out, rest), target.call)
+    code = target.declaration(Fans(fans.fan_out, rest))
     return (f"it is named in {target.call}(readouts=...), and its fan-in doesn't grow if its axes are (in, "
             f"out); if it is (out, in), {code[:-1]}, readouts={target.name!r}); if it is looked up, too, "
             f"{target.call}(tied={target.name!r})")
+
+
+def _attended(target: Record, fans: Fans) -> str:
+    return (f"it is looked up, and makes logits, too (attend); name it, {target.call}(tied={target.name!r}), "
+            f"and give what makes the logits plan.readout(x, {target.name!r}); or, if they are none, "
+            f"{target.declaration(fans)}")

@@ -18,6 +18,7 @@ class LeafLayout:
       std: the std that its layer draws it with by default, for this shape; None where that is unknown. It is
         used where the parameter's own entries agree.
       row_sizes: sizes whose concatenation is its rows; empty for most.
+      makes_logits: whether the model was seen to make logits with a table that it looks up.
     """
 
     fans: Fans
@@ -25,6 +26,7 @@ class LeafLayout:
     key_size: int | None = None
     std: float | None = None
     row_sizes: tuple[int, ...] = ()
+    makes_logits: bool = False
 
     def exact(self, measured: Moments) -> Moments:
         """Returns the moments with the default std, if the measured one agrees with it."""

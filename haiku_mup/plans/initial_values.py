@@ -14,6 +14,7 @@ from haiku_mup.parameters.scaling import ParameterScaling
 from haiku_mup.plans.stds import measured_moments
 from haiku_mup.plans.trees import check_params, mapped
 
+_UNCERTAIN = 0.05       # share of a factor
 Initializers = Mapping[str, Callable[..., Any]]         # (key, shape, dtype) -> array, by the parameter's name
 
 
@@ -43,6 +44,21 @@ def rescale(scalings: Mapping[str, ParameterScaling], params: Any, initializers:
         return scaled(x, _factor(scaling, x))
 
     return mapped(scalings, params, value)
+
+
+def uncertain_draws(scalings: Mapping[str, ParameterScaling]) -> str:
+    """Returns a line on draws whose factors are inexact, since few entries tell their stds; "" for none."""
+    errors = {name: math.hypot(scaling.base.moments.error, scaling.target.moments.error)
+              for name, scaling in scalings.items()
+              if any(block.draw != 1 and not math.isnan(block.draw) for block in scaling.row_blocks)}
+    names = [name for name, error in errors.items() if error > _UNCERTAIN]
+    if not names:
+        return ""
+    worst, others = max(names, key=errors.__getitem__), len(names) - 1
+    more = f", and of {others} more," if others else ""
+    return (f"\nThe std of {worst!r}{more} is measured on few entries, and the factor of its draw known to "
+            f"{errors[worst]:.0%}; where that matters, declare it: "
+            f"haiku_mup.plan(stds={{{worst!r}: 'constant'}}), 'fan_in', or its initializer")
 
 
 def _factor(scaling: ParameterScaling, x: Any) -> Factor:

@@ -23,7 +23,7 @@ from haiku_mup.plans import compare_trees, files
 from haiku_mup.plans.arguments import FansArgument
 from haiku_mup.plans.asked import MULTIPLIED, MULTIPLIER, READOUT, Asked, forgotten, shared
 from haiku_mup.plans.forward_pass import multiplier_of, multiply, needs_factor
-from haiku_mup.plans.initial_values import rescale
+from haiku_mup.plans.initial_values import rescale, uncertain_draws
 from haiku_mup.plans.trees import check_no_nnx_module
 from haiku_mup.rules.parametrization import Parametrization
 from haiku_mup.rules.run_scale import RunScale
@@ -104,7 +104,7 @@ class Plan:
         return self.rates.rows()
 
     def summary(self, width: int = 100) -> str:
-        """Returns the table as text, aligned.
+        """Returns the table as text, aligned, and which draws have stds that few entries tell.
 
         Args:
           width: columns; names that don't fit lose their middle.
@@ -114,7 +114,7 @@ class Plan:
         >>> print(plan.summary().splitlines()[0])
         parameter  base  target  role    std base  std target  multiplier  Adam lr  SGD lr
         """
-        return as_text(self.table(), width)
+        return as_text(self.table(), width) + uncertain_draws(self._scalings)
 
     def lr_scales(self, adam: bool = True) -> Any:
         """Returns the factors of the learning rate, in a tree like the target's parameters.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from haiku_mup.errors import MupError
 from haiku_mup.parameters.declarations import Declarations
-from haiku_mup.parameters.fans import Fans, as_declaration, declared_fans, finite_axes
+from haiku_mup.parameters.fans import Fans, declared_fans, finite_axes
 from haiku_mup.parameters.globs import matching
 from haiku_mup.parameters.haiku_layers import NAMED, TIED, LayerKind, vector
 from haiku_mup.parameters.record import Record
@@ -114,11 +114,11 @@ class TreeDeclarations:
         shape, layout = x.shape, leaf.layout
         fans = declared_fans(self.of_mup.fans, name, shape, CALL)
         key_size = self._key_size(name, shape, side) or (layout.key_size if layout else None)
-        moments = measured_moments(leaf.array)
+        moments, makes_logits = measured_moments(leaf.array), False
         if not inexact:                             # nothing trains it
             fans = Fans((), (), lookup=tuple(range(len(shape))))
         elif fans is None and layout is not None:
-            fans, moments = layout.fans, layout.exact(moments)
+            fans, moments, makes_logits = layout.fans, layout.exact(moments), layout.makes_logits
         elif fans is None:
             fans = vector(shape)._replace(known=len(shape) < 2)
         finite = (axes for glob, axes in self.of_mup.finite.items() if matching(name, [glob]))
@@ -126,7 +126,8 @@ class TreeDeclarations:
             name=name, leaf=_last(name), local=name, shape=shape, moments=moments, fans=fans,
             layer=self._layer(name), inexact=inexact, key_size=key_size, scaled_attention=key_size is not None,
             row_sizes=layout.row_sizes if layout else (), stacks=stacks,
-            finite=finite_axes(finite, fans, name, shape), of_tree=True)
+            finite=finite_axes(finite, fans, name, shape), of_tree=True,
+            makes_logits=makes_logits, adapters=", ".join(map(adapter_code, self.adapters)))
 
     def _layer(self, name: str) -> LayerKind | None:
         if matching(name, self.of_mup.readouts):
@@ -143,6 +144,13 @@ class TreeDeclarations:
                 raise MupError(f"attention: {name!r}: shape {shape} has no axis {size}")
             return int(shape[size])
         return None
+
+
+def adapter_code(adapter: Adapter) -> str:
+    """Returns the code that names an adapter, for errors."""
+    name = getattr(adapter, "__name__", "adapter")
+    return {"equinox": "haiku_mup.equinox", "flax_nnx": "haiku_mup.flax_nnx",
+            "flax_linen": "haiku_mup.flax_linen(model, x)"}.get(name, name)
 
 
 def _last(name: str) -> str:
@@ -168,6 +176,6 @@ def check_known(base: Record, target: Record) -> None:
                 "a weight [out, in]": Fans((rank - 1,), (rank - 2,)),
                 "a table of which rows are looked up": Fans((), (rank - 1,), lookup=(rank - 2,)),
                 "a bias or a gain": vector(target.shape)}
-    code = "; ".join(f"{what}: {as_declaration(name, fans, CALL)}" for what, fans in readings.items())
+    code = "; ".join(f"{what}: {target.declaration(fans)}" for what, fans in readings.items())
     raise MupError.about(name, base.shape, target.shape,
                          f"it grows, and nothing says which axes are fan-in and fan-out; declare them. {code}")

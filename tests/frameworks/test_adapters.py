@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 import haiku_mup
+from haiku_mup.plans.tree_records import adapter_code
 
 eqx = pytest.importorskip("equinox")
 nnx = pytest.importorskip("flax.nnx")
@@ -207,11 +208,21 @@ class Own(eqx.Module):
 
 def test_an_array_of_ones_own_raises_with_the_line_to_add():
     base, target = (eqx.filter_eval_shape(Own, width) for width in (4, 8))
-    with pytest.raises(haiku_mup.MupError, match=r"'mix': base \(4, 4\).*fans=\{'mix': \(0, 1\)\}"):
+    with pytest.raises(haiku_mup.MupError, match=r"'mix': base \(4, 4\).*declare them.") as caught:
         haiku_mup.plan(base, target, fans=haiku_mup.equinox)
-    plan = haiku_mup.plan(base, target, fans=[haiku_mup.equinox, {"mix": (0, 1)}])
+    line = str(caught.value).partition("a weight [in, out]: haiku_mup.plan(")[2].partition(");")[0]
+    assert line == "fans=[haiku_mup.equinox, {'mix': (0, 1)}]"
+    plan = haiku_mup.plan(base, target, **eval(f"dict({line})"))
     assert {row.name: row.role for row in plan.table()} == {
         "linear.weight": "input", "linear.bias": "input", "mix": "hidden"}
+
+
+@pytest.mark.parametrize("adapter, code", [
+    (haiku_mup.flax_nnx, "haiku_mup.flax_nnx"),
+    (haiku_mup.flax_linen(nn.Dense(3), X), "haiku_mup.flax_linen(model, x)"),
+    (lambda model: haiku_mup.equinox(model), "<lambda>")])
+def test_errors_repeat_the_adapters_that_are_there(adapter, code):
+    assert adapter_code(adapter) == code
 
 
 def test_weights_that_are_normalised_are_unknown():
@@ -226,6 +237,25 @@ def test_weights_that_are_normalised_are_unknown():
 
     with pytest.raises(haiku_mup.MupError, match="nothing says which axes"):
         haiku_mup.plan(*(nnx.eval_shape(lambda w=w: flax_model(w)) for w in (4, 8)), fans=haiku_mup.flax_nnx)
+
+
+def test_weights_of_equinox_that_are_frozen_or_shared():
+    def shared(key, width=8):
+        layers = [eqx.nn.Linear(width, width, key=key), eqx.nn.Linear(width, width, key=key)]
+        return eqx.nn.Shared(layers, where=lambda layers: layers[1].weight, get=lambda layers: layers[0].weight)
+
+    def frozen(key):
+        layers = [eqx.nn.Linear("scalar", 5, key=key), eqx.nn.Conv2d(4, 6, 3, groups=2, key=key)]
+        return eqx.filter(layers, eqx.tree_at(lambda layers: [layer.weight for layer in layers], jax.tree.map(
+            lambda x: True, eqx.filter(layers, eqx.is_array)), [False, False]))
+
+    assert list(of_equinox(shared).leaves) == [
+        "pytree[0].weight", "pytree[0].bias", "pytree[1].bias"]
+    found = of_equinox(frozen).leaves
+    assert {name: leaf.std for name, leaf in found.items()} == pytest.approx(
+        {"[0].bias": 3**-0.5, "[1].bias": (3 * 2 * 9)**-0.5})
+    plan = haiku_mup.plan(*(shared(KEY, width) for width in (8, 16)), fans=haiku_mup.equinox)
+    assert plan.lr_scales()
 
 
 def test_running_means_are_no_parameters():
@@ -254,6 +284,25 @@ def test_a_stack_that_is_not_in_front_raises():
 
     with pytest.raises(haiku_mup.MupError, match="put it in front: out_axes=0"):
         haiku_mup.plan(*(nnx.eval_shape(lambda w=w: model(w)) for w in (4, 8)), fans=haiku_mup.flax_nnx)
+
+
+def test_a_table_that_attends_is_tied():
+    class Model(nn.Module):
+        width: int
+
+        @nn.compact
+        def __call__(self, ids):
+            embed = nn.Embed(11, self.width, name="embed")
+            return embed.attend(embed(ids))
+
+    base, target = (linen(Model(width), IDS).params for width in (4, 8))
+    adapter = haiku_mup.flax_linen(Model(4), IDS)
+    with pytest.raises(haiku_mup.MupError, match=r"plan\(tied='embed.embedding'\).*plan.readout") as caught:
+        haiku_mup.plan(base, target, fans=adapter)
+    tied = haiku_mup.plan(base, target, fans=adapter, tied="embed.embedding")
+    assert tied.multiplier("embed.embedding") == 0.5
+    assert "{'embed.embedding': ((), 1, 0)}" in str(caught.value)
+    assert haiku_mup.plan(base, target, fans=[adapter, {"embed.embedding": ((), 1, 0)}]).lr_scales()
 
 
 def test_lora_is_told_apart():

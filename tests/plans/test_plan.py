@@ -202,6 +202,7 @@ def test_all_that_is_wrong_is_in_one_error():
     ({"readouts": ["out.w", "second.w"]}, r"'second\.w'.*is a hidden layer"),
     ({"readouts": ["out.w", "first.w"]}, r"'first\.w'.*fan-in doesn't grow"),
     ({"readouts": "nosuch"}, "'nosuch' matches the name of no parameter"),
+    ({"readouts": "out"}, "'out' matches the name of no parameter; inside it there are out.b, out.w"),
     ({"stacks": {"*.w": 3}}, "has no 3 axes in front"),
     ({"stds": {"*.w": "kaiming"}}, "'fan_in'"),
     ({"attention": {"*.w": 0.5}}, "attention"),
@@ -449,6 +450,18 @@ def test_a_saved_base_gives_the_plan_again(tmp_path):
         haiku_mup.Plan.load(tmp_path / "mup.json", target)
     with pytest.raises(haiku_mup.MupError, match="of haiku_mup.plan"):
         haiku_mup.Mup.load(tmp_path / "base.json")
+
+
+def test_the_summary_names_draws_that_few_entries_tell():
+    def tree(width, std=1.0):
+        return {"start": normal("start", (width,)) * std, "w": normal("w", (width, 2000)) * std}
+
+    plan = haiku_mup.plan(tree(8), tree(32), fans={"w": ((), 0, 1)})
+    assert plan.summary().endswith(
+        "\nThe std of 'start' is measured on few entries, and the factor of its draw known to 28%; where that "
+        "matters, declare it: haiku_mup.plan(stds={'start': 'constant'}), 'fan_in', or its initializer")
+    exact = haiku_mup.plan(tree(8), tree(32), fans={"w": ((), 0, 1)}, stds={"start": "constant"})
+    assert "start" in exact.summary() and "few entries" not in exact.summary()
 
 
 def test_a_plan_is_copied():
