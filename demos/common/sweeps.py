@@ -46,7 +46,7 @@ class SweepDemo:
 
     @property
     def name(self) -> str:
-        return self.prog.rpartition(".")[2]
+        return self.prog.rpartition(".")[2].replace(" ", "-")
 
 
 def main(demo: SweepDemo, argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,6 @@
 """The guides for Equinox and Flax: their programs run and print their tables, and their diffs are short."""
+import concurrent.futures
+import functools
 import pathlib
 import re
 import textwrap
@@ -43,17 +45,25 @@ def test_the_program_trains_in_mup(page, capsys):
 @pytest.mark.parametrize("page", PAGES)
 def test_the_diff_is_ten_lines_at_most(page):
     _, program, *_ = blocks(page)
-    assert 1 < sum("# +" in line for line in program.splitlines()) <= 10
+    *lines, last = program.splitlines()
+    assert 1 < sum("# +" in line for line in lines) <= 10
+    assert last == "print(plan.summary())"
+    # The others are of a program without the plan, in their own places.
+    assert not any(re.search(r"plan|haiku_mup|base", line) for line in lines if "# +" not in line)
+    for opens, inside in zip(lines, lines[1:]):
+        assert "with haiku_mup" not in opens or "# +" in inside
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
-def test_the_check_runs_and_fails_in_standard(page):
+def test_the_check_and_the_sweep_run_and_standard_fails(page, monkeypatch):
     import jax
 
-    with jax.numpy_rank_promotion("allow"):
-        names = run(page, 3, {})
+    with jax.numpy_rank_promotion("allow"), concurrent.futures.ThreadPoolExecutor(1) as here:
+        monkeypatch.setattr(haiku_mup, "lr_sweep", functools.partial(haiku_mup.lr_sweep, executor=here))
+        names = run(page, None, {})
         assert not names["check"].failures()
+        assert len(names["sweep"].rows()) == 2 * 5 * 2
         sp = haiku_mup.coord_check(names["make_model"], [32, 128], (names["x"], names["y"]), names["loss_fn"],
                                    names["optax"].adam(2.0**-6), plan=names["make_plan"], parametrization="sp",
                                    seeds=4, steps=3, progress=False)
