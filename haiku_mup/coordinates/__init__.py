@@ -7,8 +7,8 @@ In the order of a check:
   trained step by step.
 - pairs, planned_models: models of other frameworks, pairs (init, apply), as Haiku's; and their plans.
 - unrecorded: activations that a check of them doesn't see.
-- recorder, dependents, state_records, array_stats, multipliers, output_gradients: how arrays, the multipliers
-  of layers and the gradients of outputs are measured while the model runs.
+- recorder, dependents, state_records, array_stats, multipliers, output_gradients, nested_calls: how arrays, the
+  multipliers of layers and the gradients of outputs are measured while the model runs.
 - measurements, measured_gradients, quantities, depth_average: points from these numbers, and their names.
 - slope_range, expected_slopes, model_expectations: the slopes that the rules expect of each quantity.
 - slopes: the slope of each quantity over widths, its interval, and how far it is from the expected ones.

@@ -111,8 +111,10 @@ def _mean(blocks: Callable[[], Iterable[np.ndarray]], of: Callable[[np.ndarray],
 def measure_function(stats: Sequence[Stat]) -> Callable[[jax.Array], jax.Array]:
     """Returns a function from an array to [1 + stats + SAMPLE]: a 1, its statistics, some of its entries.
 
-    Added up over calls, the 1 becomes their number. Under vmap the function measures the whole batch at once
-    instead of each example, so that its result is not batched, and can be kept in Haiku's state.
+    All are multiplied by the array's size, so that calls can be added up: the first number becomes that of all
+    entries, and the others, divided by it, means over the calls, in which large arrays count for more. Under
+    vmap the function measures the whole batch at once instead of each example, so that its result is not
+    batched, and can be kept in Haiku's state.
     """
     @custom_vmap
     def measure(x):
@@ -120,7 +122,7 @@ def measure_function(stats: Sequence[Stat]) -> Callable[[jax.Array], jax.Array]:
         flat = (jnp.abs(x) if jnp.iscomplexobj(x) else x).astype(jnp.float32).reshape(-1)
         sample = jax.lax.gather(        # flat[indices], without what jnp adds for negative ones
             flat, _sampled_indices(flat.size)[:, None], _ENTRIES, slice_sizes=(1,), mode="promise_in_bounds")
-        return jnp.concatenate([jnp.ones(1, jnp.float32), statistics(x, stats), sample])
+        return flat.size * jnp.concatenate([jnp.ones(1, jnp.float32), statistics(x, stats), sample])
 
     @measure.def_vmap
     def _(axis_size, in_batched, x):

@@ -79,7 +79,8 @@ def as_points(trainers: Mapping[int, Trainer], runs: TrainingRuns, *, parametriz
         reader.forward_pass(trainers[run[0]], steps), reader.parameters(steps))))
         for run, steps in runs.items()}
     extra = _few_block_slopes({width: values for (width, _), values in found.items()})
-    rows = _most_rows(reader.shapes)
+    narrowest, widest = min(trainers), max(trainers)
+    rows = _most_rows(trainers[narrowest], trainers[widest], first[narrowest])
     return [Point(parametrization, width, seed, m.step, m.quantity, m.stat, m.value,
                   str(_raised(m.expected, extra.get(m.quantity))) if m.expected and m.stat in JUDGED else "",
                   rows)
@@ -259,20 +260,18 @@ class _RunReader:
                 ParameterKind.UPDATE: after.change, ParameterKind.CHANGE: after.change_after(step + 1)}
 
 
-def _most_rows(shapes: Sequence[Mapping[Any, tuple[int, ...]]]) -> int:
-    """Returns how many vectors of the width the largest array has; 0 where no array grows with the width.
+def _most_rows(narrow: Trainer, wide: Trainer, step: StepResult) -> int:
+    """Returns how many vectors of the width a step of the narrow model computes; 0 where no array grows.
 
-    Args:
-      shapes: of each array, at each width.
-
-    >>> _most_rows([{"x": (8, 5, 32), "y": (8, 10)}, {"x": (8, 5, 64), "y": (8, 10)}])
-    40
+    An array of all calls together, and of all examples of a vmap, has as many entries as vectors × their size.
     """
     rows = [0]
-    for key, narrow in shapes[0].items():
-        wide = shapes[-1].get(key, ())
-        if len(wide) == len(narrow) and wide != narrow:
-            rows.append(math.prod(n for n, w in zip(narrow, wide) if n == w))
+    for (module, entry), info in narrow.records.items():
+        other = wide.records.get((module, entry))
+        if other is not None and len(other.shape) == len(info.shape) and other.shape != info.shape and \
+                info.kind != RecordKind.MULTIPLIER:
+            size = math.prod(n for n, w in zip(info.shape, other.shape) if n != w)
+            rows.append(round(float(step.records[module][entry][..., 0].max()) / size))
     return max(rows)
 
 
@@ -334,7 +333,7 @@ def _raised(expected: Range, extra: float | None) -> Range:
 # --- arithmetic ---
 
 def _mean_over_calls(sums: np.ndarray) -> np.ndarray | None:
-    """Returns the mean over the calls that were counted, in the first entry; None where there was none."""
+    """Returns means over the calls: sums by the first one, which counts entries; None without a call."""
     return sums / sums[0] if sums[0] > 0 else None
 
 

@@ -13,6 +13,7 @@ import optax
 from haiku_mup.coordinates.array_stats import MOVED, Stat, numpy_statistics_by_layer, statistics_by_layer
 from haiku_mup.coordinates.compilation import FASTEST_OPTIONS, BackgroundJit, compile_fast
 from haiku_mup.coordinates.model_inputs import ModelInputs, check_loss, has_state
+from haiku_mup.coordinates.nested_calls import records_as_gradient
 from haiku_mup.coordinates.output_gradients import measuring_gradients
 from haiku_mup.coordinates.quantities import ParameterKind, RecordKind
 from haiku_mup.coordinates.recorder import Recorder
@@ -110,6 +111,8 @@ class Trainer:
         args, kwargs = inputs.rebuild(inputs.arrays)
         self._empty_records = self._recorder.prepare(_key(0), *args, **kwargs)
         self.records = self._recorder.records
+        self._is_nested = False         # whether calls of apply inside transformations of the loss are recorded
+        self._has_jvp = False           # whether the loss takes derivatives in forward mode
         self._outputs = max(1, sum(info.kind == RecordKind.OUTPUT for info in self.records.values()))
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._init = BackgroundJit(self._initialize)
@@ -187,9 +190,12 @@ class Trainer:
         """
         rng = jax.random.fold_in(key, number)
         params, state, opt_state = train_state
-        (loss, state), (gradients, errors) = jax.value_and_grad(self._loss, argnums=(0, 1), has_aux=True)(
-            params, jnp.zeros(self._outputs), state, rng, batch)
+        zeros = jnp.zeros(self._outputs), self._empty_records
+        (loss, state), (gradients, (errors, nested)) = jax.value_and_grad(
+            self._loss, argnums=(0, 1), has_aux=True)(params, zeros, state, rng, batch)
         state, records = split_state(state)
+        if self._is_nested:
+            records = jax.tree.map(jnp.add, records, nested)
         updates, opt_state = self._optimizer.update(gradients, opt_state, params)
         decay: tuple[Any, Any] = {}, {}
         if self._weight_decay:
@@ -198,22 +204,45 @@ class Trainer:
         after = TrainState(optax.apply_updates(params, updates), state, opt_state)
         return after, (loss, records, gradients, decay, errors)
 
-    def _loss(self, params, errors, state, rng, batch):
+    def _loss(self, params, zeros, state, rng, batch):
         """Returns the loss, and the model's state with the records after all calls of `apply`.
 
-        The gradient with respect to `errors` is the size of that with respect to each of the model's outputs.
+        Args:
+          params: the parameters.
+          zeros: (errors, nested). The gradient with respect to `errors` is the size of that with respect to
+            each of the model's outputs; the one with respect to `nested` is what was recorded in calls of
+            `apply` inside transformations of the loss.
+          state: the model's state.
+          rng, batch: as the loss takes them.
         """
+        errors, nested = zeros
         kept_state, trace = [merge_state(state, self._empty_records)], trace_state()
+        self._is_nested = False
 
         def apply(params, rng, *args, **kwargs):
-            # A state from within another trace would be a leaked tracer here.
             if trace_state() != trace:
-                raise MupError("loss_fn: call apply outside of any jax.jit, vmap, grad or scan of your own, so "
-                               "that the model's state can be kept")
+                return apply_nested(params, rng, *args, **kwargs)
             out, kept_state[0] = self._recorder.apply(params, kept_state[0], rng, *args, **kwargs)
             return measuring_gradients(out, errors)
 
-        loss = self._loss_fn(apply, params, rng, batch)
+        def apply_nested(params, rng, *args, **kwargs):
+            if state:           # that from within another trace would be a leaked tracer here
+                raise MupError("loss_fn: call apply outside of any jax.jit, vmap, grad or scan of your own, so "
+                               "that the model's state can be kept")
+            out, records = self._recorder.apply(params, self._empty_records, rng, *args, **kwargs)
+            if self._has_jvp:
+                return out
+            self._is_nested = True
+            return measuring_gradients(records_as_gradient(out, records, nested), errors)
+
+        try:
+            loss = self._loss_fn(apply, params, rng, batch)
+        except (TypeError, NotImplementedError) as error:
+            # What is measured as a gradient has no derivative in forward mode.
+            if self._has_jvp or not any(name in str(error) for name in ("custom_vjp", "custom_lin")):
+                raise
+            self._has_jvp = True
+            return self._loss(params, zeros, state, rng, batch)
         check_loss(loss)
         return loss, kept_state[0]
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import haiku as hk
 import jax
+import numpy as np
 
 from haiku_mup.coordinates.array_stats import Stat
 from haiku_mup.coordinates.forward_factors import ForwardFactor, forward_factors
@@ -146,6 +147,8 @@ def train_all(setup: CheckSetup, widths: Sequence[int], seeds: Sequence[int], ba
             bar.show(f"width {width}, seed {seed}" if is_compiled else f"compiling width {width}")
             runs[width, seed] = trainers[width].train(seed, batches)
             bar.advance()
+            if len(runs) == 1:
+                _check_records(runs[width, seed])
             _check_losses(runs, seeds, widths[0])
     trainers = {width: trainers[width] for width in widths}
     runs = jax.device_get({(width, seed): runs[width, seed] for width in widths for seed in seeds})
@@ -200,6 +203,15 @@ def _check_losses(runs: Mapping[tuple[int, int], Any], seeds: Sequence[int], nar
         step = min(i for of_seed in losses for i, loss in enumerate(of_seed) if not math.isfinite(loss))
         raise MupError(f"the loss is {losses[0][-1]} at width {narrowest} from step {step} on: lower the "
                        "learning rate; a check needs a finite loss at the smallest width")
+
+
+def _check_records(steps: Sequence[StepResult]) -> None:
+    """Raises if nothing was recorded in the first step."""
+    if not any(np.any(sums) for entries in steps[0].records.values() for sums in entries.values()):
+        raise MupError("loss_fn calls apply only where a check can't record: inside gradients that don't "
+                       "depend on what apply returns, or beside jax.jvp, jax.jacfwd or jax.hessian; call "
+                       "apply(params, rng, *inputs) outside of all transformations, too, even if its result is "
+                       "not used")
 
 
 def _check_moves(runs: TrainingRuns) -> None:

@@ -2,7 +2,6 @@
 import haiku as hk
 import jax
 import jax.numpy as jnp
-import mutants
 import optax
 import pytest
 from mutants import IMAGES, LABELS, loss_fn
@@ -70,15 +69,3 @@ def test_a_value_that_is_missing_or_differs_is_found(quick):
     first, second, *_ = quick
     wrong = {key: value for key, value in quick.items() if key != first} | {second: quick[second] + 1.0}
     assert differing(wrong, quick) == {first, second}
-
-
-@pytest.mark.parametrize("inside", [
-    jax.vmap, jax.checkpoint, lambda f: lambda x: jax.grad(lambda x: f(x).sum())(x),
-    lambda f: lambda x: jax.lax.map(f, x)])
-def test_apply_inside_a_transformation_of_the_loss_is_refused(inside):
-    def loss(apply, params, rng, batch):
-        return jnp.mean(inside(lambda x: apply(params, rng, x[None]))(batch[0]))
-
-    with pytest.raises(haiku_mup.MupError, match="outside of any"):
-        haiku_mup.coord_check(mutants.make(mutants.mlp), (8, 16), (IMAGES[:, 0], LABELS), loss,
-                              optax.adam(0.01), steps=1, seeds=1, progress=False)
