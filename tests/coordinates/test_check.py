@@ -88,8 +88,7 @@ def test_what_cannot_be_checked_is_refused(change, text):
 @pytest.mark.parametrize("loss, text", [
     (lambda apply, params, rng, batch: apply(params, rng, batch[0]), r"an array \(32, 10\)"),
     (lambda apply, params, rng, batch: (loss_fn(apply, params, rng, batch), 1), "a tuple"),
-    (lambda apply, params, rng, batch: jnp.float32(0), "never called apply"),
-    (lambda apply, params, rng, batch: jax.jit(lambda: apply(params, rng, batch[0]).mean())(), "outside of")])
+    (lambda apply, params, rng, batch: jnp.float32(0), "never called apply")])
 def test_a_loss_that_cannot_be_used_is_refused(loss, text):
     with pytest.raises(haiku_mup.MupError, match=text):
         haiku_mup.coord_check(mutants.make(mutants.mlp), (8, 16), (mutants.IMAGES, LABELS), loss,
