@@ -56,7 +56,7 @@ def _counts(wrong: dict[str, list[str]]) -> str:
 
 def as_rst(found: Iterable[tuple[Package, dict[str, Any]]]) -> str:
     """Returns the table of the guide."""
-    lines = [".. list-table::", "   :header-rows: 1", ""]
+    lines = [".. list-table::", "   :header-rows: 1", "   :widths: 13 14 9 32 10 9 13", ""]
     for row in (HEADS, *(cells(package, record) for package, record in found)):
         lines += [f"   {'*' if i == 0 else ' '} - {cell}" for i, cell in enumerate(row)]
     return "\n".join(lines) + "\n"

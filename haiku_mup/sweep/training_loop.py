@@ -45,8 +45,9 @@ class ShuffledBatches:
         size = rows if size is None else size
         if len(lengths) != 1 or not 0 < size <= rows:
             raise MupError(f"training: data of {sorted(lengths)} rows, and batch_size={size}: give arrays "
-                           "with equal numbers of rows, at least those of a batch; convert lists of numbers "
-                           "by np.asarray(list)")
+                           "with equal numbers of rows, at least those of a batch, or a function "
+                           "data(key, step) that returns a batch, such as a graph; convert lists of numbers by "
+                           "np.asarray(list)")
         self._data, self._rows, self._size, self._steps = data, rows, size, steps
 
     def example(self) -> Any:
