@@ -64,24 +64,11 @@ def linen(pixels):
 
 def equinox(pixels):
     """Returns the model of docs/guides/equinox.rst, and its plan."""
-    import equinox as eqx
-
-    class Network(eqx.Module):
-        layers: list
-        out: eqx.nn.Linear
-
-        def __init__(self, width, key):
-            keys = jax.random.split(key, 3)
-            self.layers = [eqx.nn.Linear(pixels, width, key=keys[0]), eqx.nn.Linear(width, width, key=keys[1])]
-            self.out = eqx.nn.Linear(width, CLASSES, key=keys[2])
-
-        def __call__(self, x):
-            for layer in self.layers:
-                x = jax.nn.relu(layer(x))
-            return self.out(x)
+    from demos.common.equinox_network import Network
 
     def make_model(width):
-        return functools.partial(Network, width), lambda model, rng, x: jax.vmap(model)(x)
+        return (lambda key: Network(width, key, pixels=pixels, classes=CLASSES),
+                lambda model, rng, x: jax.vmap(model)(x))
 
     return make_model, functools.partial(haiku_mup.plan, fans=haiku_mup.equinox, readouts="out.weight")
 

@@ -124,10 +124,10 @@ def _run(spec: SweepSpec, *, out: str | os.PathLike[str] | None, grow: bool, exe
     schedule = Schedule(spec.searches(), bar.advance)
     try:
         with deferred_interrupt() as raise_if_interrupted:
+            runner = TrialRunner(spec.makers, spec.hyperparameters)
             dispatcher = Dispatcher(
-                runner=TrialRunner(spec.makers, spec.hyperparameters), schedule=schedule, folder=folder,
-                executor=choose_executor(executor), chunk=spec.chunk, raise_if_interrupted=raise_if_interrupted,
-                show=bar.show)
+                runner=runner, schedule=schedule, folder=folder, executor=choose_executor(executor, runner),
+                chunk=spec.chunk, raise_if_interrupted=raise_if_interrupted, show=bar.show)
             dispatcher.run(list(itertools.product(spec.makers, spec.widths)))
     except BaseException as error:
         sweep = Sweep(*schedule.results())

@@ -16,7 +16,9 @@ from typing import Any
 
 import jax
 
+from haiku_mup.errors import MupWarning
 from haiku_mup.sweep.runner.interrupt import sigint_blocked
+from haiku_mup.sweep.runner.pickling import unsendable_class
 
 # Bytes of a trial's state up to which one core serves it; a larger one gets a core for each so many bytes. On 2
 # cores, trials on a core each are 1.07 to 1.18 times as fast as one on both at 11 MB, and no faster at 35 MB
@@ -133,12 +135,27 @@ class ThreadExecutor(SweepExecutor):
             os._exit(130)
 
 
-def choose_executor(executor: Executor | None) -> SweepExecutor:
-    """Wraps the caller's executor. Without one, chooses loky on a single CPU device, else a thread."""
+def choose_executor(executor: Executor | None, runner: Any) -> SweepExecutor:
+    """Wraps the caller's executor. Without one, chooses loky on a single CPU device, else a thread.
+
+    Args:
+      executor: the caller's, or None.
+      runner: what workers get.
+
+    Warns:
+      MupWarning: processes can't get it, and a thread is chosen.
+    """
     if executor is not None:
         return SweepExecutor(executor)
     one_cpu = jax.default_backend() == "cpu" and jax.local_device_count() == 1
-    return LokyExecutor() if one_cpu and importlib.util.find_spec("loky") else ThreadExecutor()
+    if not (one_cpu and importlib.util.find_spec("loky")):
+        return ThreadExecutor()
+    if name := unsendable_class(runner):
+        warnings.warn(f"lr_sweep: other processes can't import the class {name}, and can't get a class of "
+                      "Equinox's in another way, so trials run in this process, one at a time; define it in a "
+                      "module that your program imports", MupWarning, stacklevel=2)
+        return ThreadExecutor()
+    return LokyExecutor()
 
 
 def _initialize_worker(parent: int, folder: str) -> None:

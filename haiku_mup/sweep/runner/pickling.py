@@ -1,9 +1,40 @@
 """Pickles functions for other processes: by name where these can import them, else by value."""
+import contextlib
+import importlib.util
 import pickle
 import sys
+import types
 from typing import Any
 
 from haiku_mup.errors import MupError
+
+
+def unsendable_class(value: Any) -> str | None:
+    """Returns the name of a class that a value has, and that a pickle would break; None if there is none.
+
+    Equinox reads a class's fields as it makes the class; what cloudpickle sends by value, such as a class of
+    ``__main__``, gets them afterwards, and no instance can be made (Equinox 0.13, cloudpickle 3.1).
+    """
+    if "equinox" not in sys.modules or importlib.util.find_spec("cloudpickle") is None:
+        return None
+    import cloudpickle  # type: ignore[import-untyped]
+
+    found: list[str] = []
+
+    class Pickler(cloudpickle.Pickler):     # type: ignore[misc]
+        """Notes classes of Equinox that go by value."""
+
+        def reducer_override(self, obj: Any) -> Any:
+            """Returns how an object is pickled."""
+            reduced = super().reducer_override(obj)
+            if isinstance(obj, type) and reduced is not NotImplemented and (
+                    type(obj).__module__.partition(".")[0] == "equinox"):
+                found.append(obj.__name__)
+            return reduced
+
+    with contextlib.suppress(Exception):    # `dumps` raises
+        Pickler(types.SimpleNamespace(write=len)).dump(value)
+    return found[0] if found else None
 
 
 def dumps(value: Any) -> bytes:
@@ -14,7 +45,7 @@ def dumps(value: Any) -> bytes:
     """
     pickler, by_value = pickle, []  # type: Any, list[Any]
     try:
-        import cloudpickle as pickler  # type: ignore[import-untyped, no-redef]
+        import cloudpickle as pickler  # type: ignore[no-redef]
 
         # Nobody else can import a module without __spec__. One without __builtins__ has no Python code, either.
         by_value = [module for name, module in list(sys.modules.items())

@@ -41,6 +41,22 @@ def test_functions_of_other_modules_go_by_name():
     assert len(pickling.dumps(make_trial)) < 100 and pickle.loads(pickling.dumps(make_trial)) is make_trial
 
 
+def test_classes_of_equinox_that_processes_cannot_import_are_told():
+    eqx = pytest.importorskip("equinox")
+
+    class Local(eqx.Module):
+        x: int
+
+    class Plain:
+        pass
+
+    assert pickling.unsendable_class({"make": lambda: Local(3)}) == "Local"
+    assert pickling.unsendable_class(lambda: (eqx.nn.Linear, Plain())) is None
+    assert pickle.loads(pickling.dumps(Local))(3).x == 3        # within one process the class is the same
+    with pytest.raises(AssertionError, match="FrozenInstanceError"):
+        elsewhere(pickling.dumps(lambda: Local(3)))             # where this passes, Equinox has mended it
+
+
 def test_nothing_is_left_registered(nowhere):
     import cloudpickle
 
