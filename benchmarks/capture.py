@@ -51,25 +51,30 @@ def gpt2_of_modules(ids, width):
 
 MODELS = {"200 hk.Linears": (linears, jax.ShapeDtypeStruct((1, 32), jnp.float32)),
           "GPT-2, 12 blocks": (gpt2_of_modules, jax.ShapeDtypeStruct((1, 64), jnp.int32))}
-ADAM, KEY = optax.adam(1e-3), jax.random.key(0)
+KEY = jax.random.key(0)
 
 
-def plain(name, optimizer=ADAM):
+def adam():
+    """Returns a new Adam, as a program makes it; of an earlier one, JAX would keep the trace of its init."""
+    return optax.adam(1e-3)
+
+
+def plain(name, make_optimizer=adam):
     """Traces the inits of base and target, and makes an optimizer's state, without a Mup."""
     function, inputs = MODELS[name]
     for width in WIDTHS:
         shapes = jax.eval_shape(hk.transform(functools.partial(function, width=width)).init, KEY, inputs)
-    if optimizer is not None:
-        jax.eval_shape(optimizer.init, shapes)
+    if make_optimizer is not None:
+        jax.eval_shape(make_optimizer().init, shapes)
 
 
-def captured(name, mup=None, optimizer=ADAM):
+def captured(name, mup=None, make_optimizer=adam):
     """Does the same with a Mup: init_base, init_target, wrap_optimizer and the wrapped optimizer's state.
 
     Args:
       name: of the model.
       mup: what to capture it in; a new one by default.
-      optimizer: the plain optimizer, or None for none.
+      make_optimizer: returns the plain optimizer, or None for none.
 
     Returns:
       The shapes of the target's parameters.
@@ -79,8 +84,8 @@ def captured(name, mup=None, optimizer=ADAM):
         with context():
             shapes = jax.eval_shape(hk.transform(functools.partial(function, width=width)).init, KEY,
                                     inputs)
-    if optimizer is not None:
-        jax.eval_shape(mup.wrap_optimizer(optimizer).init, shapes)
+    if make_optimizer is not None:
+        jax.eval_shape(mup.wrap_optimizer(make_optimizer()).init, shapes)
     return jax.tree.leaves(shapes)
 
 

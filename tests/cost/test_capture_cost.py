@@ -106,12 +106,13 @@ def test_frames_are_walked_once_for_each_parameter(monkeypatch):
     assert 2 * names <= len(walks) <= 2 * names + 12     # a few more for each context, none for each layer
 
 
-@pytest.mark.parametrize("optimizer, most", [(None, 1.2), (capture.ADAM, 1.3)], ids=["capture", "with_adam"])
-def test_capturing_makes_few_calls_beside_haikus_own(optimizer, most):
+@pytest.mark.parametrize("make_optimizer, most", [(None, 1.2), (capture.adam, 1.3)],
+                         ids=["capture", "with_adam"])
+def test_capturing_makes_few_calls_beside_haikus_own(make_optimizer, most):
     """Python's calls are what tracing costs, and don't depend on the machine's load."""
     def calls(function):
         jax.clear_caches()
-        return capture.calls(function, "GPT-2, 12 blocks", optimizer=optimizer)
+        return capture.calls(function, "GPT-2, 12 blocks", make_optimizer=make_optimizer)
 
-    capture.captured("GPT-2, 12 blocks", optimizer=optimizer)       # imports
+    capture.captured("GPT-2, 12 blocks", make_optimizer=make_optimizer)       # imports
     assert calls(capture.captured) / calls(capture.plain) < most
