@@ -58,6 +58,13 @@ class CoordCheck:
         >>> haiku_mup.CoordCheck([]).findings
         []
         """
+        return self._judged(TOL)
+
+    def _findings(self, tol: float) -> list[Finding]:
+        return self.findings if tol == TOL else self._judged(tol)
+
+    def _judged(self, tol: float) -> list[Finding]:
+        """Returns the findings, of which those are left open that chance explains with this tolerance."""
         mixed = list(dict.fromkeys(point.parametrization for point in self.points))
         if len(mixed) > 1:
             raise MupError(f"these are points of {' and '.join(mixed)}; judge them one by one: "
@@ -66,7 +73,7 @@ class CoordCheck:
         for point in self.points:
             if point.expected:
                 groups.setdefault((point.quantity, point.step, point.stat), []).append(point)
-        judged = judge_all(groups.values())
+        judged = judge_all(groups.values(), tol)
         if self.factors:        # they explain what is off better than chance does
             judged = [finding._replace(doubt=0.0) for finding in judged]
         found = sorted(judged, key=lambda f: (-f.excess, -abs(distance(f.slope, f.expected))))
@@ -114,8 +121,9 @@ class CoordCheck:
         >>> haiku_mup.CoordCheck([]).undecided()
         []
         """
-        left_open = [finding for finding in self.findings if finding.is_open(tol)]
-        return left_open + [finding for finding in too_wide(self.findings) if finding not in left_open]
+        findings = self._findings(tol)
+        left_open = [finding for finding in findings if finding.is_open(tol)]
+        return left_open + [finding for finding in too_wide(findings) if finding not in left_open]
 
     def unseen(self) -> list[str]:
         """Returns the parameters whose learning rates the check can't judge.
@@ -155,7 +163,7 @@ class CoordCheck:
         >>> haiku_mup.CoordCheck([]).failures()
         []
         """
-        return [finding for finding in self.findings if finding.is_wrong(tol)]
+        return [finding for finding in self._findings(tol) if finding.is_wrong(tol)]
 
     def assert_ok(self, tol: float = TOL) -> None:
         """Raises if something failed or is undecided, or nothing was judged: for a test suite.
@@ -180,7 +188,7 @@ class CoordCheck:
         return self._report(TOL)
 
     def _report(self, tol: float) -> str:
-        return report(self.findings, tol=tol, factors=self.factors, undecided=self.undecided(tol),
+        return report(self._findings(tol), tol=tol, factors=self.factors, undecided=self.undecided(tol),
                       unseen=self.unseen(), unrecorded=self.unrecorded, rounded=rounded_away(self.moved()),
                       seeds=len({point.seed for point in self.points}),
                       parametrization=self.points[0].parametrization if self.points else "")

@@ -23,7 +23,7 @@ MOVES = (ParameterKind.VALUE, ParameterKind.UPDATE, ParameterKind.RATE)
 # after the first one, whose gradients follow from these.
 FADING = (RecordKind.ACTIVATION, RecordKind.LOGITS, RecordKind.PROBE, RecordKind.OUTPUT, ParameterKind.VALUE,
           ParameterKind.UPDATE)
-FALSE_ALARMS = 0.02     # the highest probability that chance alone fails a check
+FALSE_ALARMS = 0.1      # the highest probability that chance alone fails a check, if all slopes are at their limits
 
 
 class SlopeEstimate(NamedTuple):
@@ -66,32 +66,35 @@ class SlopeEstimate(NamedTuple):
         return math.copysign(max(abs(deviation) - self.error, 0.0), deviation)
 
 
-def judge_all(groups: Iterable[Sequence[Point]]) -> list[Finding]:
+def judge_all(groups: Iterable[Sequence[Point]], tol: float) -> list[Finding]:
     """Returns the findings of a check.
 
-    A check judges a hundred slopes, and intervals of 95% miss some by chance: these are left open.
+    A check judges a hundred slopes, and intervals of 95% miss some by chance: these are left open. What is off
+    by less than the tolerance, if surely, isn't among what is wrong, and makes nothing else more probable.
 
     Args:
       groups: the points of each quantity, step and statistic.
+      tol: how far a slope may lie outside of what is expected.
     """
-    judged = [found for points in groups if (found := judge(points)) is not None]
+    judged = [found for points in groups if (found := judge(points, tol)) is not None]
     significant = _significant([chance for _, chance in judged])
     return [finding if is_significant else finding._replace(doubt=math.inf)
             for (finding, _), is_significant in zip(judged, significant)]
 
 
-def judge(points: Sequence[Point]) -> tuple[Finding, float] | None:
+def judge(points: Sequence[Point], tol: float) -> tuple[Finding, float] | None:
     """Returns the finding of one quantity, step and statistic, and how probable such a slope is by chance.
 
     What did not move in a run, such as an expert without tokens, says nothing there: the other runs tell.
 
     Args:
       points: all points of that quantity, step and statistic.
+      tol: how far a slope may lie outside of what is expected.
 
     Returns:
-      The finding, and the probability; None where the quantity is zero at every width, or there are fewer than
-      two widths. Where the values of a whole width are zero, or some are not finite, there is no slope, and the
-      excess is infinite.
+      The finding, and the probability of a slope as far off beyond the tolerance; None where the quantity is
+      zero at every width, or there are fewer than two widths. Where the values of a whole width are zero, or
+      some are not finite, there is no slope, and the excess is infinite.
     """
     first, expected = points[0], Range.parse(points[0].expected)
     widths, values = _table(points)
@@ -106,7 +109,8 @@ def judge(points: Sequence[Point]) -> tuple[Finding, float] | None:
         found, excess = estimate(x, y), _lasting_excess(x, y, expected)
     finding = Finding(quantity=first.quantity, step=first.step, stat=first.stat, slope=found.slope,
                       error=found.error, expected=expected, excess=excess)
-    return finding._replace(doubt=_fading(finding, widths.tolist(), first.rows)), found.chance(expected)
+    finding = finding._replace(doubt=_fading(finding, widths.tolist(), first.rows))
+    return finding, found.chance(expected.plus(Range(-tol, tol)))
 
 
 def _significant(probabilities: Sequence[float]) -> np.ndarray:

@@ -85,6 +85,16 @@ def test_chance_explains_one_slope_of_a_hundred_but_not_a_half_of_them(widths):
     assert check(50).verdict == "failed" and check(0).verdict == "passed"
 
 
+def test_what_is_surely_off_by_less_than_the_tolerance_makes_nothing_else_more_probable():
+    lone = points(0.3, 0.15, quantity="activation linear")
+    for off, answer in (0.05, "undecided"), (0.3, "failed"):
+        others = [p for i in range(50) for p in points(off, 0.001, quantity=f"update linear_{i}/w")]
+        finding, = (f for f in CoordCheck(lone + others).findings if f.quantity == "activation linear")
+        assert math.isinf(finding.doubt) == (answer == "undecided")
+        assert CoordCheck(lone + others).verdict == answer
+    assert CoordCheck(others[:4] + lone).failures(tol=0.4) == []
+
+
 def test_the_probability_of_a_slope_by_chance_is_that_of_its_interval():
     at_end = slopes.SlopeEstimate(0.3, 0.2, freedom=4).chance(slopes.Range(0, 0.1))
     assert math.isclose(at_end, 0.05, rel_tol=1e-6)
