@@ -23,7 +23,7 @@ MOVES = (ParameterKind.VALUE, ParameterKind.UPDATE, ParameterKind.RATE)
 # after the first one, whose gradients follow from these.
 FADING = (RecordKind.ACTIVATION, RecordKind.LOGITS, RecordKind.PROBE, RecordKind.OUTPUT, ParameterKind.VALUE,
           ParameterKind.UPDATE)
-FALSE_ALARMS = 0.1      # the highest probability that chance alone fails a check, if all slopes are at their limits
+FALSE_ALARMS = 0.1      # how probable it is that chance fails a check whose slopes all are just tolerable
 
 
 class SlopeEstimate(NamedTuple):
@@ -117,9 +117,9 @@ def _significant(probabilities: Sequence[float]) -> np.ndarray:
     """Returns which of these are too small for chance: Benjamini and Hochberg, 1995.
 
     Where one slope of a hundred is off, it must be off by more than where thirty are. If nothing is wrong, the
-    probability of an error is FALSE_ALARMS.
+    probability of an error is at most FALSE_ALARMS.
 
-    >>> _significant([0.008, 0.5, 0.6, 0.7]), _significant([0.008, 0.008, 0.008, 0.008])
+    >>> _significant([0.04, 0.5, 0.6, 0.7]), _significant([0.04, 0.04, 0.04, 0.04])
     (array([False, False, False, False]), array([ True,  True,  True,  True]))
     """
     p = np.asarray(probabilities)
