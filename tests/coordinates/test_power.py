@@ -13,7 +13,8 @@ import haiku_mup
 pytestmark = pytest.mark.filterwarnings("ignore::haiku_mup.MupWarning")
 FEW = {"widths": (32, 128), "seeds": 4, "steps": 2}
 # Not seen at the default settings; docs/guides/what_the_check_sees.rst says why.
-MISSED = {"mlp, large eps: eps of all × m^+0.25"}
+MISSED = {"mlp, large eps: eps of all × m^+0.25": "passed",
+          "mlp, adagrad: lr of linear/w × m^-0.25": "undecided"}
 
 
 def shallow(x, width, **kwargs):
@@ -33,7 +34,7 @@ def test_a_quarter_is_seen_and_its_layer_is_named(mutant):
 @pytest.mark.parametrize("name", MUTANTS)
 def test_each_wrong_exponent_is_seen_at_the_defaults(name):
     check = MUTANTS[name].check()
-    assert MUTANTS[name].caught(check) or name in MISSED, str(check)
+    assert MUTANTS[name].caught(check) or check.verdict == MISSED.get(name), str(check)
 
 
 @pytest.mark.slow
