@@ -267,7 +267,7 @@ def difference(one, other):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["gpt2", "bert"])
+@pytest.mark.parametrize("model", ["gpt2", "bert", "llama"])
 def test_two_and_four_processes_have_the_losses_of_one(model, text, tmp_path):
     """Compares losses: a sum of four in another order rounds otherwise, by 6e-8 at most, and training adds up.
 
@@ -304,8 +304,9 @@ def awaited(process, seconds):
 
 
 @pytest.mark.slow
-def test_a_process_of_two_that_is_killed_ends_both_and_both_go_on(text, tmp_path):
-    more = ["--steps", "30", "--dropout", "0.1"]
+@pytest.mark.parametrize("model", ["gpt2", "llama"])
+def test_a_process_of_two_that_is_killed_ends_both_and_both_go_on(model, text, tmp_path):
+    more = ["--model", model, "--steps", "30", "--dropout", "0.1"]
     for process in launch(2, text, tmp_path / "whole", *more):
         ended(process)
     rng = np.random.default_rng(1)
