@@ -195,7 +195,7 @@ def _draw_legend(figure: Figure, colours: Mapping[str, str], any_failed: bool, a
     if any_failed:
         handles.append(Line2D([], [], color=FAILED_COLOUR, linewidth=2, label="fails"))
     if any_falls:
-        handles.append(Line2D([], [], color=FALLS_COLOUR, linestyle="--", label="falls, as expected"))
+        handles.append(Line2D([], [], color=FALLS_COLOUR, linestyle="--", label="expected to fall"))
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=10)
 
 
