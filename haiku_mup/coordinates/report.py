@@ -86,6 +86,9 @@ def _why_open(finding: Finding, seeds: int) -> str:
     which = f"the slope of {finding.quantity}, {_slope(finding)}"
     if math.isinf(finding.doubt):
         return f"{which}, may be chance, as one of many; take {2 * seeds} seeds"
+    if finding.slope > finding.expected.high:
+        return (f"{which}, may be that of narrow models alone, where later updates nearly cancel; take a lower "
+                "learning rate, or wider models")
     return (f"{which}, may be that of narrow models alone, whose changes shrink until the width is that of the "
             "batch's rows; take wider models, or a batch of fewer rows (examples × tokens)")
 

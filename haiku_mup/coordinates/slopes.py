@@ -3,8 +3,8 @@
 Each seed gives one slope: that of the least-squares line through log2 value against log2 width. The estimate is
 the mean over seeds, and its 95% interval is that of Student's t for the mean of these slopes. A slope is wrong
 only where the whole interval lies outside of the expected range, over all widths and over the wider half of
-them alike: what only a small width causes fades as models grow. What chance explains, or what shrinks as
-changes do that are not aligned yet (`fading_slope`), is left open.
+them alike: what only a small width causes fades as models grow. What chance explains, what shrinks as changes
+do that are not aligned yet (`fading_slope`), and updates that have nearly cancelled are left open.
 """
 import functools
 import math
@@ -23,6 +23,7 @@ MOVES = (ParameterKind.VALUE, ParameterKind.UPDATE, ParameterKind.RATE)
 # after the first one, whose gradients follow from these.
 FADING = (RecordKind.ACTIVATION, RecordKind.LOGITS, RecordKind.PROBE, RecordKind.OUTPUT, ParameterKind.VALUE,
           ParameterKind.UPDATE)
+CANCELLED = 0.5         # the share of the first update below which a later one is what two parts leave
 FALSE_ALARMS = 0.1      # how probable it is that chance fails a check whose slopes all are just tolerable
 
 
@@ -76,13 +77,17 @@ def judge_all(groups: Iterable[Sequence[Point]], tol: float) -> list[Finding]:
       groups: the points of each quantity, step and statistic.
       tol: how far a slope may lie outside of what is expected.
     """
-    judged = [found for points in groups if (found := judge(points, tol)) is not None]
+    groups = list(groups)
+    firsts = {(points[0].quantity, points[0].stat): points for points in groups if not points[0].step}
+    judged = [found for points in groups if (found := judge(
+        points, tol, firsts.get((points[0].quantity, points[0].stat), ()))) is not None]
     significant = _significant([chance for _, chance in judged])
     return [finding if is_significant else finding._replace(doubt=math.inf)
             for (finding, _), is_significant in zip(judged, significant)]
 
 
-def judge(points: Sequence[Point], tol: float) -> tuple[Finding, float] | None:
+def judge(points: Sequence[Point], tol: float,
+          first: Sequence[Point] = ()) -> tuple[Finding, float] | None:
     """Returns the finding of one quantity, step and statistic, and how probable such a slope is by chance.
 
     What did not move in a run, such as an expert without tokens, says nothing there: the other runs tell.
@@ -90,27 +95,28 @@ def judge(points: Sequence[Point], tol: float) -> tuple[Finding, float] | None:
     Args:
       points: all points of that quantity, step and statistic.
       tol: how far a slope may lie outside of what is expected.
+      first: its points in the first step, where these are known.
 
     Returns:
       The finding, and the probability of a slope as far off beyond the tolerance; None where the quantity is
       zero at every width, or there are fewer than two widths. Where the values of a whole width are zero, or
       some are not finite, there is no slope, and the excess is infinite.
     """
-    first, expected = points[0], Range.parse(points[0].expected)
+    some, expected = points[0], Range.parse(points[0].expected)
     widths, values = _table(points)
     if expected is None or not np.nan_to_num(values, nan=1.0).any() or len(widths) < 2:
         return None
-    if kind_of(first.quantity) in MOVES or first.quantity.startswith(CHANGE_MARK):
+    if kind_of(some.quantity) in MOVES or some.quantity.startswith(CHANGE_MARK):
         values = _without_zeros(values)
     found, excess = SlopeEstimate(math.nan, math.nan), math.inf
     missing = np.isnan(values)
     if (missing | (np.isfinite(values) & (values > 0))).all() and not missing.all(axis=1).any():
         x, y = np.log2(widths), np.log2(values)                     # [widths], [widths, seeds]
         found, excess = estimate(x, y), _lasting_excess(x, y, expected)
-    finding = Finding(quantity=first.quantity, step=first.step, stat=first.stat, slope=found.slope,
+    finding = Finding(quantity=some.quantity, step=some.step, stat=some.stat, slope=found.slope,
                       error=found.error, expected=expected, excess=excess)
-    finding = finding._replace(doubt=_fading(finding, widths.tolist(), first.rows))
-    return finding, found.chance(expected.plus(Range(-tol, tol)))
+    doubt = _left_open(finding, widths.tolist(), some.rows, _kept_share(points, first))
+    return finding._replace(doubt=doubt), found.chance(expected.plus(Range(-tol, tol)))
 
 
 def _significant(probabilities: Sequence[float]) -> np.ndarray:
@@ -127,17 +133,44 @@ def _significant(probabilities: Sequence[float]) -> np.ndarray:
     return p <= (np.sort(p)[passing].max() if passing.any() else -1.0)
 
 
-def _fading(finding: Finding, widths: Sequence[int], rows: int) -> float:
-    """Returns how fast the quantity may shrink for a while: 0 for what doesn't fade.
+def _left_open(finding: Finding, widths: Sequence[int], rows: int, share: float) -> float:
+    """Returns how large an excess narrow models alone may cause; 0 where they cause none.
 
-    Two widths don't show that it fades ever less. Where inputs pull in opposite directions, updates are aligned
-    by less than their number says; so two widths are doubted as if there were as many rows as units, at least.
+    Two widths don't show that something fades ever less. Where inputs pull in opposite directions, updates are
+    aligned by less than their number says; so two widths are doubted as if there were as many rows as units, at
+    least.
+
+    A step leaves 1 - ηλ of what it learns from, and λ differs between widths by as much as changes do. Relative
+    to what is left, a share of the first update, this difference is ηλ / |1 - ηλ| times as large: up to
+    (1 + share) / share.
+
+    Args:
+      finding: what was found.
+      widths: two or more.
+      rows: the number of inputs.
+      share: the size of this update beside the first one.
     """
     # An output may have a path.
     kind = kind_of(finding.quantity).removeprefix(CHANGE_MARK).partition(".")[0]
-    if finding.slope < finding.expected.low and kind in FADING and finding.step > 0:
-        return -fading_slope(widths, max(rows, widths[0] if len(widths) == 2 else 1))
-    return 0.0
+    if not finding.step or kind not in FADING:
+        return 0.0
+    fades = -fading_slope(widths, max(rows, widths[0] if len(widths) == 2 else 1))
+    if finding.slope < finding.expected.low:
+        return fades
+    cancelled = kind == ParameterKind.UPDATE and share < CANCELLED
+    return fades * (1 + share) / share if cancelled and share else 0.0
+
+
+def _kept_share(points: Sequence[Point], first: Sequence[Point]) -> float:
+    """Returns the size of a quantity beside that in the first step, at the width where it is least; or 1."""
+    if not first:
+        return 1.0
+    (widths, values), (others, initial) = _table(points), _table(first)
+    if widths.tolist() != others.tolist():
+        return 1.0
+    with np.errstate(all="ignore"):
+        shares = np.nansum(values, axis=1) / np.nansum(initial, axis=1)
+    return float(np.nan_to_num(shares, nan=1.0).min())
 
 
 def fading_slope(widths: Sequence[int], rows: int) -> float:

@@ -103,6 +103,20 @@ def test_the_probability_of_a_slope_by_chance_is_that_of_its_interval():
     assert slopes.SlopeEstimate(math.nan, math.nan).chance(slopes.Range(0, 0)) == 0
 
 
+@pytest.mark.parametrize("share, quantity, answer", [
+    (0.25, "update linear/w", "undecided"), (0.9, "update linear/w", "failed"),
+    (0.25, "param linear/w", "failed")])
+def test_a_later_update_may_rise_where_it_has_nearly_cancelled(share, quantity, answer):
+    def at(step, slope, size):
+        return [p._replace(step=step, rows=32, value=size * p.value) for p in points(
+            slope, quantity=quantity, widths=(64, 512))]
+
+    check = CoordCheck(at(0, 0.0, 8.0) + at(2, 0.4, share))
+    assert check.verdict == answer
+    assert ("nearly cancel; take a lower learning rate" in str(check)) == (answer == "undecided")
+    assert CoordCheck(at(2, 0.4, share)).verdict == "failed"            # nothing is known of the first step
+
+
 def test_what_fades_between_two_widths_is_half_of_a_squared_size():
     """√(1 + 1) at the narrower, √(1 + 1 / 8) at one eightfold as wide."""
     assert math.isclose(slopes.fading_slope((32, 256), 32), -math.log2(math.sqrt(2 / 1.125)) / 3)
