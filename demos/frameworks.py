@@ -10,9 +10,9 @@ import haiku_mup
 from demos.common import digits, flags, losses, sweeps
 
 PROG = "python -m demos.frameworks"
-BASE, BATCH, CLASSES = 32, 64, 10
-SIZES = {"default": {"widths": "32,64,128,256", "log2_lrs": "-10:-5:1", "seeds": "2", "steps": "100"},
-         "quick": {"widths": "32,128", "log2_lrs": "-9:-5:1", "seeds": "1", "steps": "60"}}
+BASE, BATCH, CLASSES = 64, 64, 10
+SIZES = {"default": {"widths": "64,128,256,512", "log2_lrs": "-10:-3:1", "seeds": "3", "steps": "200"},
+         "quick": {"widths": "64,128", "log2_lrs": "-9:-5:1", "seeds": "1", "steps": "60"}}
 
 
 # --- the models: (pixels) -> make_model(width), and the function that makes their plan ---
