@@ -2,7 +2,7 @@
 # A Llama's config with original_max_position_embeddings both among the rope settings and beside them.
 #
 # Expected: the one among the settings of "llama3" counts, or an error where they differ.
-# Seen with transformers 5.24.0: the one at the top counts, silently, and both are written back by to_dict.
+# Seen with transformers 5.24.0: the one at the top counts, silently, and overwrites the other in the config.
 # For users: haiku_mup.models refuses a folder whose two lengths differ, and reads a single one where it stands.
 #
 # bash findings/llama3_rope_has_two_original_lengths.sh
@@ -31,5 +31,5 @@ PY
 diff "$folder/output" - <<'EXPECTED' || { echo "not what was seen" >&2; exit 1; }
 16 among the settings, None at the top: first frequency 0.6366; written 16 None
 8 among the settings, None at the top: first frequency 0.3183; written 8 None
-16 among the settings, 8 at the top: first frequency 0.3183; written 16 8
+16 among the settings, 8 at the top: first frequency 0.3183; written 8 8
 EXPECTED
