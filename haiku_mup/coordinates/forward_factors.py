@@ -96,10 +96,24 @@ def forward_factors(make_model: Callable[[int], Any], widths: Sequence[int], *ar
     ...     print(found.action, found.base, found.target, found.power)
     multiplied by 8.0 16.0 0.5
     """
+    return factors_left(make_model, widths, args, kwargs, multipliers={})
+
+
+def factors_left(make_model: Callable[[int], Any], widths: Sequence[int], args: Sequence[Any],
+                 kwargs: Mapping[str, Any], *, multipliers: Mapping[str, float]) -> list[ForwardFactor]:
+    """Returns what `forward_factors` does, of a model some of whose parameters have multipliers.
+
+    Args:
+      make_model, widths, args, kwargs: as there.
+      multipliers: of parameters by name, at the target beside the base, such as a plan's for queries.
+
+    Raises:
+      MupError: as there.
+    """
     if len(widths) != 2 or widths[0] == widths[1]:
         raise MupError(f"forward_factors: widths {list(widths)}: give two that differ, [base, target]")
     try:
-        leftovers = _leftovers(*(_traced(make_model(width), args, kwargs) for width in widths))
+        leftovers = _leftovers(*(_traced(make_model(width), args, kwargs) for width in widths), multipliers)
     except ProgramsDiffer as error:
         line = _users_line([error.equation]) if error.equation is not None else None
         where = f" (from {line.file}:{line.number} on)" if line else ""
@@ -111,8 +125,8 @@ def forward_factors(make_model: Callable[[int], Any], widths: Sequence[int], *ar
     return list({(f.file, f.line, f.action): f for f in reversed(found)}.values())[::-1]
 
 
-def _traced(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, int]:
-    """Returns the program of a model's apply, and how many of its first inputs are parameters."""
+def _traced(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, list[str]]:
+    """Returns the program of a model's apply, and the names of the parameters, its first inputs."""
     if is_pair(model):
         model = PlannedModel.unplanned(model).plain_model()
     plain = hk.transform_with_state(transformed_function(model))
@@ -128,18 +142,21 @@ def _traced(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple
     params, state = jax.eval_shape(functools.partial(called, plain.init), arrays, key)
     program = jax.make_jaxpr(lambda params, *rest: called(plain.apply, rest[-1], params, *rest[:-1]))(
         params, state, key, arrays)
-    return program, len(jax.tree.leaves(params))
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    return program, ["/".join(part.key for part in path) for path in paths]
 
 
-def _leftovers(base: tuple[Any, int], target: tuple[Any, int]) -> list[Leftover]:
-    (base_program, count), (target_program, count_there) = base, target
-    if count != count_there:
+def _leftovers(base: tuple[Any, list[str]], target: tuple[Any, list[str]],
+               multipliers: Mapping[str, float]) -> list[Leftover]:
+    (base_program, names), (target_program, names_there) = base, target
+    if len(names) != len(names_there):
         raise ProgramsDiffer(None)
     pairs = list(zip(base_program.jaxpr.invars, target_program.jaxpr.invars))
     walk = Walk()
     outputs = walk.program(base_program, target_program, [
-        *(Value(weights=True, wide=b.aval.shape != t.aval.shape) for b, t in pairs[:count]),
-        *(Value(inputs=True) for _ in pairs[count:])])
+        *(Value(math.log(multipliers.get(name, 1.0)), weights=True, wide=b.aval.shape != t.aval.shape)
+          for name, (b, t) in zip(names, pairs)),
+        *(Value(inputs=True) for _ in pairs[len(names):])])
     walk.leave(outputs)
     return walk.leftovers
 

@@ -92,6 +92,12 @@ class PlannedModel:
                  for name, scaling in self.plan.rates.scalings.items()}
         return {name: scaling for name, scaling in found.items() if scaling.target.inexact}
 
+    @property
+    def attention_multipliers(self) -> dict[str, float]:
+        """Returns the multipliers of what makes queries, which belong to the attention's own 1/√d."""
+        return {name: scaling.multiplier for name, scaling in self._scalings.items()
+                if scaling.target.scaled_attention}
+
     def wrap_model(self, model: Any = None) -> hk.TransformedWithState:
         """Returns a model of Haiku's in μP: of the pair, or of another one with the same parameters."""
         return self._as_haiku(as_pair(model) if is_pair(model) else self.pair, self.plan)

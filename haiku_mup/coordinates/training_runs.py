@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from haiku_mup.coordinates.array_stats import Stat
-from haiku_mup.coordinates.forward_factors import ForwardFactor, forward_factors
+from haiku_mup.coordinates.forward_factors import ForwardFactor, factors_left
 from haiku_mup.coordinates.model_inputs import ModelInputs, model_inputs
 from haiku_mup.coordinates.planned_models import MakePlan, PlannedModel
 from haiku_mup.coordinates.quantities import ParameterKind
@@ -66,10 +66,15 @@ class CheckSetup:
         inputs = model_inputs(self.loss_fn, jax.random.key(0), batch)
         args, kwargs = inputs.rebuild(inputs.arrays)
         make_model: Callable[[int], Any] = self.make_model
+        multipliers: dict[str, float] = {}
+        base, target = widths[0], widths[-1]
         if self.plan is not None:
-            make_model = lambda width: self._planned(width).plain_model()       # noqa: E731
+            planned = {width: self._planned(width) for width in (base, target)}
+            make_model = lambda width: planned[width].plain_model()             # noqa: E731
+            multipliers = {name: x / planned[base].attention_multipliers[name]
+                           for name, x in planned[target].attention_multipliers.items()}
         try:
-            return forward_factors(make_model, [widths[0], widths[-1]], *args, **kwargs)
+            return factors_left(make_model, [base, target], args, kwargs, multipliers=multipliers)
         except MupError:                # its program changes with the width, and so can't be compared
             return []
 

@@ -14,6 +14,7 @@ from haiku_mup.coordinates.unrecorded import unrecorded_activations
 
 X = jax.random.normal(jax.random.key(0), (16, 5))
 BATCH = X, jnp.argmax(X[:, :3], axis=1)
+SEQUENCE = jax.random.normal(jax.random.key(1), (2, 4, 5))
 
 
 def pair(width, forget=False, scale=1.0):
@@ -269,3 +270,29 @@ def test_a_module_of_nnx_keeps_its_state_and_shows_its_activations():
     assert not any(name.startswith("norm.mean") for name in params["~"])
     assert (state["~"]["norm.mean"] != before).all()
     assert (outputs[0] != outputs[1]).any()         # dropout's counter has moved on
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_the_factors_of_attention_and_of_its_plan_belong_together(wrong):
+    """Flax divides logits by the root of the key size, and the plan's queries by the rest of it."""
+    linen = pytest.importorskip("flax.linen")
+
+    def make(width):
+        class Network(linen.Module):
+            @linen.compact
+            def __call__(self, x):
+                x = linen.Dense(width)(x) * (width**0.5 if wrong else 1.0)
+                x = x + linen.MultiHeadDotProductAttention(2)(x, x)
+                return linen.Dense(3, name="out")(x)
+
+        return (lambda key: Network().init(key, SEQUENCE)["params"],
+                lambda params, rng, x: Network().apply({"params": params}, x)), Network()
+
+    def loss_fn(apply, params, rng, x):
+        return jnp.square(apply(params, rng, x)).mean()
+
+    adapter = haiku_mup.flax_linen(make(8)[1], SEQUENCE)
+    plan = functools.partial(haiku_mup.plan, fans=adapter, readouts="out.kernel")
+    check = haiku_mup.coord_check(lambda width: make(width)[0], (8, 32), SEQUENCE, loss_fn, optax.adam(0.01),
+                                  plan=plan, steps=1, seeds=1, progress=False)
+    assert bool(check.factors) == wrong, check.factors

@@ -47,7 +47,7 @@ def test_run_from_end_to_end(name, tmp_path, monkeypatch):
         name, "--widths", "32,64", "--log2-lrs=-7:-6:1", "--seeds", "1", "--steps", "3"], tmp_path)
     losses = {}
     for row in table(tmp_path):
-        losses.setdefault((row["width"] == "32", row["lr"]), []).append(row["train_loss"])
+        losses.setdefault((row["width"] == "64", row["lr"]), []).append(row["train_loss"])
     assert code == 0 and "drift" in said and (tmp_path / f"{name}.png").exists()
     assert all((sp == mup) == base for (base, _), (sp, mup) in losses.items())
-    assert json.loads((tmp_path / "summary.json").read_text())["base_width"] == 32
+    assert json.loads((tmp_path / "summary.json").read_text())["base_width"] == 64
