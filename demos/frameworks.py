@@ -11,7 +11,7 @@ from demos.common import digits, flags, losses, sweeps
 
 PROG = "python -m demos.frameworks"
 BASE, BATCH, CLASSES = 64, 64, 10
-SIZES = {"default": {"widths": "64,128,256,512", "log2_lrs": "-10:-3:1", "seeds": "3", "steps": "200"},
+SIZES = {"default": {"widths": "64,128,256,512", "log2_lrs": "-11:-4:1", "seeds": "3", "steps": "200"},
          "quick": {"widths": "64,128", "log2_lrs": "-9:-5:1", "seeds": "1", "steps": "60"}}
 
 
