@@ -113,7 +113,8 @@ def factors_left(make_model: Callable[[int], Any], widths: Sequence[int], args: 
     if len(widths) != 2 or widths[0] == widths[1]:
         raise MupError(f"forward_factors: widths {list(widths)}: give two that differ, [base, target]")
     try:
-        leftovers = _leftovers(*(_traced(make_model(width), args, kwargs) for width in widths), multipliers)
+        base, target = (_traced(make_model(width), args, kwargs) for width in widths)
+        leftovers = _leftovers(base, target, multipliers)
     except ProgramsDiffer as error:
         line = _users_line([error.equation]) if error.equation is not None else None
         where = f" (from {line.file}:{line.number} on)" if line else ""
