@@ -109,12 +109,12 @@ def _mean(blocks: Callable[[], Iterable[np.ndarray]], of: Callable[[np.ndarray],
 # --- activations ---
 
 def measure_function(stats: Sequence[Stat]) -> Callable[[jax.Array], jax.Array]:
-    """Returns a function from an array to [1 + stats + SAMPLE]: a 1, its statistics, some of its entries.
+    """Returns a function from an array to [1 + stats + SAMPLE]: its size, and its size times what is measured.
 
-    All are multiplied by the array's size, so that calls can be added up: the first number becomes that of all
-    entries, and the others, divided by it, means over the calls, in which large arrays count for more. Under
-    vmap the function measures the whole batch at once instead of each example, so that its result is not
-    batched, and can be kept in Haiku's state.
+    What is measured are the statistics and some of the entries. Results are added up over calls. The first
+    number is then that of all entries; the others, divided by it, are means over the calls, in which large
+    arrays count for more. Under vmap the function measures the whole batch at once instead of each example, so
+    that its result is not batched, and can be kept in Haiku's state.
     """
     @custom_vmap
     def measure(x):

@@ -101,14 +101,15 @@ def forward_factors(make_model: Callable[[int], Any], widths: Sequence[int], *ar
 
 def factors_left(make_model: Callable[[int], Any], widths: Sequence[int], args: Sequence[Any],
                  kwargs: Mapping[str, Any], *, multipliers: Mapping[str, float]) -> list[ForwardFactor]:
-    """Returns what `forward_factors` does, of a model some of whose parameters have multipliers.
+    """Returns the factors that `forward_factors` finds, in a model whose parameters have multipliers.
 
     Args:
-      make_model, widths, args, kwargs: as there.
-      multipliers: of parameters by name, at the target beside the base, such as a plan's for queries.
+      make_model, widths, args, kwargs: as `forward_factors` takes them.
+      multipliers: by a parameter's name, its multiplier at the target divided by that at the base, such as a
+        plan's multiplier of queries.
 
     Raises:
-      MupError: as there.
+      MupError: as `forward_factors` does.
     """
     if len(widths) != 2 or widths[0] == widths[1]:
         raise MupError(f"forward_factors: widths {list(widths)}: give two that differ, [base, target]")

@@ -2,6 +2,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 
 @jax.custom_vjp
@@ -30,7 +31,7 @@ def _forward(outputs, records, zeros):
 
 
 def _backward(records, gradients):
-    return gradients, jax.tree.map(jax.numpy.zeros_like, records), records
+    return gradients, jax.tree.map(jnp.zeros_like, records), records
 
 
 records_as_gradient.defvjp(_forward, _backward)

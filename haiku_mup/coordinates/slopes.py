@@ -23,8 +23,8 @@ MOVES = (ParameterKind.VALUE, ParameterKind.UPDATE, ParameterKind.RATE)
 # after the first one, whose gradients follow from these.
 FADING = (RecordKind.ACTIVATION, RecordKind.LOGITS, RecordKind.PROBE, RecordKind.OUTPUT, ParameterKind.VALUE,
           ParameterKind.UPDATE)
-CANCELLED = 0.5         # the share of the first update below which a later one is what two parts leave
-FALSE_ALARMS = 0.1      # how probable it is that chance fails a check whose slopes all are just tolerable
+CANCELLED = 0.5         # a later update below this share of the first one has nearly cancelled
+FALSE_ALARMS = 0.1      # the probability that chance fails a check, if all slopes are just tolerable
 
 
 class SlopeEstimate(NamedTuple):
@@ -71,7 +71,7 @@ def judge_all(groups: Iterable[Sequence[Point]], tol: float) -> list[Finding]:
     """Returns the findings of a check.
 
     A check judges a hundred slopes, and intervals of 95% miss some by chance: these are left open. What is off
-    by less than the tolerance, if surely, isn't among what is wrong, and makes nothing else more probable.
+    by less than the tolerance is not wrong, however sure that is, and makes nothing else more probable.
 
     Args:
       groups: the points of each quantity, step and statistic.

@@ -80,7 +80,7 @@ class CheckSetup:
 
     def trainer(self, width: int, batch: Any, pool: concurrent.futures.Executor, *, seeds: int,
                 steps: int) -> Trainer:
-        """Returns the trainer of the model of a width, which the pool has begun to compile for so many runs."""
+        """Returns the trainer of the model of a width, which the pool compiles for so many seeds and steps."""
         key, model = jax.random.key(0, impl="rbg"), None
         if self.plan is None:
             model = self.make_model(width)
