@@ -8,7 +8,7 @@ import tqdm
 
 from demos.common import digits as digits_data
 from demos.common import flags
-from haiku_mup.sweep.runner.interrupt import deferred_interrupt
+from haiku_mup.sweep.interrupt import deferred_interrupt
 
 BAR = "{l_bar}{bar}| {elapsed} so far, {remaining} left"
 

@@ -18,7 +18,7 @@ from demos.pretrain.learning_curve import LearningCurve
 from demos.pretrain.models import make_model
 from demos.pretrain.processes import is_leader, is_single, print_once
 from haiku_mup import models
-from haiku_mup.sweep.runner.interrupt import deferred_interrupt
+from haiku_mup.sweep.interrupt import deferred_interrupt
 
 CLIP, BETAS = 1.0, (0.9, 0.95)
 

@@ -13,6 +13,7 @@ How trials run:
 - retrace: finds draws that a trial makes outside of JAX.
 - runner: hands trials to workers, and retries what fails.
 - cell_file: keeps the losses of a few trials in a file.
+- interrupt: defers Ctrl-C to a safe moment.
 
 What comes out:
 

@@ -113,10 +113,10 @@ def _run(spec: SweepSpec, *, out: str | os.PathLike[str] | None, grow: bool, exe
     Raises:
       KeyboardInterrupt: Ctrl-C was pressed; with a message for the user.
     """
+    from haiku_mup.sweep.interrupt import deferred_interrupt
     from haiku_mup.sweep.runner.dispatcher import Dispatcher
     from haiku_mup.sweep.runner.executors import choose_executor
     from haiku_mup.sweep.runner.folder import SweepFolder
-    from haiku_mup.sweep.runner.interrupt import deferred_interrupt
     from haiku_mup.sweep.runner.schedule import Schedule
     from haiku_mup.sweep.runner.tasks import TrialRunner
 

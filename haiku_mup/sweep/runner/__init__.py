@@ -5,5 +5,4 @@
 - tasks, pickling: what a worker does, and how it gets the user's functions.
 - executors: loky's processes, the caller's executor, or a thread.
 - folder: the files of a sweep.
-- interrupt: Ctrl-C.
 """

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 
 from haiku_mup.errors import MupWarning
-from haiku_mup.sweep.runner.interrupt import sigint_blocked
+from haiku_mup.sweep.interrupt import sigint_blocked
 from haiku_mup.sweep.runner.pickling import unsendable_class
 
 # Bytes of a trial's state up to which one core serves it; a larger one gets a core for each so many bytes. On 2
