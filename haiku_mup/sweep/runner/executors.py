@@ -18,7 +18,7 @@ import jax
 
 from haiku_mup.errors import MupWarning
 from haiku_mup.sweep.interrupt import sigint_blocked
-from haiku_mup.sweep.runner.pickling import unsendable_class
+from haiku_mup.sweep.runner.pickling import class_error
 
 # Bytes of a trial's state up to which one core serves it; a larger one gets a core for each so many bytes. On 2
 # cores, trials on a core each are 1.07 to 1.18 times as fast as one on both at 11 MB, and no faster at 35 MB
@@ -150,10 +150,8 @@ def choose_executor(executor: Executor | None, runner: Any) -> SweepExecutor:
     one_cpu = jax.default_backend() == "cpu" and jax.local_device_count() == 1
     if not (one_cpu and importlib.util.find_spec("loky")):
         return ThreadExecutor()
-    if name := unsendable_class(runner):
-        warnings.warn(f"lr_sweep: other processes can't import the class {name}, and can't get a class of "
-                      "Equinox's in another way, so trials run in this process, one at a time; define it in a "
-                      "module that your program imports", MupWarning, stacklevel=2)
+    if text := class_error(runner):
+        warnings.warn(f"{text}. Trials run in this process, one at a time", MupWarning, stacklevel=2)
         return ThreadExecutor()
     return LokyExecutor()
 

@@ -9,8 +9,8 @@ from typing import Any
 from haiku_mup.errors import MupError
 
 
-def unsendable_class(value: Any) -> str | None:
-    """Returns the name of a class that a value has, and that a pickle would break; None if there is none.
+def class_error(value: Any) -> str | None:
+    """Says which class, that a value has, a pickle would break; returns None if there is none.
 
     Equinox reads a class's fields as it makes the class; what cloudpickle sends by value, such as a class of
     ``__main__``, gets them afterwards, and no instance can be made (Equinox 0.13, cloudpickle 3.1).
@@ -34,7 +34,10 @@ def unsendable_class(value: Any) -> str | None:
 
     with contextlib.suppress(Exception):    # `dumps` raises
         Pickler(types.SimpleNamespace(write=len)).dump(value)
-    return found[0] if found else None
+    if not found:
+        return None
+    return (f"lr_sweep: other processes can't import the class {found[0]}, and can't get a class of Equinox's "
+            "in another way; define it in a module that your program imports")
 
 
 def dumps(value: Any) -> bytes:
@@ -43,6 +46,8 @@ def dumps(value: Any) -> bytes:
     >>> pickle.loads(dumps({"double": lambda x: 2 * x}))["double"](3)
     6
     """
+    if text := class_error(value):
+        raise MupError(text)
     pickler, by_value = pickle, []  # type: Any, list[Any]
     try:
         import cloudpickle as pickler  # type: ignore[no-redef]

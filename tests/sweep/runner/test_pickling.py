@@ -42,7 +42,7 @@ def test_functions_of_other_modules_go_by_name():
 
 
 def test_classes_of_equinox_that_processes_cannot_import_are_told():
-    eqx = pytest.importorskip("equinox")
+    cloudpickle, eqx = pytest.importorskip("cloudpickle"), pytest.importorskip("equinox")
 
     class Local(eqx.Module):
         x: int
@@ -50,11 +50,13 @@ def test_classes_of_equinox_that_processes_cannot_import_are_told():
     class Plain:
         pass
 
-    assert pickling.unsendable_class({"make": lambda: Local(3)}) == "Local"
-    assert pickling.unsendable_class(lambda: (eqx.nn.Linear, Plain())) is None
-    assert pickle.loads(pickling.dumps(Local))(3).x == 3        # within one process the class is the same
+    assert "can't import the class Local, " in pickling.class_error({"make": lambda: Local(3)})
+    assert pickling.class_error(lambda: (eqx.nn.Linear, Plain())) is None
+    with pytest.raises(haiku_mup.MupError, match="class Local, .*; define it in a module that your program"):
+        pickling.dumps(lambda: Local(3))                        # for the processes of a caller's executor
+    assert pickle.loads(cloudpickle.dumps(Local))(3).x == 3     # within one process the class is the same
     with pytest.raises(AssertionError, match="FrozenInstanceError"):
-        elsewhere(pickling.dumps(lambda: Local(3)))             # where this passes, Equinox has mended it
+        elsewhere(cloudpickle.dumps(lambda: Local(3)))          # where this passes, Equinox has mended it
 
 
 def test_nothing_is_left_registered(nowhere):
