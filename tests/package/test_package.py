@@ -88,6 +88,6 @@ def test_warnings_are_errors(kind):
 
 
 def test_the_runner_of_sweeps_stays_small():
-    """Executors, retries and pools are loky's and distributed's; what is ours has 700 lines, docstrings included."""
+    """Executors and pools are loky's and distributed's; what is ours has 700 lines, docstrings included."""
     files = (pathlib.Path(haiku_mup.__file__).parent / "sweep" / "runner").glob("*.py")
     assert 500 < sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files) <= 700
