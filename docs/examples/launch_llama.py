@@ -16,15 +16,15 @@ from haiku_mup import models
 
 width, layers, data, parts = map(int, sys.argv[1:] or ("2048", "22", "4", "2"))
 jax.config.update("jax_num_cpu_devices", data * parts)          # leave out on a pod
-HEAD, GROUPS, VOCAB, BATCH, LENGTH = 64, 4, 32000, 8, 2048
-BASE_WIDTH = 256                # that was tuned, with the same depth, and with 4 groups, too
+HEAD, VOCAB, BATCH, LENGTH = 64, 32000, 8, 2048
+BASE_WIDTH = 128                # that was tuned, with the same depth: 2 heads in one group
 
 
 def make(width):
     config = models.LlamaConfig(
         vocab_size=VOCAB, hidden_size=width, intermediate_size=256 * -(-width // 96), num_hidden_layers=layers,
-        num_attention_heads=width // HEAD, num_key_value_heads=GROUPS, max_position_embeddings=LENGTH,
-        layer_stack=True, remat=True)
+        num_attention_heads=width // HEAD, num_key_value_heads=max(1, width // HEAD // 8),
+        max_position_embeddings=LENGTH, layer_stack=True, remat=True)
 
     def fn(ids):
         with haiku_mup.apply_mup():

@@ -89,14 +89,16 @@ def test_heads_that_stay_are_refused():
         captured(make, INPUTS, base=64, target=128)
 
 
-@pytest.mark.parametrize("sizes, parameters", [
-    pytest.param((), 1_000_000_000, marks=pytest.mark.slow),
-    pytest.param((512, 2, 2, 1), 35_000_000, marks=pytest.mark.slow)])
-def test_the_launch_compiles(sizes, parameters):
+@pytest.mark.parametrize("sizes, parameters, outputs", [
+    pytest.param((), 1_000_000_000, ["lm_head"], marks=pytest.mark.slow),
+    # One group, as at the base: keys and values are outputs, too.
+    pytest.param((512, 2, 2, 1), 35_000_000, ["key", "value", "lm_head"], marks=pytest.mark.slow)])
+def test_the_launch_compiles(sizes, parameters, outputs):
     command = [sys.executable, "-W", "error", DOCS / "examples" / "launch_llama.py", *map(str, sizes)]
     done = subprocess.run(command, capture_output=True, text=True, check=False,
                           env=os.environ | {"PYTHONPATH": str(DOCS.parent)})
     assert done.returncode == 0, done.stderr
     count = int(re.search(r"([\d,]+) parameters on", done.stdout)[1].replace(",", ""))
     assert parameters < count < 1.2 * parameters, done.stdout
-    assert done.stdout.count(" output ") == 3             # keys, values and the readout
+    found = [line for line in done.stdout.splitlines() if " output " in line]
+    assert len(found) == len(outputs) and all(f"{name}/w" in line for name, line in zip(outputs, found)), found
