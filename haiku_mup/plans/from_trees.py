@@ -7,7 +7,7 @@ from haiku_mup.plans import arguments, compare_trees
 from haiku_mup.plans.arguments import FansArgument
 from haiku_mup.plans.plan import Plan
 from haiku_mup.plans.stds import Std, declared_std, parse_stds
-from haiku_mup.plans.tree_records import read_tree
+from haiku_mup.plans.tree_records import check_adapter, read_tree
 from haiku_mup.rules.parametrization import Parametrization
 
 
@@ -73,6 +73,8 @@ def plan(base: Any, target: Any, *, delta: Any = None,
     delta_leaves = None if delta is None else read_tree(delta, declared.adapters, "delta")[1]
     bases = compare_trees.base_records(base_leaves, delta_leaves, declared)
     targets = {name: declared.record(name, leaf, 1) for name, leaf in leaves.items()}
+    if not fans:
+        check_adapter(params, bases, targets)
     bases, targets = compare_trees.with_declared_stds(bases, targets, leaves, parsed)
     initializers = {name: std for name in targets if callable(std := declared_std(parsed, name))}
     return Plan._of(params, bases, targets, declared.of_mup, initializers)

@@ -179,3 +179,33 @@ def check_known(base: Record, target: Record) -> None:
     code = "; ".join(f"{what}: {target.declaration(fans)}" for what, fans in readings.items())
     raise MupError.about(name, base.shape, target.shape,
                          f"it grows, and nothing says which axes are fan-in and fan-out; declare them. {code}")
+
+
+def check_adapter(tree: Any, bases: Mapping[str, Record], targets: Mapping[str, Record]) -> None:
+    """Raises for a framework's parameters that were given without its adapter, and without any axes.
+
+    Args:
+      tree: the parameters at the target.
+      bases, targets: their records, by name.
+
+    Raises:
+      MupError: one of them grows, and the adapter would know its axes.
+    """
+    unknown = [name for name, target in targets.items()
+               if not target.fans.known and len(target.shape) > 1 and bases[name].shape != target.shape]
+    if not unknown:
+        return
+    frameworks = {cls.__module__.partition(".")[0] for cls in type(tree).__mro__}
+    given = "haiku_mup.plan(base, target, fans={})"
+    if "equinox" in frameworks:
+        whose, code = "Equinox's", given.format("haiku_mup.equinox")
+    elif "flax" in frameworks:
+        whose, code = "Flax NNX's", given.format("haiku_mup.flax_nnx") + " of the modules themselves"
+    elif any(_last(name) in ("kernel", "embedding") for name in unknown):
+        whose = "Flax Linen's"
+        code = given.format("haiku_mup.flax_linen(model, x)") + " of variables['params']"
+    else:
+        return
+    raise MupError(f"plan: {unknown[0]!r} grows, and nothing says which axes are fan-in and fan-out. If it is "
+                   f"{whose}, its adapter knows: {code}; else declare them, fans={{glob: (fan_in_axes, "
+                   "fan_out_axes)}")

@@ -225,6 +225,33 @@ def test_errors_repeat_the_adapters_that_are_there(adapter, code):
     assert adapter_code(adapter) == code
 
 
+def test_an_adapter_that_is_missing_is_named():
+    class Table(nn.Module):
+        width: int
+
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(3)(nn.Embed(7, self.width)(x))
+
+    ids = jnp.ones((2,), int)
+    variables = [Table(width).init(KEY, ids) for width in (4, 8)]
+    linen = r"'{}Dense_0.kernel' grows, .* fans=haiku_mup.flax_linen\(model, x\)\) of variables\['params'\]"
+    for prefix, trees in (("params.", variables), ("", [tree["params"] for tree in variables])):
+        with pytest.raises(haiku_mup.MupError, match=linen.format(prefix)):
+            haiku_mup.plan(*trees)
+    with pytest.raises(haiku_mup.MupError, match="'layers.0..weight' grows, .* fans=haiku_mup.equinox"):
+        haiku_mup.plan(*(eqx.nn.MLP(5, 3, width, 2, key=KEY) for width in (4, 8)))
+    states = [nnx.state(nnx.Linear(5, width, rngs=nnx.Rngs(0)), nnx.Param) for width in (4, 8)]
+    with pytest.raises(haiku_mup.MupError, match="'kernel' grows, .* fans=haiku_mup.flax_nnx. of the modules"):
+        haiku_mup.plan(*states)
+    # Other trees are asked for the axes of each.
+    with pytest.raises(haiku_mup.MupError, match="a weight .in, out.: haiku_mup.plan"):
+        haiku_mup.plan({"w": jnp.zeros((5, 4))}, {"w": jnp.zeros((5, 8))})
+    # So is a framework's, where some axes are declared.
+    with pytest.raises(haiku_mup.MupError, match="'Embed_0.embedding': base .* a weight .in, out.: haiku_mup.pl"):
+        haiku_mup.plan(*(tree["params"] for tree in variables), fans={"Dense_0.kernel": (0, 1)})
+
+
 def test_weights_that_are_normalised_are_unknown():
     def model(width):
         return eqx.nn.WeightNorm(eqx.nn.Linear(width, width, key=KEY))
