@@ -248,7 +248,7 @@ def test_an_adapter_that_is_missing_is_named():
     with pytest.raises(haiku_mup.MupError, match="a weight .in, out.: haiku_mup.plan"):
         haiku_mup.plan({"w": jnp.zeros((5, 4))}, {"w": jnp.zeros((5, 8))})
     # So is a framework's, where some axes are declared.
-    with pytest.raises(haiku_mup.MupError, match="'Embed_0.embedding': base .* a weight .in, out.: haiku_mup.pl"):
+    with pytest.raises(haiku_mup.MupError, match="'Embed_0.embedding': base .* a weight .in, out.: "):
         haiku_mup.plan(*(tree["params"] for tree in variables), fans={"Dense_0.kernel": (0, 1)})
 
 
