@@ -61,13 +61,13 @@ def _follow(equations: Iterable[Any], tables: set[Any], found: set[Any]) -> None
             tables.update(equation.outvars)
         elif (program := called_program(equation)) is not None:
             inner = without_constants(program)
-            inside = {own for own, v in zip(inner.invars, equation.invars) if not is_literal(v) and v in tables}
+            inside = {local for local, v in zip(inner.invars, equation.invars) if not is_literal(v) and v in tables}
             computed = set[Any]()
             _follow(inner.eqns, inside, computed)
-            for v, own in zip(equation.outvars, inner.outvars):
-                if not is_literal(own):
-                    tables.update([v] * (own in inside))
-                    found.update([v] * (own in computed))
+            for v, local in zip(equation.outvars, inner.outvars):
+                if not is_literal(local):
+                    tables.update([v] * (local in inside))
+                    found.update([v] * (local in computed))
         else:
             found.update(equation.outvars)
 

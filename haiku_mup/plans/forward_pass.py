@@ -39,8 +39,8 @@ def multiply(scalings: Mapping[str, ParameterScaling], params: Any, note: Callab
         tied, factors = scaling.target.layer == TIED, scaling.runtime_factors
         if not tied:                    # a table's logits have another, for `Plan.readout`
             note(scaling.target.name)
-        own = 1.0 if tied else factors.multiplier
-        x = scaled(x, map_factor(lambda forward: forward * own, factors.forward))
+        multiplier = 1.0 if tied else factors.multiplier
+        x = scaled(x, map_factor(lambda forward: forward * multiplier, factors.forward))
         return x if factors.gradient == 1 else scale_gradient(x, factors.gradient)
 
     return mapped(scalings, params, value)

@@ -27,9 +27,9 @@ def traced_uses(arrays: Mapping[str, tuple[Any, int]]) -> dict[str, frozenset[Us
     for program in programs.values():
         variables: dict[Any, tuple[str, int]] = {}
         for name, (array, rank) in arrays.items():
-            own = live_program(array)
-            if own is not None and own.equations_of is program.equations_of:
-                variables[own.variable] = (name, rank)
+            traced = live_program(array)
+            if traced is not None and traced.equations_of is program.equations_of:
+                variables[traced.variable] = (name, rank)
         equations = program.equations()
         data = _data(equations, program.inputs(), variables)
         found = (found or {}) | _named(find_uses(equations, variables, data))
