@@ -61,7 +61,8 @@ def _follow(equations: Iterable[Any], tables: set[Any], found: set[Any]) -> None
             tables.update(equation.outvars)
         elif (program := called_program(equation)) is not None:
             inner = without_constants(program)
-            inside = {local for local, v in zip(inner.invars, equation.invars) if not is_literal(v) and v in tables}
+            inside = {local for local, v in zip(inner.invars, equation.invars)
+                      if not is_literal(v) and v in tables}
             computed = set[Any]()
             _follow(inner.eqns, inside, computed)
             for v, local in zip(equation.outvars, inner.outvars):
