@@ -59,7 +59,7 @@ def title(optimizer, epochs, data):
 
 DEMO = sweeps.SweepDemo(
     prog=PROG, description=__doc__, sizes=SIZES, grids=GRIDS, figures=FIGURES,
-    durations={"quick": "about a minute", "full": "some 20 minutes, the README's figure"},
+    durations={"quick": "about a minute", "full": "about an hour, the README's figure"},
     add_flags=add_flags, load=lambda args: digits.load_and_print_source(), make_trials=make_trials,
     title=lambda args, data: title(args.optimizer, args.epochs, data),
     settings={"base_width": BASE, "batch": BATCH})
