@@ -191,8 +191,8 @@ def check_adapter(tree: Any, bases: Mapping[str, Record], targets: Mapping[str, 
     Raises:
       MupError: one of them grows, and the adapter would know its axes.
     """
-    unknown = [name for name, target in targets.items()
-               if not target.fans.known and len(target.shape) > 1 and bases[name].shape != target.shape]
+    unknown = [name for name, target in targets.items() if not target.fans.known and len(target.shape) > 1
+               and len(bases[name].shape) == len(target.shape) and bases[name].shape != target.shape]
     if not unknown:
         return
     frameworks = {cls.__module__.partition(".")[0] for cls in type(tree).__mro__}
