@@ -195,11 +195,11 @@ def check_adapter(tree: Any, bases: Mapping[str, Record], targets: Mapping[str, 
                and len(bases[name].shape) == len(target.shape) and bases[name].shape != target.shape]
     if not unknown:
         return
-    frameworks = {cls.__module__.partition(".")[0] for cls in type(tree).__mro__}
+    modules = _modules_of_nodes(tree)
     given = "haiku_mup.plan(base, target, fans={})"
-    if "equinox" in frameworks:
+    if any(module.startswith("equinox.") for module in modules):
         whose, code = "Equinox's", given.format("haiku_mup.equinox")
-    elif "flax" in frameworks:
+    elif any(module.startswith("flax.nnx.") for module in modules):
         whose, code = "Flax NNX's", given.format("haiku_mup.flax_nnx") + " of the modules themselves"
     elif any(_last(name) in ("kernel", "embedding") for name in unknown):
         whose = "Flax Linen's"
@@ -209,3 +209,16 @@ def check_adapter(tree: Any, bases: Mapping[str, Record], targets: Mapping[str, 
     raise MupError(f"plan: {unknown[0]!r} grows, and nothing says which axes are fan-in and fan-out. If it is "
                    f"{whose}, its adapter knows: {code}; else declare them, fans={{glob: (fan_in_axes, "
                    "fan_out_axes)}")
+
+
+def _modules_of_nodes(tree: Any) -> set[str]:
+    """Returns the names of the Python modules that define the classes of a tree's nodes, and their bases."""
+    found: set[str] = set()
+
+    def visit(node: Any) -> bool:
+        """Notes a node; returns False, so that those below it are visited, too."""
+        found.update(f"{cls.__module__}." for cls in type(node).__mro__)
+        return False
+
+    jax.tree.leaves(tree, is_leaf=visit)
+    return found

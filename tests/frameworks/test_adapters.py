@@ -13,6 +13,7 @@ from haiku_mup.plans.tree_records import adapter_code
 eqx = pytest.importorskip("equinox")
 nnx = pytest.importorskip("flax.nnx")
 nn = pytest.importorskip("flax.linen")
+freeze = pytest.importorskip("flax.core").freeze
 
 KEY, X = jax.random.key(0), jax.ShapeDtypeStruct((2, 7, 3), "float32")
 IMAGE, IDS = jax.ShapeDtypeStruct((2, 7, 7, 3), "float32"), jax.ShapeDtypeStruct((2, 7), "int32")
@@ -236,11 +237,14 @@ def test_an_adapter_that_is_missing_is_named():
     ids = jnp.ones((2,), int)
     variables = [Table(width).init(KEY, ids) for width in (4, 8)]
     linen = r"'{}Dense_0.kernel' grows, .* fans=haiku_mup.flax_linen\(model, x\)\) of variables\['params'\]"
-    for prefix, trees in (("params.", variables), ("", [tree["params"] for tree in variables])):
+    for prefix, trees in (("params.", variables), ("", [tree["params"] for tree in variables]),
+                          ("params.", [freeze(tree) for tree in variables])):
         with pytest.raises(haiku_mup.MupError, match=linen.format(prefix)):
             haiku_mup.plan(*trees)
     with pytest.raises(haiku_mup.MupError, match="'layers.0..weight' grows, .* fans=haiku_mup.equinox"):
         haiku_mup.plan(*(eqx.nn.MLP(5, 3, width, 2, key=KEY) for width in (4, 8)))
+    with pytest.raises(haiku_mup.MupError, match=".*0..weight' grows, .* fans=haiku_mup.equinox"):
+        haiku_mup.plan(*({"net": [eqx.nn.Linear(5, width, key=KEY)]} for width in (4, 8)))
     states = [nnx.state(nnx.Linear(5, width, rngs=nnx.Rngs(0)), nnx.Param) for width in (4, 8)]
     with pytest.raises(haiku_mup.MupError, match="'kernel' grows, .* fans=haiku_mup.flax_nnx. of the modules"):
         haiku_mup.plan(*states)
