@@ -4,7 +4,7 @@
 # Expected: it can be called there, as a plain class can.
 # Seen with equinox 0.13.8 and cloudpickle 3.1.3: the class arrives, and calling it raises FrozenInstanceError. The
 # metaclass notes the fields while a class is made; cloudpickle makes an empty class, and sets its attributes later.
-# For users: put such classes into a module that workers can import. haiku_mup.lr_sweep warns, and runs the sweep in
+# For users: put such classes into a module that workers can import. This library warns, and runs the sweep in
 # its own process.
 #
 # bash findings/equinox_classes_of_a_program_in_another_process.sh

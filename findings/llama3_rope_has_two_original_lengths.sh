@@ -3,7 +3,7 @@
 #
 # Expected: the one among the settings of "llama3" counts, or an error where they differ.
 # Seen with transformers 5.24.0: the one at the top counts, silently, and overwrites the other in the config.
-# For users: haiku_mup.models refuses a folder whose two lengths differ, and reads a single one where it stands.
+# For users: this library refuses a folder whose two lengths differ, and reads a single one where it stands.
 #
 # bash findings/llama3_rope_has_two_original_lengths.sh
 set -euo pipefail

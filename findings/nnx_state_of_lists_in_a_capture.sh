@@ -5,7 +5,7 @@
 # Seen with flax 0.12.8: nnx.capture with method_outputs gives each module and each nnx.List an entry "__captures__"
 # while the function runs. A list's other entries are numbered, and nnx.state sorts all of them: TypeError. A module
 # without lists has no such trouble; after the capture the same call works.
-# For users: inside of such a function, read parameters by nnx.iter_graph. haiku_mup.nnx_multiplied does so.
+# For users: inside of such a function, read parameters by nnx.iter_graph. `nnx_multiplied` of this library does so.
 #
 # bash findings/nnx_state_of_lists_in_a_capture.sh
 set -euo pipefail
