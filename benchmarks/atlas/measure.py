@@ -1,0 +1,56 @@
+"""Measures a piece: writes down what is expected, trains, and reduces the sweep to numbers."""
+import json
+import math
+import time
+
+import haiku_mup
+from haiku_mup.serialization import atomic_files
+
+
+def measure(name, piece, folder):
+    """Measures a piece, and writes measured.json; one that was interrupted goes on where it was."""
+    start = time.perf_counter()
+    write_expectation(piece, folder)
+    settings = {}
+    for number, (lrs, makers) in enumerate(piece.groups().items()):
+        sweep = haiku_mup.lr_sweep(makers, piece.sizes, lrs, piece.seeds, out=folder / f"sweep-{number}")
+        settings |= describe(sweep, piece.losses)
+    settings = {setting: settings[setting] for setting in piece.makers()}
+    path, seconds = folder / "measured.json", time.perf_counter() - start
+    earlier = json.loads(path.read_text(encoding="utf-8"))["seconds"] if path.exists() else 0
+    atomic_files.write(path, json.dumps({
+        "title": piece.title, "varies": piece.varies, "sizes": list(piece.sizes), "seeds": piece.seeds,
+        "expected": piece.expected, "seconds": max(earlier, round(seconds)), "settings": settings},
+        indent=1, ensure_ascii=False))
+
+
+def write_expectation(piece, folder):
+    """Writes what is expected, before anything is measured; what is there already must be the same."""
+    path = folder / "expected.txt"
+    if path.exists() and path.read_text(encoding="utf-8") != piece.expected:
+        raise SystemExit(f"{path}: another expectation was written down before this piece was measured; keep "
+                         "it, or measure in another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(piece.expected, encoding="utf-8")
+
+
+def describe(sweep, losses):
+    """Returns {setting: {loss: numbers}}, as JSON values."""
+    found = {}
+    for loss in losses:
+        drift, transfer = sweep.drift(loss), sweep.transfer(loss)
+        for setting, curves in sweep.curves(loss).items():
+            best = {size: curve.optimum for size, curve in curves.items()}
+            found.setdefault(setting, {})[loss] = {
+                "best": {str(size): [number(it.log2_lr), number(it.half)] for size, it in best.items()},
+                "edges": [size for size, it in best.items() if it.at_edge],
+                "lowest": {str(size): number(curve.lowest) for size, curve in curves.items()},
+                "drift": number(drift[setting]),
+                "exponent": [number(x) for x in transfer[setting].exponent],
+                "lost": [number(x) for x in transfer[setting].lost]}
+    return found
+
+
+def number(x):
+    """Returns a number for JSON, with four digits; None for nan and infinities, which JSON has not."""
+    return float(f"{x:.4g}") if math.isfinite(x) else None
