@@ -27,7 +27,10 @@ def main(argv=None):
         parser.error(f"{', '.join(unknown)}: there are {', '.join(PIECES)}")
     for name in args.pieces or [name for name in PIECES if args.all and not measured(args.out, name)]:
         print(f"{name}: {PIECES[name].expected}", flush=True)
-        measure(name, PIECES[name], args.out / name)
+        measure(PIECES[name], args.out / name)
+    if args.page:
+        from benchmarks.atlas import page  # it needs Matplotlib
+        page.write(args.out, args.page)
     if not (args.pieces or args.all or args.page):
         for name, piece in PIECES.items():
             done = "measured" if measured(args.out, name) else "not measured"

@@ -7,13 +7,20 @@ import haiku_mup
 from haiku_mup.serialization import atomic_files
 
 
-def measure(name, piece, folder):
-    """Measures a piece, and writes measured.json; one that was interrupted goes on where it was."""
+def measure(piece, folder, **sweep_arguments):
+    """Measures a piece, and writes measured.json; one that was interrupted goes on where it was.
+
+    Args:
+      piece: what to measure.
+      folder: of its results.
+      sweep_arguments: further arguments of `haiku_mup.lr_sweep`.
+    """
     start = time.perf_counter()
     write_expectation(piece, folder)
     settings = {}
     for number, (lrs, makers) in enumerate(piece.groups().items()):
-        sweep = haiku_mup.lr_sweep(makers, piece.sizes, lrs, piece.seeds, out=folder / f"sweep-{number}")
+        sweep = haiku_mup.lr_sweep(makers, piece.sizes, lrs, piece.seeds, out=folder / f"sweep-{number}",
+                                   **sweep_arguments)
         settings |= describe(sweep, piece.losses)
     settings = {setting: settings[setting] for setting in piece.makers()}
     path, seconds = folder / "measured.json", time.perf_counter() - start

@@ -1,0 +1,55 @@
+"""Draws how far each best rate moves: a line for each setting, a dot for each parametrization."""
+import matplotlib.figure
+
+SERIES = {"standard": "tab:orange", "μP": "tab:blue"}
+OTHER = "tab:green"                 # a variant of μP
+TITLES = {"train_loss": "by training loss", "valid_loss": "by validation loss"}
+
+
+def draw(known, path):
+    """Draws the pieces that vary the width, on digits and on text.
+
+    Args:
+      known: {piece: numbers} as in measured.json.
+      path: of the PNG file.
+    """
+    pieces = [piece for piece in known.values() if piece["varies"] == "width"]
+    lines = [(piece, line) for piece in pieces for line in dict.fromkeys(map(line_of, piece["settings"]))]
+    figure = matplotlib.figure.Figure(figsize=(11, 1.5 + 0.27 * len(lines)), layout="constrained")
+    for axes, loss in zip(figure.subplots(1, 2, sharey=True), TITLES, strict=True):
+        draw_panel(axes, lines, loss)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def line_of(setting):
+    """Returns the line that a setting is on: its name without the parametrization."""
+    return ", ".join(part for part in setting.split(", ") if part not in SERIES) or setting
+
+
+def draw_panel(axes, lines, loss):
+    """Draws one loss: how many octaves the best rate moves from the smallest to the largest size."""
+    for y, (piece, line) in enumerate(lines):
+        for setting, found in piece["settings"].items():
+            if line_of(setting) == line and loss in found:
+                draw_dot(axes, y, setting, found[loss], piece["sizes"])
+    axes.axvspan(-0.5, 0.5, color="0.92", zorder=0)
+    axes.set_yticks(range(len(lines)), [line for _, line in lines], fontsize=8)
+    axes.set_ylim(len(lines) - 0.4, -0.6)
+    axes.set_xlabel("the best rate moves by … octaves")
+    axes.set_title(TITLES[loss])
+    axes.grid(axis="x", color="0.85")
+    for name, colour in (*SERIES.items(), ("a variant of μP", OTHER)):
+        axes.plot([], [], "o", color=colour, label=name)
+    axes.plot([], [], "o", color="0.4", markerfacecolor="white", label="at the end of the rates: at least")
+    axes.legend(fontsize=7, loc="lower left")
+
+
+def draw_dot(axes, y, setting, found, sizes):
+    """Draws one setting; hollow if a best rate was at the end of those tried."""
+    (first, _), (last, _) = (found["best"][str(size)] for size in (sizes[0], sizes[-1]))
+    if first is None or last is None:
+        return
+    parts = setting.split(", ")
+    series = next((name for name in SERIES if name in parts), "μP" if len(parts) == 1 else "")
+    colour = OTHER if line_of(setting) == setting and series != "standard" else SERIES[series]
+    axes.plot(last - first, y, "o", color=colour, markerfacecolor="white" if found["edges"] else colour)

@@ -1,0 +1,93 @@
+"""python -m benchmarks.atlas: what a piece measures, and that the documentation shows what was measured."""
+import json
+import pathlib
+from concurrent.futures import ThreadPoolExecutor
+
+import jax.numpy as jnp
+import pytest
+
+from benchmarks.atlas import __main__ as atlas
+from benchmarks.atlas import measure, page
+from benchmarks.atlas.figure import line_of
+from benchmarks.atlas.found import FOUND
+from benchmarks.atlas.piece import Piece
+from benchmarks.atlas.pieces import PIECES
+
+DOCS = pathlib.Path(__file__).parents[2] / "docs"
+
+
+def valley(exponent, width):
+    """Returns a trial whose best rate is 2^-6 at width 64, and follows the width with an exponent."""
+    def trial(lr, key):
+        return {"valid_loss": 1.0 + (jnp.log2(lr) + 6 - exponent * jnp.log2(width / 64.0))**2}
+    return trial
+
+
+def piece(**changes):
+    return Piece(**{"title": "Valleys", "varies": "width", "sizes": (64, 256), "log2_lrs": range(-10, -2),
+                    "makers": lambda: {name: lambda width, e=e: valley(e, width)
+                                       for name, e in (("a, standard", -1.0), ("a, μP", 0.0))},
+                    "expected": "a guess"} | changes)
+
+
+def measured(it, folder):
+    with ThreadPoolExecutor(1) as here:
+        measure.measure(it, folder, executor=here, progress=False)
+    return json.loads((folder / "measured.json").read_text(encoding="utf-8"))
+
+
+def test_a_piece_measures_the_exponent_and_the_loss_that_the_smallest_size_s_rate_costs(tmp_path):
+    found = measured(piece(), tmp_path)
+    standard, mup = (found["settings"][f"a, {name}"]["valid_loss"] for name in ("standard", "μP"))
+    # The bowl is a parabola in log2 lr: two octaves beside its minimum cost 4, but for float32's rounding.
+    assert standard["exponent"][0] == pytest.approx(-1, abs=1e-3)
+    assert standard["lost"][0] == pytest.approx(4, abs=1e-3) and standard["drift"] == pytest.approx(2, abs=1e-3)
+    assert mup["drift"] == pytest.approx(0, abs=1e-3) and mup["lost"][0] == pytest.approx(0, abs=1e-3)
+    assert mup["best"]["256"][0] == pytest.approx(-6, abs=1e-3) and mup["edges"] == standard["edges"] == []
+
+
+def test_settings_may_have_rates_of_their_own_and_an_end_is_marked(tmp_path):
+    found = measured(piece(log2_lrs={"a, standard": range(-10, -2), "a, μP": range(-5, 1)}), tmp_path)
+    assert list(found["settings"]) == ["a, standard", "a, μP"]
+    assert found["settings"]["a, μP"]["valid_loss"]["edges"] == [64, 256]
+    assert page.rate(found["settings"]["a, μP"]["valid_loss"]["best"]["64"], True) == "-5.0 (end)"
+
+
+def test_an_expectation_can_not_be_changed_afterwards(tmp_path):
+    measured(piece(), tmp_path)
+    with pytest.raises(SystemExit, match="another expectation was written down before"):
+        measured(piece(expected="what came out"), tmp_path)
+
+
+def test_the_command_lists_pieces_and_refuses_others(capsys, tmp_path):
+    assert atlas.main(["--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("(not measured)") == len(PIECES)
+    with pytest.raises(SystemExit) as stop:
+        atlas.main(["batch", "--out", str(tmp_path)])
+    assert stop.value.code == 2 and "batch: there are" in capsys.readouterr().err
+
+
+def test_the_documentation_shows_each_piece_as_it_was_measured():
+    known = json.loads((DOCS / page.NUMBERS).read_text(encoding="utf-8"))
+    assert list(known) == list(PIECES)
+    assert {name: it["expected"] for name, it in known.items()} == {
+        name: it.expected for name, it in PIECES.items()}, "expectations stay as they were written down"
+    assert FOUND.keys() == PIECES.keys()
+    assert (DOCS / page.TABLES).read_text(encoding="utf-8") == page.tables(known)
+
+
+def test_the_page_is_written_from_what_is_measured(tmp_path):
+    name = "schedules"
+    measured(piece(), tmp_path / "out" / name)
+    (tmp_path / "evidence").mkdir()
+    (tmp_path / "figures").mkdir()
+    assert atlas.main(["--out", str(tmp_path / "out"), "--page", str(tmp_path)]) == 0
+    text = (tmp_path / page.TABLES).read_text(encoding="utf-8")
+    assert "**Expected.** a guess" in text and "width 256" in text and "-8.0" in text
+    assert (tmp_path / page.FIGURE).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("setting, line", [
+    ("adam, μP", "adam"), ("ε 0.001, μP, ε scaled", "ε 0.001, ε scaled"), ("standard", "standard")])
+def test_a_line_of_the_figure_is_a_setting_without_its_parametrization(setting, line):
+    assert line_of(setting) == line
