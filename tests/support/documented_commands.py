@@ -1,8 +1,8 @@
 """Collects the commands of README and documentation, runs the short ones, and says when the others last ran.
 
-python tests/support/documented_commands.py                               lists them, each with its last run
-python tests/support/documented_commands.py --run                         runs each that may end within a minute
-python tests/support/documented_commands.py --run --only adaptive --minutes 60        runs these, and gives them more time
+python tests/support/documented_commands.py             lists them, each with its last run
+    --run                                               runs each that may end within a minute
+    --run --only adaptive --minutes 60                  runs these, and gives them more time
 
 They run one after another in a clone of the last commit, so that nothing here is overwritten. What ends is
 recorded in docs/commands.json, with date, commit and seconds.
