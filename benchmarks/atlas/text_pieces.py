@@ -178,9 +178,10 @@ PIECES = {
     "optimizers_text": Piece(
         title="Optimizers on text: adam, muon", varies="width", sizes=(32, 64, 128), log2_lrs=range(-9, -2),
         makers=optimizer_trials, seeds=3,
-        expected="After 100 steps standard's best rate has hardly moved, by less than 0.5 octaves with Adam, and "
-                 "wider is not better. In μP wider is better at every rate. Muon, whose embeddings and readout "
-                 "learn by Adam, is like Adam in standard, and in both ends lower than Adam at every width."),
+        expected="After 100 steps standard's best rate has hardly moved, by less than 0.5 octaves with Adam, "
+                 "and wider is not better. In μP wider is better at every rate. Muon, whose embeddings and "
+                 "readout learn by Adam, is like Adam in standard, and in both ends lower than Adam at every "
+                 "width."),
     "attention_text": Piece(
         title="Attention's scale, and norms without gains, in μP", varies="width", sizes=(32, 64, 128),
         log2_lrs=range(-9, -2), makers=attention_trials, seeds=3,
