@@ -2,6 +2,7 @@
 import dataclasses
 import enum
 import functools
+import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import optax
 
 from haiku_mup.coordinates.array_stats import JUDGED, STATS, Stat, stat_name
 from haiku_mup.coordinates.batches import as_batches
+from haiku_mup.coordinates.compilation import kept_programs
 from haiku_mup.coordinates.measured_gradients import rounding_noise
 from haiku_mup.coordinates.measurements import as_points
 from haiku_mup.coordinates.model_inputs import check_make_model
@@ -18,13 +20,13 @@ from haiku_mup.coordinates.optimizer_diagnosis import diagnose_optimizer
 from haiku_mup.coordinates.planned_models import MakePlan
 from haiku_mup.coordinates.result import TOL, CoordCheck
 from haiku_mup.coordinates.rounded_updates import rounded_away, warning_text
-from haiku_mup.coordinates.trainer import has_weight_decay
-from haiku_mup.coordinates.training_runs import CheckSetup, Model, Parametrize, train_all
+from haiku_mup.coordinates.trainer import Trainer, has_weight_decay
+from haiku_mup.coordinates.training_runs import CheckSetup, Model, Parametrize, TrainingRuns, train_all
 from haiku_mup.coordinates.unrecorded import unrecorded_activations
 from haiku_mup.errors import MupError, MupWarning
 from haiku_mup.parameters.fans import Axes
 from haiku_mup.rules import Parametrization
-from haiku_mup.rules.optimizers import choose
+from haiku_mup.rules.optimizers import OptimizerRule, choose
 from haiku_mup.rules.tables import maximal_update
 
 
@@ -44,7 +46,8 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
                 readouts: str | Sequence[str] = (), finite: Mapping[str, Axes | str] | None = None,
                 tied: str | Sequence[str] = (), steps: int = 3, seeds: int | Iterable[int] = 5,
                 stats: Sequence[Stat] = ("l1",), fix_batch: bool = True, progress: bool = True,
-                plan: MakePlan | None = None) -> CoordCheck:
+                plan: MakePlan | None = None,
+                compilation_cache: str | os.PathLike[str] | None = None) -> CoordCheck:
     """Trains models of several widths for a few steps, and judges how the sizes of their arrays grow.
 
     In μP, nothing that training makes may vanish or explode with the width, and everything must move. The check
@@ -100,6 +103,7 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
     Raises:
       MupError: whatever `Mup` raises; fewer than two widths, or a model that doesn't grow with them; a loss
         that is not a scalar, or not finite at the smallest width.
+      OSError: the folder for compiled programs can't be made.
 
     Warns:
       MupWarning: parameters of low precision, such as bfloat16, whose updates are rounded away as the width
@@ -125,29 +129,43 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
     check_make_model(make_model)
     _check_optimizer(optimizer)
     optimizer_rule = choose(rule, adam)
-    setup = CheckSetup(
-        make_model=make_model, loss_fn=loss_fn, optimizer=optimizer, stats=tuple(stats),
-        base=_base_of(make_model, base_model, ordered[0] if base_width is None else base_width),
-        delta=delta_model, fans=fans, readouts=readouts, finite=finite, tied=tied,
-        parametrization=_judged_by(parametrization),
-        parametrize=_parametrize(parametrization, adam, rule), plan=plan,
-        weight_decay=has_weight_decay(optimizer))
-    trainers, runs = train_all(setup, ordered, chosen, batches, progress)
+    with kept_programs(compilation_cache):
+        setup = CheckSetup(
+            make_model=make_model, loss_fn=loss_fn, optimizer=optimizer, stats=tuple(stats),
+            base=_base_of(make_model, base_model, ordered[0] if base_width is None else base_width),
+            delta=delta_model, fans=fans, readouts=readouts, finite=finite, tied=tied,
+            parametrization=_judged_by(parametrization),
+            parametrize=_parametrize(parametrization, adam, rule), plan=plan,
+            weight_decay=has_weight_decay(optimizer))
+        trainers, runs = train_all(setup, ordered, chosen, batches, progress)
+        return _judged(setup, trainers, runs, parametrization=parametrization, rule=optimizer_rule,
+                       batch=batches[0], activation_changes=fix_batch)
+
+
+def _judged(setup: CheckSetup, trainers: Mapping[int, Trainer], runs: TrainingRuns, *,
+            parametrization: str | Parametrization | Parametrize, rule: OptimizerRule, batch: Any,
+            activation_changes: bool) -> CoordCheck:
+    """Returns the check of models that were trained: their points, with the causes of what is wrong.
+
+    Warns:
+      MupWarning: updates of parameters of low precision are rounded away.
+    """
+    widths = sorted(trainers)
     result = CoordCheck(as_points(
-        trainers, runs, parametrization=_name(parametrization), stats=stats, rule=optimizer_rule,
-        activation_changes=fix_batch, weight_decay=setup.weight_decay),
-        unrecorded="" if plan is None else unrecorded_activations(
-            trainers[ordered[0]].records.values(), trainers[ordered[0]].unkept))
+        trainers, runs, parametrization=_name(parametrization), stats=setup.stats, rule=rule,
+        activation_changes=activation_changes, weight_decay=setup.weight_decay),
+        unrecorded="" if setup.plan is None else unrecorded_activations(
+            trainers[widths[0]].records.values(), trainers[widths[0]].unkept))
     if rounded := rounded_away(result.moved()):
-        warnings.warn(warning_text(rounded), MupWarning, stacklevel=2)
+        warnings.warn(warning_text(rounded), MupWarning, stacklevel=3)
     if parametrization == ParametrizationName.STANDARD:
         return result
-    result = dataclasses.replace(result, factors=setup.forward_factors(ordered, batches[0]))
+    result = dataclasses.replace(result, factors=setup.forward_factors(widths, batch))
     if not any(finding.excess > TOL for finding in result.findings):
         return result
-    noise = rounding_noise(trainers, runs, list(map(stat_name, stats)))
+    noise = rounding_noise(trainers, runs, list(map(stat_name, setup.stats)))
     return dataclasses.replace(
-        result, optimizer=diagnose_optimizer(optimizer, trainers, runs, optimizer_rule, noise=noise))
+        result, optimizer=diagnose_optimizer(setup.optimizer, trainers, runs, rule, noise=noise))
 
 
 # --- arguments ---

@@ -1,11 +1,13 @@
-"""Compiles functions in background threads, with options that make compiling fast."""
+"""Compiles functions in background threads, with options that make compiling fast; keeps what is compiled."""
 import contextlib
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.compilation_cache import compilation_cache as persistent_cache
 
 from haiku_mup.parameters.jaxprs import program_size
 
@@ -79,6 +81,37 @@ def compile_fast(lowered: Any, options: Mapping[str, Any] = FAST_OPTIONS) -> Any
             with contextlib.suppress(jax.errors.JaxRuntimeError):       # an unknown option
                 return lowered.compile(compiler_options=dict(known))
     return lowered.compile()
+
+
+@contextlib.contextmanager
+def kept_programs(folder: str | os.PathLike[str] | None) -> Iterator[None]:
+    """Returns a context manager in which JAX keeps each program that it compiles, however small, in a folder.
+
+    JAX opens its persistent cache once in a process and keeps to its folder, so it is reset at both ends.
+
+    Args:
+      folder: it is made if it isn't there; None to change nothing.
+
+    Raises:
+      OSError: the folder can't be made.
+    """
+    if folder is None:
+        yield
+        return
+    os.makedirs(folder, exist_ok=True)
+    settings = {"jax_enable_compilation_cache": True, "jax_compilation_cache_dir": os.fspath(folder),
+                "jax_persistent_cache_min_compile_time_secs": 0.0,
+                "jax_persistent_cache_min_entry_size_bytes": -1}
+    before = {name: getattr(jax.config, name) for name in settings}
+    try:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        persistent_cache.reset_cache()
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        persistent_cache.reset_cache()
 
 
 def _types(args: Any) -> tuple[Any, ...]:
