@@ -100,9 +100,10 @@ def around(log2_lr, below=4, above=4):
     return range(log2_lr - below, log2_lr + above + 1)
 
 
-def optimizers(*names, expected):
+def optimizers(*names, expected, above=4):
     """Returns the piece of some optimizers, each in both parametrizations."""
-    rates = {f"{name}, {each}": around(OPTIMIZERS[name][1]) for name in names for each in PARAMETRIZATIONS}
+    rates = {f"{name}, {each}": around(OPTIMIZERS[name][1], 4, above)
+             for name in names for each in PARAMETRIZATIONS}
     return Piece(title="Optimizers: " + ", ".join(names), varies="width", sizes=WIDTHS, log2_lrs=rates,
                  makers=lambda: {label: maker for name in names
                                  for label, maker in in_both(name, decaying(OPTIMIZERS[name][0])).items()},
@@ -188,7 +189,7 @@ def settings(title, makers, log2_lrs, expected):
 
 PIECES = {
     "optimizers_sgd": optimizers(
-        "sgd", "momentum", "lars", "lamb",
+        "sgd", "momentum", "lars", "lamb", above=3,
         expected="SGD, with momentum or without, drifts by less than half an octave in both: at these widths "
                  "the readout's rate alone grows. LARS and LAMB measure by norms, so standard drifts by half "
                  "of what Adam's does, 1 to 2 octaves down, and μP by less than 0.5."),
@@ -199,7 +200,7 @@ PIECES = {
                  "updates are largest, behaves like Adam. AdaBelief has a small ε under the root, acts like "
                  "Adam at every width, and follows it."),
     "optimizers_any": optimizers(
-        "adagrad", "radam",
+        "adagrad", "radam", above=3,
         expected="Adagrad's accumulator starts at a constant, which puts it between SGD and Adam, and RAdam "
                  "begins as SGD. So standard falls by 1 to 2 octaves, and μP, whose rule is exact for both, "
                  "stays within 0.5."),
@@ -210,34 +211,35 @@ PIECES = {
                  "octaves; NovoGrad has one scale for a layer, standard falls by 1 to 2. In μP all stay "
                  "within 0.5."),
     "epsilon": settings(
-        "Adam's ε: 1e-5 and 1e-3", in_epsilon, around(-7),
+        "Adam's ε: 1e-5 and 1e-3", in_epsilon, around(-7, 3, 3),
         "At 1e-5 nothing changes, as gradients are near 1e-3 per entry. At 1e-3 ε rules at large widths, "
         "whose gradients per entry are smaller: in μP without scaled ε the best rate rises by 1.5 octaves "
         "(1.6 was seen), with scaled ε by less than 0.7, and standard falls by less than it does with a small "
         "ε, about 1."),
     "dropout": settings(
-        "Dropout: 0.1, 0.25, 0.5", in_dropout, around(-8),
+        "Dropout: 0.1, 0.25, 0.5", in_dropout, around(-8, 3, 3),
         "At 0.1 as without. At 0.5 μP rises by up to 2 octaves on validation, as was seen with ten epochs, "
         "and standard stays within 1. At 0.25 half of that."),
     "precision": settings(
-        "bfloat16 parameters", in_precision, around(-7),
+        "bfloat16 parameters", in_precision, around(-7, 3, 3),
         "Updates below 1/256 of a weight are rounded away. At 512 hidden updates are the smallest beside "
         "their weights, in both parametrizations, so best rates rise: μP by 1 to 2 octaves on training loss, "
         "while standard, whose rate must fall with the width, loses most: its lowest loss at 512 is worse "
         "than at 64."),
     "clip": settings(
-        "A clip by the global norm of 0.25", in_clips, around(-6, 5, 5),
+        "A clip by the global norm of 0.25", in_clips,
+        {name: around(-2, 3, 4) if name.startswith("sgd") else around(-8, 3, 3) for name in in_clips()},
         "Outside, a clip changes nothing for Adam, and for SGD it raises the best rate at all widths alike, "
         "so the drift stays below 0.5. Inside, where gradients are scaled, SGD's clip acts harder in wider "
         "models: its best rate rises, by half an octave per octave of the width. Adam hardly sees it."),
     "decay": settings(
-        "Weight decay: AdamW's λ = 0.3, a decay that follows no rate, and L2", in_decay, around(-8),
+        "Weight decay: AdamW's λ = 0.3, a decay that follows no rate, and L2", in_decay, around(-8, 3, 3),
         "In 310 steps a decay of 0.3 · lr is too weak to matter for the best rate: all of AdamW's drift like "
         "Adam's, within 0.3 of it, and the exponents of λ differ by less than the seeds. A decay that follows "
         "no rate takes a third of each weight in the run, and pulls best rates at all widths up by half an "
         "octave. L2 before Adam in μP drifts by half an octave more than no decay."),
     "schedules": settings(
-        "Rates that stay, and that decay like a cosine", in_schedules, around(-8),
+        "Rates that stay, and that decay like a cosine", in_schedules, around(-8, 4, 3),
         "A cosine is as linear. With a constant rate noise decides: best rates are an octave lower, standard "
         "falls by 3 octaves, and μP stays within 0.5 on training loss, closer than with a decaying rate."),
 }
