@@ -6,6 +6,7 @@ from benchmarks.atlas.found import FOUND
 from benchmarks.atlas.pieces import PIECES
 from haiku_mup.serialization import atomic_files
 
+FEWEST_SEEDS = 3        # for intervals: those of two seeds have one degree of freedom
 NUMBERS, TABLES, FIGURE = "evidence/atlas.json", "evidence/atlas_tables.txt", "figures/atlas.png"
 
 
@@ -43,7 +44,7 @@ def section(name, piece):
         lines += [f"**Found: the expectation was {verdict}.** {text}", ""]
     lines += [".. list-table::", "   :header-rows: 1", "   :widths: auto", ""]
     header = ["setting", "loss", *(f"{piece['varies']} {size}" for size in piece["sizes"]), "exponent", "lost"]
-    rows = [row(setting, loss, found, piece["sizes"])
+    rows = [row(setting, loss, found, piece["sizes"], seeds >= FEWEST_SEEDS)
             for setting, by_loss in piece["settings"].items() for loss, found in by_loss.items()]
     for cells in [header, *rows]:
         lines += [f"   {'*' if i == 0 else ' '} - {cell}" for i, cell in enumerate(cells)]
@@ -51,24 +52,25 @@ def section(name, piece):
                       ""])
 
 
-def row(setting, loss, found, sizes):
+def row(setting, loss, found, sizes, with_intervals):
     """Returns the cells of one setting and loss."""
-    best = [rate(found["best"][str(size)], size in found["edges"]) for size in sizes]
-    return [setting, loss.removesuffix("_loss"), *best, interval(*found["exponent"]),
-            interval(*found["lost"], 3)]
+    best = [rate(*found["best"][str(size)], size in found["edges"], with_intervals) for size in sizes]
+    numbers = [interval(*found[name], digits, with_intervals)
+               for name, digits in (("exponent", 2), ("lost", 3))]
+    return [setting, loss.removesuffix("_loss"), *best, *numbers]
 
 
-def rate(best, at_edge):
+def rate(log2_lr, half, at_edge, with_interval):
     """Returns log2 of a best rate with half its interval; one at the end of the rates is marked."""
-    value, half = best
-    if value is None:
+    if log2_lr is None:
         return "none"
-    return f"{value:.1f}" + (" (end)" if at_edge else "" if half is None else f" ±{half:.1f}")
+    shown = with_interval and half is not None
+    return f"{log2_lr:.1f}" + (" (end)" if at_edge else f" ±{half:.1f}" if shown else "")
 
 
-def interval(value, low, high, digits=2):
+def interval(value, low, high, digits, shown):
     """Returns a number with half its 95% interval; a dash if it is unknown."""
     if value is None:
         return "–"
-    half = "" if low is None or high is None else f" ±{(high - low) / 2:.{digits}f}"
-    return f"{value:.{digits}f}{half}"
+    known = shown and low is not None and high is not None
+    return f"{value:.{digits}f}" + (f" ±{(high - low) / 2:.{digits}f}" if known else "")

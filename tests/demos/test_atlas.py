@@ -50,7 +50,13 @@ def test_settings_may_have_rates_of_their_own_and_an_end_is_marked(tmp_path):
     found = measured(piece(log2_lrs={"a, standard": range(-10, -2), "a, μP": range(-5, 1)}), tmp_path)
     assert list(found["settings"]) == ["a, standard", "a, μP"]
     assert found["settings"]["a, μP"]["valid_loss"]["edges"] == [64, 256]
-    assert page.rate(found["settings"]["a, μP"]["valid_loss"]["best"]["64"], True) == "-5.0 (end)"
+    assert page.rate(*found["settings"]["a, μP"]["valid_loss"]["best"]["64"], True, True) == "-5.0 (end)"
+
+
+def test_intervals_are_shown_from_three_seeds_on():
+    assert page.rate(-6.0, 0.5, False, True) == "-6.0 ±0.5" and page.rate(-6.0, 0.5, False, False) == "-6.0"
+    assert page.interval(0.25, 0.0, 0.5, 2, True) == "0.25 ±0.25"
+    assert page.interval(0.25, 0.0, 0.5, 2, False) == "0.25" and page.interval(None, None, None, 2, True) == "–"
 
 
 def test_an_expectation_can_not_be_changed_afterwards(tmp_path):
