@@ -100,11 +100,11 @@ def around(log2_lr, below=4, above=4):
     return range(log2_lr - below, log2_lr + above + 1)
 
 
-def optimizers(*names, expected, above=4):
+def optimizers(*names, expected, above=4, widths=WIDTHS):
     """Returns the piece of some optimizers, each in both parametrizations."""
     rates = {f"{name}, {each}": around(OPTIMIZERS[name][1], 4, above)
              for name in names for each in PARAMETRIZATIONS}
-    return Piece(title="Optimizers: " + ", ".join(names), varies="width", sizes=WIDTHS, log2_lrs=rates,
+    return Piece(title="Optimizers: " + ", ".join(names), varies="width", sizes=widths, log2_lrs=rates,
                  makers=lambda: {label: maker for name in names
                                  for label, maker in in_both(name, decaying(OPTIMIZERS[name][0])).items()},
                  losses=LOSSES, expected=expected)
@@ -204,12 +204,14 @@ PIECES = {
         expected="Adagrad's accumulator starts at a constant, which puts it between SGD and Adam, and RAdam "
                  "begins as SGD. So standard falls by 1 to 2 octaves, and μP, whose rule is exact for both, "
                  "stays within 0.5."),
-    "optimizers_matrix": optimizers(
-        "adafactor", "novograd", "muon",
-        expected="Muon drifts by less than 0.3 octaves in both, as was seen from 64 to 256. Adafactor scales "
-                 "by the parameter's RMS, which gives half of μP's factor, so standard falls by 1 to 1.5 "
-                 "octaves; NovoGrad has one scale for a layer, standard falls by 1 to 2. In μP all stay "
-                 "within 0.5."),
+    "optimizers_norms": optimizers(
+        "adafactor", "novograd",
+        expected="Adafactor scales by the parameter's RMS, which gives half of μP's factor, so standard falls by "
+                 "1 to 1.5 octaves; NovoGrad has one scale for a layer, standard falls by 1 to 2. In μP both "
+                 "stay within 0.5."),
+    "optimizers_muon": optimizers(
+        "muon", widths=WIDTHS[:3],
+        expected="Muon drifts by less than 0.3 octaves in both, as was seen from 64 to 256."),
     "epsilon": settings(
         "Adam's ε: 1e-5 and 1e-3", in_epsilon, around(-7, 3, 3),
         "At 1e-5 nothing changes, as gradients are near 1e-3 per entry. At 1e-3 ε rules at large widths, "
