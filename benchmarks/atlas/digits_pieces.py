@@ -206,9 +206,9 @@ PIECES = {
                  "stays within 0.5."),
     "optimizers_norms": optimizers(
         "adafactor", "novograd",
-        expected="Adafactor scales by the parameter's RMS, which gives half of μP's factor, so standard falls by "
-                 "1 to 1.5 octaves; NovoGrad has one scale for a layer, standard falls by 1 to 2. In μP both "
-                 "stay within 0.5."),
+        expected="Adafactor scales by the parameter's RMS, which gives half of μP's factor, so standard falls "
+                 "by 1 to 1.5 octaves; NovoGrad has one scale for a layer, standard falls by 1 to 2. In μP "
+                 "both stay within 0.5."),
     "optimizers_muon": optimizers(
         "muon", widths=WIDTHS[:3],
         expected="Muon drifts by less than 0.3 octaves in both, as was seen from 64 to 256."),
