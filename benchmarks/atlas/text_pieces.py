@@ -1,4 +1,4 @@
-"""Pieces on the words of a text: batch size and length in one pass, optimizers, attention and norms.
+"""Pieces on the words of a text: batch size and length in one pass, attention and norms.
 
 A transformer with three blocks reads random windows of 32 words, which together are less than the text. Its
 vocabulary has the 2,000 most frequent words. The base has width 32, batches of 8 windows and 300 steps (100
@@ -36,9 +36,8 @@ def text():
     return train, text_transformer.rows(valid, starts)
 
 
-def trial(width, *, optimizer, steps, network=text_transformer.network, batch_size=BATCH,
-          parametrization="mup", rule=None):
-    """Returns the trial of a width.
+def trial(width, *, optimizer, steps, network=text_transformer.network, batch_size=BATCH):
+    """Returns the trial of a width, in μP.
 
     Args:
       width: of the network.
@@ -46,8 +45,6 @@ def trial(width, *, optimizer, steps, network=text_transformer.network, batch_si
       steps: of training.
       network: (ids, width, vocab_size) -> logits.
       batch_size: rows of LENGTH words in a step.
-      parametrization: "mup" or "sp".
-      rule: of the optimizer, see `haiku_mup.Mup.wrap_optimizer`.
     """
     train, valid = text()
 
@@ -67,8 +64,8 @@ def trial(width, *, optimizer, steps, network=text_transformer.network, batch_si
         # A piece measures what a warning is about: logits of Haiku's own attention in μP.
         warnings.simplefilter("ignore", haiku_mup.MupWarning)
         return haiku_mup.training(
-            make_model, batch, losses.cross_entropy, optimizer, steps=steps, base_width=BASE, rule=rule,
-            parametrization=parametrization, evaluate={"valid_loss": valid_loss})(width)
+            make_model, batch, losses.cross_entropy, optimizer, steps=steps, base_width=BASE,
+            evaluate={"valid_loss": valid_loss})(width)
 
 
 def decaying(make, steps=STEPS, **constants):
@@ -101,27 +98,6 @@ def length_trials(scaled, steps):
 def scaled_and_plain(trials):
     """Returns the makers of a piece that scales constants, and leaves them."""
     return lambda: {name: functools.partial(trials, name == "scaled") for name in ("scaled", "plain")}
-
-
-# --- optimizers ---
-
-def stacked_matrices(params):
-    """Returns what Muon takes: the matrices [layers, in, out] of the stack. The rest is for its Adam."""
-    axes = optax.contrib.MuonDimensionNumbers(1, 2)
-    return jax.tree.map(lambda x: axes if x.ndim == 3 else None, params)
-
-
-OPTIMIZERS = {
-    "adam": optax.adam,
-    "muon": functools.partial(optax.contrib.muon, muon_weight_dimension_numbers=stacked_matrices)}
-
-
-def optimizer_trials():
-    """Returns the makers of each optimizer in both parametrizations."""
-    return {f"{name}, {label}": functools.partial(trial, optimizer=decaying(make), steps=STEPS,
-                                                  parametrization=parametrization)
-            for name, make in OPTIMIZERS.items()
-            for label, parametrization in (("standard", "sp"), ("μP", "mup"))}
 
 
 # --- attention and norms ---
@@ -175,13 +151,6 @@ PIECES = {
         expected="Such short runs are far from a limit in which noise dominates: unscaled, the best rate "
                  "falls with an exponent of -0.3 to -0.1, and by less than an octave. Scaled with -½ it "
                  "drifts, towards higher multiples, by half an octave to one."),
-    "optimizers_text": Piece(
-        title="Optimizers on text: adam, muon", varies="width", sizes=(32, 64, 128), log2_lrs=range(-9, -2),
-        makers=optimizer_trials, seeds=3,
-        expected="After 100 steps standard's best rate has hardly moved, by less than 0.5 octaves with Adam, "
-                 "and wider is not better. In μP wider is better at every rate. Muon, whose embeddings and "
-                 "readout learn by Adam, is like Adam in standard, and in both ends lower than Adam at every "
-                 "width."),
     "attention_text": Piece(
         title="Attention's scale, and norms without gains, in μP", varies="width", sizes=(32, 64, 128),
         log2_lrs=range(-9, -2), makers=attention_trials, seeds=3,
