@@ -125,6 +125,15 @@ def in_dropout():
             for name, maker in in_both(f"dropout {share:g}", adam, dropout=share).items()}
 
 
+def in_dropout_unaligned():
+    """Returns makers for Everett's exponents without alignment, with dropout and without."""
+    adam = decaying(optax.adam)
+    return {f"{form}, no alignment, dropout {share:g}": functools.partial(
+        trial, optimizer=adam, parametrization=haiku_mup.per_layer(name, "none"), dropout=share)
+        for form, name, share in (("rates by layer", "standard", 0.5), ("rates by layer", "standard", 0.0),
+                                  ("μP", "maximal_update", 0.5))}
+
+
 def in_precision():
     """Returns makers for parameters of bfloat16."""
     return in_both("bfloat16", decaying(optax.adam), dtype="bfloat16")
@@ -218,6 +227,11 @@ PIECES = {
         "Dropout: 0.1 and 0.5", in_dropout, around(-8, 3, 3),
         "At 0.1 as without. At 0.5 μP rises by up to 2 octaves on validation, as was seen with ten epochs, "
         "and standard stays within 1."),
+    "dropout_unaligned": settings(
+        "Dropout, with rates for updates without alignment", in_dropout_unaligned, around(-8, 3, 3),
+        "Written after the piece on dropout, where μP's best rate rose like the width's root. That is what "
+        "Everett's exponents without alignment give hidden weights, -1/2 in place of -1: with dropout 0.5 "
+        "they keep the best rate within half an octave, and without dropout it falls by 1 to 1.5."),
     "precision": settings(
         "bfloat16 parameters", in_precision, around(-7, 3, 3),
         "Updates below 1/256 of a weight are rounded away. At 512 hidden updates are the smallest beside "
