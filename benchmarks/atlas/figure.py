@@ -1,8 +1,9 @@
 """Draws how far each best rate moves: a line for each setting, a dot for each parametrization."""
 import matplotlib.figure
+from matplotlib.lines import Line2D
 
 SERIES = {"standard": "tab:orange", "μP": "tab:blue"}
-OTHER = "tab:green"                 # a variant of μP
+OTHER = "tab:green"
 TITLES = {"train_loss": "by training loss", "valid_loss": "by validation loss"}
 
 
@@ -16,8 +17,9 @@ def draw(known, path):
     pieces = [piece for piece in known.values() if piece["varies"] == "width"]
     lines = [(piece, line) for piece in pieces for line in dict.fromkeys(map(line_of, piece["settings"]))]
     figure = matplotlib.figure.Figure(figsize=(11, 1.5 + 0.27 * len(lines)), layout="constrained")
-    for axes, loss in zip(figure.subplots(1, 2, sharey=True), TITLES, strict=True):
+    for axes, loss in zip(figure.subplots(1, 2, sharex=True, sharey=True), TITLES, strict=True):
         draw_panel(axes, lines, loss)
+    draw_legend(figure)
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
@@ -38,10 +40,6 @@ def draw_panel(axes, lines, loss):
     axes.set_xlabel("the best rate moves by … octaves")
     axes.set_title(TITLES[loss])
     axes.grid(axis="x", color="0.85")
-    for name, colour in (*SERIES.items(), ("a variant of μP", OTHER)):
-        axes.plot([], [], "o", color=colour, label=name)
-    axes.plot([], [], "o", color="0.4", markerfacecolor="white", label="at the end of the rates: at least")
-    axes.legend(fontsize=7, loc="lower left")
 
 
 def draw_dot(axes, y, setting, found, sizes):
@@ -53,3 +51,12 @@ def draw_dot(axes, y, setting, found, sizes):
     series = next((name for name in SERIES if name in parts), "μP" if len(parts) == 1 else "")
     colour = OTHER if line_of(setting) == setting and series != "standard" else SERIES[series]
     axes.plot(last - first, y, "o", color=colour, markerfacecolor="white" if found["edges"] else colour)
+
+
+def draw_legend(figure):
+    """Draws the legend below both panels."""
+    dots = [Line2D([], [], marker="o", linestyle="", color=colour, label=name)
+            for name, colour in (*SERIES.items(), ("another", OTHER))]
+    dots.append(Line2D([], [], marker="o", linestyle="", color="0.4", markerfacecolor="white",
+                       label="at least so far: a best rate was at the end of those tried"))
+    figure.legend(handles=dots, loc="outside lower center", ncols=len(dots), fontsize=9, frameon=False)
