@@ -118,6 +118,12 @@ def in_epsilon():
     return found | {"ε 0.001, μP, ε scaled": functools.partial(trial, optimizer=adam, rule="any")}
 
 
+def in_unscaled_epsilon():
+    """Returns the maker for an ε that is not scaled: Adam's rule is named, which `training` wouldn't choose."""
+    return {"ε 0.001, μP, ε not scaled": functools.partial(trial, optimizer=decaying(optax.adam, eps=1e-3),
+                                                           rule="adam")}
+
+
 def in_dropout():
     """Returns makers for shares of dropout."""
     adam = decaying(optax.adam)
@@ -223,6 +229,10 @@ PIECES = {
         "whose gradients per entry are smaller: in μP without scaled ε the best rate rises by 1.5 octaves "
         "(1.6 was seen), with scaled ε by less than 0.7, and standard falls by less than it does with a small "
         "ε, about 1."),
+    "epsilon_unscaled": settings(
+        "Adam's ε of 1e-3, not scaled", in_unscaled_epsilon, around(-7, 3, 3),
+        "Written after the piece on ε, where `training` found by itself that ε acts, and scaled it. Not "
+        "scaled, the best rate rises by 1.5 octaves, as was seen with ten epochs (1.6)."),
     "dropout": settings(
         "Dropout: 0.1 and 0.5", in_dropout, around(-8, 3, 3),
         "At 0.1 as without. At 0.5 μP rises by up to 2 octaves on validation, as was seen with ten epochs, "
