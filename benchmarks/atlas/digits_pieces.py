@@ -154,7 +154,7 @@ def in_clips():
     """Returns makers for a clip in front of the wrapped optimizer, and inside where gradients are scaled."""
     found = {}
     for name, make in (("adam", optax.adam), ("sgd", optax.sgd)):
-        found |= {f"{name}, clip outside, μP": functools.partial(trial, optimizer=clipped(make)),
+        found |= {f"{name}, clip outside, μP": functools.partial(trial, optimizer=clipped(make), rule=name),
                   f"{name}, clip inside, ε scaled, μP": functools.partial(trial, optimizer=clipped(make),
                                                                           rule="any")}
     return found

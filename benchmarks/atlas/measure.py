@@ -24,6 +24,7 @@ def measure(piece, folder, **sweep_arguments):
         settings |= describe(sweep, piece.losses)
     settings = {setting: settings[setting] for setting in piece.makers()}
     path, seconds = folder / "measured.json", time.perf_counter() - start
+    # One that is measured already is only read again, which takes no time.
     earlier = json.loads(path.read_text(encoding="utf-8"))["seconds"] if path.exists() else 0
     atomic_files.write(path, json.dumps({
         "title": piece.title, "varies": piece.varies, "sizes": list(piece.sizes), "seeds": piece.seeds,
