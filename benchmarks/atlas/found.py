@@ -51,4 +51,8 @@ FOUND: dict[str, tuple[str, str]] = {
         "validation, as there. Standard is not hurt more: it falls by 1.7, and wider is better. What bfloat16 "
         "costs is training loss, 1.4 times that of float32 in μP at width 512 and twice in standard; "
         "validation loss is the same."),
+    "epsilon_unscaled": (
+        "right",
+        "It rises by 1.6 octaves on training loss, with an exponent of ½, and by 1.1 on validation, where it "
+        "rises by 1.0 and 0.5 with ε scaled. The warning that `wrap_optimizer` gives is right."),
 }
