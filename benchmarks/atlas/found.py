@@ -62,4 +62,8 @@ FOUND: dict[str, tuple[str, str]] = {
         "The loss at width 512 is lower, too: 0.248 and 0.254 beside 0.270. Without dropout the best rate "
         "falls by 1.2 on validation, and by 0.5 on training loss. So dropout is a case for the exponents "
         "without alignment."),
+    "attention_text": (
+        "right",
+        "All three drift by less than 0.1 octaves over two octaves of the width, in 100 steps. 1/√d costs "
+        "loss, 0.02 nats at width 128. Norms without gains end lower by 0.01 to 0.03."),
 }
