@@ -3,7 +3,7 @@ import matplotlib.figure
 from matplotlib.lines import Line2D
 
 SERIES = {"standard": "tab:orange", "μP": "tab:blue"}
-OTHER = "tab:green"
+OTHER = "tab:green"                 # of settings whose names have neither
 TITLES = {"train_loss": "by training loss", "valid_loss": "by validation loss"}
 
 
@@ -47,16 +47,14 @@ def draw_dot(axes, y, setting, found, sizes):
     (first, _), (last, _) = (found["best"][str(size)] for size in (sizes[0], sizes[-1]))
     if first is None or last is None:
         return
-    parts = setting.split(", ")
-    series = next((name for name in SERIES if name in parts), "μP" if len(parts) == 1 else "")
-    colour = OTHER if line_of(setting) == setting and series != "standard" else SERIES[series]
+    colour = next((colour for name, colour in SERIES.items() if name in setting.split(", ")), OTHER)
     axes.plot(last - first, y, "o", color=colour, markerfacecolor="white" if found["edges"] else colour)
 
 
 def draw_legend(figure):
     """Draws the legend below both panels."""
     dots = [Line2D([], [], marker="o", linestyle="", color=colour, label=name)
-            for name, colour in (*SERIES.items(), ("another", OTHER))]
+            for name, colour in (*SERIES.items(), ("as named", OTHER))]
     dots.append(Line2D([], [], marker="o", linestyle="", color="0.4", markerfacecolor="white",
                        label="at least so far: a best rate was at the end of those tried"))
     figure.legend(handles=dots, loc="outside lower center", ncols=len(dots), fontsize=9, frameon=False)
