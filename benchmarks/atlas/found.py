@@ -87,4 +87,9 @@ FOUND: dict[str, tuple[str, str]] = {
         "standard falls by 2.0 on training loss and by 2.6 or more on validation. μP falls by 0.5 on training "
         "loss, where it rises with a rate that decays, and stays within 0.35 on validation. All losses are "
         "higher."),
+    "optimizers_sgd": (
+        "mostly right",
+        "SGD's best rate stays within 0.35 on validation in both; on training loss it rises by 0.7, to the "
+        "last rate before training diverges. LARS and LAMB fall in standard by 0.8 to 1.3, half of what Adam "
+        "does, and stay within 0.35 in μP."),
 }
