@@ -92,4 +92,9 @@ FOUND: dict[str, tuple[str, str]] = {
         "SGD's best rate stays within 0.35 on validation in both; on training loss it rises by 0.7, to the "
         "last rate before training diverges. LARS and LAMB fall in standard by 0.8 to 1.3, half of what Adam "
         "does, and stay within 0.35 in μP."),
+    "optimizers_any": (
+        "right for μP, wrong for standard",
+        "Standard stays within 0.2 octaves, like SGD's. Adagrad's accumulator starts at 0.1, far above the "
+        "squares of these gradients in 310 steps, so that it divides all of them by one number: it is SGD. "
+        "The rule that is exact for both keeps μP within 0.35."),
 }
