@@ -75,7 +75,17 @@ def check_matrix(name: str, scaling: ParameterScaling) -> None:
 
 
 def dimension_numbers(scalings: Mapping[str, ParameterScaling], params: Any) -> Any:
-    """Returns a tree for optax.contrib.muon: the axes of hidden weights, and None for its Adam's parameters."""
+    """Returns a tree for optax.contrib.muon: the axes of hidden weights, and None for its Adam's parameters.
+
+    Raises:
+      MupError: a number in place of parameters, as `optax.inject_hyperparams` gives to each function that it
+        takes for a schedule.
+    """
+    if getattr(params, "ndim", None) == 0:
+        raise MupError("muon_dimensions: it was called with a number, not with parameters: "
+                       "optax.inject_hyperparams takes a function for a schedule; write "
+                       "optax.inject_hyperparams(optax.contrib.muon, "
+                       "static_args=('muon_weight_dimension_numbers',))(…)")
     return jax.tree.unflatten(jax.tree.structure(params, is_leaf=is_masked), _numbers(scalings, params))
 
 

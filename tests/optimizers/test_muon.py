@@ -52,6 +52,19 @@ def test_muon_with_dimensions_takes_each_layer_of_a_stack():
     np.testing.assert_allclose(wide / high, [2**0.5] * 3, rtol=1e-5)    # √max(1, out / in), in each layer
 
 
+def test_inject_hyperparams_must_know_that_the_dimensions_are_no_schedule():
+    make, x = MODELS["tied"]
+    mup, params = captured(make, x), make(32).init(KEY, x)
+    for static_args in ((), ("muon_weight_dimension_numbers",)):
+        make_muon = optax.inject_hyperparams(contrib.muon, static_args=static_args)
+        muon = make_muon(0.02, muon_weight_dimension_numbers=mup.muon_dimensions)
+        if static_args:
+            mup.wrap_optimizer(muon, rule="muon").init(params)
+        else:
+            with pytest.raises(haiku_mup.MupError, match="takes a function for a schedule.*static_args"):
+                mup.wrap_optimizer(muon, rule="muon").init(params)
+
+
 def test_muon_takes_whole_kernels_and_leaves_embeddings_to_adam():
     make, x = MODELS["cnn"]
     found = captured(make, x).muon_dimensions(make(32).init(KEY, x))
