@@ -1,5 +1,6 @@
 """A piece of the atlas: one sweep, and what was expected of it."""
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -43,3 +44,12 @@ class Piece:
         for name, maker in self.makers().items():
             found.setdefault(tuple(self.rates(name)), {})[name] = maker
         return found
+
+
+def scaled_and_plain(trials):
+    """Returns the makers of a piece that scales constants, and leaves them.
+
+    Args:
+      trials: (scaled, size) -> a trial.
+    """
+    return lambda: {name: functools.partial(trials, name == "scaled") for name in ("scaled", "plain")}

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 import haiku_mup
-from benchmarks.atlas.piece import Piece
+from benchmarks.atlas.piece import Piece, scaled_and_plain
 from demos.common import losses
 
 WIDTH, BATCH, STEPS = 64, 32, 200       # where they don't vary
@@ -74,11 +74,6 @@ def length_trials(scaled, steps):
     """Returns the trial of a number of steps, at the base's batch size."""
     scale = haiku_mup.RunScale(tokens_ratio=steps / STEPS if scaled else 1.0, betas="half_life")
     return run(BATCH, steps, scale)
-
-
-def scaled_and_plain(trials):
-    """Returns the makers of a piece that scales constants, and leaves them."""
-    return lambda: {name: functools.partial(trials, name == "scaled") for name in ("scaled", "plain")}
 
 
 PIECES = {

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 import haiku_mup
-from benchmarks.atlas.piece import Piece
+from benchmarks.atlas.piece import Piece, scaled_and_plain
 from demos import text_transformer
 from demos.common import losses, words
 
@@ -93,11 +93,6 @@ def length_trials(scaled, steps):
     """Returns the trial of a number of steps, at the base's batch size."""
     scale = haiku_mup.RunScale(tokens_ratio=steps / STEPS if scaled else 1.0, betas="half_life")
     return in_run(BATCH, steps, scale)
-
-
-def scaled_and_plain(trials):
-    """Returns the makers of a piece that scales constants, and leaves them."""
-    return lambda: {name: functools.partial(trials, name == "scaled") for name in ("scaled", "plain")}
 
 
 # --- attention and norms ---
