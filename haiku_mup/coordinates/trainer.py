@@ -73,7 +73,8 @@ def _weight_decay(optimizer: Any, params: Any) -> Any:
     Yogi's momentum does not start at zero, and so moves even parameters that are zero: that is no decay.
     """
     zeros = jax.tree.map(jnp.zeros_like, params)
-    updates, at_zero = (optimizer.update(zeros, optimizer.init(at), at)[0] for at in (params, zeros))
+    update = optax.with_extra_args_support(optimizer).update
+    updates, at_zero = (update(zeros, optimizer.init(at), at, value=1.0)[0] for at in (params, zeros))
     return jax.tree.map(jnp.subtract, updates, at_zero)
 
 
@@ -101,7 +102,8 @@ class Trainer:
         captured = captured_model(mup, "coord_check")
         self.scalings: dict[str, ParameterScaling] = dict(captured.scalings)
         self.branches: list[float] = list(captured.branches.values())
-        self._model, self._optimizer, self._loss_fn, self._inputs = model, optimizer, loss_fn, inputs
+        self._model, self._loss_fn, self._inputs = model, loss_fn, inputs
+        self._optimizer = optax.with_extra_args_support(optimizer)
         self._stats, self._weight_decay = tuple(stats), weight_decay
         readouts = [scaling.target.module for scaling in self.scalings.values()
                     if scaling.target.layer in OUTPUTS and scaling.target.fans.fan_in]
@@ -196,7 +198,8 @@ class Trainer:
         state, records = split_state(state)
         if self._is_nested:
             records = jax.tree.map(jnp.add, records, nested)
-        updates, opt_state = self._optimizer.update(gradients, opt_state, params)
+        # Steps of Momo and Polyak depend on the loss; other optimizers leave `value` alone.
+        updates, opt_state = self._optimizer.update(gradients, opt_state, params, value=loss)
         decay: tuple[Any, Any] = {}, {}
         if self._weight_decay:
             alone = _weight_decay(self._optimizer, params)

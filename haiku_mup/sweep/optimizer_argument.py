@@ -3,6 +3,7 @@ import warnings
 from typing import Any
 
 import jax
+import optax
 
 from haiku_mup.errors import MupError, MupWarning
 
@@ -52,9 +53,9 @@ def warn_of_unused_rate(function: Any, params: Any) -> None:
     >>> warn_of_unused_rate(optax.adam, {"linear": {"w": jax.ShapeDtypeStruct((2, 3), "float32")}})
     """
     def step(rate, params):
-        optimizer = function(rate)
+        optimizer = optax.with_extra_args_support(function(rate))
         state = optimizer.init(params)
-        return state, optimizer.update(params, state, params)
+        return state, optimizer.update(params, state, params, value=1.0)
 
     try:
         jaxpr = jax.make_jaxpr(step)(1e-3, params).jaxpr

@@ -35,7 +35,8 @@ class TrainingStep:
 
     def __init__(self, model: Any, optimizer: optax.GradientTransformationExtraArgs,
                  loss_fn: Callable[..., jax.Array]):
-        self._model, self._optimizer, self._loss_fn = model, optimizer, loss_fn
+        self._model, self._loss_fn = model, loss_fn
+        self._optimizer = optax.with_extra_args_support(optimizer)
         self._stateful = has_state(model)
         self._takes_key = takes_key(model.apply, self._stateful)
 
@@ -51,7 +52,8 @@ class TrainingStep:
         """Returns (params, state, optimizer's state) after one update, and the loss before it."""
         params, state, opt_state = carry
         (value, state), gradients = jax.value_and_grad(self.loss, has_aux=True)(params, state, rng, batch)
-        updates, opt_state = self._optimizer.update(gradients, opt_state, params)
+        # Steps of Momo and Polyak depend on the loss; other optimizers leave `value` alone.
+        updates, opt_state = self._optimizer.update(gradients, opt_state, params, value=value)
         return (optax.apply_updates(params, updates), state, opt_state), value
 
     def loss(self, params: Any, state: Any, rng: Any, what: Any) -> tuple[jax.Array, Any]:

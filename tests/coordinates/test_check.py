@@ -133,6 +133,16 @@ def test_a_model_with_a_state_and_batches_of_its_own():
     assert bias and not any(p.expected for p in bias)
 
 
+def test_an_optimizer_whose_step_depends_on_the_loss_can_be_checked():
+    def checked(parametrization):
+        return haiku_mup.coord_check(mutants.make(mutants.mlp), (64, 256), (mutants.IMAGES, LABELS), loss_fn,
+                                     optax.contrib.momo_adam(0.01), seeds=3, parametrization=parametrization,
+                                     rule="momo_adam", progress=False)
+
+    checked("mup").assert_ok()
+    assert not checked("sp").ok
+
+
 def test_batches_may_differ_in_shape():
     batches = [(jax.random.normal(jax.random.PRNGKey(i), (n, 4, 4)), LABELS[:n]) for i, n in enumerate((8, 16))]
     check = haiku_mup.coord_check(mutants.make(mutants.mlp), (8, 16), batches, loss_fn, optax.adam(0.01),

@@ -85,6 +85,33 @@ def test_a_trial_is_a_plain_loop(x64, name, rule, optimizer, adam):
     np.testing.assert_allclose(found["train_loss"], losses, rtol=1e-9)      # 12 steps of rounding to 1e-16
 
 
+@pytest.mark.parametrize("optimizer", [optax.contrib.momo, pytest.param(optax.contrib.momo_adam, marks=slow)])
+def test_an_optimizer_whose_step_depends_on_the_loss_is_given_it(x64, optimizer):
+    """The losses are those of a loop by hand that passes them as `value`; a constant would give others."""
+    model, mup = make_model(WIDTH), captured(haiku_mup.maximal_update())
+    model = mup.wrap_model(model)
+    rule = optimizer.__name__
+    init_key, data_key, _ = jax.random.split(KEY, 3)
+    batch = ShuffledBatches(DATA, BATCH, STEPS).by_step(data_key)
+
+    def losses(value_of):
+        wrapped = mup.wrap_optimizer(optimizer(1.0), rule=rule)
+
+        def step(carry, number):
+            params, state = carry
+            loss, gradients = jax.value_and_grad(
+                lambda p: loss_fn(model.apply, p, None, batch(number)))(params)
+            updates, state = wrapped.update(gradients, state, params, value=value_of(loss))
+            return (optax.apply_updates(params, updates), state), loss
+
+        params = model.init(init_key, DATA[0][:BATCH])
+        return jax.lax.scan(step, (params, wrapped.init(params)), jnp.arange(STEPS))[1]
+
+    found = jax.jit(training(optimizer)(WIDTH))(1.0, KEY)["train_loss"]
+    np.testing.assert_allclose(found, losses(lambda loss: loss), rtol=1e-9)     # 12 steps of rounding to 1e-16
+    assert np.abs(found - losses(lambda loss: 1.0)).max() > 1e-3
+
+
 @slow
 def test_hyperparameters_go_to_the_function_that_takes_them():
     def optimizer(lr, momentum):
