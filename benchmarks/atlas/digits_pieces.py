@@ -76,6 +76,21 @@ def hidden_matrices(params):
             for layer, arrays in params.items()}
 
 
+def noisy_sgd(schedule):
+    """Returns SGD with gradient noise."""
+    return optax.noisy_sgd(schedule, eta=0.01, key=0)
+
+
+def polyak_sgd(schedule):
+    """Returns SGD with Polyak's step, times what decays."""
+    return optax.polyak_sgd(max_learning_rate=1.0, scaling=schedule)
+
+
+def schedule_free(schedule):
+    """Returns schedule-free Adam, at the rate with which the schedule begins."""
+    return optax.contrib.schedule_free(optax.adam(schedule(0), b1=0.0), schedule(0))
+
+
 # --- pieces ---
 
 # Each optimizer, and log2 of a rate near its best at the base: a coarse grid at width 64 found it.
@@ -85,7 +100,15 @@ OPTIMIZERS = {
     "adabelief": (optax.adabelief, -8),
     "adagrad": (optax.adagrad, -4),
     "adafactor": (optax.adafactor, -4), "novograd": (optax.novograd, -5),
-    "muon": (functools.partial(optax.contrib.muon, muon_weight_dimension_numbers=hidden_matrices), -7)}
+    "muon": (functools.partial(optax.contrib.muon, muon_weight_dimension_numbers=hidden_matrices), -7),
+    "nadam": (optax.nadam, -7), "amsgrad": (optax.amsgrad, -7), "adamax": (optax.adamax, -7),
+    "adan": (optax.adan, -7), "ademamix": (optax.contrib.ademamix, -7), "adopt": (optax.contrib.adopt, -7),
+    "signum": (optax.signum, -9),
+    "radam": (optax.radam, -5), "yogi": (optax.yogi, -7), "madgrad": (optax.contrib.madgrad, -7),
+    "adadelta": (optax.adadelta, 1), "noisy_sgd": (noisy_sgd, -2), "fromage": (optax.fromage, -4),
+    "momo": (optax.contrib.momo, 0), "polyak_sgd": (polyak_sgd, -1), "momo_adam": (optax.contrib.momo_adam, -6),
+    "prodigy": (optax.contrib.prodigy, 1), "dadapt_adamw": (optax.contrib.dadapt_adamw, 1),
+    "dog": (optax.contrib.dog, 1), "schedule_free": (schedule_free, -7)}
 
 
 def in_both(name, make, **options):
@@ -99,14 +122,14 @@ def around(log2_lr, below=4, above=4):
     return range(log2_lr - below, log2_lr + above + 1)
 
 
-def optimizers(*names, expected, above=4, widths=WIDTHS):
+def optimizers(*names, expected, below=4, above=4, widths=WIDTHS, seeds=2):
     """Returns the piece of some optimizers, each in both parametrizations."""
-    rates = {f"{name}, {each}": around(OPTIMIZERS[name][1], 4, above)
+    rates = {f"{name}, {each}": around(OPTIMIZERS[name][1], below, above)
              for name in names for each in PARAMETRIZATIONS}
     return Piece(title="Optimizers: " + ", ".join(names), varies="width", sizes=widths, log2_lrs=rates,
                  makers=lambda: {label: maker for name in names
                                  for label, maker in in_both(name, decaying(OPTIMIZERS[name][0])).items()},
-                 losses=LOSSES, expected=expected)
+                 losses=LOSSES, expected=expected, seeds=seeds)
 
 
 def in_epsilon():
@@ -193,10 +216,10 @@ def in_schedules():
     return in_both("constant", optax.adam) | in_both("cosine", cosine)
 
 
-def settings(title, makers, log2_lrs, expected):
+def settings(title, makers, log2_lrs, expected, seeds=2):
     """Returns the piece of some settings of Adam."""
     return Piece(title=title, varies="width", sizes=WIDTHS, makers=makers, log2_lrs=log2_lrs, losses=LOSSES,
-                 expected=expected)
+                 expected=expected, seeds=seeds)
 
 
 PIECES = {
@@ -223,6 +246,32 @@ PIECES = {
     "optimizers_muon": optimizers(
         "muon", widths=WIDTHS[:3],
         expected="Muon drifts by less than 0.3 octaves in both, as was seen from 64 to 256."),
+    "optimizers_adam_like": optimizers(
+        "nadam", "amsgrad", "adamax", "adan", "ademamix", "adopt", "signum", below=3, above=3,
+        widths=WIDTHS[:3],
+        expected="Written after the piece on Adam. All normalize each entry, so all are like Adam up to width "
+                 "256: standard falls by 1 to 1.5 octaves on both losses, μP rises by 0.5 on training loss "
+                 "and stays within 0.4 on validation. Signum's noise is largest: it falls most in "
+                 "standard."),
+    "optimizers_between": optimizers(
+        "radam", "yogi", "madgrad", "adadelta", "noisy_sgd", "fromage", below=3, above=3, widths=WIDTHS[:3],
+        expected="Written after the pieces on Adagrad, Adam and LARS. RAdam and Yogi are like Adam: standard "
+                 "falls by 1. MADGRAD takes a cube root, and falls by a third of Adam's exponent less. "
+                 "Adadelta's updates have the size of its earlier ones, so that it falls by 0.5. Noisy SGD "
+                 "stays where SGD does, within 0.3 in both. Fromage falls by 0.5 to 1, like LARS. μP stays "
+                 "within 0.5 in all."),
+    "optimizers_sums": optimizers(
+        "momo", "polyak_sgd", "momo_adam", below=3, above=3, widths=WIDTHS[:3],
+        expected="Momo and Polyak's step divide the loss by the gradient's squared norm over all parameters, "
+                 "which hardly depends on the width: both stay within 0.4 in both, as SGD does. Momo-Adam's cap "
+                 "acts beyond the best rate, where the curve is flat: it falls by 0.5 to 1 in standard, with "
+                 "less to lose than Adam, and μP stays within 0.5."),
+    "optimizers_rate_free": optimizers(
+        "prodigy", "dadapt_adamw", "dog", "schedule_free", below=3, above=3, widths=WIDTHS[:3],
+        expected="The rate multiplies a distance that Prodigy and D-Adaptation estimate. Entries have less far "
+                 "to go in wider models, and the estimate follows: standard falls by 0.5, half of what Adam "
+                 "does. DoG measures by norms over all parameters, and stays within 0.3, as SGD does. "
+                 "Schedule-free Adam falls like Adam with a constant rate, by 1.5. μP stays within 0.5 in all."),
     "epsilon": settings(
         "Adam's ε: 1e-5 and 1e-3", in_epsilon, around(-7, 3, 3),
         "At 1e-5 nothing changes, as gradients are near 1e-3 per entry. At 1e-3 ε rules at large widths, "
@@ -236,12 +285,12 @@ PIECES = {
     "dropout": settings(
         "Dropout: 0.1 and 0.5", in_dropout, around(-8, 3, 3),
         "At 0.1 as without. At 0.5 μP rises by up to 2 octaves on validation, as was seen with ten epochs, "
-        "and standard stays within 1."),
+        "and standard stays within 1.", seeds=3),
     "dropout_unaligned": settings(
         "Dropout, with rates for updates without alignment", in_dropout_unaligned, around(-8, 3, 3),
         "Written after the piece on dropout, where μP's best rate rose like the width's root. That is what "
         "Everett's exponents without alignment give hidden weights, -1/2 in place of -1: with dropout 0.5 "
-        "they keep the best rate within half an octave, and without dropout it falls by 1 to 1.5."),
+        "they keep the best rate within half an octave, and without dropout it falls by 1 to 1.5.", seeds=3),
     "precision": settings(
         "bfloat16 parameters", in_precision, around(-7, 3, 3),
         "Updates below 1/256 of a weight are rounded away. At 512 hidden updates are the smallest beside "
@@ -259,7 +308,7 @@ PIECES = {
         "In 310 steps a decay of 0.3 · lr is too weak to matter for the best rate: all of AdamW's drift like "
         "Adam's, within 0.3 of it, and the exponents of λ differ by less than the seeds. A decay that follows "
         "no rate takes a third of each weight in the run, and pulls best rates at all widths up by half an "
-        "octave. L2 before Adam in μP drifts by half an octave more than no decay."),
+        "octave. L2 before Adam in μP drifts by half an octave more than no decay.", seeds=3),
     "schedules": settings(
         "Rates that stay, and that decay like a cosine", in_schedules, around(-8, 4, 3),
         "A cosine is as linear. With a constant rate noise decides: best rates are an octave lower, standard "

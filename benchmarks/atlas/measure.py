@@ -10,6 +10,8 @@ from haiku_mup.serialization import atomic_files
 def measure(piece, folder, **sweep_arguments):
     """Measures a piece, and writes measured.json; one that was interrupted goes on where it was.
 
+    So does one that was given more seeds.
+
     Args:
       piece: what to measure.
       folder: of its results.
@@ -20,15 +22,17 @@ def measure(piece, folder, **sweep_arguments):
     settings = {}
     for number, (lrs, makers) in enumerate(piece.groups().items()):
         sweep = haiku_mup.lr_sweep(makers, piece.sizes, lrs, piece.seeds, out=folder / f"sweep-{number}",
-                                   **sweep_arguments)
+                                   grow=True, **sweep_arguments)
         settings |= describe(sweep, piece.losses)
     settings = {setting: settings[setting] for setting in piece.makers()}
     path, seconds = folder / "measured.json", time.perf_counter() - start
-    # One that is measured already is only read again, which takes no time.
-    earlier = json.loads(path.read_text(encoding="utf-8"))["seconds"] if path.exists() else 0
+    # One that is measured already is only read again, which takes no time; one with more seeds takes more.
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"seconds": 0, "seeds": 0}
+    if earlier["seeds"] == piece.seeds:
+        seconds = 0
     atomic_files.write(path, json.dumps({
         "title": piece.title, "varies": piece.varies, "sizes": list(piece.sizes), "seeds": piece.seeds,
-        "expected": piece.expected, "seconds": max(earlier, round(seconds)), "settings": settings},
+        "expected": piece.expected, "seconds": earlier["seconds"] + round(seconds), "settings": settings},
         indent=1, ensure_ascii=False))
 
 
