@@ -263,15 +263,16 @@ PIECES = {
     "optimizers_sums": optimizers(
         "momo", "polyak_sgd", "momo_adam", below=3, above=3, widths=WIDTHS[:3],
         expected="Momo and Polyak's step divide the loss by the gradient's squared norm over all parameters, "
-                 "which hardly depends on the width: both stay within 0.4 in both, as SGD does. Momo-Adam's cap "
-                 "acts beyond the best rate, where the curve is flat: it falls by 0.5 to 1 in standard, with "
-                 "less to lose than Adam, and μP stays within 0.5."),
+                 "which hardly depends on the width: both stay within 0.4 in both, as SGD does. Momo-Adam's "
+                 "cap acts beyond the best rate, where the curve is flat: it falls by 0.5 to 1 in standard, "
+                 "with less to lose than Adam, and μP stays within 0.5."),
     "optimizers_rate_free": optimizers(
         "prodigy", "dadapt_adamw", "dog", "schedule_free", below=3, above=3, widths=WIDTHS[:3],
-        expected="The rate multiplies a distance that Prodigy and D-Adaptation estimate. Entries have less far "
-                 "to go in wider models, and the estimate follows: standard falls by 0.5, half of what Adam "
-                 "does. DoG measures by norms over all parameters, and stays within 0.3, as SGD does. "
-                 "Schedule-free Adam falls like Adam with a constant rate, by 1.5. μP stays within 0.5 in all."),
+        expected="The rate multiplies a distance that Prodigy and D-Adaptation estimate. Entries have less "
+                 "far to go in wider models, and the estimate follows: standard falls by 0.5, half of what "
+                 "Adam does. DoG measures by norms over all parameters, and stays within 0.3, as SGD does. "
+                 "Schedule-free Adam falls like Adam with a constant rate, by 1.5. μP stays within 0.5 in "
+                 "all."),
     "epsilon": settings(
         "Adam's ε: 1e-5 and 1e-3", in_epsilon, around(-7, 3, 3),
         "At 1e-5 nothing changes, as gradients are near 1e-3 per entry. At 1e-3 ε rules at large widths, "
