@@ -15,7 +15,8 @@ follows from the rest: what the decay takes over the whole run, lr · λ · step
 
 Measured: the exponent of the examples is less sure than that of the batch. Recipes of large runs have m_D^-0.3
 (set) and m_D^-0.28 (fitted) in place of m_D^-½ (marin-community/marin, issue 4225), and on few data that are
-seen many times no such law holds. So the exponents are parameters.
+seen many times no such law holds. Runs of some hundred steps lose by averages whose memory grows with them
+(docs/evidence/atlas.rst). So the exponents are parameters.
 """
 import dataclasses
 import enum
@@ -55,6 +56,8 @@ class RunScale:
       eps_batch: exponent of m_B in Adam's ε: -½, as of the gradients' noise.
       eps_tokens: exponent of m_D in Adam's ε: ½ in the paper's table.
       betas: "linear" or "half_life", see `BetaScaling`.
+      betas_batch: exponent of m_B in 1 − β: 1 in the paper's table.
+      betas_tokens: exponent of m_D in 1 − β: -1 in the paper's table; 0 leaves averages as the length grows.
       critical_batch_ratio: the batch_ratio above which larger batches no longer save steps, if it is known;
         beyond it `doubts` says so. All these laws are for batches below.
 
@@ -73,6 +76,8 @@ class RunScale:
     eps_batch: float = -0.5
     eps_tokens: float = 0.5
     betas: BetaScaling | str = BetaScaling.LINEAR
+    betas_batch: float = 1.0
+    betas_tokens: float = -1.0
     critical_batch_ratio: float | None = None
 
     def __post_init__(self) -> None:
@@ -81,7 +86,8 @@ class RunScale:
             value = getattr(self, field)
             if not (_is_number(value) and value > 0 or value is None and field == "critical_batch_ratio"):
                 raise MupError(f"RunScale: {field}={value!r}: give a number above 0, target / base")
-        for field in ("lr_batch", "lr_tokens", "sgd_lr_batch", "eps_batch", "eps_tokens"):
+        for field in ("lr_batch", "lr_tokens", "sgd_lr_batch", "eps_batch", "eps_tokens",
+                      "betas_batch", "betas_tokens"):
             if not _is_number(getattr(self, field)):
                 raise MupError(f"RunScale: {field}={getattr(self, field)!r}: give an exponent, such as 0.5")
         if self.betas not in list(BetaScaling):
@@ -132,6 +138,15 @@ class RunScale:
         return self._power(self.eps_batch, self.eps_tokens)
 
     @property
+    def one_minus_beta(self) -> float:
+        """Computes the factor of 1 − β of averages, in the paper's table κ.
+
+        >>> haiku_mup.RunScale(batch_ratio=4, tokens_ratio=16, betas_tokens=0).one_minus_beta
+        4.0
+        """
+        return self._power(self.betas_batch, self.betas_tokens)
+
+    @property
     def decay(self) -> float:
         """Computes the factor of AdamW's λ, which is κ over the learning rate's factor.
 
@@ -170,16 +185,17 @@ class RunScale:
         """
         if not _is_number(beta) or not 0 <= beta < 1:
             raise MupError(f"RunScale: {name}={beta!r}: give a number from 0 to below 1")
-        if self.kappa == 1 or beta == 0:
+        factor = self.one_minus_beta
+        if factor == 1 or beta == 0:
             return beta
         if self.betas == BetaScaling.HALF_LIFE:
-            return float(beta**self.kappa)
-        found = 1 - (1 - beta) * self.kappa
+            return float(beta**factor)
+        found = 1 - (1 - beta) * factor
         if found < 0:
-            least = math.ceil(1e4 * (1 - 1 / self.kappa)) / 1e4         # rounded up, so that it is right
+            least = math.ceil(1e4 * (1 - 1 / factor)) / 1e4         # rounded up, so that it is right
             raise MupError(
                 f"RunScale: batch_ratio={self.batch_ratio:g} and tokens_ratio={self.tokens_ratio:g} make "
-                f"1 - {name} = {1 - beta:.4g} × {self.kappa:.4g} = {1 - found:.4g}, which is above 1: the "
+                f"1 - {name} = {1 - beta:.4g} × {factor:.4g} = {1 - found:.4g}, which is above 1: the "
                 "average would have to forget faster than in one step; give RunScale(betas='half_life'), a "
                 f"smaller batch, or tune the base with {name}={least:.4g} or more")
         return found
@@ -267,7 +283,7 @@ class RunScale:
         """
         betas = "1 - β × " if self.betas == BetaScaling.LINEAR else "β ^ "
         return (f"batch × {self.batch_ratio:g}, tokens × {self.tokens_ratio:g}: Adam lr × {self.adam_lr:.4g}, "
-                f"{betas}{self.kappa:.4g}, ε × {self.eps:.4g}, λ × {self.decay:.4g}, "
+                f"{betas}{self.one_minus_beta:.4g}, ε × {self.eps:.4g}, λ × {self.decay:.4g}, "
                 f"SGD lr × {self.sgd_lr:.4g}")
 
     def _power(self, batch: float, tokens: float) -> float:

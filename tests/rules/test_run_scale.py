@@ -40,6 +40,20 @@ def test_exponents_are_parameters():
     assert RunScale(batch_ratio=4, sgd_lr_batch=0.5).sgd_lr == 2
 
 
+def test_averages_may_follow_the_batch_alone():
+    """So they do where runs are too short for a memory that grows with them."""
+    scale = RunScale(batch_ratio=4, tokens_ratio=16, betas_tokens=0)
+    assert 1 - scale.beta(0.9375) == 4 / 16 and 1 - RunScale(tokens_ratio=16, betas_tokens=0).beta(0.75) == 0.25
+    assert scale.decay == RunScale(batch_ratio=4, tokens_ratio=16).decay == 0.5     # lr · λ · steps stays
+    assert "1 - β × 4" in str(scale)
+    half = RunScale(batch_ratio=4, betas="half_life", betas_batch=0.5)
+    assert half.beta(0.5) == 0.25
+    with pytest.raises(MupError, match="b1=0.75 or more"):
+        RunScale(batch_ratio=4, tokens_ratio=16, betas_tokens=0).adam(0.1, b1=0.5)
+    with pytest.raises(MupError, match="RunScale: betas_batch"):
+        RunScale(betas_batch="1")
+
+
 @pytest.mark.parametrize("m_b, m_d, exponents", [
     (4, 1, {}), (2, 8, {}), (4, 16, {"lr_tokens": -0.3}), (0.5, 3, {"lr_batch": 1.0}),
 ])
