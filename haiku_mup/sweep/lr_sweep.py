@@ -14,6 +14,7 @@ from haiku_mup.errors import MupError, MupWarning
 from haiku_mup.serialization import atomic_files
 from haiku_mup.sweep.result import Sweep
 from haiku_mup.sweep.rows import csv_text
+from haiku_mup.sweep.search import SearchMethod
 from haiku_mup.sweep.spec import MakeTrial, SweepSpec
 
 
@@ -60,7 +61,8 @@ def lr_sweep(make_trial: MakeTrial | Mapping[str, MakeTrial], widths: Iterable[i
         for this very process. By default, on a CPU, these are loky's processes, if loky is installed
         (``pip install 'haiku-mup[sweep]'``): one for each core if models are small, fewer with more threads
         each if they are large. With other devices, or several, it is a thread of this process.
-      search: "grid" runs all trials. "adaptive" runs at most a third of each curve's (but at least three).
+      search: "grid" runs all trials. "adaptive" runs a third of the narrowest width's, and fewer at each wider
+        one down to a fifth, but at least three, and a third where the optimum moved by more than an octave.
         First it tries a few rates with one seed: at the narrowest width rates spread over all of them, at the
         next ones rates around the optimum of the width before and some far off. Then it closes in on the lowest
         loss, and at last runs all seeds around it. With three seeds or more, and losses that have one valley,
@@ -92,7 +94,7 @@ def lr_sweep(make_trial: MakeTrial | Mapping[str, MakeTrial], widths: Iterable[i
     """
     spec = SweepSpec.from_arguments(make_trial, widths, lrs, seeds, hyperparameters=hyperparameters,
                                     search=search, chunk=chunk)
-    with _progress_bar(spec.max_trials, progress) as bar:
+    with _progress_bar(spec.max_trials, spec.search is SearchMethod.ADAPTIVE, progress) as bar:
         sweep = _run(spec, out=out, grow=grow, executor=executor, bar=bar)
     if sweep.missing:
         missing = _describe_missing(sweep)
@@ -150,8 +152,14 @@ def _write_table(sweep: Sweep, out: str | os.PathLike[str] | None) -> None:
 # --- messages ---
 
 @contextlib.contextmanager
-def _progress_bar(total: int, progress: bool) -> Iterator[SweepProgress]:
-    """Shows a bar, if it is wanted and tqdm is installed."""
+def _progress_bar(total: int, at_most: bool, progress: bool) -> Iterator[SweepProgress]:
+    """Shows a bar, if it is wanted and tqdm is installed.
+
+    Args:
+      total: the number of trials.
+      at_most: whether fewer trials may be all, so that the bar is full when the sweep ends.
+      progress: whether a bar is wanted.
+    """
     try:
         import tqdm  # type: ignore[import-untyped]
     except ImportError:
@@ -161,6 +169,8 @@ def _progress_bar(total: int, progress: bool) -> Iterator[SweepProgress]:
         return
     with tqdm.tqdm(total=total, unit="trial", smoothing=0.1) as bar:
         yield SweepProgress(lambda parametrization, width, trials: bar.update(trials), bar.set_description)
+        if at_most:
+            bar.total = bar.n
 
 
 def _describe_missing(sweep: Sweep) -> str:

@@ -3,15 +3,18 @@
 A search is a generator. It yields the trials of a round, is sent the losses of those that succeeded, and
 returns the best rates when it ends.
 
-The adaptive search runs a third of a curve's trials, in three stages:
+The adaptive search runs a third of a curve's trials at the narrowest width, and fewer at each wider one, down
+to a fifth: wide models cost most, and the optimum of the narrower width says where to look. It has three
+stages:
 
 1. Initial rates, with one seed. Without a starting point these are some four rates spread over all of them.
    The optimum of the next narrower width is a starting point: then they are that rate, the rates half an octave
-   to each side of it, and one every two octaves elsewhere. The far rates show whether the starting point is
+   to each side of it, and one every four octaves elsewhere. The far rates show whether the starting point is
    only a local minimum of the curve.
 2. A bracket, with one seed. While a neighbour of the lowest rate is more than an octave away, the next trial
    halves that distance. If the lowest rate is the outermost one, the next trial is beyond it. (Press et al.,
-   Numerical Recipes, section 10.1, bracket a minimum likewise.)
+   Numerical Recipes, section 10.1, bracket a minimum likewise.) If the lowest rate then is more than an octave
+   from the starting point, the narrower width told little, and the width gets a third of its trials, too.
 3. Replicates. All seeds run at the lowest rate and an octave to each side, then half an octave to each side,
    then one and a half. After each round the lowest rate is chosen anew, and the next round is around that one.
    This goes on until the budget is spent.
@@ -29,11 +32,13 @@ from haiku_mup.sweep.loss_curves import Curve, final_loss, finite_or_inf
 from haiku_mup.sweep.optimum import first_of_lowest, marginal_means
 from haiku_mup.sweep.trial import Trial
 
-BUDGET_SHARE = 3        # an adaptive search runs one in so many of a curve's trials,
+BUDGET_SHARE = 3        # an adaptive search runs at most one in so many of a curve's trials,
+WIDEST_SHARE = 5        # and at the widest of several widths one in so many, if its optimum is where it was
 MIN_BUDGET = 3          # but at least so many
 WARM_START_SEEDS = 3    # with fewer seeds the budget is too small for a start around a known rate and far off
 INITIAL_RATES = 4       # without a starting point
-FAR_OCTAVES = 2         # between the initial rates away from a starting point
+FAR_OCTAVES = 4         # between the initial rates away from a starting point
+SURPRISE_OCTAVES = 1    # an optimum that is farther from its starting point gets the larger budget
 
 Losses = Mapping[Trial, Mapping[str, np.ndarray]]
 GridIndex = tuple[int, int]                 # of a rate and of a seed
@@ -59,13 +64,15 @@ def grid_search(trials: Sequence[Trial]) -> Search:
     return None
 
 
-def adaptive_search(trials: Sequence[Trial], warm_start: BestRates | None = None) -> Search:
+def adaptive_search(trials: Sequence[Trial], warm_start: BestRates | None = None,
+                    share: float = BUDGET_SHARE) -> Search:
     """Searches each curve of a grid: all rates and seeds at one setting of the other hyperparameters.
 
     Args:
       trials: the grid of one parametrization and width.
       warm_start: the best rates of a narrower width, at which this search starts if there are three seeds or
         more; else it starts from rates spread over all of them.
+      share: one in so many trials runs where the optimum is near the one that it starts at.
 
     Returns:
       log2 of the best rates, by setting, without settings at which every trial diverged.
@@ -85,7 +92,7 @@ def adaptive_search(trials: Sequence[Trial], warm_start: BestRates | None = None
     by_setting: dict[Setting, list[Trial]] = {}
     for trial in trials:
         by_setting.setdefault(trial.point[1:], []).append(trial)
-    curves = {setting: _CurveSearch(members, (warm_start or {}).get(setting))
+    curves = {setting: _CurveSearch(members, (warm_start or {}).get(setting), share)
               for setting, members in by_setting.items()}
     yield from _merge_rounds([curve.rounds() for curve in curves.values()])
     best = {setting: curve.best_log2_lr for setting, curve in curves.items()}
@@ -93,7 +100,7 @@ def adaptive_search(trials: Sequence[Trial], warm_start: BestRates | None = None
 
 
 def search_width_by_width(grids: Iterable[Sequence[Trial]]) -> Search:
-    """Searches one width after another; each search starts at the best rates of the one before.
+    """Searches one width after another, with ever fewer trials, each from the best rates of the one before.
 
     Args:
       grids: all trials of one parametrization, for each width in ascending order.
@@ -107,18 +114,19 @@ def search_width_by_width(grids: Iterable[Sequence[Trial]]) -> Search:
     {64}
     """
     best: BestRates | None = None
-    for trials in grids:
-        best = yield from adaptive_search(trials, best)
+    by_width = list(grids)
+    for trials, share in zip(by_width, np.geomspace(BUDGET_SHARE, WIDEST_SHARE, max(2, len(by_width)))):
+        best = yield from adaptive_search(trials, best, share)
     return best
 
 
-def adaptive_budget(trials: int) -> int:
+def adaptive_budget(trials: int, share: float = BUDGET_SHARE) -> int:
     """Returns how many trials an adaptive search may run of a curve that has so many.
 
-    >>> adaptive_budget(36), adaptive_budget(5)
-    (12, 3)
+    >>> adaptive_budget(36), adaptive_budget(36, 6), adaptive_budget(5)
+    (12, 6, 3)
     """
-    return max(trials // BUDGET_SHARE, min(MIN_BUDGET, trials))
+    return max(int(trials / share + 1e-9), min(MIN_BUDGET, trials))
 
 
 Rounds = Generator[list[Trial], Losses, None]
@@ -153,14 +161,15 @@ class _CurveSearch:
     Args:
       trials: all trials of the curve.
       start: log2 of the rate to start at; None for no starting point.
+      share: see `adaptive_search`.
     """
 
-    def __init__(self, trials: Sequence[Trial], start: float | None):
+    def __init__(self, trials: Sequence[Trial], start: float | None, share: float):
         lrs = sorted({trial.point[0][1] for trial in trials})
         seeds = list(dict.fromkeys(trial.seed for trial in trials))
         self._trials = {(lrs.index(t.point[0][1]), seeds.index(t.seed)): t for t in trials}
         self._log2_lrs, self._seeds = np.log2(lrs), len(seeds)
-        self._budget = adaptive_budget(len(trials))
+        self._budget, self._usual_budget = adaptive_budget(len(trials)), adaptive_budget(len(trials), share)
         self._octave = self._grid_steps(1)
         self._half_octave = max(1, self._octave // 2)
         warm = start is not None and len(seeds) >= WARM_START_SEEDS
@@ -183,9 +192,18 @@ class _CurveSearch:
     def _stages(self) -> Iterator[list[GridIndex]]:
         """Yields the rounds of the three stages, until the budget is spent."""
         yield self._within_budget((rate, 0) for rate in self._initial_rates())
-        for next_round in (self._bracket, self._replicates):
-            while indices := self._within_budget(next_round()):
-                yield indices
+        while indices := self._within_budget(self._bracket()):
+            yield indices
+        if not self._is_surprised():
+            self._budget = self._usual_budget
+        while indices := self._within_budget(self._replicates()):
+            yield indices
+
+    def _is_surprised(self) -> bool:
+        """Returns whether the lowest rate is far from the starting point, or there was none."""
+        octaves = math.inf if self._start is None else abs(
+            self._log2_lrs[self._lowest_rate()] - self._log2_lrs[self._start])
+        return octaves > SURPRISE_OCTAVES + 1e-9        # of rates that differ by rounding
 
     def _initial_rates(self) -> Iterable[int]:
         """Returns the first rates to try, the most important ones first."""
@@ -223,10 +241,9 @@ class _CurveSearch:
         octave, half, lowest = self._octave, self._half_octave, self._lowest_rate()
         for steps in ((0, octave, -octave), (half, -half), (octave + half, -octave - half)):
             rates = [lowest + step for step in steps if 0 <= lowest + step < len(self._log2_lrs)]
-            new = [(rate, seed) for seed in range(self._seeds) for rate in rates
-                   if (rate, seed) not in self._losses]
-            if new:
-                return new
+            for seed in range(self._seeds):
+                if new := [(rate, seed) for rate in rates if (rate, seed) not in self._losses]:
+                    return new
         return []
 
     def _within_budget(self, indices: Iterable[GridIndex]) -> list[GridIndex]:

@@ -2,6 +2,7 @@
 import concurrent.futures
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -44,20 +45,45 @@ class Failed:
 
 
 @pytest.mark.parametrize("best, rates, seeds", [(-6.3, 17, 3), (-5.0, 12, 2), (-8.6, 19, 5)])
-def test_the_search_on_a_grids_records_is_near_and_short(best, rates, seeds, tmp_path):
-    lrs = [2.0**(k / 2 - 10) for k in range(rates)]
-    losses = {haiku_mup.Trial(name, width, (("lr", lr),), seed): {"loss": np.exp(
-        0.1 * (np.log2(lr) - best)**2 + seed / 9)} for name in ("sp", "mup") for width in (64, 128)
-        for lr in lrs for seed in range(seeds)}
-    grid = haiku_mup.Sweep(losses)
-    found = adaptive.search(grid)
-    last = adaptive.report(grid, found).split("\n")[-1]
-    assert len(found.losses) <= len(losses) / 3 and "4 of 4 best rates within 0.25 octaves" in last
+def test_the_search_on_a_grids_records_is_near_and_short(best, rates, seeds):
+    grid = bowls(best, rates, seeds)
+    found = adaptive.score(grid, adaptive.search(grid))
+    # Work is of trials that cost width^1.5: a third at width 64, and a fifth at 128 with three seeds or more.
+    assert found.work <= (0.334 if seeds < 3 else 0.25) and (found.found, found.curves) == (2, 2)
 
 
-def test_what_is_no_whole_grid_is_refused(tmp_path):
-    with concurrent.futures.ThreadPoolExecutor(1) as here:
-        haiku_mup.lr_sweep({"mup": lambda width: lambda lr, key: lr}, [2], [2.0**k for k in range(9)], 3,
-                           out=tmp_path / "out", executor=here, search="adaptive", progress=False)
+def test_a_best_rate_elsewhere_is_missed_and_work_goes_by_the_width():
+    grid = bowls(-6.3, 17, 3)
+    wide = haiku_mup.Sweep({t: x for t, x in grid.losses.items()
+                            if t.width == 64 or t.point[0][1] < 2.0**-8})
+    found = adaptive.score(grid, wide)
+    assert (found.found, found.curves) == (1, 2)
+    assert ["missed" in line for line in found.lines] == [False, True]
+    assert found.work == pytest.approx((17 + 4 * 2**1.5) / (17 + 17 * 2**1.5))
+    around = adaptive.near_optimum(grid, 1)
+    assert {(t.width, t.seed, adaptive.log2_lr(t)) for t in around.losses} == {
+        (width, 0, x) for width in (64, 128) for x in (-7.5, -6.5, -5.5)}
+
+
+def bowls(best, rates, seeds):
+    """Returns the grid of a parabola whose lowest rate is at log2 lr = best, at each width."""
+    return haiku_mup.Sweep({
+        haiku_mup.Trial("mup", width, (("lr", 2.0**(k / 2 - 10)),), seed): {"loss": np.exp(
+            0.1 * (k / 2 - 10 - best)**2 + seed / 9)}
+        for width in (64, 128) for k in range(rates) for seed in range(seeds)})
+
+
+def test_a_folder_is_compared_and_what_is_no_whole_grid_is_refused(tmp_path, capsys):
+    def swept(search, folder):
+        with concurrent.futures.ThreadPoolExecutor(1) as here:
+            haiku_mup.lr_sweep({"mup": lambda width: lambda lr, key: (jnp.log2(lr) - 4)**2}, [2, 4],
+                               [2.0**k for k in range(9)], 3, out=tmp_path / folder, executor=here,
+                               search=search, progress=False)
+        return str(tmp_path / folder)
+
+    adaptive.main([swept("grid", "whole"), "--curves"])
+    lines = capsys.readouterr().out.split("\n")
+    assert lines[1].startswith("whole, train_loss") and lines[1].split()[-2:] == ["2/2", "100.0%"]
+    assert lines[2].split()[:3] == ["2", "4.00", "±0.00"] and "all seeds" in lines[-2]
     with pytest.raises(SystemExit, match="trials are missing"):
-        adaptive.load_grid(tmp_path / "out")
+        adaptive.main([swept("adaptive", "part")])

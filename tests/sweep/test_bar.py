@@ -24,6 +24,14 @@ def test_a_sweep_says_what_it_traces_compiles_and_trains(progress, capsys):
         assert (work in shown) == progress
 
 
+def test_the_bar_of_an_adaptive_sweep_ends_full(capsys):
+    with ThreadPoolExecutor(1) as here:
+        found = haiku_mup.lr_sweep({"mup": lambda width: lambda lr, key: (jnp.log2(lr) + 2)**2}, [64, 128],
+                                   [2.0**k for k in range(-8, 4)], seeds=3, executor=here, search="adaptive")
+    shown, count = capsys.readouterr().err, len(found.losses)
+    assert count < 24 and "/24" in shown and f"{count}/{count}" in shown.split("\r")[-1]
+
+
 @pytest.mark.parametrize("progress", [True, False])
 def test_a_check_says_what_it_traces_and_compiles(progress, capsys):
     def make_model(width):
