@@ -83,8 +83,14 @@ class OptimizerScaling:
     def _factors_of(self, rule: OptimizerRule) -> FactorsByName:
         """Returns the factors of all parameters by one rule, which are computed once."""
         if rule not in self._factors:
-            scales = {(name, block): self._scales(rule, scaling, block)
-                      for name, scaling in self._scalings.items() for block in scaling.row_blocks}
+            alike: dict[Any, Scales] = {}   # `ParameterScaling.of` shares the blocks of parameters of a kind
+            scales: dict[tuple[str, RowBlock], Scales] = {}
+            for name, scaling in self._scalings.items():
+                for block in scaling.row_blocks:
+                    kind = id(block), scaling.base.stacks, scaling.target.stacks
+                    if kind not in alike:
+                        alike[kind] = self._scales(rule, scaling, block)
+                    scales[name, block] = alike[kind]
 
             def numbers(value: Callable[[str, Scales], float]) -> ByName:
                 def factor(name: str) -> Factor:

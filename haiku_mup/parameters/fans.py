@@ -3,7 +3,7 @@ import contextlib
 import contextvars
 import enum
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import haiku as hk
@@ -177,7 +177,7 @@ def parse_finite(given: Mapping[str, Axes | str] | None) -> dict[str, FiniteAxes
     return found
 
 
-def finite_axes(declared: Iterable[FiniteAxes], fans: Fans, name: str,
+def finite_axes(declared: Sequence[FiniteAxes], fans: Fans, name: str,
                 shape: tuple[int, ...]) -> tuple[int, ...]:
     """Returns the axes of a parameter that are not widths, whatever their sizes, counted from 0.
 
@@ -190,6 +190,8 @@ def finite_axes(declared: Iterable[FiniteAxes], fans: Fans, name: str,
     Raises:
       MupError: axes that the shape doesn't have.
     """
+    if not declared:
+        return ()
     rank, found = len(shape), set[int]()
     for axes in declared:
         if isinstance(axes, FanWord):

@@ -2,7 +2,7 @@
 import difflib
 import fnmatch
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from haiku_mup.errors import MupError
 
 
-def matching(name: str, patterns: Iterable[str]) -> list[str]:
+def matching(name: str, patterns: Collection[str]) -> list[str]:
     """Returns the globs that match a name. `*` matches any text, slashes included.
 
     Brackets are those of globs, as in "linear_[12]/*", or those of a path, as in "layers[0].*".
@@ -20,6 +20,8 @@ def matching(name: str, patterns: Iterable[str]) -> list[str]:
     >>> matching("layers[0].weight", ["layers[*].weight", "layers[1].weight"])
     ['layers[*].weight']
     """
+    if not patterns:        # as for most models, and this is asked several times for each parameter
+        return []
     return [pattern for pattern in patterns if fnmatch.fnmatchcase(name, pattern) or (
         "[" in name and fnmatch.fnmatchcase(name, pattern.replace("[", "[[]")))]
 

@@ -121,7 +121,7 @@ class TreeDeclarations:
             fans, moments, makes_logits = layout.fans, layout.exact(moments), layout.makes_logits
         elif fans is None:
             fans = vector(shape)._replace(known=len(shape) < 2)
-        finite = (axes for glob, axes in self.of_mup.finite.items() if matching(name, [glob]))
+        finite = [axes for glob, axes in self.of_mup.finite.items() if matching(name, [glob])]
         return Record(
             name=name, leaf=_last(name), local=name, shape=shape, moments=moments, fans=fans,
             layer=self._layer(name), inexact=inexact, key_size=key_size, scaled_attention=key_size is not None,

@@ -122,7 +122,10 @@ def _hooks(applied: AppliedContext) -> Iterator[None]:
         """Calls a method of a module."""
         if applied_context.get() is not applied:
             return next_method(*args, **kwargs)
-        out = getters.call(active, next_method, args, kwargs, context)
+        if getters.is_plain_call(context):
+            out = next_method(*args, **kwargs)
+        else:
+            out = getters.call(active, next_method, args, kwargs, context)
         if context.method_name == "__call__":
             note_flax(applied, context.module, out)
         return out

@@ -160,12 +160,22 @@ def _factor(factors: RuntimeFactors, shape: tuple[int, ...], context: hk.GetterC
     return 1.0
 
 
+def is_plain_call(context: hk.MethodContext) -> bool:
+    """Returns whether a method is to be called as it is: it is of no layer whose factors `call` applies.
+
+    Most calls are plain, of blocks and of whole models. A frame of Python's that `call` would add to each makes
+    all tracing below it slower, since JAX keeps the stack of every operation.
+    """
+    if context.method_name == "params_dict":
+        return False
+    return context.method_name != "__call__" or (
+        record_of(context.orig_class) is None and not layer_type(context.module).encloses)
+
+
 def call(active: ActiveContext, next_method, args, kwargs, context: hk.MethodContext) -> Any:
     """Calls a method of a module; multiplies its inputs or outputs in place of its weight, if it has one."""
     if context.method_name == "params_dict":
         return _params_multiplied(active, next_method(*args, **kwargs), context.module)
-    if context.method_name != "__call__":
-        return next_method(*args, **kwargs)
     if not layer_type(context.module).encloses:
         return _called(active, next_method, args, kwargs, context)
     with during(enclosing, Call(context.module, context.orig_class, args, kwargs)):
@@ -190,30 +200,18 @@ def _params_multiplied(active: ActiveContext, params: Mapping[str, Any], module:
 
 def _called(active: ActiveContext, next_method, args, kwargs, context: hk.MethodContext) -> Any:
     record = record_of(context.orig_class)      # not a base's: a subclass may do other things with its inputs
-    if record is None:
+    weight = record and (record.scaled_inputs or record.scaled_outputs)
+    if record is None or weight is None:
         return next_method(*args, **kwargs)
-    if record.scaled_inputs:
-        return _inputs_scaled(
-            active, _LayerCall(next_method, args, kwargs, context.module, record.scaled_inputs))
-    if record.scaled_outputs:
-        return _outputs_scaled(
-            active, _LayerCall(next_method, args, kwargs, context.module, record.scaled_outputs))
-    return next_method(*args, **kwargs)
-
-
-def _inputs_scaled(active: ActiveContext, layer_call: _LayerCall) -> Any:
-    """Calls a layer with its inputs multiplied by its weight's factor."""
+    layer_call = _LayerCall(next_method, args, kwargs, context.module, weight)
+    if not record.scaled_inputs:
+        factor = layer_call.factor(active)
+        return scaled(layer_call.run(factor), factor)
     inputs = layer_call.activations
     if inputs is None:
-        return layer_call.next_method(*layer_call.args, **layer_call.kwargs)
+        return next_method(*args, **kwargs)
     factor = layer_call.factor(active)
     return layer_call.with_activations(_channels(inputs, factor)).run(factor)
-
-
-def _outputs_scaled(active: ActiveContext, layer_call: _LayerCall) -> Any:
-    """Calls a layer and multiplies its outputs by its weight's factor."""
-    factor = layer_call.factor(active)
-    return scaled(layer_call.run(factor), factor)
 
 
 def _channels(inputs: Any, factor: Factor) -> Any:

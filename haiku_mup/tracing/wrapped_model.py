@@ -277,7 +277,8 @@ def _hooks(context: ActiveContext, running: RunningModel) -> Iterator[None]:
 
     def interceptor(next_method, args, kwargs, method_context):
         """Calls a method; within apply_mup(), that one's interceptor does."""
-        if running_model.get() is not running or applied_context.get() is not None:
+        if (running_model.get() is not running or applied_context.get() is not None
+                or getters.is_plain_call(method_context)):
             return next_method(*args, **kwargs)
         return getters.call(context, next_method, args, kwargs, method_context)
 
