@@ -15,9 +15,9 @@ stages:
    halves that distance. If the lowest rate is the outermost one, the next trial is beyond it. (Press et al.,
    Numerical Recipes, section 10.1, bracket a minimum likewise.) If the lowest rate then is more than an octave
    from the starting point, the narrower width told little, and the width gets a third of its trials, too.
-3. Replicates. All seeds run at the lowest rate and an octave to each side, then half an octave to each side,
-   then one and a half. After each round the lowest rate is chosen anew, and the next round is around that one.
-   This goes on until the budget is spent.
+3. Replicates. Seed by seed, trials run at the lowest rate and an octave to each side, then half an octave to
+   each side, then one and a half. After each round the lowest rate is chosen anew, and the next round is around
+   that one. This goes on until the budget is spent.
 
 With several seeds the third stage takes most of the budget, so losses are known best where the curve is lowest.
 Comparisons allow for rates having different seeds: see `haiku_mup.sweep.optimum`.
@@ -237,7 +237,7 @@ class _CurveSearch:
         return max(self._octave, -(-gap // 2)) if gap > self._octave else 0
 
     def _replicates(self) -> list[GridIndex]:
-        """Returns the next trials with all seeds around the lowest rate, the nearest rates first."""
+        """Returns the next trials around the lowest rate, of one seed, the nearest rates first."""
         octave, half, lowest = self._octave, self._half_octave, self._lowest_rate()
         for steps in ((0, octave, -octave), (half, -half), (octave + half, -octave - half)):
             rates = [lowest + step for step in steps if 0 <= lowest + step < len(self._log2_lrs)]
