@@ -8,9 +8,7 @@ from haiku_mup.serialization import atomic_files
 
 
 def measure(piece, folder, **sweep_arguments):
-    """Measures a piece, and writes measured.json; one that was interrupted goes on where it was.
-
-    So does one that was given more seeds.
+    """Measures a piece, and writes measured.json; one that was interrupted, or has more seeds now, goes on.
 
     Args:
       piece: what to measure.

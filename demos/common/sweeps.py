@@ -126,7 +126,8 @@ def make_parser(demo: SweepDemo) -> flags.Parser:
                         help="folder for the results; a sweep that was interrupted goes on where it was; "
                              f"default: results/{demo.name}, or with a dash and the size behind it")
     parser.add_argument("--search", choices=("grid", "adaptive"), default="grid",
-                        help="all trials, or a fifth of the work, around each width's best rate; "
+                        help="all trials, or with three seeds a quarter of the work, around each "
+                             "width's best rate; "
                              "default: grid")
     parser.add_argument("--scheduler", metavar="ADDRESS",
                         help="of a cluster of dask.distributed, as tcp://host:8786, whose workers have this "

@@ -20,6 +20,7 @@ from haiku_mup.coordinates.recorder import Recorder
 from haiku_mup.coordinates.state_records import merge_state, split_state
 from haiku_mup.errors import MupError
 from haiku_mup.mup import Mup, captured_model
+from haiku_mup.optimizers.wrapper import passing_extra_args
 from haiku_mup.parameters.haiku_layers import OUTPUTS, TIED
 from haiku_mup.parameters.scaling import ParameterScaling
 from haiku_mup.tracing.jax_internals import trace_state
@@ -73,7 +74,7 @@ def _weight_decay(optimizer: Any, params: Any) -> Any:
     Yogi's momentum does not start at zero, and so moves even parameters that are zero: that is no decay.
     """
     zeros = jax.tree.map(jnp.zeros_like, params)
-    update = optax.with_extra_args_support(optimizer).update
+    update = passing_extra_args(optimizer).update
     updates, at_zero = (update(zeros, optimizer.init(at), at, value=1.0)[0] for at in (params, zeros))
     return jax.tree.map(jnp.subtract, updates, at_zero)
 
@@ -103,7 +104,7 @@ class Trainer:
         self.scalings: dict[str, ParameterScaling] = dict(captured.scalings)
         self.branches: list[float] = list(captured.branches.values())
         self._model, self._loss_fn, self._inputs = model, loss_fn, inputs
-        self._optimizer = optax.with_extra_args_support(optimizer)
+        self._optimizer = passing_extra_args(optimizer)
         self._stats, self._weight_decay = tuple(stats), weight_decay
         readouts = [scaling.target.module for scaling in self.scalings.values()
                     if scaling.target.layer in OUTPUTS and scaling.target.fans.fan_in]

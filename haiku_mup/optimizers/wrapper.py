@@ -140,14 +140,28 @@ def is_wrapped(optimizer: Any) -> bool:
 
 
 def extra_args(optimizer: Any) -> optax.GradientTransformationExtraArgs:
-    """Converts any optax optimizer to one that takes extra arguments.
+    """Converts any optax optimizer to one that takes extra arguments, such as the loss as `value`.
 
     Raises:
       MupError: it is no optax optimizer.
     """
-    if hasattr(optimizer, "gradient_transformation"):       # optax.MultiSteps
-        optimizer = optimizer.gradient_transformation()
-    if not isinstance(optimizer, optax.GradientTransformation):
+    if not isinstance(optimizer, optax.GradientTransformation) and not _is_multi_steps(optimizer):
         raise MupError(f"{type(optimizer).__name__} is not an optax optimizer: give wrap_optimizer a "
                        "GradientTransformation, such as optax.adam(1e-3)")
-    return optax.with_extra_args_support(optimizer)
+    return passing_extra_args(optimizer)
+
+
+def passing_extra_args(optimizer: Any) -> optax.GradientTransformationExtraArgs:
+    """Converts anything with optax's init and update, as `extra_args` does.
+
+    >>> optimizer = passing_extra_args(optax.sgd(0.5))
+    >>> optimizer.update(2.0, optimizer.init(1.0), 1.0, value=3.0)[0]
+    -1.0
+    """
+    return optax.with_extra_args_support(
+        optimizer.gradient_transformation() if _is_multi_steps(optimizer) else optimizer)
+
+
+def _is_multi_steps(optimizer: Any) -> bool:
+    """Returns whether this is an `optax.MultiSteps`, which has an optimizer's methods and isn't one."""
+    return hasattr(optimizer, "gradient_transformation")

@@ -15,8 +15,8 @@ follows from the rest: what the decay takes over the whole run, lr · λ · step
 
 Measured: the exponent of the examples is less sure than that of the batch. Recipes of large runs have m_D^-0.3
 (set) and m_D^-0.28 (fitted) in place of m_D^-½ (marin-community/marin, issue 4225), and on few data that are
-seen many times no such law holds. Runs of some hundred steps lose by averages whose memory grows with them
-(docs/evidence/atlas.rst). So the exponents are parameters.
+seen many times no such law holds. Runs of some hundred steps end with a higher loss if the memory of averages
+grows with them (docs/evidence/atlas.rst). So the exponents are parameters.
 """
 import dataclasses
 import enum
@@ -32,6 +32,8 @@ class BetaScaling(enum.StrEnum):
     Attributes:
       LINEAR: 1 − β is multiplied by κ, the paper's rule; it fails where that exceeds 1.
       HALF_LIFE: β^κ, whose half-life is exactly the same share of the run. Where 1 − β is small, the two agree.
+
+    `RunScale.betas_batch` and `RunScale.betas_tokens` put other powers of the two ratios in κ's place.
     """
 
     LINEAR = "linear"
@@ -57,7 +59,7 @@ class RunScale:
       eps_tokens: exponent of m_D in Adam's ε: ½ in the paper's table.
       betas: "linear" or "half_life", see `BetaScaling`.
       betas_batch: exponent of m_B in 1 − β: 1 in the paper's table.
-      betas_tokens: exponent of m_D in 1 − β: -1 in the paper's table; 0 leaves averages as the length grows.
+      betas_tokens: exponent of m_D in 1 − β: -1 in the paper's table; with 0 the length leaves β unchanged.
       critical_batch_ratio: the batch_ratio above which larger batches no longer save steps, if it is known;
         beyond it `doubts` says so. All these laws are for batches below.
 

@@ -61,13 +61,15 @@ def lr_sweep(make_trial: MakeTrial | Mapping[str, MakeTrial], widths: Iterable[i
         for this very process. By default, on a CPU, these are loky's processes, if loky is installed
         (``pip install 'haiku-mup[sweep]'``): one for each core if models are small, fewer with more threads
         each if they are large. With other devices, or several, it is a thread of this process.
-      search: "grid" runs all trials. "adaptive" runs a third of the narrowest width's, and fewer at each wider
-        one down to a fifth, but at least three, and a third where the optimum moved by more than an octave.
+      search: "grid" runs all trials. "adaptive" runs a third of those of the narrowest width, and of each wider
+        width fewer, down to a fifth (but at least three); a third again if the optimum moved by more than an
+        octave, and of all widths if there are one or two seeds.
         First it tries a few rates with one seed: at the narrowest width rates spread over all of them, at the
         next ones rates around the optimum of the width before and some far off. Then it closes in on the lowest
-        loss, and at last runs all seeds around it. With three seeds or more, and losses that have one valley,
-        its best rates are within a quarter of an octave of the grid's, or as near to them as those of a grid
-        with other seeds (``python -m benchmarks.adaptive``). It keeps fewer workers busy.
+        loss, and at last runs further seeds around it. With three seeds or more, and losses that have one
+        valley, 95% of its best rates are within a quarter of an octave of the grid's or within the grid's
+        interval (``python -m benchmarks.adaptive``). Its own intervals are wider, as wide models have fewer
+        seeds. It keeps fewer workers busy.
       chunk: the number of trials that run side by side on a device; "auto" for as many as keep it busy.
       grow: whether widths, learning rates, seeds, … may be added to those that `out` was made with.
       progress: whether to show a bar, if tqdm is installed.
@@ -136,7 +138,8 @@ def _run(spec: SweepSpec, *, out: str | os.PathLike[str] | None, grow: bool, exe
         with contextlib.suppress(OSError):
             _write_table(sweep, out)
         if isinstance(error, KeyboardInterrupt):
-            raise KeyboardInterrupt(_describe_interruption(sweep, spec.max_trials, out)) from None
+            total = f"at most {spec.max_trials}" if spec.search is SearchMethod.ADAPTIVE else spec.max_trials
+            raise KeyboardInterrupt(_describe_interruption(sweep, str(total), out)) from None
         raise
     sweep = Sweep(*schedule.results())
     _write_table(sweep, out)
@@ -182,7 +185,7 @@ def _describe_missing(sweep: Sweep) -> str:
     return "; ".join(f"{', '.join(where)}: {reason}" for reason, where in places.items())
 
 
-def _describe_interruption(sweep: Sweep, total: int, out: str | os.PathLike[str] | None) -> str:
+def _describe_interruption(sweep: Sweep, total: str, out: str | os.PathLike[str] | None) -> str:
     """Returns how far a sweep came that Ctrl-C has ended, and how to continue it."""
     done = f"{len(sweep.losses)} of {total} trials have finished"
     if out is None:

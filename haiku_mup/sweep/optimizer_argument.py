@@ -3,9 +3,9 @@ import warnings
 from typing import Any
 
 import jax
-import optax
 
 from haiku_mup.errors import MupError, MupWarning
+from haiku_mup.optimizers.wrapper import passing_extra_args
 
 
 def is_optimizer(x: Any) -> bool:
@@ -53,7 +53,7 @@ def warn_of_unused_rate(function: Any, params: Any) -> None:
     >>> warn_of_unused_rate(optax.adam, {"linear": {"w": jax.ShapeDtypeStruct((2, 3), "float32")}})
     """
     def step(rate, params):
-        optimizer = optax.with_extra_args_support(function(rate))
+        optimizer = passing_extra_args(function(rate))
         state = optimizer.init(params)
         return state, optimizer.update(params, state, params, value=1.0)
 

@@ -98,7 +98,7 @@ def _leave_one_out(center: float, x: np.ndarray, y: np.ndarray) -> list[float]:
 def argmin_rate(losses: np.ndarray) -> int:
     """Returns the index of the rate with the lowest of losses [lrs, seeds], where seeds may be missing (nan).
 
-    An adaptive search tries many rates with one seed and few rates with all seeds. The average of one seed is
+    An adaptive search tries many rates with one seed and few rates with several. The average of one seed is
     noisy, and the lowest of many noisy averages is likely to be a lucky one. So a rate with few seeds has to be
     lower where the comparison is fair, on the seeds that it shares with a rate that has more:
 

@@ -14,7 +14,7 @@ stages:
 2. A bracket, with one seed. While a neighbour of the lowest rate is more than an octave away, the next trial
    halves that distance. If the lowest rate is the outermost one, the next trial is beyond it. (Press et al.,
    Numerical Recipes, section 10.1, bracket a minimum likewise.) If the lowest rate then is more than an octave
-   from the starting point, the narrower width told little, and the width gets a third of its trials, too.
+   from the starting point, the narrower width told little, and this one may run a third of its trials, too.
 3. Replicates. Seed by seed, trials run at the lowest rate and an octave to each side, then half an octave to
    each side, then one and a half. After each round the lowest rate is chosen anew, and the next round is around
    that one. This goes on until the budget is spent.
@@ -194,8 +194,8 @@ class _CurveSearch:
         yield self._within_budget((rate, 0) for rate in self._initial_rates())
         while indices := self._within_budget(self._bracket()):
             yield indices
-        if not self._is_surprised():
-            self._budget = self._usual_budget
+        if not self._is_surprised():        # two seeds at three rates at least, for an interval
+            self._budget = min(self._budget, max(self._usual_budget, len(self._losses) + 3))
         while indices := self._within_budget(self._replicates()):
             yield indices
 

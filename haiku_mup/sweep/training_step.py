@@ -9,6 +9,7 @@ import optax
 from jax.custom_batching import sequential_vmap
 
 from haiku_mup.coordinates.model_inputs import check_loss, has_state
+from haiku_mup.optimizers.wrapper import passing_extra_args
 from haiku_mup.tracing.haiku_internals import original_function
 
 
@@ -36,7 +37,7 @@ class TrainingStep:
     def __init__(self, model: Any, optimizer: optax.GradientTransformationExtraArgs,
                  loss_fn: Callable[..., jax.Array]):
         self._model, self._loss_fn = model, loss_fn
-        self._optimizer = optax.with_extra_args_support(optimizer)
+        self._optimizer = passing_extra_args(optimizer)
         self._stateful = has_state(model)
         self._takes_key = takes_key(model.apply, self._stateful)
 

@@ -200,7 +200,7 @@ def _params_multiplied(active: ActiveContext, params: Mapping[str, Any], module:
 
 def _called(active: ActiveContext, next_method, args, kwargs, context: hk.MethodContext) -> Any:
     record = record_of(context.orig_class)      # not a base's: a subclass may do other things with its inputs
-    weight = record and (record.scaled_inputs or record.scaled_outputs)
+    weight = None if record is None else record.scaled_inputs or record.scaled_outputs
     if record is None or weight is None:
         return next_method(*args, **kwargs)
     layer_call = _LayerCall(next_method, args, kwargs, context.module, weight)
