@@ -26,12 +26,11 @@ FOUND: dict[str, tuple[str, str]] = {
         "each seed has another minimum. (The first two seeds seemed to show a drift of 1.8 with λ × m.) With "
         "a decay that follows no rate, μP's best rates are within 0.6 octaves on validation, with much "
         "narrower intervals, and drift by 1.0 on training loss. What differs is the loss at width 512. In the "
-        "standard parametrization AdamW's decay shrinks along with the rate, and ends at 0.224; one that "
-        "follows no rate ends at 0.197, lower by 0.026 ±0.011. Nothing shows it to be worse than μP, whose "
-        "best are 0.196 with such a decay and 0.201 with λ × m (-0.003 ±0.029 between them; without decay, "
-        "with two seeds, μP has 0.221). L2 before Adam drifts by 1.1 on validation and no more than the "
-        "others on training loss. Yet it is no decay that is independent of the width: the training loss at "
-        "512 is 1.8 times that at 64."),
+        "standard parametrization AdamW's decay shrinks along with the rate, and ends 0.028 ±0.014 nats "
+        "behind the best; one that follows no rate ends 0.002 ±0.014 behind. The best is μP with such a "
+        "decay, by no more than the seeds: with λ × m it is 0.005 ±0.014 behind. L2 before Adam drifts by 1.1 "
+        "on validation and no more than the others on training loss. Yet it is no decay that is independent "
+        "of the width: the training loss at 512 is 1.8 times that at 64."),
     "batch_text": (
         "right",
         "Scaled constants drift by 0.26 octaves, plain ones by 1.14, with an exponent of 0.28. More than the "

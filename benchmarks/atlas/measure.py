@@ -49,6 +49,8 @@ def describe(sweep, losses):
     found = {}
     for loss in losses:
         drift, transfer = sweep.drift(loss), sweep.transfer(loss)
+        comparison = haiku_mup.Comparison(haiku_mup.Sweep({
+            trial: {loss: losses_of[loss]} for trial, losses_of in sweep.losses.items()}))
         for setting, curves in sweep.curves(loss).items():
             best = {size: curve.optimum for size, curve in curves.items()}
             found.setdefault(setting, {})[loss] = {
@@ -57,7 +59,8 @@ def describe(sweep, losses):
                 "lowest": {str(size): number(curve.lowest) for size, curve in curves.items()},
                 "drift": number(drift[setting]),
                 "exponent": [number(x) for x in transfer[setting].exponent],
-                "lost": [number(x) for x in transfer[setting].lost]}
+                "lost": [number(x) for x in transfer[setting].lost],
+                "behind": [number(x) for x in comparison.behind(setting)]}
     return found
 
 

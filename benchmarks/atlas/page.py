@@ -46,6 +46,8 @@ def section(name, piece):
     header = ["setting", "loss", *(f"{piece['varies']} {size}" for size in piece["sizes"]), "exponent", "lost"]
     rows = [row(setting, loss, found, piece["sizes"], seeds >= FEWEST_SEEDS)
             for setting, by_loss in piece["settings"].items() for loss, found in by_loss.items()]
+    if len(rows[0]) > len(header):
+        header.append("behind")
     for cells in [header, *rows]:
         lines += [f"   {'*' if i == 0 else ' '} - {cell}" for i, cell in enumerate(cells)]
     return "\n".join([*lines, "", f"``python -m benchmarks.atlas {name}``: {seeds} seeds, {seconds} seconds.",
@@ -55,8 +57,9 @@ def section(name, piece):
 def row(setting, loss, found, sizes, with_intervals):
     """Returns the cells of one setting and loss."""
     best = [rate(*found["best"][str(size)], size in found["edges"], with_intervals) for size in sizes]
-    numbers = [interval(*found[name], digits, with_intervals)
-               for name, digits in (("exponent", 2), ("lost", 3))]
+    # What is behind the best setting is told by intervals alone.
+    columns = {"exponent": 2, "lost": 3} | ({"behind": 3} if with_intervals and "behind" in found else {})
+    numbers = [interval(*found[name], digits, with_intervals) for name, digits in columns.items()]
     return [setting, loss.removesuffix("_loss"), *best, *numbers]
 
 

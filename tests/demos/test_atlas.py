@@ -59,6 +59,24 @@ def test_intervals_are_shown_from_three_seeds_on():
     assert page.interval(0.25, 0.0, 0.5, 2, False) == "0.25" and page.interval(None, None, None, 2, True) == "–"
 
 
+def test_with_three_seeds_a_column_says_how_far_settings_are_behind_the_best(tmp_path):
+    def higher(width):
+        return lambda lr, key: {"valid_loss": valley(0.0, width)(lr, key)["valid_loss"] + 0.5}
+
+    makers = {"a, standard": higher, "a, μP": lambda width: valley(0.0, width)}
+    found = measured(piece(makers=lambda: makers, seeds=3), tmp_path)
+    behind = {name: it["valid_loss"]["behind"] for name, it in found["settings"].items()}
+    assert behind["a, standard"] == pytest.approx([0.5] * 3, abs=1e-3) and behind["a, μP"] == [0, 0, 0]
+    text = page.section("valleys", found)
+    assert "- behind" in text and "- 0.500 ±0.000" in text
+    assert "- behind" not in page.section("valleys", found | {"seeds": 2})
+
+
+def test_more_seeds_are_added_to_what_was_measured(tmp_path):
+    first, more = measured(piece(), tmp_path), measured(piece(seeds=3), tmp_path)
+    assert (first["seeds"], more["seeds"]) == (2, 3) and more["settings"].keys() == first["settings"].keys()
+
+
 def test_an_expectation_can_not_be_changed_afterwards(tmp_path):
     measured(piece(), tmp_path)
     with pytest.raises(SystemExit, match="another expectation was written down before"):
