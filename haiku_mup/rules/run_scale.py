@@ -33,7 +33,8 @@ class BetaScaling(enum.StrEnum):
       LINEAR: 1 − β is multiplied by κ, the paper's rule; it fails where that exceeds 1.
       HALF_LIFE: β^κ, whose half-life is exactly the same share of the run. Where 1 − β is small, the two agree.
 
-    `RunScale.betas_batch` and `RunScale.betas_tokens` put other powers of the two ratios in κ's place.
+    With other exponents, ``betas_batch`` and ``betas_tokens``, `RunScale` puts that power of the ratios in κ's
+    place.
     """
 
     LINEAR = "linear"
