@@ -145,7 +145,7 @@ def extra_args(optimizer: Any) -> optax.GradientTransformationExtraArgs:
     Raises:
       MupError: it is no optax optimizer.
     """
-    if not isinstance(optimizer, optax.GradientTransformation) and not _is_multi_steps(optimizer):
+    if not isinstance(optimizer, (optax.GradientTransformation, optax.MultiSteps)):
         raise MupError(f"{type(optimizer).__name__} is not an optax optimizer: give wrap_optimizer a "
                        "GradientTransformation, such as optax.adam(1e-3)")
     return passing_extra_args(optimizer)
@@ -158,10 +158,8 @@ def passing_extra_args(optimizer: Any) -> optax.GradientTransformationExtraArgs:
     >>> optimizer.update(2.0, optimizer.init(1.0), 1.0, value=3.0)[0]
     -1.0
     """
-    return optax.with_extra_args_support(
-        optimizer.gradient_transformation() if _is_multi_steps(optimizer) else optimizer)
-
-
-def _is_multi_steps(optimizer: Any) -> bool:
-    """Returns whether this is an `optax.MultiSteps`, which has an optimizer's methods and isn't one."""
-    return hasattr(optimizer, "gradient_transformation")
+    multi_steps = getattr(optimizer.update, "__self__", None)
+    if isinstance(multi_steps, optax.MultiSteps):       # its gradient_transformation() drops extra arguments
+        update: Any = multi_steps.update
+        return optax.GradientTransformationExtraArgs(multi_steps.init, update)
+    return optax.with_extra_args_support(optimizer)
