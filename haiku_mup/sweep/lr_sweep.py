@@ -118,16 +118,18 @@ def _run(spec: SweepSpec, *, out: str | os.PathLike[str] | None, grow: bool, exe
       KeyboardInterrupt: Ctrl-C was pressed; with a message for the user.
     """
     from haiku_mup.sweep.interrupt import deferred_interrupt
-    from haiku_mup.sweep.runner.dispatcher import Dispatcher
-    from haiku_mup.sweep.runner.executors import choose_executor
-    from haiku_mup.sweep.runner.folder import SweepFolder
     from haiku_mup.sweep.runner.schedule import Schedule
-    from haiku_mup.sweep.runner.tasks import TrialRunner
 
-    folder = None if out is None else SweepFolder(out, spec.as_json(), grow)
-    schedule = Schedule(spec.searches(), bar.advance)
+    folder, schedule = None, Schedule(spec.searches(), bar.advance)
     try:
-        with deferred_interrupt() as raise_if_interrupted:
+        with deferred_interrupt() as raise_if_interrupted:      # from here on it says how to continue
+            from haiku_mup.sweep.runner.dispatcher import Dispatcher
+            from haiku_mup.sweep.runner.executors import choose_executor
+            from haiku_mup.sweep.runner.folder import SweepFolder
+            from haiku_mup.sweep.runner.tasks import TrialRunner
+
+            if out is not None:
+                folder = SweepFolder(out, spec.as_json(), grow)
             runner = TrialRunner(spec.makers, spec.hyperparameters)
             dispatcher = Dispatcher(
                 runner=runner, schedule=schedule, folder=folder, executor=choose_executor(executor, runner),
@@ -135,8 +137,9 @@ def _run(spec: SweepSpec, *, out: str | os.PathLike[str] | None, grow: bool, exe
             dispatcher.run(list(itertools.product(spec.makers, spec.widths)))
     except BaseException as error:
         sweep = Sweep(*schedule.results())
-        with contextlib.suppress(OSError):
-            _write_table(sweep, out)
+        if folder is not None:          # else it may be another sweep's
+            with contextlib.suppress(OSError):
+                _write_table(sweep, out)
         if isinstance(error, KeyboardInterrupt):
             total = f"at most {spec.max_trials}" if spec.search is SearchMethod.ADAPTIVE else spec.max_trials
             raise KeyboardInterrupt(_describe_interruption(sweep, str(total), out)) from None

@@ -140,7 +140,7 @@ def sides(case):
     with mup.init_target():
         jax.eval_shape(target.init, KEY, inputs)
     adamw = optax.adamw(0.01, eps=1e-3, weight_decay=0.1)       # an ε above the noise of gradients that are 0
-    wrapped = adamw if case.parametrization == ABCD else mup.wrap_optimizer(adamw)
+    wrapped = adamw if case.parametrization == ABCD else mup.wrap_optimizer(adamw, scale_eps=True)
     gathered = optax.stateless(lambda updates, params: jax.tree.map(together, updates))
     return {"plain": (target, adamw), "wrapped": (mup.wrap_model(target), wrapped),
             "wrong": (mup.wrap_model(target), optax.chain(gathered, wrapped))}, inputs

@@ -125,7 +125,8 @@ def test_hyperparameters_go_to_the_function_that_takes_them():
     fixed = training(optimizer, functools.partial(make_model, output_mult=2.0))(WIDTH)
     np.testing.assert_allclose(mult, jax.jit(fixed)(LR, KEY, momentum=0.9)["train_loss"], rtol=1e-5)
     assert abs(mult[0] - plain[0]) > 1e-3
-    with pytest.raises(haiku_mup.MupError, match=r"nothing takes 'warmth'.*\['momentum'\].*\['output_mult'\]"):
+    text = r"unknown hyperparameters 'warmth'.*\['momentum'\].*\['output_mult'\]"
+    with pytest.raises(haiku_mup.MupError, match=text):
         trial(LR, KEY, momentum=0.9, warmth=1.0)
 
 
