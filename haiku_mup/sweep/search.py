@@ -194,10 +194,17 @@ class _CurveSearch:
         yield self._within_budget((rate, 0) for rate in self._initial_rates())
         while indices := self._within_budget(self._bracket()):
             yield indices
-        if not self._is_surprised():        # two seeds at three rates at least, for an interval
-            self._budget = min(self._budget, max(self._usual_budget, len(self._losses) + 3))
+        if not self._is_surprised():
+            least = len(self._losses) + self._for_an_interval()
+            self._budget = min(self._budget, max(self._usual_budget, least))
         while indices := self._within_budget(self._replicates()):
             yield indices
+
+    def _for_an_interval(self) -> int:
+        """Returns how many trials are missing for two seeds at the lowest rate and an octave to each side."""
+        rates = (self._lowest_rate() + step for step in (0, self._octave, -self._octave))
+        return sum(0 <= rate < len(self._log2_lrs) and (rate, seed) not in self._losses
+                   for rate in rates for seed in range(2))
 
     def _is_surprised(self) -> bool:
         """Returns whether the lowest rate is far from the starting point, or there was none."""
