@@ -108,7 +108,7 @@ def test_each_setting_of_the_others_is_searched():
 
 @pytest.mark.parametrize("start, trials", [(-9.2, 8), (-9.9, 13), (-6.5, 13), (None, 13)])
 def test_an_optimum_near_its_start_takes_fewer_trials(start, trials):
-    """A third of 39 where the start misled. Else one in five, and two seeds at three rates: 3 at first, and 5."""
+    """A third of 39 where the start misled; else one in five, and two seeds at three rates: 3 trials and 5."""
     full = make_sweep(valley(-8.7))
     some, _ = run_search(full, None if start is None else {(): start}, share=5)
     assert len(some.losses) == trials and abs(best(some).log2_lr - best(full).log2_lr) <= 0.25
