@@ -1,4 +1,4 @@
 """All pieces of the atlas, by name."""
-from benchmarks.atlas import digits_pieces, teacher_pieces, text_pieces
+from benchmarks.atlas import digits_pieces, optimizer_pieces, teacher_pieces, text_pieces
 
-PIECES = {**digits_pieces.PIECES, **teacher_pieces.PIECES, **text_pieces.PIECES}
+PIECES = {**optimizer_pieces.PIECES, **digits_pieces.PIECES, **teacher_pieces.PIECES, **text_pieces.PIECES}
