@@ -38,7 +38,8 @@ def judge(apply, params, rng, *, data):
     return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
 
-def trial(width, *, optimizer, parametrization="μP", rule=None, dropout=0.0, dtype="float32"):
+def trial(width, *, optimizer, parametrization="μP", rule=None, dropout=0.0, dtype="float32",
+          batch_size=BATCH, steps=STEPS):
     """Returns the trial of a width.
 
     Args:
@@ -48,13 +49,15 @@ def trial(width, *, optimizer, parametrization="μP", rule=None, dropout=0.0, dt
       rule: of the optimizer, see `haiku_mup.Mup.wrap_optimizer`; None to have it found.
       dropout: the share of activations that is dropped in training.
       dtype: of parameters and images.
+      batch_size: digits in a step.
+      steps: of training.
     """
     found = digits.load_digits()
     train = found.train_x.astype(dtype), found.train_y
     valid = found.valid_x.astype(dtype), found.valid_y
     return haiku_mup.training(
-        functools.partial(mlp, dropout=dropout), train, losses.cross_entropy, optimizer, steps=STEPS,
-        batch_size=BATCH, base_width=BASE, rule=rule,
+        functools.partial(mlp, dropout=dropout), train, losses.cross_entropy, optimizer, steps=steps,
+        batch_size=batch_size, base_width=BASE, rule=rule,
         parametrization=PARAMETRIZATIONS.get(parametrization, parametrization),
         evaluate={"train_loss": functools.partial(judge, data=train),
                   "valid_loss": functools.partial(judge, data=valid)})(width)

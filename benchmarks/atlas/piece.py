@@ -30,7 +30,7 @@ class Piece:
     makers: Callable[[], Mapping[str, Any]]
     log2_lrs: Sequence[float] | Mapping[str, Sequence[float]]
     expected: str
-    seeds: int = 2
+    seeds: int = 3
     losses: Sequence[str] = ("valid_loss",)
 
     def rates(self, name: str) -> list[float]:

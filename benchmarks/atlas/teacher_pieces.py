@@ -80,14 +80,14 @@ PIECES = {
     "batch_fresh": Piece(
         title="Batch size, fresh examples of a teacher",
         varies="batch size", sizes=(8, 32, 128), makers=scaled_and_plain(batch_trials),
-        log2_lrs=range(-11, -2), seeds=3, losses=("fresh_loss",),
+        log2_lrs=range(-11, -2), losses=("fresh_loss",),
         expected="Scaled constants keep the best rate within 0.5 octaves over batches × ¼ to 4. Without "
                  "them it grows like the batch's root, an exponent of 0.3 to 0.6, and moves by more than an "
                  "octave."),
     "length_fresh": Piece(
         title="Length of training, fresh examples of a teacher",
         varies="number of steps", sizes=(200, 400, 1600), makers=scaled_and_plain(length_trials),
-        log2_lrs=range(-11, -2), seeds=3, losses=("fresh_loss",),
+        log2_lrs=range(-11, -2), losses=("fresh_loss",),
         expected="With the theory's -½ the best rate moves by less than an octave over lengths × 1 to 8. "
                  "Without scaling the exponent is between -0.5 and -0.2, as fits to large runs are near -0.3."),
 }

@@ -136,19 +136,19 @@ def attention_trials():
 PIECES = {
     "batch_text": Piece(
         title="Batch size, text in one pass", varies="batch size", sizes=(2, 8, 32), log2_lrs=range(-10, -2),
-        makers=scaled_and_plain(batch_trials), seeds=3,
+        makers=scaled_and_plain(batch_trials),
         expected="Scaled constants keep the best rate within 0.5 octaves; without them it moves by 1.2 "
                  "octaves or more, an exponent of 0.3 to 0.5. Small batches end lower, as they take more "
                  "steps."),
     "length_text": Piece(
         title="Length of training, text in one pass", varies="number of steps", sizes=(100, 400, 800),
-        log2_lrs=range(-10, -2), makers=scaled_and_plain(length_trials), seeds=3,
+        log2_lrs=range(-10, -2), makers=scaled_and_plain(length_trials),
         expected="Such short runs are far from a limit in which noise dominates: unscaled, the best rate "
                  "falls with an exponent of -0.3 to -0.1, and by less than an octave. Scaled with -½ it "
                  "drifts, towards higher multiples, by half an octave to one."),
     "attention_text": Piece(
         title="Attention's scale, and norms without gains, in μP", varies="width", sizes=(32, 64, 128),
-        log2_lrs=range(-9, -2), makers=attention_trials, seeds=3,
+        log2_lrs=range(-9, -2), makers=attention_trials,
         expected="Two heads grow from 16 to 64. With 1/√d logits the best rate falls a little, by less than "
                  "half an octave: no transfer fails within two octaves of the width. Norms without gains "
                  "train as well, within 0.02 nats, and drift as little."),
