@@ -74,6 +74,7 @@ PHRASES = {
     "error-iterator": "an iterator",
     "error-made-optimizer": "optimizer has its learning rate already",
     "error-equinox-class": "and can't get a class of Equinox's in another way",
+    "warning-normalized-rate": "since it normalizes what the rate has multiplied",
     "warning-unused-rate": "the optimizer doesn't depend on the learning rate that its function is given",
     "error-other-folder": "is the folder of another sweep",
     "warning-missing-trials": "trials are missing",

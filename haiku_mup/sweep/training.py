@@ -146,6 +146,7 @@ class Training:
     finite: Mapping[str, Axes | str] | None
     tied: str | Sequence[str]
     plan: MakePlan | None = None
+    _tried: list[Any] = dataclasses.field(default_factory=list)     # the optimizer, once its rate was tried
 
     def __call__(self, width: int) -> Callable[..., dict[str, jax.Array]]:
         """Returns the trial of this width; captures the shapes of base and target."""
@@ -189,7 +190,9 @@ class Training:
         scalings = captured_model(mup, "training").scalings
         shapes = HAIKU_NAMES.tree(
             scalings, lambda scaling: jax.ShapeDtypeStruct(scaling.target.shape, "float32"))
-        warn_of_unused_rate(make_optimizer, shapes)
+        if not self._tried:
+            self._tried.append(self.optimizer)
+            warn_of_unused_rate(make_optimizer, shapes)
         if rule is None:
             rule = find_rule(optimizer, shapes)
         if rule is None and not parametrization.scales_nothing and not parametrization.plain:

@@ -235,12 +235,33 @@ def test_an_optimizer_that_ignores_the_rate_is_warned_of(optimizer):
 
 
 @pytest.mark.parametrize("optimizer", [
+    lambda lr: optax.chain(optax.scale(-lr), optax.scale_by_adam()), optax.contrib.cocob,
+    lambda lr: optax.chain(optax.scale_by_schedule(lambda step: -lr / (step + 1)), optax.scale_by_lion()),
+    lambda lr: optax.chain(optax.sgd(lr), optax.scale_by_sign())])
+def test_an_optimizer_that_normalizes_what_the_rate_multiplied_is_warned_of(optimizer):
+    said = "updates are the same at learning rates of 0.001 and 0.004.*multiply by the rate last"
+    with pytest.warns(haiku_mup.MupWarning, match=said) as found:
+        make_trial = training(optimizer=optimizer, rule="adam")
+        make_trial(8)
+    assert found[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "training: ")
+        make_trial(16)          # once is enough
+
+
+@pytest.mark.parametrize("optimizer", [
     optax.adam, lambda lr: optax.sgd(optax.warmup_constant_schedule(0.0, lr, 9)), optax.lion,
     lambda lr: optax.inject_hyperparams(optax.adam)(lr), lambda lr, momentum: optax.sgd(lr, momentum),
     lambda lr: optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(0.1), optax.scale(-lr)),
     lambda lr: optax.partition({"a": optax.adam(1e-3), "b": optax.sgd(lr)}, lambda tree: jax.tree.map(
         lambda x: "ab"[x.ndim > 1], tree)),
-    optax.polyak_sgd])     # which needs a loss's value, and so is not tried
+    lambda lr: optax.adam(optax.warmup_cosine_decay_schedule(1e-5, lr, 1000, 2000)),    # begins alike
+    lambda lr: optax.chain(optax.scale_by_adam(), optax.scale_by_learning_rate(lr)),
+    lambda lr: optax.contrib.cocob(alpha=1 / lr),
+    lambda lr: optax.chain(optax.sgd(lr), optax.clip(1e-4)), lambda lr: optax.MultiSteps(optax.adam(lr), 8),
+    lambda lr: optax.contrib.mechanize(optax.adam(lr)), optax.contrib.prodigy, optax.contrib.dog, optax.rprop,
+    lambda lr: optax.chain(optax.sgd(lr), optax.set_to_zero()),     # frozen, which is no matter of the rate
+    optax.polyak_sgd, lambda lr: optax.polyak_sgd(1.0, scaling=lr)])
 def test_an_optimizer_that_uses_the_rate_is_none(optimizer):
     w, b = (jax.ShapeDtypeStruct(shape, "float32") for shape in ((3, 2), (2,)))
     with warnings.catch_warnings(record=True) as found:
