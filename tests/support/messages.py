@@ -9,8 +9,8 @@ PACKAGE = pathlib.Path(__file__).parents[2] / "haiku_mup"
 # Words with which a message says what to do.
 _REMEDY = re.compile(
     r"\b(give|take|make|use|put|call|name|declare|wrap|capture|build|save|pass|tune|draw|set|lower|rename|load|"
-    r"leave|initialise|generate|return|write|remove|rebuild|compute|install|upgrade|add|apply|let|read|start|add|cut|"
-    r"download|pip|keep|say|show|scale|pass|unregister|try|must be|is needed|belongs)\b", re.IGNORECASE)
+    r"leave|multiply|initialise|generate|return|write|remove|rebuild|compute|install|upgrade|add|apply|let|read|"
+    r"start|cut|download|pip|keep|say|show|scale|unregister|try|must be|is needed|belongs)\b", re.IGNORECASE)
 UNCOUNTED = ("errors/help_anchors.py",)                    # words of other modules' messages
 _SHORTEST = 30      # characters: what is shorter is a part of a message, or a name
 
