@@ -61,27 +61,28 @@ def sm3(schedule):
 
 MUON = functools.partial(optax.contrib.muon, muon_weight_dimension_numbers=hidden_matrices)
 
-# Each optimizer, and log2 of the lowest and the highest rate. A coarse grid at width 64 found where they are.
+# Each optimizer, and log2 of the lowest and the highest rate: a coarse grid at width 64 found where they are. A
+# third number is their spacing, where the best rates lie close to those that diverge.
 OPTIMIZERS = {
     "sgd": (optax.sgd, -6, 1), "lars": (optax.lars, -2, 5), "lamb": (optax.lamb, -10, -3),
     "adam": (optax.adam, -12, -4), "rmsprop": (optax.rmsprop, -12, -4), "lion": (optax.lion, -14, -6),
     "adabelief": (optax.adabelief, -12, -4), "adagrad": (optax.adagrad, -8, -1),
-    "adafactor": (optax.adafactor, -8, 0), "novograd": (optax.novograd, -9, -1), "muon": (MUON, -11, -3),
-    "nadam": (optax.nadam, -12, -4), "amsgrad": (optax.amsgrad, -12, -4), "adamax": (optax.adamax, -11, -4),
+    "adafactor": (optax.adafactor, -8, 0), "novograd": (optax.novograd, -9, -1), "muon": (MUON, -10, -4),
+    "nadam": (optax.nadam, -12, -4), "amsgrad": (optax.amsgrad, -12, -4), "adamax": (optax.adamax, -11, -2),
     "adan": (optax.adan, -11, -4), "ademamix": (optax.contrib.ademamix, -12, -4),
     "adopt": (optax.contrib.adopt, -12, -4), "signum": (optax.signum, -14, -6),
     "radam": (optax.radam, -9, -2), "yogi": (optax.yogi, -12, -4), "madgrad": (optax.contrib.madgrad, -13, -4),
     "adadelta": (optax.adadelta, -3, 4), "noisy_sgd": (noisy_sgd, -6, 1), "fromage": (optax.fromage, -8, -1),
     "momo": (optax.contrib.momo, -3, 3), "polyak_sgd": (polyak_sgd, -4, 2),
-    "momo_adam": (optax.contrib.momo_adam, -11, -3), "prodigy": (optax.contrib.prodigy, -2, 4),
-    "dadapt_adamw": (optax.contrib.dadapt_adamw, -2, 4), "dog": (optax.contrib.dog, -2, 4),
+    "momo_adam": (optax.contrib.momo_adam, -11, -3), "prodigy": (optax.contrib.prodigy, -2, 6),
+    "dadapt_adamw": (optax.contrib.dadapt_adamw, -2, 4), "dog": (optax.contrib.dog, -0.5, 2, 0.25),
     "schedule_free": (schedule_free, -12, -4),
-    "adamaxw": (optax.adamaxw, -11, -4), "nadamw": (optax.nadamw, -12, -4),
+    "adamaxw": (optax.adamaxw, -11, -2), "nadamw": (optax.nadamw, -12, -4),
     "sign_sgd": (optax.sign_sgd, -14, -6),
     "optimistic_adam": (optimistic_adam, -12, -5), "optimistic_adam_v2": (optax.optimistic_adam_v2, -12, -5),
     "optimistic_gradient_descent": (optax.optimistic_gradient_descent, -7, 0),
     "sm3": (sm3, -8, -1), "simplified_ademamix": (optax.contrib.simplified_ademamix, -18, -10),
-    "acprop": (acprop, -11, -4), "cocob": (cocob, -12, -4), "dowg": (optax.contrib.dowg, -4, 2)}
+    "acprop": (acprop, -11, -4), "cocob": (cocob, -12, -4), "dowg": (optax.contrib.dowg, -1.5, 1, 0.25)}
 
 
 # --- pieces ---
@@ -92,13 +93,18 @@ def optimizers(*names, expected):
 
 
 def piece(title, settings, expected, **options):
-    """Returns the piece of {name: (maker, lowest and highest log2 rate)}, with options of the trials."""
-    rates = {f"{name}, {each}": range(lowest, highest + 1)
-             for name, (_, lowest, highest) in settings.items() for each in PARAMETRIZATIONS}
+    """Returns the piece of {name: (maker, lowest and highest log2 rate, …)}, with options of the trials."""
+    rates = {f"{name}, {each}": log2_lrs(*ends) for name, (_, *ends) in settings.items()
+             for each in PARAMETRIZATIONS}
     return Piece(title=title, varies="width", sizes=WIDTHS, log2_lrs=rates,
                  makers=lambda: {label: maker for name, (make, *_) in settings.items()
                                  for label, maker in in_both(name, decaying(make), **options).items()},
                  losses=LOSSES, expected=expected)
+
+
+def log2_lrs(lowest, highest, spacing=1):
+    """Returns log2 of the rates from the lowest to the highest, a number of octaves apart."""
+    return tuple(lowest + spacing * i for i in range(round((highest - lowest) / spacing) + 1))
 
 
 ADAM_LIKE = (
