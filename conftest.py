@@ -6,6 +6,7 @@ import functools
 import gc
 import importlib.util
 import os
+import pathlib
 
 import haiku as hk
 import jax
@@ -19,6 +20,7 @@ from haiku_mup import models
 
 NAMES = {"functools": functools, "haiku_mup": haiku_mup, "hk": hk, "jax": jax, "jnp": jnp, "models": models,
          "np": np, "optax": optax, "Trial": haiku_mup.Trial}
+SLOW_CASES = pathlib.Path(__file__).parent / "tests" / "slow_cases.txt"
 AFTER_MUP = (       # examples that go on from Mup's own
     "haiku_mup.mup.Mup.", "haiku_mup.optimizers.adamw.adamw", "haiku_mup.parameters.summary_table.Row")
 collect_ignore = [
@@ -42,6 +44,22 @@ def pytest_configure(config):
         if jax.__version_info__ < (0, 11):      # a flag that XLA doesn't know ends the process
             flags.append("--xla_cpu_use_fusion_emitters=false")
         os.environ.setdefault("XLA_FLAGS", " ".join(flags))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Marks the cases in tests/slow_cases.txt as slow; each of their tests has others that run every day."""
+    names = {line for line in SLOW_CASES.read_text(encoding="utf-8").splitlines() if line[0] != "#"}
+    for item in items:
+        if item.nodeid in names:
+            item.add_marker(pytest.mark.slow)
+    if config.args == config.getini("testpaths"):
+        left = {item.nodeid.partition("[")[0] for item in items if not item.get_closest_marker("slow")}
+        gone = sorted(names - {item.nodeid for item in items})
+        alone = sorted(name for name in names if name.partition("[")[0] not in left)
+        if gone or alone:
+            raise pytest.UsageError(f"{SLOW_CASES}: no such cases: {gone}; no other case of these runs every "
+                                    f"day: {alone}")
 
 
 @pytest.fixture(autouse=True, scope="session")

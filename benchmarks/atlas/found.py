@@ -143,4 +143,22 @@ FOUND: dict[str, tuple[str, str]] = {
         "training loss is the last one before training diverges. On validation it falls by 0.6 in standard "
         "and rises by 0.8 in μP, where the loss is lower by 0.035 nats. Fromage falls by 0.9 and 1.6 in "
         "standard, and stays within 0.2 in μP."),
+    "optimizers_decayed": (
+        "right",
+        "A decay of 1e-4 doesn't act: AdaMaxW and NAdamW move like AdaMax and NAdam, within 0.15 octaves on "
+        "training loss. Sign-SGD falls by 2.2 in standard, on both losses, where the base's rate costs 0.7 "
+        "nats of validation loss at width 512. In μP it stays within 0.1, the best transfer of all."),
+    "optimizers_optimistic": (
+        "right for the gradient descent, half right for Adam",
+        "Both Adams have the same numbers to all digits. In standard they fall by 1.5 and 1.8. In μP they "
+        "rise by 1.2 on training loss, more than Adam's 0.9, and by 0.5 on validation. The gradient descent "
+        "stays within 0.5, at the last rate before training diverges."),
+    "optimizers_sm3": (
+        "right in standard, wrong in μP",
+        "In standard SM3 falls by 0.9 octaves and simplified AdEMAMix by 1.4, on training loss; on validation "
+        "by 0.8 and 2.1. In μP they rise by as much on training loss, 1.3 and 1.5, with exponents of 0.44 "
+        "±0.22 and 0.52 ±0.11: as if they were half way between SGD and Adam. On validation simplified "
+        "AdEMAMix stays within 0.15 in μP, at a loss 0.03 nats above the standard one, and SM3 rises by 1.2. "
+        "ACProp moves by 0.6 in both on training loss, to the last rate before training diverges, and within "
+        "0.15 in standard on validation."),
 }

@@ -117,7 +117,7 @@ def try_runs(optimizer: Any, tree: Any, runs: Sequence[Run], shapes: RunShape,
         updates, state = programs.update(grown, old, params)
         for log, update in zip(logs, updates):
             log.add(update.reshape(len(runs), -1))
-        if all(log.is_full or not moves for log, moves in zip(logs, programs.moves)):
+        if all(log.is_full or not (moves and x.size) for log, moves, x in zip(logs, programs.moves, params)):
             break
         if step % PATIENCE == PATIENCE - 1 and _same(old, state):       # all that follows is like this
             break

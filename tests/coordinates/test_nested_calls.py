@@ -96,6 +96,7 @@ def test_a_mistake_is_seen_inside_a_transformation():
     assert found.verdict == haiku_mup.Verdict.FAILED and "test_nested_calls.py" in str(found)
 
 
+@pytest.mark.slow
 def test_calls_that_can_not_be_recorded_are_refused_until_there_is_one_that_can():
     def remedied(loss_fn, apply, params, rng, batch):
         apply(params, rng, batch[0])

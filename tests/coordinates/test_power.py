@@ -45,6 +45,7 @@ def test_a_right_model_never_fails_whatever_the_seeds(name):
     assert not failed, failed[0]
 
 
+@pytest.mark.slow
 def test_checks_that_share_their_compiled_programs_are_the_same():
     model = RightModel(shallow, optax.adam(2.0**-7), widths=(16, 32, 64, 128))
     (_, four), (_, two), *_ = model.checks(2)

@@ -54,6 +54,7 @@ def test_results_do_not_depend_on_the_compilers_options(quick, monkeypatch, opti
     assert differing(points(stacked), quick) == set()
 
 
+@pytest.mark.slow
 def test_a_function_among_the_statistics_changes_no_other(quick):
     """Compares parameters measured by a compiled program, as with a function, and by NumPy, as without."""
     def smallest(x):

@@ -40,6 +40,7 @@ def drawn():
         jax.eval_shape(hk.transform(fn).init, jax.random.key(0), jax.ShapeDtypeStruct((1, 2**22), jnp.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not PEAK.exists(), reason="this system doesn't tell a process's peak")
 def test_ten_billion_parameters_allocate_nothing_of_their_size():
     mup, found, arrays = haiku_mup.Mup(), [], {id(x) for x in jax.live_arrays()}

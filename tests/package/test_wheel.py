@@ -72,6 +72,11 @@ def sources(tmp_path_factory):
 def test_the_wheel_holds_every_module(sources, tmp_path):
     library = built(sources, tmp_path)
     assert len(names(library)) > 50 and names(library) == names(sources)
+
+
+@pytest.mark.slow
+def test_each_module_of_the_wheel_can_be_imported_first(sources, tmp_path):
+    library = built(sources, tmp_path)
     assert failures(library, names(sources)) == []
     shutil.rmtree(library / "haiku_mup" / "rules")
     lost = failures(library, {"haiku_mup.rules.tables", "haiku_mup.mup"})

@@ -207,6 +207,7 @@ def test_a_branch_without_parameters_has_its_blocks_factor():
     assert set(branches.values()) == {1 / 3} and len(branches) == 2
 
 
+@pytest.mark.slow
 def test_without_an_alpha_depths_may_differ_and_nothing_is_scaled():
     def body(x, blocks):
         return hk.layer_stack(blocks)(lambda x: x + mlp(x))(x)      # no residual

@@ -304,6 +304,7 @@ def test_a_record_that_can_not_be_right(registered):
         captured(MIXER, X)
 
 
+@pytest.mark.slow
 def test_classes_are_not_kept(registered):
     """A model may define its classes each time that it is traced."""
     import gc

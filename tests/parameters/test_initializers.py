@@ -158,6 +158,7 @@ def test_unknown_initializers_are_measured_with_the_same_keys_and_enough_entries
     assert 0 < moments(spy, (7,), jnp.bfloat16).error <= (2 * ENTRIES)**-0.5
 
 
+@pytest.mark.slow
 def test_unknown_initializers_inside_a_trace_are_measured_eagerly():
     make, x = one(entry("w", lambda width: (6, width), custom))
     stds = []

@@ -89,6 +89,7 @@ def test_the_table_is_the_oracles(spec):
             np.testing.assert_allclose(found, by_hand, rtol=1e-9, err_msg=name)
 
 
+@pytest.mark.slow
 @examples(3)
 @given(specs())
 def test_draws_at_the_target_have_that_std(spec):
@@ -103,6 +104,7 @@ def test_draws_at_the_target_have_that_std(spec):
             np.testing.assert_allclose(np.std(part), wanted, rtol=5 / np.sqrt(2 * part.size), err_msg=name)
 
 
+@pytest.mark.slow
 @examples(3)
 @given(specs())
 def test_table_3_without_multipliers_has_the_same_trajectory(spec):

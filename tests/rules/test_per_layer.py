@@ -260,6 +260,7 @@ def test_files_of_other_tables_are_as_before():
     assert not {"embedding", "step_decay"} & set(state["parametrization"])
 
 
+@pytest.mark.slow
 def test_a_sweep_scales_rates_of_a_table_that_leaves_draws_alone():
     """0.2.0 took any table without draws for one without factors."""
     own = Parametrization("mine", hidden=RoleExponents(adam=Power(-1)), draws=False)
@@ -295,6 +296,7 @@ def checked(table, widths=(32, 128), zero=True, **kwargs):
                                      parametrization=table, progress=False, **{"seeds": 2, "steps": 3} | kwargs)
 
 
+@pytest.mark.slow
 def test_with_a_readout_of_zeros_modified_standard_is_flat_and_standard_with_faster_embeddings_is_not():
     assert not checked(modified_standard()).failures()
     assert checked(standard(embedding_lr=1.0)).failures()

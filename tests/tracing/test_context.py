@@ -172,6 +172,7 @@ def life_of_a_model():
     jax.eval_shape(mup.wrap_optimizer(optax.adam(1e-3)).init, params)
 
 
+@pytest.mark.slow
 def test_nothing_of_ours_is_kept_of_models_that_are_gone():
     """What JAX keeps are the traces of jax.numpy's own functions in a context; none of draws."""
     def census():

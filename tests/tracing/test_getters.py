@@ -68,6 +68,7 @@ def double(create, shape, dtype, init, context):
     return create(shape, jnp.float64, init)
 
 
+@pytest.mark.slow
 def test_what_is_made_inside_and_used_outside_keeps_its_factor(x64):
     def fn(x, width):
         with hk.custom_creator(double):
