@@ -141,6 +141,14 @@ def _diverged(evidence: _Evidence) -> str | None:
     return f"But at width {_listed(diverged)} every rate diverged." if diverged else None
 
 
+def _unused_rate(evidence: _Evidence) -> str | None:
+    """Warns if the loss is the same at all rates."""
+    widths = [width for width in evidence.converged if _is_flat(evidence.curves[width])]
+    if not widths:
+        return None
+    return f"But at width {_listed(widths)} the loss is the same at all rates: make the trial use its rate."
+
+
 def _lowest_rate(evidence: _Evidence) -> str | None:
     """Warns if lower rates than those that were tried may be better at some width."""
     widths = [width for width in _at_edge(evidence) if _is_lowest(evidence, width)]
@@ -199,13 +207,23 @@ def _missing_trials(evidence: _Evidence) -> str | None:
 
 
 CHECKS: tuple[Callable[[_Evidence], str | None], ...] = (
-    _standard, _single_width, _diverged, _lowest_rate, _highest_rate, _large_drift, _large_setback,
-    _rising_loss, _wide_interval, _missing_trials)
+    _standard, _single_width, _diverged, _unused_rate, _lowest_rate, _highest_rate, _large_drift,
+    _large_setback, _rising_loss, _wide_interval, _missing_trials)
 
 
 def _at_edge(evidence: _Evidence) -> list[int]:
-    """Returns the widths whose best rate is the lowest or the highest that was tried."""
-    return [width for width, optimum in evidence.optima.items() if optimum.at_edge]
+    """Returns the widths whose best rate is the lowest or the highest that was tried, and not one of equals."""
+    return [width for width, optimum in evidence.optima.items()
+            if optimum.at_edge and not _is_flat(evidence.curves[width])]
+
+
+def _is_flat(curve: Curve) -> bool:
+    """Returns whether no seed's loss depends on the rate, over two rates or more."""
+    tried = curve.loss[np.isfinite(curve.loss).any(axis=1)]
+    high, low = (np.where(np.isnan(tried), without, tried) for without in (-np.inf, np.inf))
+    with np.errstate(invalid="ignore"):         # inf - inf, where a seed diverged at all rates
+        spread = high.max(axis=0) - low.min(axis=0)
+    return len(tried) > 1 and bool((spread <= RESOLUTION * np.nanmax(np.abs(tried))).all())
 
 
 def _is_lowest(evidence: _Evidence, width: int) -> bool:

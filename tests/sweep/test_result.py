@@ -99,6 +99,9 @@ def test_where_the_curves_agree_the_rate_of_the_widest_is_recommended_without_a_
     (make_sweep(bowl(move=0.5)), "the seeds leave the best rate uncertain by more than half an octave"),
     (make_sweep(wall(1)), "the seeds leave the best rate uncertain by more than half an octave"),
     (make_sweep(wall(-1)), "the seeds leave the best rate uncertain by more than half an octave"),
+    (make_sweep(lambda w, x, s: 2.0 + s - w / 1000), "at width 64, 128, 256 the loss is the same at all rates"),
+    (make_sweep(lambda w, x, s: bowl()(w, x, s) if w < 256 else 0.0),
+     "at width 256 the loss is the same at all rates"),
     (make_sweep(bowl(), seeds=1), "there is only one seed"),
     (make_sweep(bowl(), [64]), "there is only one width"),
     (make_sweep(bowl(), name="sp"), "this is the standard parametrization"),
@@ -112,6 +115,13 @@ def test_reasons_against_the_rate_are_warned_of(found, said):
         advice = found.recommend()
     assert not advice.transfers and any(said in doubt for doubt in advice.doubts)
     assert said not in str(warned[0].message) and str(advice).count(said) == 1      # printed, each is read once
+
+
+def test_of_equal_rates_none_is_at_an_edge_and_a_loss_that_differs_in_one_seed_depends_on_the_rate():
+    flat = make_sweep(lambda w, x, s: 2.0 + s)
+    with pytest.warns(haiku_mup.MupWarning):
+        assert not any("rate that was tried" in doubt for doubt in flat.recommend().doubts)
+    assert make_sweep(lambda w, x, s: 2.0 + s + (s == 1) * bowl()(w, x, s)).recommend().doubts == []
 
 
 def test_which_parametrization_is_recommended():
