@@ -17,12 +17,12 @@ def measure(piece, folder, **sweep_arguments):
     """
     start = time.perf_counter()
     write_expectation(piece, folder)
-    settings = {}
+    losses = {}
     for number, (lrs, makers) in enumerate(piece.groups().items()):
-        sweep = haiku_mup.lr_sweep(makers, piece.sizes, lrs, piece.seeds, out=folder / f"sweep-{number}",
-                                   grow=True, **sweep_arguments)
-        settings |= describe(sweep, piece.losses)
-    settings = {setting: settings[setting] for setting in piece.makers()}
+        losses |= haiku_mup.lr_sweep(makers, piece.sizes, lrs, piece.seeds, out=folder / f"sweep-{number}",
+                                     grow=True, **sweep_arguments).losses
+    described = describe(haiku_mup.Sweep(losses), piece.losses)
+    settings = {setting: described[setting] for setting in piece.makers()}
     path, seconds = folder / "measured.json", time.perf_counter() - start
     # One that is measured already is only read again, which takes no time; one with more seeds takes more.
     earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"seconds": 0, "seeds": 0}

@@ -1,5 +1,6 @@
 """Writes what is measured into the documentation: its numbers, tables of them, and a figure."""
 import json
+import statistics
 
 from benchmarks.atlas.figure import draw
 from benchmarks.atlas.found import FOUND
@@ -30,8 +31,50 @@ def write(out, docs):
 
 
 def tables(known):
-    """Returns a section for each piece in reStructuredText: what was expected, what was found, and a table."""
-    return "\n".join(section(name, piece) for name, piece in known.items())
+    """Returns the sections in reStructuredText: one over all optimizers, and one for each piece."""
+    pairs = optimizer_pairs(known)
+    sections = [*([over_optimizers(pairs)] if pairs else []),
+                *(section(name, piece) for name, piece in known.items())]
+    return "\n".join(sections)
+
+
+def optimizer_pairs(known):
+    """Returns {loss: [(numbers in the standard parametrization, numbers in μP)]} of all optimizers."""
+    pairs = {}
+    for name, piece in known.items():
+        for setting, by_loss in piece["settings"].items() if name.startswith("optimizers_") else ():
+            optimizer, _, parametrization = setting.partition(", ")
+            for loss, found in by_loss.items() if parametrization == "standard" else ():
+                pairs.setdefault(loss, []).append((found, piece["settings"][f"{optimizer}, μP"][loss]))
+    return pairs
+
+
+def over_optimizers(pairs):
+    """Returns the section that compares both parametrizations over all optimizers."""
+    lines = [".. _atlas-all-optimizers:", "", "All optimizers", "-" * len("All optimizers"), "",
+             "Medians over the optimizers of the pieces below: how far the best rate moves, in octaves, and "
+             "what the largest width loses by the smallest one's rate, in nats. The last column says for how "
+             "many of them the lowest loss at the largest width is the standard parametrization's, each at its "
+             "own best rate.", ""]
+    rows = [["loss", "drift, standard", "drift, μP", "lost, standard", "lost, μP", "standard is lower"]]
+    for loss, found in pairs.items():
+        standard, mup = zip(*found)
+        lower = sum(last(a["lowest"]) < last(b["lowest"]) for a, b in found)
+        rows.append([loss.removesuffix("_loss"),
+                     *(f"{middle(it['drift'] for it in side):.2f}" for side in (standard, mup)),
+                     *(f"{middle(it['lost'][0] for it in side):.3f}" for side in (standard, mup)),
+                     f"{lower} of {len(found)}"])
+    return "\n".join([*lines, *list_table(rows), ""])
+
+
+def middle(numbers):
+    """Returns the median of the numbers that are known."""
+    return statistics.median(number for number in numbers if number is not None)
+
+
+def last(by_size):
+    """Returns the number at the largest size."""
+    return list(by_size.values())[-1]
 
 
 def section(name, piece):
@@ -42,16 +85,19 @@ def section(name, piece):
     if name in FOUND:
         verdict, text = FOUND[name]
         lines += [f"**Found: the expectation was {verdict}.** {text}", ""]
-    lines += [".. list-table::", "   :header-rows: 1", "   :widths: auto", ""]
     header = ["setting", "loss", *(f"{piece['varies']} {size}" for size in piece["sizes"]), "exponent", "lost"]
     rows = [row(setting, loss, found, piece["sizes"], seeds >= FEWEST_SEEDS)
             for setting, by_loss in piece["settings"].items() for loss, found in by_loss.items()]
     if len(rows[0]) > len(header):
         header.append("behind")
-    for cells in [header, *rows]:
-        lines += [f"   {'*' if i == 0 else ' '} - {cell}" for i, cell in enumerate(cells)]
-    return "\n".join([*lines, "", f"``python -m benchmarks.atlas {name}``: {seeds} seeds, {seconds} seconds.",
-                      ""])
+    return "\n".join([*lines, *list_table([header, *rows]), "",
+                      f"``python -m benchmarks.atlas {name}``: {seeds} seeds, {seconds} seconds.", ""])
+
+
+def list_table(rows):
+    """Returns the lines of a table in reStructuredText; its first row is the header."""
+    return [".. list-table::", "   :header-rows: 1", "   :widths: auto", "",
+            *(f"   {' ' if i else '*'} - {cell}" for cells in rows for i, cell in enumerate(cells))]
 
 
 def row(setting, loss, found, sizes, with_intervals):

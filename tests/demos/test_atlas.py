@@ -121,6 +121,17 @@ def test_the_page_is_written_from_what_is_measured(tmp_path):
     assert (tmp_path / page.FIGURE).read_bytes().startswith(b"\x89PNG")
 
 
+def test_all_optimizers_are_compared_by_medians():
+    def numbers(drift, lost, lowest):
+        return {"valid_loss": {"drift": drift, "lost": [lost, 0, 0], "lowest": {"64": 1.0, "512": lowest}}}
+
+    settings = {"a, standard": numbers(2.0, 0.5, 0.3), "a, μP": numbers(0.2, 0.0, 0.4),
+                "b, standard": numbers(1.0, 0.1, 0.3), "b, μP": numbers(0.4, None, 0.2)}
+    pairs = page.optimizer_pairs({"optimizers_ab": {"settings": settings}, "decay": {"settings": {"c": {}}}})
+    cells = [line.strip("* -") for line in page.over_optimizers(pairs).splitlines()[-6:]]
+    assert cells == ["valid", "1.50", "0.30", "0.300", "0.000", "1 of 2"]
+
+
 @pytest.mark.parametrize("setting, line", [
     ("adam, μP", "adam"), ("ε 0.001, μP, ε scaled", "ε 0.001, ε scaled"), ("standard", "standard")])
 def test_a_line_of_the_figure_is_a_setting_without_its_parametrization(setting, line):
