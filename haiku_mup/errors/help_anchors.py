@@ -54,6 +54,7 @@ PHRASES = {
     "warning-noise": "moves parameters without a gradient",
     "warning-pull": "pulls parameters towards values of its own",
     "warning-other-entries": "makes an entry's update from other entries, too",
+    "warning-scaled-clip": "clips gradients, but sees them multiplied",
     "warning-shape": "scales its updates by the parameter's shape",
     "warning-outermost": "inside, which takes sums over all parameters",
     "warning-plan-multiplier": "and nothing has asked for its forward multiplier",

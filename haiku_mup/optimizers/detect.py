@@ -16,6 +16,7 @@ from haiku_mup.rules.optimizers import Behaviour
 
 SMALL_GRADIENT = 1e-3       # the size of synthetic gradients: too small for usual clips to act
 TINY_GRADIENT = 1e-6        # a second size: a power law has the same exponent at both, unless ε interferes
+LARGE_GRADIENT = 1e4        # a third: large enough for usual clips
 TRACED = 1e-7, 0.1          # in place of traced values: as an ε, the one is small; both may be rates
 LARGEST = 2**18             # the most entries, of all parameters together, to try in their true shapes
 
@@ -30,11 +31,17 @@ _RUNS = {
     "other": [Run(params=1.0, gradient=SMALL_GRADIENT, first_entry=(4.0, 2.0))],
     "growing": [Run(params=1.0, gradient=1.0, grows=True, first_entry=(first, 1.0)) for first in (1.0, 4.0)],
     "elsewhere": [Run(params=p, initial=0.0) for p in _SIZES[1:]],
+    "large": [Run(params=1.0, gradient=LARGE_GRADIENT, first_entry=(1.0, first)) for first in (1.0, 4.0)],
+    "twice large": [Run(params=1.0, gradient=2 * LARGE_GRADIENT)],
 }
 _FEW_RUNS = [run for pair in zip(_RUNS["none"][:2], _RUNS["small"]) for run in pair]
 _ALL_RUNS = [run for group in _RUNS.values() for run in group]
 _ENDS = list(itertools.accumulate(map(len, _RUNS.values()), initial=0))
 _GROUPS = {name: slice(*ends) for name, ends in zip(_RUNS, itertools.pairwise(_ENDS))}     # of all runs
+
+
+# Behaviours of an optimizer that works entry by entry, or of which that doesn't show.
+ENTRYWISE = (None, Behaviour.BETWEEN, Behaviour.SGD_LIKE, Behaviour.ADAM_LIKE)
 
 
 class Decay(enum.StrEnum):
@@ -51,6 +58,13 @@ class Drift(enum.StrEnum):
     PULL = "pull"           # it goes with a decay, towards other values than zero
 
 
+class Clip(enum.StrEnum):
+    """The kind of a clip that acts at large gradients."""
+
+    BY_NORM = "by norm"     # a large gradient of one entry makes the updates of others smaller
+    BY_ENTRY = "by entry"   # SGD's updates stop growing
+
+
 class Traits(NamedTuple):
     """The traits of an optimizer, as it treats one parameter.
 
@@ -59,16 +73,19 @@ class Traits(NamedTuple):
       decay: what it does without a gradient; None for nothing.
       drift: what it does without a gradient at parameters of zero; None for nothing.
       shape_factor: how much larger its updates are for an oblong array than for a square one; None for equal.
+      clip: how large gradients are clipped; None for not at all, or by what divides gradients by their size.
     """
 
     behaviour: Behaviour | None = None
     decay: Decay | None = None
     drift: Drift | None = None
     shape_factor: float | None = None
+    clip: Clip | None = None
 
     def is_like(self, other: "Traits") -> bool:
         """Returns whether two traits are of one kind."""
-        return self[:3] == other[:3] and (self.shape_factor is None) == (other.shape_factor is None)
+        return (self[:3] == other[:3] and (self.shape_factor is None) == (other.shape_factor is None)
+                and self.clip == other.clip)
 
 
 class CannotTry(Exception):
@@ -176,7 +193,8 @@ def _traits(updates: Updates) -> Traits:
     drift, decay = _without_gradient(last("none"), updates.history[:, _GROUPS["none"]][:, 0])
     if drift is None:           # a pull back to the parameters that the state was made for
         decay = decay or _decay(*last("elsewhere"))
-    return Traits(_behaviour(updates, decay), decay, drift)
+    behaviour = _behaviour(updates, decay)
+    return Traits(behaviour, decay, drift, clip=_clip(updates, behaviour))
 
 
 def _behaviour(updates: Updates, decay: Decay | None) -> Behaviour | None:
@@ -262,6 +280,17 @@ def _answer(small: float, twice: float, tiny: float = 0.0, twice_tiny: float = 0
 def _mixes(update: np.ndarray, other: np.ndarray) -> bool:
     """Returns whether the entries behind the first one moved, too, when the first one's gradient changed."""
     return not np.allclose(update[1:], other[1:], rtol=1e-2, atol=1e-3 * np.abs(update).max(initial=0.0))
+
+
+def _clip(updates: Updates, behaviour: Behaviour | None) -> Clip | None:
+    """Judges how an optimizer that works entry by entry treats large gradients."""
+    if behaviour not in ENTRYWISE:
+        return None
+    large, other = _group(updates.last, "large")
+    if _mixes(large, other):
+        return Clip.BY_NORM
+    size, twice = (_sizes(updates.last, name)[0] for name in ("large", "twice large"))
+    return Clip.BY_ENTRY if behaviour is Behaviour.SGD_LIKE and 0 < twice < 1.5 * size else None
 
 
 def _differ(history: np.ndarray, other: np.ndarray) -> bool:

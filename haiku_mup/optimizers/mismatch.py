@@ -2,7 +2,16 @@
 from collections.abc import Collection, Mapping, Set
 from typing import Any
 
-from haiku_mup.optimizers.detect import SMALL_GRADIENT, CannotTry, Decay, Drift, Traits, find_traits
+from haiku_mup.optimizers.detect import (
+    ENTRYWISE,
+    SMALL_GRADIENT,
+    CannotTry,
+    Clip,
+    Decay,
+    Drift,
+    Traits,
+    find_traits,
+)
 from haiku_mup.optimizers.factors import OptimizerScaling, refusal
 from haiku_mup.optimizers.states import States, states_and_parameters
 from haiku_mup.optimizers.trees import named_leaves, unmasked_shapes
@@ -19,8 +28,6 @@ OUTERMOST = {       # optimizers of optax that must be around the wrapped one, b
                          "parameters with parameters that are divided by their factors; put it around: "
                          "optax.contrib.schedule_free(mup.wrap_optimizer(…), learning_rate)",
 }
-_ENTRYWISE = (None, Behaviour.BETWEEN, Behaviour.SGD_LIKE, Behaviour.ADAM_LIKE)
-
 # States of optimizers that divide gradients by their size, and by an ε.
 NORMALISING = {"ScaleByAdamState", "ScaleByAmsgradState", "ScaleByBeliefState", "ScaleByRmsState",
                "ScaleByRStdDevState", "ScaleByRssState"}
@@ -86,10 +93,11 @@ class MismatchCheck:
         for name, traits in found.items():
             of_name, who = states.class_names(name), None if alike else name
             behaviour = _refined(traits.behaviour, of_name)
-            if self._judge_drift(name, who, traits) and behaviour in _ENTRYWISE:
+            if self._judge_drift(name, who, traits) and behaviour in ENTRYWISE:
                 continue                                # the remedy for noise is one for these, too
             if not self._rule.fits(behaviour, of_name):
                 misfits[behaviour] = name
+            self._judge_clip(name, who, traits, behaviour)
             self._judge_decay(who, traits.decay)
             self._judge_shape_factor(who, traits, of_name)
         for behaviour in (None, *Behaviour):            # the worst first
@@ -127,6 +135,21 @@ class MismatchCheck:
             return "pass scale_eps=True, which makes gradients as large as at the base"
         return f"there is no factor for that with rule={self._rule.name!r}: leave the noise out"
 
+    def _judge_clip(self, name: str, who: str | None, traits: Traits, behaviour: Behaviour | None) -> None:
+        """Warns about a clip that sees gradients which are scaled, and so acts ever harder as the width grows.
+
+        Where Adam is behind the clip, that hardly matters: it divides by the gradients' size. With SGD the best
+        rate rose by 0.9 octaves for each octave of the width (docs/evidence/atlas.rst).
+        """
+        gradient, _ = self._factors.of_name(name)
+        # What lies between SGD and Adam may itself keep updates from growing with large gradients.
+        clips = traits.clip is Clip.BY_NORM or traits.clip is Clip.BY_ENTRY and behaviour is Behaviour.SGD_LIKE
+        if clips and gradient != 1 and behaviour is not Behaviour.ADAM_LIKE:
+            self._warn("clip", who, (
+                "clips gradients, but sees them multiplied to be as large as at the base, so that the clip "
+                "acts harder in wider models; put the clip in front: "
+                "optax.chain(optax.clip_by_global_norm(…), mup.wrap_optimizer(…))"))
+
     def _judge_decay(self, name: str | None, decay: Decay | None) -> None:
         """Warns about a decay that depends on the width."""
         if decay and self._rule.coupling is Coupling.PARAMETER:
@@ -162,7 +185,7 @@ class MismatchCheck:
             return ("makes an entry's update from other entries, too, and no rule describes how; use an "
                     "optimizer that works entry by entry, or put the part that mixes entries outside of "
                     "wrap_optimizer")
-        how = f" (tried with gradients of {SMALL_GRADIENT} and twice that)" * (behaviour in _ENTRYWISE[1:])
+        how = f" (tried with gradients of {SMALL_GRADIENT} and twice that)" * (behaviour in ENTRYWISE[1:])
         if meant is RULES["any"] and states & NORMALISING:
             how = (f" at gradients of {SMALL_GRADIENT}, beside which its ε, or what its accumulators start "
                    "with, isn't small, and gradients shrink as the width grows")
@@ -213,11 +236,11 @@ def find_rule(optimizer: Any, tree: Any) -> OptimizerRule | None:
 
 def _rule_of(behaviour: Behaviour | None, traits: Traits, states: Collection[str]) -> OptimizerRule | None:
     """Returns the rule for how an optimizer treats one parameter, if there is one."""
-    noisy = traits.drift is Drift.NOISE and behaviour in _ENTRYWISE
+    noisy = traits.drift is Drift.NOISE and behaviour in ENTRYWISE
     return RULES["any"] if noisy else rule_of(behaviour, states)
 
 
 def _refined(behaviour: Behaviour | None, states: Collection[str]) -> Behaviour | None:
     """Corrects what synthetic runs show by the state: some optimizers act like SGD on small gradients."""
-    meant = rule_of_states(states, behaviour) if behaviour in _ENTRYWISE else None
+    meant = rule_of_states(states, behaviour) if behaviour in ENTRYWISE else None
     return meant.default_for if meant and isinstance(meant.default_for, Behaviour) else behaviour

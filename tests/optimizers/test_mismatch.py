@@ -138,6 +138,31 @@ def moved_at(opt, params):
     return max(float(jnp.abs(u).max()) for u in jax.tree.leaves(updates))
 
 
+CLIPS = [optax.clip_by_global_norm(1.0), optax.clip_by_block_rms(1.0), optax.clip(1.0)]
+
+
+@pytest.mark.parametrize("clip, optimizer_", [
+    *((clip, optax.sgd(0.1)) for clip in CLIPS), (CLIPS[0], optax.sgd(0.1, momentum=0.9)),
+    *((clip, optax.adagrad(0.1)) for clip in CLIPS[:2])])
+def test_a_clip_that_sees_scaled_gradients_is_told_and_one_in_front_does_not(clip, optimizer_):
+    mup = captured(mlp, X)
+    with pytest.warns(haiku_mup.MupWarning, match="acts harder in wider models; put the clip in front"):
+        mup.wrap_optimizer(optax.chain(clip, optimizer_), rule="any")
+    params = mlp(32).init(KEY, X)
+    front = optax.chain(clip, mup.wrap_optimizer(optimizer_, rule="any"))
+    gradients = jax.tree.map(lambda p: 1e3 * jnp.ones_like(p), params)
+    updates, _ = front.update(gradients, front.init(params), params)
+    assert all(jnp.isfinite(u).all() and u.any() for u in jax.tree.leaves(updates))
+
+
+@pytest.mark.parametrize("clip, optimizer_, options", [
+    *((clip, optax.sgd(0.1), {"adam": False}) for clip in CLIPS),       # gradients are as they are
+    *((clip, optax.adam(0.1), {"scale_eps": True}) for clip in CLIPS),  # Adam divides by their size
+    (CLIPS[2], optax.adagrad(0.1), {"rule": "any"})])       # as this does, where gradients are large
+def test_a_clip_that_does_no_harm_is_quiet(clip, optimizer_, options):
+    captured(mlp, X).wrap_optimizer(optax.chain(clip, optimizer_), **options)
+
+
 def test_a_pull_to_the_start_is_told_and_put_behind_it_moves_nothing_there():
     mup, params = captured(mlp, X), mlp(32).init(KEY, X)
 
