@@ -33,14 +33,14 @@ FOUND: dict[str, tuple[str, str]] = {
         "at 512 is 1.8 times that at 64."),
     "batch_text": (
         "right",
-        "Scaled constants drift by 0.26 octaves, plain ones by 1.14, with an exponent of 0.28. More than the "
-        "rate is at stake: with plain constants a batch × 4 loses 0.17 nats at its own best rate beside the "
-        "scaled ones, as averages with the base's β are too slow for a quarter of the steps. A batch × ¼ with "
-        "plain constants ends lower than scaled, by 0.06."),
+        "Scaled constants drift by 0.32 octaves with no trend, an exponent of 0.01 ±0.30; plain ones by 1.13, "
+        "with an exponent of 0.28 ±0.12. More than the rate is at stake: with plain constants a batch × 4 "
+        "loses 0.17 nats at its own best rate beside the scaled ones, as averages with the base's β are too "
+        "slow for a quarter of the steps. A batch × ¼ with plain constants ends lower than scaled, by 0.06."),
     "length_text": (
         "wrong for plain constants, right for scaled ones",
-        "Plain, the best rate hardly moves over 8 times the words, by 0.12 octaves, with an exponent of "
-        "-0.04. Scaled with -½ it drifts by 0.57 octaves, and the loss is worse: by 0.16 nats after 400 steps "
+        "Plain, the best rate hardly moves over 8 times the words, by 0.11 octaves, with an exponent of "
+        "-0.04. Scaled with -½ it drifts by 0.58 octaves, and the loss is worse: by 0.16 nats after 400 steps "
         "and by 0.23 after 800, at its own best rate. Runs of some hundred steps are far from the limit that "
         "the rule is for: their rate needs no change, and averages whose memory grows with the run come too "
         "late."),
@@ -77,8 +77,8 @@ FOUND: dict[str, tuple[str, str]] = {
     "length_fresh": (
         "half right",
         "Scaled with -½ the best rate drifts by 0.61 octaves over lengths × 1 to 8, with an exponent of 0.22 "
-        "left. So the rate that goes with averages scaled by the rule follows the length to the power of "
-        "-0.28, which is what was fitted to large runs; on text it is -0.31. Plain, the exponent is -0.17, "
+        "±0.15 left. So the rate that goes with averages scaled by the rule follows the length to the power "
+        "of -0.28, which is what was fitted to large runs; on text it is -0.31. Plain, the exponent is -0.16, "
         "less than thought."),
     "clip": (
         "right for Adam, half right for SGD",
