@@ -144,7 +144,7 @@ class MismatchCheck:
         gradient, _ = self._factors.of_name(name)
         # What lies between SGD and Adam may itself keep updates from growing with large gradients.
         clips = traits.clip is Clip.BY_NORM or traits.clip is Clip.BY_ENTRY and behaviour is Behaviour.SGD_LIKE
-        if clips and gradient != 1 and behaviour is not Behaviour.ADAM_LIKE:
+        if self._rule.entrywise and clips and gradient != 1 and behaviour is not Behaviour.ADAM_LIKE:
             self._warn("clip", who, (
                 "clips gradients, but sees them multiplied to be as large as at the base, so that the clip "
                 "acts harder in wider models; put the clip in front: "

@@ -158,7 +158,8 @@ def test_a_clip_that_sees_scaled_gradients_is_told_and_one_in_front_does_not(cli
 @pytest.mark.parametrize("clip, optimizer_, options", [
     *((clip, optax.sgd(0.1), {"adam": False}) for clip in CLIPS),       # gradients are as they are
     *((clip, optax.adam(0.1), {"scale_eps": True}) for clip in CLIPS),  # Adam divides by their size
-    (CLIPS[2], optax.adagrad(0.1), {"rule": "any"})])       # as this does, where gradients are large
+    (CLIPS[2], optax.adagrad(0.1), {"rule": "any"}),        # as this does, where gradients are large
+    (optax.identity(), contrib.momo(0.1), {"rule": "momo"})])       # a sum over all entries, as its rule knows
 def test_a_clip_that_does_no_harm_is_quiet(clip, optimizer_, options):
     captured(mlp, X).wrap_optimizer(optax.chain(clip, optimizer_), **options)
 
