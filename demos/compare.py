@@ -22,7 +22,7 @@ SIZES = {"default": {"parametrizations": ",".join(parametrizations()), "widths":
                      "log2_lrs": "-9:-4:1", "seeds": "3", "steps": "300", "target": "512"},
          # All widths of this transformer grow alike, and so mup_spectral is mup.
          "quick": {"parametrizations": "sp,sp_embedding,modified_sp,mup", "widths": "32,64",
-                   "log2_lrs": "-8:-5:1", "seeds": "2", "steps": "45", "target": "128"}}
+                   "log2_lrs": "-7:-4:1", "seeds": "2", "steps": "45", "target": "128"}}
 
 
 # --- the experiment ---
