@@ -78,7 +78,7 @@ def checked(network, alpha, optimizer, blocks=BLOCKS, **kwargs):
     table, (rule, opt) = haiku_mup.maximal_update(depth_alpha=alpha), OPTIMIZERS[optimizer]
     return haiku_mup.coord_check(
         functools.partial(make_model, network), blocks, (IMAGES, LABELS), loss_fn, opt,
-        parametrization=table, rule=rule, progress=False, **{"steps": 4, "seeds": 5} | kwargs)
+        parametrization=table, rule=rule, progress=False, **{"steps": 4, "seeds": 8} | kwargs)
 
 
 @pytest.mark.slow

@@ -64,7 +64,7 @@ def checked(name, rule, network=mlp, widths=WIDTHS, **kwargs):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::haiku_mup.MupWarning")
 def test_lamb_is_flat_with_its_rule_and_not_with_adams():
-    few = {"widths": (64, 256), "steps": 2, "seeds": 2}
+    few = {"widths": (64, 256), "steps": 2, "seeds": 5}     # fewer leave activations uncertain
     checked("lamb", "lamb", **few).assert_ok()
     assert not checked("lamb", "adam", **few).ok
 
