@@ -90,6 +90,7 @@ def test_every_network_gives_logits(name):
 @pytest.mark.parametrize("loss", coord_check.losses.LOSSES)
 @pytest.mark.parametrize("name", networks.NETWORKS)
 def test_every_network_passes_in_mup(name, loss, optimizer, tmp_path):
-    args = coord_check.parse(["--model", name, "--loss", loss, "--optimizer", optimizer,
+    seeds = "8" if name == "resnet" else "5"        # batch norms scatter: with five the check is undecided
+    args = coord_check.parse(["--model", name, "--loss", loss, "--optimizer", optimizer, "--seeds", seeds,
                               "--widths", "64,128,256", "--parametrization", "mup", "--out", str(tmp_path)])
     coord_check.run(args, digits.load_digits())["mup"].assert_ok()
