@@ -49,7 +49,7 @@ def pytest_configure(config):
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
     """Marks the cases in tests/slow_cases.txt as slow; each of their tests has others that run every day."""
-    names = {line for line in SLOW_CASES.read_text(encoding="utf-8").splitlines() if line[0] != "#"}
+    names = {line for line in SLOW_CASES.read_text(encoding="utf-8").splitlines() if not line.startswith("#")}
     for item in items:
         if item.nodeid in names:
             item.add_marker(pytest.mark.slow)

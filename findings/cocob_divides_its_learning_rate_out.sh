@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The learning rate of optax.contrib.cocob, which optax offers "to inject some scheduler".
+# The learning rate of optax.contrib.cocob, which its documentation offers for schedules.
 #
 # Expected: as in optax's other optimizers without a rate (prodigy, dadapt_adamw, dog), it multiplies the updates.
 # Seen with optax 0.2.8: it does nothing. It multiplies the gradients, in front of updates that don't depend on their

@@ -4,8 +4,7 @@ import functools
 import optax
 
 import haiku_mup
-from benchmarks.atlas.digits_trial import LOSSES, STEPS, WIDTHS, around, decaying, in_both, trial
-from benchmarks.atlas.piece import Piece
+from benchmarks.atlas.digits_trial import STEPS, decaying, in_both, log2_lrs, over_widths, trial
 
 
 def in_epsilon():
@@ -92,52 +91,46 @@ def in_schedules():
     return in_both("constant", optax.adam) | in_both("cosine", cosine)
 
 
-def settings(title, makers, log2_lrs, expected):
-    """Returns the piece of some settings of Adam."""
-    return Piece(title=title, varies="width", sizes=WIDTHS, makers=makers, log2_lrs=log2_lrs, losses=LOSSES,
-                 expected=expected)
-
-
 PIECES = {
-    "epsilon": settings(
-        "Adam's ε: 1e-5 and 1e-3", in_epsilon, around(-7, 5, 3),
+    "epsilon": over_widths(
+        "Adam's ε: 1e-5 and 1e-3", in_epsilon, log2_lrs(-12, -4),
         "At 1e-5 nothing changes, as gradients are near 1e-3 per entry. At 1e-3 ε rules at large widths, "
         "whose gradients per entry are smaller: in μP without scaled ε the best rate rises by 1.5 octaves "
         "(1.6 was seen), with scaled ε by less than 0.7, and standard falls by less than it does with a small "
         "ε, about 1."),
-    "epsilon_unscaled": settings(
-        "Adam's ε of 1e-3, not scaled", in_unscaled_epsilon, around(-7, 3, 3),
+    "epsilon_unscaled": over_widths(
+        "Adam's ε of 1e-3, not scaled", in_unscaled_epsilon, log2_lrs(-10, -4),
         "Written after the piece on ε, where `training` found by itself that ε acts, and scaled it. Not "
         "scaled, the best rate rises by 1.5 octaves, as was seen with ten epochs (1.6)."),
-    "dropout": settings(
-        "Dropout: 0.1 and 0.5", in_dropout, around(-8, 3, 3),
+    "dropout": over_widths(
+        "Dropout: 0.1 and 0.5", in_dropout, log2_lrs(-11, -5),
         "At 0.1 as without. At 0.5 μP rises by up to 2 octaves on validation, as was seen with ten epochs, "
         "and standard stays within 1."),
-    "dropout_unaligned": settings(
-        "Dropout, with rates for updates without alignment", in_dropout_unaligned, around(-8, 3, 3),
+    "dropout_unaligned": over_widths(
+        "Dropout, with rates for updates without alignment", in_dropout_unaligned, log2_lrs(-11, -5),
         "Written after the piece on dropout, where μP's best rate rose like the width's root. That is what "
         "Everett's exponents without alignment give hidden weights, -1/2 in place of -1: with dropout 0.5 "
         "they keep the best rate within half an octave, and without dropout it falls by 1 to 1.5."),
-    "precision": settings(
-        "bfloat16 parameters", in_precision, around(-7, 5, 3),
+    "precision": over_widths(
+        "bfloat16 parameters", in_precision, log2_lrs(-12, -4),
         "Updates below 1/256 of a weight are rounded away. At 512 hidden updates are the smallest beside "
         "their weights, in both parametrizations, so best rates rise: μP by 1 to 2 octaves on training loss, "
         "while standard, whose rate must fall with the width, loses most: its lowest loss at 512 is worse "
         "than at 64."),
-    "clip": settings(
+    "clip": over_widths(
         "A clip by the global norm of 0.25", in_clips,
-        {name: around(-2, 3, 8) if name.startswith("sgd") else around(-8, 3, 3) for name in in_clips()},
+        {name: log2_lrs(-5, 6) if name.startswith("sgd") else log2_lrs(-11, -5) for name in in_clips()},
         "Outside, a clip changes nothing for Adam, and for SGD it raises the best rate at all widths alike, "
         "so the drift stays below 0.5. Inside, where gradients are scaled, SGD's clip acts harder in wider "
         "models: its best rate rises, by half an octave per octave of the width. Adam hardly sees it."),
-    "decay": settings(
-        "Weight decay: AdamW's λ = 0.3, a decay that follows no rate, and L2", in_decay, around(-8, 3, 3),
+    "decay": over_widths(
+        "Weight decay: AdamW's λ = 0.3, a decay that follows no rate, and L2", in_decay, log2_lrs(-11, -5),
         "In 310 steps a decay of 0.3 · lr is too weak to matter for the best rate: all of AdamW's drift like "
         "Adam's, within 0.3 of it, and the exponents of λ differ by less than the seeds. A decay that follows "
         "no rate takes a third of each weight in the run, and pulls best rates at all widths up by half an "
         "octave. L2 before Adam in μP drifts by half an octave more than no decay."),
-    "schedules": settings(
-        "Rates that stay, and that decay like a cosine", in_schedules, around(-8, 6, 3),
+    "schedules": over_widths(
+        "Rates that stay, and that decay like a cosine", in_schedules, log2_lrs(-14, -5),
         "A cosine is as linear. With a constant rate noise decides: best rates are an octave lower, standard "
         "falls by 3 octaves, and μP stays within 0.5 on training loss, closer than with a decaying rate."),
 }

@@ -1,4 +1,4 @@
-"""The trial on digits.
+"""The trial on digits, and what its pieces have in common.
 
 An MLP with three hidden layers is trained for five epochs of 4,000 MNIST digits, in batches of 64, with a rate
 that decays linearly to zero, unless a piece says otherwise. The base has width 64.
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 import haiku_mup
+from benchmarks.atlas.piece import Piece
 from demos.common import digits, losses, networks
 
 BASE, WIDTHS = 64, (64, 128, 256, 512)
@@ -74,6 +75,12 @@ def in_both(name, make, **options):
             for each in PARAMETRIZATIONS}
 
 
-def around(log2_lr, below=4, above=4):
-    """Returns log2 rates, an octave apart."""
-    return range(log2_lr - below, log2_lr + above + 1)
+def log2_lrs(lowest, highest, spacing=1):
+    """Returns log2 of the rates from the lowest to the highest, a number of octaves apart."""
+    return tuple(lowest + spacing * i for i in range(round((highest - lowest) / spacing) + 1))
+
+
+def over_widths(title, makers, rates, expected):
+    """Returns the piece of some settings, over all widths."""
+    return Piece(title=title, varies="width", sizes=WIDTHS, makers=makers, log2_lrs=rates, losses=LOSSES,
+                 expected=expected)

@@ -6,8 +6,7 @@ import functools
 
 import optax
 
-from benchmarks.atlas.digits_trial import LOSSES, PARAMETRIZATIONS, WIDTHS, decaying, in_both
-from benchmarks.atlas.piece import Piece
+from benchmarks.atlas.digits_trial import PARAMETRIZATIONS, decaying, in_both, log2_lrs, over_widths
 
 # --- optimizers ---
 
@@ -96,15 +95,12 @@ def piece(title, settings, expected, **options):
     """Returns the piece of {name: (maker, lowest and highest log2 rate, …)}, with options of the trials."""
     rates = {f"{name}, {each}": log2_lrs(*ends) for name, (_, *ends) in settings.items()
              for each in PARAMETRIZATIONS}
-    return Piece(title=title, varies="width", sizes=WIDTHS, log2_lrs=rates,
-                 makers=lambda: {label: maker for name, (make, *_) in settings.items()
-                                 for label, maker in in_both(name, decaying(make), **options).items()},
-                 losses=LOSSES, expected=expected)
 
+    def makers():
+        return {label: maker for name, (make, *_) in settings.items()
+                for label, maker in in_both(name, decaying(make), **options).items()}
 
-def log2_lrs(lowest, highest, spacing=1):
-    """Returns log2 of the rates from the lowest to the highest, a number of octaves apart."""
-    return tuple(lowest + spacing * i for i in range(round((highest - lowest) / spacing) + 1))
+    return over_widths(title, makers, rates, expected)
 
 
 ADAM_LIKE = (

@@ -41,11 +41,11 @@ def tables(known):
 def optimizer_pairs(known):
     """Returns {loss: [(numbers in the standard parametrization, numbers in μP)]} of all optimizers."""
     pairs = {}
-    for name, piece in known.items():
-        for setting, by_loss in piece["settings"].items() if name.startswith("optimizers_") else ():
-            optimizer, _, parametrization = setting.partition(", ")
-            for loss, found in by_loss.items() if parametrization == "standard" else ():
-                pairs.setdefault(loss, []).append((found, piece["settings"][f"{optimizer}, μP"][loss]))
+    for piece in (piece for name, piece in known.items() if name.startswith("optimizers_")):
+        for optimizer in dict.fromkeys(setting.partition(", ")[0] for setting in piece["settings"]):
+            standard, mup = (piece["settings"][f"{optimizer}, {each}"] for each in ("standard", "μP"))
+            for loss in standard:
+                pairs.setdefault(loss, []).append((standard[loss], mup[loss]))
     return pairs
 
 

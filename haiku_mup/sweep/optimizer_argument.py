@@ -9,7 +9,7 @@ from haiku_mup.errors import MupError, MupWarning
 from haiku_mup.optimizers.synthetic_runs import Run, RunShape, Updates, try_runs
 from haiku_mup.optimizers.wrapper import passing_extra_args
 
-TRIED_RATES = 2**-10, 2**-8     # which differ by more than what any ε makes of it
+TRIED_RATES = 2**-10, 2**-8     # so far apart that an ε can neither hide the difference nor make it
 TRIED_STEPS = 1, 128            # that move parameters
 # A clip may act at one of these gradients, and a tiny step is lost beside a parameter of 1.
 RUNS = [Run(params=params, gradient=gradient) for params in (0.0, 1.0) for gradient in (1.0, 1e-2)]

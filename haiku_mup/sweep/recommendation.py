@@ -218,12 +218,12 @@ def _at_edge(evidence: _Evidence) -> list[int]:
 
 
 def _is_flat(curve: Curve) -> bool:
-    """Returns whether no seed's loss depends on the rate, over two rates or more."""
-    tried = curve.loss[np.isfinite(curve.loss).any(axis=1)]
-    high, low = (np.where(np.isnan(tried), without, tried) for without in (-np.inf, np.inf))
-    with np.errstate(invalid="ignore"):         # inf - inf, where a seed diverged at all rates
-        spread = high.max(axis=0) - low.min(axis=0)
-    return len(tried) > 1 and bool((spread <= RESOLUTION * np.nanmax(np.abs(tried))).all())
+    """Returns whether each seed has one loss at all of its rates, and some seed has two rates or more."""
+    if np.isinf(curve.loss).any():          # a rate at which training diverges is used
+        return False
+    spread = np.nanmax(curve.loss, axis=0) - np.nanmin(curve.loss, axis=0)
+    rates = (~np.isnan(curve.loss)).sum(axis=0)
+    return bool(rates.max() > 1 and (spread <= RESOLUTION * np.nanmax(np.abs(curve.loss))).all())
 
 
 def _is_lowest(evidence: _Evidence, width: int) -> bool:

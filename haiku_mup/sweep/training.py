@@ -146,7 +146,7 @@ class Training:
     finite: Mapping[str, Axes | str] | None
     tied: str | Sequence[str]
     plan: MakePlan | None = None
-    _tried: list[Any] = dataclasses.field(default_factory=list)     # the optimizer, once its rate was tried
+    _tried: list[bool] = dataclasses.field(default_factory=list)    # empty until the optimizer's rate is tried
 
     def __call__(self, width: int) -> Callable[..., dict[str, jax.Array]]:
         """Returns the trial of this width; captures the shapes of base and target."""
@@ -191,7 +191,7 @@ class Training:
         shapes = HAIKU_NAMES.tree(
             scalings, lambda scaling: jax.ShapeDtypeStruct(scaling.target.shape, "float32"))
         if not self._tried:
-            self._tried.append(self.optimizer)
+            self._tried.append(True)
             warn_of_unused_rate(make_optimizer, shapes)
         if rule is None:
             rule = find_rule(optimizer, shapes)

@@ -1,4 +1,5 @@
 """Warnings about a rule that doesn't fit what an optimizer does."""
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -161,7 +162,10 @@ def test_a_clip_that_sees_scaled_gradients_is_told_and_one_in_front_does_not(cli
     (CLIPS[2], optax.adagrad(0.1), {"rule": "any"}),        # as this does, where gradients are large
     (optax.identity(), contrib.momo(0.1), {"rule": "momo"})])       # a sum over all entries, as its rule knows
 def test_a_clip_that_does_no_harm_is_quiet(clip, optimizer_, options):
-    captured(mlp, X).wrap_optimizer(optax.chain(clip, optimizer_), **options)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        captured(mlp, X).wrap_optimizer(optax.chain(clip, optimizer_), **options)
+    assert [str(warning.message) for warning in seen] == []
 
 
 def test_a_pull_to_the_start_is_told_and_put_behind_it_moves_nothing_there():

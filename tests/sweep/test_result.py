@@ -117,11 +117,14 @@ def test_reasons_against_the_rate_are_warned_of(found, said):
     assert said not in str(warned[0].message) and str(advice).count(said) == 1      # printed, each is read once
 
 
-def test_of_equal_rates_none_is_at_an_edge_and_a_loss_that_differs_in_one_seed_depends_on_the_rate():
+def test_of_equal_rates_none_is_at_an_edge_and_a_loss_that_differs_once_depends_on_the_rate():
     flat = make_sweep(lambda w, x, s: 2.0 + s)
     with pytest.warns(haiku_mup.MupWarning):
         assert not any("rate that was tried" in doubt for doubt in flat.recommend().doubts)
     assert make_sweep(lambda w, x, s: 2.0 + s + (s == 1) * bowl()(w, x, s)).recommend().doubts == []
+    cliff = make_sweep(lambda w, x, s: math.inf if x > -7 else 2.0 + s)
+    with pytest.warns(haiku_mup.MupWarning):
+        assert any("the lowest rate that was tried" in doubt for doubt in cliff.recommend().doubts)
 
 
 def test_which_parametrization_is_recommended():
