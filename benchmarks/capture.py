@@ -27,6 +27,7 @@ import haiku_mup
 from haiku_mup import models
 
 BLOCKS, WIDTHS, ROUNDS = (12, 96), (64, 256), 5
+STACK_DEPTHS, TURNS = range(0, 96, 6), 2     # calls below the measured one, spread over 16 KB of frames
 TOKENS = jnp.zeros((1, 16), int)
 # GPT-2s: (blocks, width). The last one has 10 billion parameters; the first has as many names.
 SIZES, BASE, DELTA, HEAD = ((32, 512), (8, 5120), (32, 5120)), 256, 384, 128
@@ -98,28 +99,43 @@ def calls(function, *args, **kwargs):
     return pstats.Stats(profile).total_calls
 
 
+def at_depth(depth, function, *args):
+    """Calls a function with so many more frames on Python's stack."""
+    return at_depth(depth - 1, function, *args) if depth else function(*args)
+
+
 def by_model():
-    """Prints a row for each model: the least of alternated turns, each with JAX's caches cleared or kept.
+    """Prints a row for each model: alternated turns at many depths of the stack, with caches cleared or kept.
 
     Tracing is work of one thread, whose own time other programs disturb less than the time on the clock.
+
+    CPython keeps frames in chunks of 16 KB. Where calls go back and forth over the end of one, each maps a new
+    chunk and unmaps it, and tracing takes up to twice as long. Whether that meets the plain model or the
+    captured one depends on how deep in a program they are traced. So both are traced at depths spread over a
+    chunk, and the means are compared; the last column has the ratio's range over the depths.
     """
     print("base, target and Adam, without a Mup and with one")
     print(f"{'model':18}{'caches':>9}{'plain':>10}{'captured':>10}{'ratio':>7}{'calls, plain':>14}"
-          f"{'captured':>10}")
+          f"{'captured':>10}{'ratio, by depth':>18}")
     for name in MODELS:
         plain(name), captured(name)         # imports
         for cleared in (True, False):
-            turns = []
-            for _ in range(ROUNDS):
-                for function in (plain, captured):
-                    if cleared:
-                        jax.clear_caches()
-                    gc.collect()
-                    turns.append(seconds(function, name, clock=time.thread_time))
-            before, after = np.min(np.reshape(turns, (ROUNDS, 2)), axis=0)
+            times = np.array([[[turn(function, name, depth, cleared) for function in (plain, captured)]
+                               for _ in range(TURNS)] for depth in STACK_DEPTHS]).min(axis=1)
+            before, after = times.mean(axis=0)
             counts = [calls(function, name) for function in (plain, captured)]
+            ratios = times[:, 1] / times[:, 0]
             print(f"{name:18}{'cleared' if cleared else 'kept':>9}{before:>8.2f} s{after:>8.2f} s"
-                  f"{after / before:>7.2f}{counts[0]:>14,}{counts[1]:>10,}", flush=True)
+                  f"{after / before:>7.2f}{counts[0]:>14,}{counts[1]:>10,}"
+                  f"{f'{ratios.min():.2f} to {ratios.max():.2f}':>18}", flush=True)
+
+
+def turn(function, name, depth, cleared):
+    """Returns the seconds of one turn of `by_model`."""
+    if cleared:
+        jax.clear_caches()
+    gc.collect()
+    return seconds(at_depth, depth, function, name, clock=time.thread_time)
 
 
 # --- as names grow ---

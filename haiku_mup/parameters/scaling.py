@@ -59,7 +59,7 @@ class RuntimeFactors(NamedTuple):
     @property
     def plain(self) -> bool:
         """Returns whether nothing is multiplied, except for getters, which see the Table 8 value."""
-        return self._replace(stored=1.0) == _NO_FACTORS
+        return self[:3] == _NO_FACTORS[:3]      # all but `stored`
 
 
 _NO_FACTORS = RuntimeFactors()

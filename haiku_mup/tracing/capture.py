@@ -40,7 +40,7 @@ class Capture:
       transform_depth: how many of Haiku's transforms run around the model's function, its own included.
     """
 
-    draws_in_mup = False
+    is_in_mup = False
 
     def __init__(self, declarations: Declarations, warned: set[str]):
         self.declarations, self.warned = declarations, warned

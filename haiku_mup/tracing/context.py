@@ -60,7 +60,7 @@ def apply_mup() -> Iterator[None]:
         if applied.created:
             created = _in_tree(applied, hk.get_params())
             active.keep(created)
-            note_drawn((parameter.array for parameter in created), active.draws_in_mup)
+            note_drawn((parameter.array for parameter in created), active.is_in_mup)
 
 
 def _check_transformed() -> None:
@@ -96,6 +96,8 @@ def _hooks(applied: AppliedContext) -> Iterator[None]:
         with activated(None):       # JAX would trace every draw anew for each context, and keep it for ever
             array, created = active.create(creation)
         applied.add(created, creation)
+        if not active.is_in_mup:
+            note_initialized(active.warned, context.full_name, creation.layer_shape, has_factors=False)
         return array
 
     def state_creator(next_creator, shape, dtype, init, context):
@@ -107,13 +109,13 @@ def _hooks(applied: AppliedContext) -> Iterator[None]:
             return active.create_state(creation)
 
     def getter(next_getter, value, context):
-        """Reads a parameter in a capture; a wrapped model has a getter of its own."""
+        """Reads a parameter in the capture of a target; a wrapped model has a getter of its own."""
         def foreign() -> TransformedFunction | None:
             """Returns the running function of another model; None where the parameter was just made."""
             just_made = applied.created and applied.created[-1][0].array is value
             return None if just_made else Nesting().foreign_transform(depth)
 
-        if applied_context.get() is not applied or running is not None:
+        if applied_context.get() is not applied:
             return next_getter(value)
         _note_read(active, context)
         return getters.read(active, next_getter, value, context, foreign)
@@ -122,7 +124,7 @@ def _hooks(applied: AppliedContext) -> Iterator[None]:
         """Calls a method of a module."""
         if applied_context.get() is not applied:
             return next_method(*args, **kwargs)
-        if getters.is_plain_call(context):
+        if getters.is_plain_call(active, context):
             out = next_method(*args, **kwargs)
         else:
             out = getters.call(active, next_method, args, kwargs, context)
@@ -130,8 +132,10 @@ def _hooks(applied: AppliedContext) -> Iterator[None]:
             note_flax(applied, context.module, out)
         return out
 
+    has_getter = active.is_in_mup and running is None
     with (hk.custom_creator(creator), hk.custom_creator(state_creator, params=False, state=True),
-          hk.custom_getter(getter), hk.intercept_methods(interceptor)):
+          hk.custom_getter(getter) if has_getter else contextlib.nullcontext(),
+          hk.intercept_methods(interceptor)):
         yield
 
 

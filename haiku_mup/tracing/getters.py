@@ -160,16 +160,16 @@ def _factor(factors: RuntimeFactors, shape: tuple[int, ...], context: hk.GetterC
     return 1.0
 
 
-def is_plain_call(context: hk.MethodContext) -> bool:
+def is_plain_call(active: ActiveContext, context: hk.MethodContext) -> bool:
     """Returns whether a method is to be called as it is: it is of no layer whose factors `call` applies.
 
     Most calls are plain, of blocks and of whole models. A frame of Python's that `call` would add to each makes
     all tracing below it slower, since JAX keeps the stack of every operation.
     """
     if context.method_name == "params_dict":
-        return False
-    return context.method_name != "__call__" or (
-        record_of(context.orig_class) is None and not layer_type(context.module).encloses)
+        return not active.is_in_mup
+    return context.method_name != "__call__" or not (
+        layer_type(context.module).encloses or (active.is_in_mup and record_of(context.orig_class)))
 
 
 def call(active: ActiveContext, next_method, args, kwargs, context: hk.MethodContext) -> Any:
@@ -200,7 +200,7 @@ def _params_multiplied(active: ActiveContext, params: Mapping[str, Any], module:
 
 def _called(active: ActiveContext, next_method, args, kwargs, context: hk.MethodContext) -> Any:
     record = record_of(context.orig_class)      # not a base's: a subclass may do other things with its inputs
-    weight = None if record is None else record.scaled_inputs or record.scaled_outputs
+    weight = None if record is None or not active.is_in_mup else record.scaled_inputs or record.scaled_outputs
     if record is None or weight is None:
         return next_method(*args, **kwargs)
     layer_call = _LayerCall(next_method, args, kwargs, context.module, weight)

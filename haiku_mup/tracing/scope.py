@@ -24,11 +24,11 @@ class ActiveContext(Protocol):
       transform_depth: while it captures, how many of Haiku's transforms run around a model's function, the
         model's own included.
       warned: the kinds of warning that its Mup has given.
-      draws_in_mup: whether its draws are those of a target.
+      is_in_mup: whether draws and products are multiplied by factors; in a capture of a base all are 1.
     """
 
     transform_depth: int
-    draws_in_mup: bool
+    is_in_mup: bool
     warned: set[str]
 
     @property

@@ -85,7 +85,7 @@ class TargetCapture(Capture):
       scalings: each parameter beside the base's, by name, as far as the depth was known as it was made.
     """
 
-    draws_in_mup = True
+    is_in_mup = True
 
     def __init__(self, declarations: Declarations, warned: set[str], base: CapturedBase):
         super().__init__(declarations, warned)

@@ -47,7 +47,7 @@ class WrappedModel:
     """
 
     transform_depth = 0     # each of its functions knows where it runs
-    draws_in_mup = True
+    is_in_mup = True
 
     def __init__(self, scalings: Mapping[str, ParameterScaling], branches: Mapping[Site, float],
                  plain: bool = False, states: Mapping[str, float] = types.MappingProxyType({})):
@@ -278,7 +278,7 @@ def _hooks(context: ActiveContext, running: RunningModel) -> Iterator[None]:
     def interceptor(next_method, args, kwargs, method_context):
         """Calls a method; within apply_mup(), that one's interceptor does."""
         if (running_model.get() is not running or applied_context.get() is not None
-                or getters.is_plain_call(method_context)):
+                or getters.is_plain_call(context, method_context)):
             return next_method(*args, **kwargs)
         return getters.call(context, next_method, args, kwargs, method_context)
 
