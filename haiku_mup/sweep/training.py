@@ -62,7 +62,9 @@ def training(make_model: Callable[..., Any], data: Any, loss_fn: Callable[..., j
         out by trying it.
       rule: the optimizer's rule, if it is like neither: see there, too.
       evaluate: further losses of the trained model, by name: a batch, or a function ``(apply, params, rng)``
-        that returns a scalar. A sweep is judged by the first of these, or else by the training loss.
+        that returns a scalar. A sweep is judged by the first of these, or else by the training loss. One of
+        them may be None, for the loss of each batch: ``{"train_loss": None, "valid_loss": (x, y)}`` returns
+        both, and a sweep is judged by the training loss.
       fans, readouts, finite, tied: see `Mup`.
       plan: for models of other frameworks, from the trees of base and target to their plan, as in
         `coord_check`; make_model then returns ``(init, apply)``. Their state is kept as there.
@@ -70,7 +72,7 @@ def training(make_model: Callable[..., Any], data: Any, loss_fn: Callable[..., j
     Returns:
       A `Training`: a function from a width to ``trial(lr, key, **hyperparameters)``. A trial returns a dict of
       losses: "train_loss", [steps], the loss of each batch before its update, and those of `evaluate`. (If
-      `evaluate` has a "train_loss", that of the batches is called "batch_loss".) A hyperparameter goes to the
+      `evaluate` computes a "train_loss", that of the batches is called "batch_loss".) A hyperparameter goes to the
       optimizer's function if that takes it by name, else to make_model if that does. ``init_scale``, if neither
       takes it, multiplies every parameter that is drawn.
 
@@ -222,8 +224,10 @@ class Training:
         (params, state, _), losses = scan_while_finite(
             step, (params, state, optimizer.init(params)), self.steps)
         rng = jax.random.fold_in(rng, self.steps)
-        evaluated = {name: training_step.loss(params, state, rng, what)[0]
+        evaluated = {name: losses if what is None else training_step.loss(params, state, rng, what)[0]
                      for name, what in self.evaluate.items()}
+        if any(what is None for what in self.evaluate.values()):
+            return evaluated
         return evaluated | {"batch_loss" if "train_loss" in evaluated else "train_loss": losses}
 
     def _route(self, hyperparameters: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Any]:
@@ -273,8 +277,8 @@ class _Target:
 
 
 def _evaluated(name: str, what: Any) -> Any:
-    """Returns an entry of `evaluate`: a function as it is, a batch as arrays."""
-    if callable(what):
+    """Returns an entry of `evaluate`: a function or None as it is, a batch as arrays."""
+    if what is None or callable(what):
         return what
     return as_arrays(what, f"training: evaluate[{name!r}]",
                      "give one batch, or a function (apply, params, rng)")

@@ -181,6 +181,13 @@ def test_an_evaluation_called_train_loss_comes_first():
     assert {name: x.shape for name, x in found.items()} == {"train_loss": (), "batch_loss": (STEPS,)}
 
 
+def test_the_losses_of_batches_may_come_first():
+    """Tests that a sweep is judged by them, then, and not by a further loss."""
+    found = training(evaluate={"train_loss": None, "valid_loss": DATA})(WIDTH)(LR, KEY)
+    assert [(name, x.shape) for name, x in found.items()] == [("train_loss", (STEPS,)), ("valid_loss", ())]
+    assert found["train_loss"][0] > found["valid_loss"]
+
+
 @slow
 def test_data_may_be_a_function_of_a_key_and_a_step():
     def draw(key, step):
