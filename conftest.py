@@ -88,7 +88,7 @@ def _compiled_once(tmp_path_factory):
 
 @pytest.fixture(autouse=True, scope="session")
 def _lowered_in_one_context():
-    """Lowers the programs of a thread in one MLIR context: making one takes 3 ms, longer than most programs take.
+    """Lowers the programs of a thread in one MLIR context: to make one takes 3 ms, and most programs less.
 
     That is private to JAX (0.9 to 0.12 have it); without it the suite takes a third longer, and is the same.
     """
