@@ -12,11 +12,12 @@ from demos.common import digits, flags, losses, sweeps
 PROG = "python -m demos.mnist_mlp"
 BASE, BATCH, CLASSES = 64, 128, 10
 OPTIMIZERS = {"adam": optax.adam, "sgd": optax.sgd}
-SIZES = {"default": {"widths": "64,128,256,512", "seeds": "5", "epochs": "8", "search": "adaptive"},
-         "quick": {"widths": "64,512", "seeds": "1", "epochs": "4", "search": "grid"},
-         "full": {"widths": "64,128,256,512,1024", "epochs": "10", "search": "grid"}}
-GRIDS = {"default": {"adam": "-12:-6.5:0.5", "sgd": "-6:-0.5:0.5"}}
-GRIDS |= {"quick": GRIDS["default"], "full": {"adam": "-13:-4:0.5", "sgd": "-7:0:0.5"}}
+SIZES = {"default": {"base_width": "32", "widths": "32,64,128,256", "seeds": "5", "epochs": "8"},
+         "quick": {"base_width": str(BASE), "widths": "64,512", "seeds": "1", "epochs": "4"},
+         "full": {"base_width": str(BASE), "widths": "64,128,256,512,1024", "epochs": "10"}}
+GRIDS = {"default": {"adam": "-11:-6:1", "sgd": "-6:-1:1"},
+         "quick": {"adam": "-12:-6.5:0.5", "sgd": "-6:-0.5:0.5"},
+         "full": {"adam": "-13:-4:0.5", "sgd": "-7:0:0.5"}}
 FIGURES = {"train_loss": "lr_transfer.png", "valid_loss": "lr_transfer_valid.png"}
 
 
@@ -44,7 +45,7 @@ def make_trials(args, data):
     steps = args.epochs * (len(data.train_x) // BATCH)
     return {name: haiku_mup.training(
         make_model, train, losses.cross_entropy, OPTIMIZERS[args.optimizer], steps=steps, batch_size=BATCH,
-        base_width=BASE, parametrization=name, evaluate={"train_loss": None, "valid_loss": valid})
+        base_width=args.base_width, parametrization=name, evaluate={"train_loss": None, "valid_loss": valid})
         for name in args.parametrization}
 
 
@@ -53,6 +54,8 @@ def make_trials(args, data):
 def add_flags(parser):
     """Adds the flags that only this demo has."""
     parser.add_argument("--epochs", type=flags.positive_int, help=f"default: {SIZES['default']['epochs']}")
+    parser.add_argument("--base-width", type=flags.positive_int,
+                        help=f"where both parametrizations are one; default: {SIZES['default']['base_width']}")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adam", help="default: adam")
 
 
@@ -66,7 +69,7 @@ DEMO = sweeps.SweepDemo(
     durations={"quick": "about a minute", "full": "about an hour, the README's figure"},
     add_flags=add_flags, load=lambda args: digits.load_and_print_source(), make_trials=make_trials,
     title=lambda args, data: title(args.optimizer, args.epochs, data),
-    settings={"base_width": BASE, "batch": BATCH})
+    settings={"batch": BATCH})
 
 
 def parse(argv=None):

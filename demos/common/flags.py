@@ -128,4 +128,4 @@ def clear_folder(parser: argparse.ArgumentParser, out: pathlib.Path, names: Iter
 
 def describe(defaults: Mapping[str, Any]) -> str:
     """Formats {"widths": "64", "seeds": "1"} as 'widths 64, seeds 1'."""
-    return ", ".join(f"{flag} {value}" for flag, value in defaults.items())
+    return ", ".join(f"{flag.replace('_', '-')} {value}" for flag, value in defaults.items())

@@ -21,7 +21,7 @@ class SweepDemo:
     Attributes:
       prog: the command that runs it.
       description: what it shows.
-      sizes: {size: defaults of widths, log2_lrs, seeds, search and more}: "default", and others, each with a flag.
+      sizes: {size: defaults of widths, log2_lrs, seeds and more}: "default", and others, each with a flag.
       durations: {size: how long it takes}, for `--help`.
       figures: {loss: file}, of each loss that is shown.
       add_flags: adds the demo's own flags to a parser.
@@ -125,9 +125,9 @@ def make_parser(demo: SweepDemo) -> flags.Parser:
     parser.add_argument("--out", type=pathlib.Path,
                         help="folder for the results; a sweep that was interrupted goes on where it was; "
                              f"default: results/{demo.name}, or with a dash and the size behind it")
-    parser.add_argument("--search", choices=("grid", "adaptive"),
+    parser.add_argument("--search", choices=("grid", "adaptive"), default="grid",
                         help="all trials, or with three seeds a quarter of the work, around each width's best "
-                             f"rate; default: {default.get('search', 'grid')}")
+                             "rate; default: grid")
     parser.add_argument("--scheduler", metavar="ADDRESS",
                         help="of a cluster of dask.distributed, as tcp://host:8786, whose workers have this "
                              "repository; default: all cores of this machine")
@@ -148,7 +148,6 @@ def parse(demo: SweepDemo, argv: Sequence[str] | None = None) -> argparse.Namesp
         size = next((name for name in demo.sizes if getattr(given, name, False)), "default")
         folder = demo.name if size == "default" else f"{demo.name}-{size}"
         grid = {"log2_lrs": demo.grids[size][given.optimizer]} if demo.grids else {}
-        return {"out": pathlib.Path("results", folder), "search": "grid",
-                **demo.sizes["default"], **demo.sizes[size], **grid}
+        return {"out": pathlib.Path("results", folder), **demo.sizes["default"], **demo.sizes[size], **grid}
 
     return flags.parse(make_parser(demo), argv, defaults)

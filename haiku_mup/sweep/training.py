@@ -72,9 +72,9 @@ def training(make_model: Callable[..., Any], data: Any, loss_fn: Callable[..., j
     Returns:
       A `Training`: a function from a width to ``trial(lr, key, **hyperparameters)``. A trial returns a dict of
       losses: "train_loss", [steps], the loss of each batch before its update, and those of `evaluate`. (If
-      `evaluate` computes a "train_loss", that of the batches is called "batch_loss".) A hyperparameter goes to the
-      optimizer's function if that takes it by name, else to make_model if that does. ``init_scale``, if neither
-      takes it, multiplies every parameter that is drawn.
+      `evaluate` computes a "train_loss", that of the batches is called "batch_loss".) A hyperparameter goes to
+      the optimizer's function if that takes it by name, else to make_model if that does. ``init_scale``, if
+      neither takes it, multiplies every parameter that is drawn.
 
     Raises:
       MupError: an argument is not allowed; as `Mup` does, when the result is called. Then the model, the

