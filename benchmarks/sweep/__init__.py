@@ -8,5 +8,7 @@ seconds of a width are those of its trials, by the median cell. In the loops all
 same: after one to warm up, --trials are timed, and multiplied to 60; JAX's total includes compilation. PYTHON
 is one that has torch and mup, in an environment of its own; without it PyTorch is left out. The peak is that of
 plain matrix products in a loop, in a process on each core, in the same run: [128, width] times [width, width],
-and [1024, 1024] squared. --growth sweeps the smallest width with 60 and 600 trials, instead.
+and [1024, 1024] squared. The bound is the time that a step's products take at the first of these speeds, and
+Adam's pass over the parameters alone, which waits for memory where they don't fit into a core's cache; it is
+measured in the same processes. --growth sweeps the smallest width with 60 and 600 trials, instead.
 """

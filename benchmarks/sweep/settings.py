@@ -15,6 +15,12 @@ def work(width):
     return 2 * BATCH * (2 * first + 3 * others)
 
 
+def parameter_shapes(width):
+    """Returns the shapes of the weights and biases."""
+    sizes = [INPUTS, *[width] * HIDDEN, CLASSES]
+    return [shape for fan_in, fan_out in zip(sizes, sizes[1:]) for shape in ((fan_in, fan_out), (fan_out,))]
+
+
 def make_data():
     """Returns rows and their classes."""
     rng = np.random.default_rng(0)

@@ -52,11 +52,14 @@ def report(found, peak_rates, widths):
 
     Args:
       found: {side: {width or "whole": seconds}}; None for a side that failed.
-      peak_rates: {width or "whole": FLOPs a second}.
+      peak_rates: {width or "whole": FLOPs a second, "updates WIDTH": updates a second}.
       widths: of the models.
     """
     lines = ["width " + "".join(f"{NAMES[side]:>13}" for side in found) + f"{'torch/ours':>12}{'loop/ours':>11}"
-             f"{'GFLOP/s':>9}{'of [128, width]':>17}{'of [1024, 1024]':>17}"]
+             f"{'GFLOP/s':>9}{'of [128, width]':>17}{'of [1024, 1024]':>17}{'of the bound':>14}"]
+    bounds = {width: TRIALS * STEPS * (work(width) / peak_rates[width] + 1 / peak_rates[f"updates {width}"])
+              for width in widths}
+    bounds["whole"] = sum(bounds.values())
     for width in [*widths, "whole"]:
         flops = sum(map(work, widths if width == "whole" else [width])) * TRIALS * STEPS
         rate = flops / found["ours"][width]
@@ -65,7 +68,7 @@ def report(found, peak_rates, widths):
                   for side in ("theirs", "loop")]
         share = "" if width == "whole" else f"{rate / peak_rates[width]:.0%}"
         lines.append(f"{width!s:<6}{cells}{ratios[0]:>12}{ratios[1]:>11}{rate / 1e9:>9.1f}{share:>17}"
-                     f"{rate / peak_rates['whole']:>17.0%}")
+                     f"{rate / peak_rates['whole']:>17.0%}{bounds[width] / found['ours'][width]:>14.0%}")
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ from benchmarks.sweep import settings, table
 
 FOUND = {"ours": {64: 2.0, 128: 4.0, "whole": 10.0}, "loop": {64: 6.0, 128: 4.0, "whole": 15.0},
          "theirs": {64: 10.0, 128: 8.0, "whole": 25.0}}
-TOP = {64: 1e12, 128: 1e12, "whole": 2e12}
+TOP = {64: 1e12, 128: 1e12, "whole": 2e12, "updates 64": 1e4, "updates 128": 1e4}
 
 
 def test_work_is_that_of_each_product():
@@ -23,11 +23,17 @@ def test_work_is_that_of_each_product():
 
 def test_report_has_ratios_and_shares():
     head, narrow, _, whole = table.report(FOUND, TOP, [64, 128]).split("\n")
-    rate = settings.work(64) * 12000 / 2.0
+    rate, bound = settings.work(64) * 12000 / 2.0, 12000 * (settings.work(64) / 1e12 + 1e-4)
     assert narrow.split() == ["64", "2.0", "s", "6.0", "s", "10.0", "s", "5.00", "3.00", f"{rate / 1e9:.1f}",
-                              f"{rate / 1e12:.0%}", f"{rate / 2e12:.0%}"]
+                              f"{rate / 1e12:.0%}", f"{rate / 2e12:.0%}", f"{bound / 2.0:.0%}"]
     assert whole.split()[7:9] == ["2.50", "1.50"] and "torch/ours" in head
     assert "  -  " in table.report(FOUND | {"theirs": None}, TOP, [64, 128])
+
+
+def test_a_pass_updates_every_parameter():
+    sizes = [settings.INPUTS, 64, 64, 64, settings.CLASSES]
+    assert sum(map(np.prod, settings.parameter_shapes(64))) == sum(
+        (fan_in + 1) * fan_out for fan_in, fan_out in zip(sizes, sizes[1:]))
 
 
 def test_what_cannot_be_imported_is_left_out(monkeypatch, capsys):
