@@ -19,7 +19,7 @@ from jax.extend.core import ClosedJaxpr
 
 from haiku_mup.coordinates.factor_rules import PRIMITIVE_SCALES, divided, multiplied, opaque
 from haiku_mup.coordinates.factor_scales import CLOSE, Equation, Value, WalkState, depending_on, given, number
-from haiku_mup.parameters.jaxprs import called_program, is_literal
+from haiku_mup.parameters.jaxprs import called_program, is_literal, scan_operands
 
 
 class ProgramsDiffer(Exception):
@@ -152,7 +152,7 @@ def _operand(equation: Equation) -> Any:
 
 def _scan(walk: Walk, base: Equation, target: Equation, values: list[Value]) -> list[Value]:
     """Follows values through the body of a scan."""
-    consts, carry = (target.params[k] for k in ("num_consts", "num_carry"))
+    consts, carry = scan_operands(target)
     return _loop(walk, base.params["jaxpr"], target.params["jaxpr"], values, consts=consts, carry=carry)
 
 

@@ -7,7 +7,7 @@ axes is summed over, kept, or indexed. What the walk can't follow is no use: it 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple, TypeAlias
 
-from haiku_mup.parameters.jaxprs import called_program, is_literal, without_constants
+from haiku_mup.parameters.jaxprs import called_program, is_literal, scan_operands, without_constants
 
 # The axes of parameters, (key, axis), that lie along one axis of an array.
 Labels: TypeAlias = frozenset[tuple[Hashable, int]]
@@ -289,7 +289,7 @@ def _call(walk: _Walk, equation: Any, operands: list[_Operand]) -> Results:
 
 def _scan(walk: _Walk, equation: Any, operands: list[_Operand]) -> Results:
     """Follows what a loop's body reads, whole or entry by entry; what it carries changes."""
-    consts, carried = equation.params["num_consts"], equation.params["num_carry"]
+    consts, carried = scan_operands(equation)
     inside = list(operands)
     for i in range(consts, len(operands)):
         shape, labels, is_data = operands[i]

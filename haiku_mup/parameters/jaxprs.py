@@ -34,6 +34,22 @@ def called_program(equation: Any) -> Any:
     return program if hasattr(jaxpr, "eqns") and len(jaxpr.invars) == len(equation.invars) else None
 
 
+def scan_operands(equation: Any) -> tuple[int, int]:
+    """Returns how many operands of a scan are constants of its body, and how many are carried; others are rows.
+
+    JAX has these numbers as parameters up to version 0.11, and three trees of operands since 0.12.
+
+    >>> equation = jax.make_jaxpr(lambda w, x: jax.lax.scan(lambda c, y: (w * c + y, c), 1.0, x))(
+    ...     2.0, jnp.ones(3)).eqns[-1]
+    >>> scan_operands(equation)
+    (1, 1)
+    """
+    if "num_consts" in equation.params:
+        return equation.params["num_consts"], equation.params["num_carry"]
+    constants, carried, _ = (len(list(part)) for part in equation.params["ft_in"].unpack())
+    return constants, carried
+
+
 def programs_inside(equation: Any) -> Iterator[Any]:
     """Yields all jaxprs among an equation's parameters: bodies of loops, branches, jitted functions."""
     for value in equation.params.values():
