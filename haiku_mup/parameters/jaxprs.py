@@ -37,7 +37,7 @@ def called_program(equation: Any) -> Any:
 def scan_operands(equation: Any) -> tuple[int, int]:
     """Returns how many operands of a scan are constants of its body, and how many are carried; others are rows.
 
-    JAX has these numbers as parameters up to version 0.11, and three trees of operands since 0.12.
+    JAX has these numbers as parameters up to version 0.10, and three trees of operands since 0.11.
 
     >>> equation = jax.make_jaxpr(lambda w, x: jax.lax.scan(lambda c, y: (w * c + y, c), 1.0, x))(
     ...     2.0, jnp.ones(3)).eqns[-1]
