@@ -15,11 +15,9 @@ import enum
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jax.extend.core import ClosedJaxpr
-
 from haiku_mup.coordinates.factor_rules import PRIMITIVE_SCALES, divided, multiplied, opaque
 from haiku_mup.coordinates.factor_scales import CLOSE, Equation, Value, WalkState, depending_on, given, number
-from haiku_mup.parameters.jaxprs import called_program, is_literal, scan_operands
+from haiku_mup.parameters.jaxprs import ClosedJaxpr, called_program, is_literal, scan_operands
 
 
 class ProgramsDiffer(Exception):
@@ -44,7 +42,7 @@ class Side(enum.Enum):
 class Walk(WalkState):
     """One walk through two programs, which keeps what is left over."""
 
-    def program(self, base: ClosedJaxpr, target: ClosedJaxpr, values: Sequence[Value]) -> list[Value]:
+    def program(self, base: Any, target: Any, values: Sequence[Value]) -> list[Value]:
         """Follows the values of the inputs to those of the outputs.
 
         Raises:

@@ -7,15 +7,14 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr
 
-from haiku_mup.parameters.jaxprs import is_literal
+from haiku_mup.parameters.jaxprs import ClosedJaxpr, is_literal
 from haiku_mup.parameters.traced_numbers import traced_value
 
 Function: TypeAlias = Callable[..., list[Any]]      # from arrays to arrays
 
 
-def numpy_function(program: ClosedJaxpr, traced: float | None = None) -> Function:
+def numpy_function(program: Any, traced: float | None = None) -> Function:
     """Returns a program that `jax.make_jaxpr` traced as a function of its flat arguments, NumPy arrays.
 
     An operation that NumPy has no counterpart of is left to JAX, which compiles that operation alone.

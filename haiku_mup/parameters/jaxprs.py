@@ -3,7 +3,11 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from jax.extend.core import ClosedJaxpr, Literal
+import jax.extend.core
+from jax.extend.core import Literal
+
+# Since JAX 0.11 it is another name of Jaxpr, which type checkers aren't told of.
+ClosedJaxpr: Any = vars(jax.extend.core)["ClosedJaxpr"]
 
 
 def is_literal(operand: Any) -> bool:

@@ -2,7 +2,9 @@
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.extend.core import jaxpr_as_fun
+
+from haiku_mup.parameters.jaxprs import ClosedJaxpr
 
 MAX_OPERATIONS = 2**6        # operations in one value
 

@@ -203,5 +203,5 @@ def _standardized_difference(narrow: np.ndarray, wide: np.ndarray) -> float:
     if not (np.isfinite(narrow).all() and np.isfinite(wide).all()):
         return math.inf if np.isinf(wide).sum() > np.isinf(narrow).sum() else -math.inf
     deviation = math.hypot(narrow.std(ddof=1), wide.std(ddof=1))
-    resolution = RESOLUTION * max(abs(narrow).max(), abs(wide).max())
+    resolution = RESOLUTION * float(np.abs(np.concatenate([narrow, wide])).max())
     return float((wide.mean() - narrow.mean()) / max(deviation, resolution, sys.float_info.min))
