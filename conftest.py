@@ -90,7 +90,7 @@ def _compiled_once(tmp_path_factory):
 def _lowered_in_one_context():
     """Lowers the programs of a thread in one MLIR context: to make one takes 3 ms, and most programs less.
 
-    That is private to JAX (0.10 and 0.12 have it); without it the suite takes a quarter longer, and is the same.
+    That is private to JAX (0.10 and 0.12 have it). Without it the suite is the same, and a quarter slower.
     """
     make, of_thread = getattr(mlir, "make_ir_context", None), threading.local()
 
