@@ -19,8 +19,20 @@ def arguments_of_jax() -> Iterator[jax.Array]:
     for frame in _frames_of_jax():
         for value in tuple(frame.f_locals.values()):
             if isinstance(value, (tuple, list, dict)):
-                yield from (x for x in jax.tree.leaves(value)
+                yield from (x for x in _leaves(value)
                             if isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer))
+
+
+def _leaves(tree: Any) -> list[Any]:
+    """Returns a tree's leaves; none where keys have no order, as in dicts of JAX's own, which are no arguments.
+
+    >>> _leaves({"a": 1, "b": (2, 3)}), _leaves({"a": 1, 2: 3})
+    ([1, 2, 3], [])
+    """
+    try:
+        return jax.tree.leaves(tree)
+    except ValueError:      # in JAX 0.8 a dict has our contexts for keys
+        return []
 
 
 def is_abstract() -> bool:
