@@ -80,7 +80,8 @@ def test_after_kills_an_adaptive_sweep_is_that_of_an_undisturbed_one(tmp_path, e
     """An adaptive search continues at the width where it was."""
     env = {"EXECUTOR": executor, "STEPS": "4000", "SEARCH": "adaptive"}
     found, calm = disturbed(tmp_path, 5, [8, 16, 24], env, longest=0.1)
-    assert found == calm and len(calm[0]) == 2 * 3 * 6
+    # Of 18 trials: a third at the narrowest width and where the optimum moves, else down to a fifth.
+    assert found == calm and 2 * (6 + 4 + 3) <= len(calm[0]) <= 2 * 3 * 6
 
 
 @pytest.mark.slow
@@ -108,13 +109,14 @@ def until(condition, seconds=60):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("search, trials", [("grid", 2 * 2 * 6 * 3), ("adaptive", 2 * 2 * 6)])
-def test_two_processes_on_one_folder_share_the_work(tmp_path, search, trials):
+@pytest.mark.parametrize("search, fewest, most", [("grid", 2 * 2 * 6 * 3, 2 * 2 * 6 * 3),
+                                                  ("adaptive", 2 * (6 + 3), 2 * 2 * 6)])
+def test_two_processes_on_one_folder_share_the_work(tmp_path, search, fewest, most):
     both = [start(tmp_path / "out", EXECUTOR="here", STEPS="20000", SEARCH=search) for _ in range(2)]
     for process in both:
         finish(process)
     lines, _ = records(tmp_path / "out")
-    assert len(lines) == len(set(lines)) == trials
+    assert len(lines) == len(set(lines)) and fewest <= len(lines) <= most
     assert not [*(tmp_path / "out").rglob("*.damaged")] and not [*(tmp_path / "out").rglob("*.tmp")]
 
 
