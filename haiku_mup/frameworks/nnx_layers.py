@@ -55,7 +55,7 @@ LAYERS: dict[type, Callable[[Any], Specs]] = {
     nnx.PReLU: lambda module: {"negative_slope": vector(0)},
 }
 # Layers that normalise the weights of a layer inside, so that this one's axes don't tell its role.
-OPAQUE = (nnx.WeightNorm, nnx.SpectralNorm)
+OPAQUE = tuple(getattr(nnx, name) for name in ("WeightNorm", "SpectralNorm") if hasattr(nnx, name))
 
 
 def layout(model: Any) -> TreeLayout:

@@ -233,7 +233,7 @@ def parabola_minimum(center: float, x: np.ndarray, y: np.ndarray) -> float:
 def _fit_parabola(x: np.ndarray, y: np.ndarray, means: np.ndarray) -> np.ndarray:
     """Returns the coefficients of a parabola through y at x, with the weights that mean losses give."""
     weights = weights_of(means) if len(x) > 3 else np.ones(len(x))
-    return np.polyfit(x, y, 2, w=np.sqrt(weights))
+    return np.asarray(np.polyfit(x, y, 2, w=np.sqrt(weights)))
 
 
 def _fill_gaps(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
