@@ -11,7 +11,7 @@ import haiku_mup
 
 KEY, X = jax.random.PRNGKey(1), jnp.linspace(-1.0, 1.0, 6).reshape(2, 3)
 COMPLETE = haiku_mup.maximal_update(depth_alpha=1.0)
-ROUNDED = {"rtol": 2e-6, "atol": 2e-7}      # some roundings of float32, of numbers up to 1 whose sum may be near 0
+ROUNDED = {"rtol": 2e-6, "atol": 2e-7}      # roundings of numbers up to 1, whose sum may be near 0
 
 
 def shared(x, n, first=False):
