@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jaxlib.version
 import numpy as np
 
+from haiku_mup.coordinates.compilation import compile_fast
 from haiku_mup.errors import MupError
 from haiku_mup.sweep.loop_state import carry_bytes, contains
 from haiku_mup.sweep.trial import Trial, split_into_cells
@@ -111,18 +112,19 @@ class Program:
             trial: results are reproducible bit for bit only if the same program computes them all.
         """
         lanes = chunk * jax.local_device_count()
-        if lanes not in self._compiled:
-            self._compiled[lanes] = self._compile(chunk)
         batches = split_into_cells(trials, lanes)
-        return [losses for batch in batches for losses in self._run_batch(batch, lanes)]
+        return [losses for batch in batches for losses in self._run_batch(batch, chunk, lanes)]
 
-    def _run_batch(self, batch: Sequence[Trial], lanes: int) -> list[TrialLosses]:
+    def _run_batch(self, batch: Sequence[Trial], chunk: int, lanes: int) -> list[TrialLosses]:
         """Runs at most as many trials as there are lanes."""
         padded = [*batch, *[batch[-1]] * (lanes - len(batch))]
         seeds = np.array([trial.seed for trial in padded], np.uint32)
         values = [np.array([dict(trial.point)[name] for trial in padded], jnp.result_type(float))
                   for name in self._names]
-        out = jax.device_get(self._compiled[lanes](self._placed_consts(), seeds, *values))
+        args = self._placed_consts(), seeds, *values
+        if lanes not in self._compiled:
+            self._compiled[lanes] = self._compile(chunk, args)
+        out = jax.device_get(self._compiled[lanes](*args))
         return [{name: _not_finite_to_inf(out[name][i]) for name in self._loss_names}
                 for i in range(len(batch))]
 
@@ -141,26 +143,34 @@ class Program:
         """Returns the losses of one trial."""
         return jax.tree.unflatten(self._out_tree, jax.core.eval_jaxpr(self._jaxpr, consts, seed, *values))
 
-    def _compile(self, chunk: int) -> Callable[..., Any]:
-        """Returns a function from seeds and each hyperparameter, all [lanes], to losses [lanes, …]."""
+    def _compile(self, chunk: int, args: Sequence[Any]) -> Callable[..., Any]:
+        """Compiles, for such arguments, a function from seeds and each hyperparameter to losses.
+
+        Args:
+          chunk: how many trials run side by side on each device.
+          args: the constants, the seeds [lanes], and each hyperparameter's values [lanes].
+
+        Returns:
+          A function from such arguments to the losses by name, [lanes, …].
+        """
         devices, in_axes = jax.local_device_count(), (None, *[0] * (1 + len(self._names)))
         if chunk > 1:
             on_device = jax.vmap(self._one, in_axes)
         else:       # without vmap, under which a while loop selects between old and new states at each step
             def on_device(consts, *args):
                 return jax.tree.map(lambda x: x[None], self._one(consts, *(x[0] for x in args)))
-        options = self._compiler_options()
-        if devices == 1:
-            return jax.jit(on_device, compiler_options=options)
-        P = jax.sharding.PartitionSpec
-        in_specs = P(), *[P("trials")] * (1 + len(self._names))
-        return jax.jit(jax.shard_map(on_device, mesh=_mesh(), in_specs=in_specs, out_specs=P("trials"),
-                                     check_vma=False), compiler_options=options)
+        if devices > 1:
+            P = jax.sharding.PartitionSpec
+            in_specs = P(), *[P("trials")] * (1 + len(self._names))
+            on_device = jax.shard_map(on_device, mesh=_mesh(), in_specs=in_specs, out_specs=P("trials"),
+                                      check_vma=False)
+        compiled: Callable[..., Any] = compile_fast(jax.jit(on_device).lower(*args), self._options())
+        return compiled
 
-    def _compiler_options(self) -> dict[str, Any] | None:
-        """Returns the options to compile with; None for XLA's own, which the user's flags may set."""
+    def _options(self) -> dict[str, Any]:
+        """Returns the options to compile with: none where XLA's own serve, which the user's flags may set."""
         is_set = LEVEL in os.environ.get("XLA_FLAGS", "")
-        return None if is_set or self._convolves or jax.default_backend() != "cpu" else FAST_TO_COMPILE
+        return {} if is_set or self._convolves else FAST_TO_COMPILE
 
 
 def _mesh() -> Any:

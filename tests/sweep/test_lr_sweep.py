@@ -18,8 +18,11 @@ import pytest
 from sweep_program import deadly, make_trial
 
 import haiku_mup
+from haiku_mup.coordinates import compilation
+from haiku_mup.sweep import program
 from haiku_mup.sweep.program import MAX_CHUNK_ON_CPU, Program
 from haiku_mup.sweep.runner import executors, tasks
+from haiku_mup.sweep.trial import Trial
 
 ROOT = pathlib.Path(__file__).parents[2]
 LRS = [0.125, 0.25, 0.5]
@@ -366,6 +369,53 @@ def test_large_trials_get_several_cores(monkeypatch, carry, cores, threads):
     assert executor.threads_for(carry) == threads
     executor.set_threads(threads)
     assert executor.capacity == 2 * (cores // threads)
+
+
+# --- how a trial is compiled ---
+
+def _options_of(monkeypatch, trial):
+    """Runs a trial at two seeds; returns the options it was compiled with, and its losses."""
+    given = []
+
+    def compile_and_note(lowered, options):
+        given.append(dict(options))
+        return compilation.compile_fast(lowered, options)
+
+    monkeypatch.setattr(program, "compile_fast", compile_and_note)
+    runs = Program(trial, ["lr"]).run([Trial("mup", 8, (("lr", 0.5),), seed) for seed in (0, 1)], chunk=2)
+    (options,) = given
+    return options, [losses["train_loss"] for losses in runs]
+
+
+def _draw(lr, key):
+    return lr * jax.random.normal(key, (3,))
+
+
+def _convolve(lr, key):
+    x = jax.random.normal(key, (1, 1, 3))
+    return lr * jax.lax.conv(x, jnp.ones((1, 1, 1)), (1,), "SAME")[0, 0]
+
+
+def test_trials_are_compiled_fast_but_convolutions_for_speed(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    assert _options_of(monkeypatch, _draw)[0] == program.FAST_TO_COMPILE
+    assert _options_of(monkeypatch, _convolve)[0] == {}
+
+
+def test_a_flag_of_the_users_own_decides_how_a_trial_is_compiled(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+    assert _options_of(monkeypatch, _draw)[0] == program.FAST_TO_COMPILE
+    monkeypatch.setenv("XLA_FLAGS", f"--{program.LEVEL}=3")
+    assert _options_of(monkeypatch, _draw)[0] == {}
+
+
+def test_a_trial_runs_with_an_xla_that_does_not_know_the_option(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    expected = _options_of(monkeypatch, _draw)[1]
+    monkeypatch.setattr(program, "FAST_TO_COMPILE", {"xla_has_no_such_option": True})
+    options, losses = _options_of(monkeypatch, _draw)
+    assert options == {"xla_has_no_such_option": True}
+    np.testing.assert_allclose(losses, expected, rtol=1e-6)     # other optimizations round differently
 
 
 # --- several devices ---
