@@ -39,8 +39,10 @@ def lr_sweep(make_trial: MakeTrial | Mapping[str, MakeTrial], widths: Iterable[i
     """Trains models of every width at every learning rate, from every seed.
 
     Each parametrization is compiled once for each width. Its trials run in cells, and the trials of a cell run
-    side by side on each device. A cell that raises an error, or whose worker dies, is tried three times while
-    the others go on; the sweep ends with the trials that succeeded. Ctrl-C stops it within two seconds.
+    side by side on each device. Where two parametrizations compute the same, as the standard one and μP do at
+    base width, a trial runs once for both. A cell that raises an error, or whose worker dies, is tried three
+    times while the others go on; the sweep ends with the trials that succeeded. Ctrl-C stops it within two
+    seconds.
 
     Args:
       make_trial: a function from a width to ``trial(lr, key, **hyperparameters)``. A trial is a pure function

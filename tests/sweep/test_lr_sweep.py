@@ -371,6 +371,70 @@ def test_large_trials_get_several_cores(monkeypatch, carry, cores, threads):
     assert executor.capacity == 2 * (cores // threads)
 
 
+# --- parametrizations that compute the same ---
+
+@pytest.fixture
+def cells_run(monkeypatch):
+    """Returns a list that is filled with the cells that run, in this process."""
+    ran, run_cell = [], tasks.TrialRunner.run_cell
+
+    def run(self, parametrization, width, fingerprint, chunk, cell):
+        ran.append(cell)
+        return run_cell(self, parametrization, width, fingerprint, chunk, cell)
+
+    monkeypatch.setattr(tasks.TrialRunner, "run_cell", run)
+    return ran
+
+
+def _differs_above(base):
+    """Returns make_trial of a parametrization that is `make_trial`'s at the base width."""
+    def make(width):
+        plain = make_trial(width)
+        return plain if width == base else lambda lr, key: plain(lr * base / width, key)
+    return make
+
+
+def _numbers(found, name=None):
+    """Returns the losses of all trials, or of those of one parametrization, as lists."""
+    return {trial: {loss: x.tolist() for loss, x in losses.items()} for trial, losses in found.losses.items()
+            if name in (None, trial.parametrization)}
+
+
+@pytest.mark.parametrize("search", ["grid", "adaptive"])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_trials_that_compute_the_same_run_once(tmp_path, cells_run, search, workers):
+    """At width 2, the base, both parametrizations are one program; at width 4 each has its own."""
+    makers, lrs = {"sp": make_trial, "mup": _differs_above(2)}, [2.0**k for k in range(-6, 0)]
+    with concurrent.futures.ThreadPoolExecutor(workers) as executor:
+        both = sweep(executor, makers, lrs=lrs, search=search, out=tmp_path, chunk=2)
+        ran = [trial for cell in cells_run for trial in cell]
+        for width, names in (2, 1), (4, 2):
+            of_width = [trial for trial in ran if trial.width == width]
+            assert len({trial.parametrization for trial in of_width}) == names
+            assert len(of_width) * 2 == names * sum(trial.width == width for trial in both.losses)
+        for name, make in makers.items():       # as if they had run alone
+            alone = sweep(executor, {name: make}, lrs=lrs, search=search, chunk=2)
+            assert _numbers(alone) == _numbers(both, name)
+        cells_run.clear()                       # all of them are in the folder
+        again = sweep(executor, makers, lrs=lrs, search=search, out=tmp_path, chunk=2)
+        assert _numbers(again) == _numbers(both) and not cells_run
+
+
+def test_trials_that_failed_are_not_taken_for_those_of_another_parametrization(cells_run, here, monkeypatch):
+    count, run = [], Program.run
+
+    def fails_at_first(self, trials, chunk):
+        count.append(trials)
+        if len(count) <= 3:
+            raise RuntimeError("the device is busy")
+        return run(self, trials, chunk)
+
+    monkeypatch.setattr(Program, "run", fails_at_first)
+    with pytest.warns(haiku_mup.MupWarning, match="1 of 2 trials are missing"):
+        found = sweep(here, {"sp": make_trial, "mup": make_trial}, [2], [0.5], 1)
+    assert [trial.parametrization for trial in found.losses] == ["mup"] and len(count) == 4
+
+
 # --- how a trial is compiled ---
 
 def _options_of(monkeypatch, trial):

@@ -43,6 +43,7 @@ class Dispatcher:
         self._threads: dict[ProgramKey, int] = {}      # per worker
         self._failed: dict[ProgramKey, str] = {}       # why programs could not be traced
         self._compiled: set[ProgramKey] = set()        # programs with a finished cell
+        self._finished: dict[Any, Any] = {}             # losses by what a cell computes
         self._pending: collections.deque[Task] = collections.deque()
         self._running: dict[Future[Any], Task] = {}
         self._show_new = functools.lru_cache(maxsize=1)(self.show)      # texts that differ from the last one
@@ -93,9 +94,8 @@ class Dispatcher:
         """Shows what the workers do: they trace models, compile a program, or run trials of some width."""
         programs = [task.program for task in self._running.values()]
         new = [program for program in programs if program not in self._compiled]
-        name, width = (new or programs)[0]
         work = "tracing" if new and new[0] not in self._traced else "compiling" if new else "training"
-        self._show_new(f"{work} {name}, width {width}")
+        self._show_new("{} {}, width {}".format(work, *(new or programs)[0]))
 
     def _stop(self) -> None:
         """Ends the workers, and cancels what those of the caller have not begun."""
@@ -106,11 +106,10 @@ class Dispatcher:
 
     def _submit(self, task: Task, pickled: bytes | None = None) -> None:
         traced = self._traced.get(task.program)
-        call = ("trace", *task.program, self.chunk) if traced is None else (
-            "run_cell", *task.program, traced.info.fingerprint, traced.chunk, task.cell)
+        call = (pickled, "trace", *task.program, self.chunk) if traced is None else (
+            pickled, "run_cell", *task.program, traced.info.fingerprint, traced.chunk, task.cell)
         try:
-            future = self.executor.submit(tasks.run_task, self.runner.sweep_id, task.tries, pickled, *call)
-            self._running[future] = task
+            self._running[self.executor.submit(tasks.run_task, self.runner.sweep_id, task.tries, *call)] = task
         except Exception as error:              # the executor was shut down, or broke
             self._give_up(task, f"{type(error).__name__}: {error}")
 
@@ -122,20 +121,29 @@ class Dispatcher:
         while (program := self._next_program()) is not None:
             cells = self.schedule.waiting[program]
             cell = cells.pop() if self.folder and self.folder.is_shared else cells.popleft()
-            losses = self.folder and self.folder.load_cell(cell)
-            if not losses:
+            if losses := self.folder and self.folder.load_cell(cell):
+                self.schedule.end(cell, losses)
+            elif losses := self._finished.get(self._computation(program, cell)):
+                self._receive(Task(program, cell), losses)
+            else:
                 return Task(program, cell)
-            self.schedule.end(cell, losses)
         return None
+
+    def _computation(self, program: ProgramKey, cell: Cell) -> tuple[Any, ...]:
+        """Returns what a cell computes: at base width, the same in μP as in the standard parametrization."""
+        return *self._traced[program][:2], *((trial.point, trial.seed) for trial in cell)
 
     def _next_program(self) -> ProgramKey | None:
         """Returns the first program with waiting cells, if workers have or can now get its number of threads.
 
-        Where a program's first cell compiles it for all workers, the others wait for it.
+        A program waits while its first cell compiles it for all workers, and while an equal one runs for both.
         """
-        compiling = {task.program for task in self._running.values()} - self._compiled
+        running = {task.program for task in self._running.values()}
+        compiling = running - self._compiled if self.executor.shares_compiled else set()
         for program, cells in self.schedule.waiting.items():
-            if cells and not (self.executor.shares_compiled and program in compiling):
+            info = self._traced[program].info
+            others = (self._traced[key].info for key in running - {program})
+            if cells and info not in others and program not in compiling:
                 if self._threads[program] != self.executor.threads and not self._running:
                     self.executor.set_threads(self._threads[program])
                 return program if self._threads[program] == self.executor.threads else None
@@ -154,6 +162,7 @@ class Dispatcher:
             self._threads[task.program] = self.executor.threads_for(result.info.carry)
         else:
             self._compiled.add(task.program)
+            self._finished[self._computation(task.program, task.cell)] = result
             if self.folder:
                 self.folder.save_cell(task.cell, result)
             self.schedule.end(task.cell, result)

@@ -21,8 +21,7 @@ from haiku_mup.sweep.interrupt import sigint_blocked
 from haiku_mup.sweep.runner.pickling import class_error
 
 # Bytes of a trial's state up to which one core serves it; a larger one gets a core for each so many bytes. On 2
-# cores, trials on a core each are 1.07 to 1.18 times as fast as one on both at 11 MB, and no faster at 35 MB
-# (widths 512 and 1024 of `python -m benchmarks.sweep`), where the last trials then leave cores idle for longer.
+# cores, one each is 1.07 to 1.18 times as fast at 11 MB, and no faster at 35 MB (`python -m benchmarks.sweep`).
 ONE_CORE_BYTES, BYTES_PER_CORE = 16 * 2**20, 8 * 2**20
 TASKS_PER_WORKER = 2            # so that no worker waits for its next task
 

@@ -70,19 +70,17 @@ class SweepFolder:
                 "parametrization": parametrization, "width": width, **traced.info._asdict(),
                 "chunk": traced.chunk, "cell": traced.cell, "versions": spec.versions()}):
             return traced
-        there = atomic_files.read_json(path)
-        if there.get("fingerprint") != traced.info.fingerprint:
+        kept = atomic_files.read_json(path)
+        if kept.get("fingerprint") != traced.info.fingerprint:
             raise MupError(f"{self.path}: {parametrization!r} at width {width} computes something else than "
-                           f"what is there: {spec.cause_of_change(there)}. "
-                           "Give another out, or remove this one")
-        return traced._replace(chunk=int(there["chunk"]), cell=int(there["cell"]))
+                           f"what is there: {spec.cause_of_change(kept)}. Give another out, or remove this one")
+        return traced._replace(chunk=int(kept["chunk"]), cell=int(kept["cell"]))
 
     def load_cell(self, cell: Sequence[Trial]) -> list[TrialLosses] | None:
         """Returns the losses of a cell's trials; None if it has not finished, here or in another process."""
-        if any(trial not in self.losses for trial in cell):
+        if not set(cell) <= self.losses.keys():
             self._load(self._path(cell))
-        losses = [self.losses[trial] for trial in cell if trial in self.losses]
-        return losses if len(losses) == len(cell) else None
+        return [self.losses[trial] for trial in cell] if set(cell) <= self.losses.keys() else None
 
     def save_cell(self, cell: Sequence[Trial], losses: Sequence[TrialLosses]) -> None:
         """Writes a cell to the disk."""

@@ -34,10 +34,8 @@ def class_error(value: Any) -> str | None:
 
     with contextlib.suppress(Exception):    # `dumps` raises
         Pickler(types.SimpleNamespace(write=len)).dump(value)
-    if not found:
-        return None
     return (f"lr_sweep: other processes can't import the class {found[0]}, and can't get a class of Equinox's "
-            "in another way; define it in a module that your program imports")
+            "in another way; define it in a module that your program imports") if found else None
 
 
 def dumps(value: Any) -> bytes:
@@ -49,15 +47,13 @@ def dumps(value: Any) -> bytes:
     if text := class_error(value):
         raise MupError(text)
     pickler, by_value = pickle, []  # type: Any, list[Any]
-    try:
+    with contextlib.suppress(ImportError):
         import cloudpickle as pickler  # type: ignore[no-redef]
 
         # Nobody else can import a module without __spec__. One without __builtins__ has no Python code, either.
         by_value = [module for name, module in list(sys.modules.items())
                     if name == getattr(module, "__name__", None) and getattr(module, "__spec__", None) is None
                     and "__builtins__" in vars(module) and name not in pickler.list_registry_pickle_by_value()]
-    except ImportError:
-        pass
     for module in by_value:
         pickler.register_pickle_by_value(module)
     try:
