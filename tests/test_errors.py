@@ -602,3 +602,64 @@ def test_a_given_array_of_the_wrong_size_on_a_hidden_weight():
 
     with warns("'linear/w'", "(8, 8)", "(32, 32)", "hk.next_rng_key()"):
         captured(*one(layer))
+
+
+# --- arguments of checks and sweeps, as a newcomer may get them wrong ---
+
+BATCH = np.ones((8, *X.shape[1:]), np.float32), np.zeros(8, np.int32)
+ADAM = optax.adam(0.01)
+
+
+def cross_entropy(apply, params, rng, batch):
+    x, labels = batch
+    return optax.softmax_cross_entropy_with_integer_labels(apply(params, rng, x), labels).mean()
+
+
+def check(make_model=mlp, widths=(8, 16), loss_fn=cross_entropy, **options):
+    haiku_mup.coord_check(make_model, widths, BATCH, loss_fn, ADAM, steps=1, seeds=1, progress=False, **options)
+
+
+def training(make_model=mlp, **options):
+    return haiku_mup.training(make_model, BATCH, cross_entropy, optax.adam,
+                              **{"steps": 2, "batch_size": 4, "base_width": 8} | options)
+
+
+def sweep(make_trial=None, widths=(8,), lrs=(0.01,), seeds=1):
+    haiku_mup.lr_sweep(make_trial or training(), widths, lrs, seeds, progress=False)
+
+
+def pair(width):
+    return (lambda key: {"w": jnp.ones((width, 3))}), (lambda params, rng, x: x)
+
+
+@pytest.mark.parametrize("call, parts", [
+    (lambda: check(widths=64), ["coord_check: widths=64", "give a list of whole numbers"]),
+    (lambda: check(widths="64"), ["widths='64'", "give a list"]),
+    (lambda: check(widths=[8.5, 16]), ["widths=[8.5, 16]", "whole numbers"]),
+    (lambda: check(plan=haiku_mup.standard()), ["coord_check: plan is a Parametrization", "functools.partial"]),
+    (lambda: check(pair), ["make_model returned tuple", "pair (init, apply)", "give plan="]),
+    (lambda: check(loss_fn=lambda apply, params, batch: 0.0), [
+        "loss_fn is no function of (apply, params, rng, batch)", "def loss_fn(apply, params, rng, batch)"]),
+    (lambda: check(lambda width: hk.transform(lambda x: hk.Linear(width)(x))), [
+        "captured no parameter: put the model's layers inside `with haiku_mup.apply_mup():`"]),
+    (lambda: training(steps="4"), ["training: steps='4'", "give a whole number"]),
+    (lambda: training(steps=4.5), ["training: steps=4.5", "give a whole number"]),
+    (lambda: training(plan={}), ["training: plan is a dict", "functools.partial"]),
+    (lambda: training(pair)(8), ["make_model returned tuple", "give plan="]),
+    (lambda: sweep(widths=8), ["lr_sweep: widths=8", "give a list of whole numbers"]),
+    (lambda: sweep(lrs=0.01), ["lr_sweep: lrs=0.01", "give a list of learning rates"]),
+    (lambda: sweep(seeds=1.5), ["lr_sweep: seeds=1.5", "give the number of seeds"]),
+    (lambda: sweep(training()(8)), ["lr_sweep: make_trial 'trial'", "'key'", "haiku_mup.training(make_model"]),
+    (lambda: sweep(mlp(8)), ["it is a Transformed", "haiku_mup.training(make_model"]),
+    (lambda: sweep(mlp), ["make_trial returned Transformed", "give haiku_mup.training(make_model"]),
+    (lambda: haiku_mup.forward_factors(mlp(8), [8, 16], X), ["make_model is a Transformed", "give a function"]),
+])
+def test_a_wrong_argument_is_named_with_what_to_give(call, parts):
+    with raises(*parts):
+        call()
+
+
+def test_whole_numbers_of_any_type_are_widths_and_steps():
+    for widths in np.array([8, 16]), jnp.array([16, 8, 8]), (8.0, 16.0), range(8, 24, 8):
+        check(widths=widths)
+    assert training(steps=2.0).steps == training(steps=np.int64(2)).steps == 2

@@ -15,7 +15,7 @@ from haiku_mup.coordinates.batches import as_batches
 from haiku_mup.coordinates.compilation import kept_programs
 from haiku_mup.coordinates.measured_gradients import rounding_noise
 from haiku_mup.coordinates.measurements import as_points
-from haiku_mup.coordinates.model_inputs import check_make_model
+from haiku_mup.coordinates.model_inputs import as_widths, check_make_model, check_plan
 from haiku_mup.coordinates.optimizer_diagnosis import diagnose_optimizer
 from haiku_mup.coordinates.planned_models import MakePlan
 from haiku_mup.coordinates.result import TOL, CoordCheck
@@ -122,11 +122,12 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
     >>> result.ok
     True
     """
-    ordered = sorted(set(map(int, widths)))
+    ordered = as_widths(widths, "coord_check")
     chosen = list(range(seeds) if isinstance(seeds, int) else seeds)
     batches = as_batches(batch, steps, fix_batch)
     _check_arguments(widths=ordered, seeds=chosen, steps=steps, batches=batches, stats=stats)
     check_make_model(make_model)
+    check_plan(plan, "coord_check")
     _check_optimizer(optimizer)
     optimizer_rule = choose(rule, adam)
     with kept_programs(compilation_cache):

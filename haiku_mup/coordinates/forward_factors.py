@@ -11,6 +11,7 @@ import jax
 
 from haiku_mup.coordinates.factor_scales import Action, Leftover, ScalingOperation, Value
 from haiku_mup.coordinates.factor_walk import ProgramsDiffer, Walk
+from haiku_mup.coordinates.model_inputs import check_make_model
 from haiku_mup.coordinates.pairs import is_pair
 from haiku_mup.coordinates.planned_models import PlannedModel
 from haiku_mup.coordinates.recorder import transformed_function
@@ -96,6 +97,7 @@ def forward_factors(make_model: Callable[[int], Any], widths: Sequence[int], *ar
     ...     print(found.action, found.base, found.target, found.power)
     multiplied by 8.0 16.0 0.5
     """
+    check_make_model(make_model)
     return factors_left(make_model, widths, args, kwargs, multipliers={})
 
 

@@ -1,5 +1,6 @@
 """The inputs of a model, found by calling the loss function; and checks of models and losses."""
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import haiku as hk
@@ -44,7 +45,7 @@ def model_inputs(loss_fn: Any, rng: Any, batch: Any) -> ModelInputs:
       batch: what the loss function gets.
 
     Raises:
-      MupError: a loss function that never calls `apply`, or calls it without a place for a key.
+      MupError: a loss function of other arguments, or that never calls `apply`, or without a place for a key.
 
     >>> def loss_fn(apply, params, rng, batch):
     ...     return apply(params, rng, batch, is_training=True).mean()
@@ -52,6 +53,8 @@ def model_inputs(loss_fn: Any, rng: Any, batch: Any) -> ModelInputs:
     >>> [x.shape for x in inputs.arrays], inputs.rebuild(["x"])
     ([(8, 3)], (('x',), {'is_training': True}))
     """
+    _check_loss_fn(loss_fn)
+
     def apply(params, rng=None, *args, **kwargs):
         _check_key(rng)
         raise _Called(args, kwargs)
@@ -72,6 +75,18 @@ def model_inputs(loss_fn: Any, rng: Any, batch: Any) -> ModelInputs:
         return args, kwargs
 
     return ModelInputs([_concrete(leaves[i]) for i in places], rebuild)
+
+
+def _check_loss_fn(loss_fn: Any) -> None:
+    """Raises for a loss function that can't be called with (apply, params, rng, batch)."""
+    try:
+        inspect.signature(loss_fn).bind(None, None, None, None)
+    except TypeError as error:
+        raise MupError(f"loss_fn is no function of (apply, params, rng, batch): {error}; write "
+                       "def loss_fn(apply, params, rng, batch), which calls apply(params, rng, *inputs) and "
+                       "returns a scalar") from error
+    except ValueError:      # a function without a signature
+        pass
 
 
 def _concrete(x: Any) -> Any:
@@ -117,7 +132,8 @@ def check_model(model: Any) -> None:
     kind = type(model).__name__
     if not (hasattr(model, "init") and hasattr(model, "apply")):
         raise MupError(f"make_model returned {kind}; it must return what hk.transform or "
-                       "hk.transform_with_state returns")
+                       "hk.transform_with_state returns. For a pair (init, apply) of another framework, "
+                       "give plan=, too")
     if not callable(model.apply):
         transform = "hk.transform_with_state" if has_state(model) else "hk.transform"
         raise MupError(
@@ -135,3 +151,36 @@ def check_make_model(make_model: Any) -> None:
     if not callable(make_model):
         raise MupError(f"make_model is a {type(make_model).__name__}; give a function from a width to a model, "
                        "such as lambda width: hk.transform(functools.partial(fn, width=width))")
+
+
+def check_plan(plan: Any, function: str) -> None:
+    """Raises for a plan in place of a function that makes one; None is no plan.
+
+    >>> check_plan(haiku_mup.plan, "coord_check")
+    """
+    if plan is not None and not callable(plan):
+        raise MupError(f"{function}: plan is a {type(plan).__name__}; give a function from the trees of base "
+                       "and target to a haiku_mup.Plan, such as functools.partial(haiku_mup.plan, "
+                       "readouts=...)")
+
+
+def as_widths(widths: Iterable[int], function: str) -> list[int]:
+    """Returns widths without duplicates, ascending.
+
+    Args:
+      widths: whole numbers.
+      function: what the user called, for the error.
+
+    Raises:
+      MupError: no list of whole numbers.
+
+    >>> as_widths([128, 64, 64], "lr_sweep")
+    [64, 128]
+    """
+    try:
+        given = list(widths)
+        if all(not isinstance(width, str) and width == int(width) for width in given):
+            return sorted(set(map(int, given)))
+    except (TypeError, ValueError):
+        pass
+    raise MupError(f"{function}: widths={widths!r}: give a list of whole numbers, such as [64, 128, 256]")

@@ -5,8 +5,8 @@ OTHER_ERROR, OTHER_WARNING = "error-other", "warning-other"
 
 # Anchors stay the same for good. The page quotes these words, each entry its own.
 PHRASES = {
-    "error-plain-readout": "a layer from a growing to a fixed width is an output",
-    "error-hidden-readout": "a Readout from a growing to a growing width is a hidden layer",
+    "error-plain-readout": "from a growing to a fixed width is an output",
+    "error-hidden-readout": "from a growing to a growing width is a hidden layer",
     "error-own-output": "no layer of Haiku's owns it, and if its axes are (in, out), it is an output",
     "error-hidden-mean": "which would grow with the width; use an initializer of mean zero",
     "error-integer": "an integer parameter can't grow with the width",
@@ -15,6 +15,7 @@ PHRASES = {
     "warning-mixed-fan-out": "of its outputs stay as the others grow",
     "warning-odd-fan-in": "and no layer's output does",
     "error-order": "init_target before init_base",
+    "error-before-target": "before init_target: initialise the base inside",
     "error-nothing-captured": "captured no parameter",
     "error-outside": "apply_mup() is outside of a transformed function",
     "error-one-side": "the base has no such parameter",
@@ -45,6 +46,8 @@ PHRASES = {
     "error-not-captured": "this layer was not captured with this shape",
     "error-inner-model": "a model that was transformed apart is called inside this one",
     "error-other-params": "give the optimizer the parameters of the model that init_target captured",
+    "error-other-widths": "give it the target's parameters, or",
+    "warning-adam": "pass adam=",
     "warning-rule": "pass rule=",
     "warning-l2": "has a decay in front of what normalises gradients (an L2 term)",
     "warning-decay-by-norm": "decays weights, by an amount that depends on the width",
@@ -53,10 +56,10 @@ PHRASES = {
     "warning-untried": "so nothing checks that this rule fits it",
     "warning-noise": "moves parameters without a gradient",
     "warning-pull": "pulls parameters towards values of its own",
-    "warning-other-entries": "makes an entry's update from other entries, too",
+    "warning-other-entries": "and no rule describes how",
     "warning-scaled-clip": "clips gradients, but sees them multiplied",
     "warning-shape": "scales its updates by the parameter's shape",
-    "warning-outermost": "inside, which takes sums over all parameters",
+    "warning-outermost": "put it around: optax.contrib.",
     "warning-plan-multiplier": "and nothing has asked for its forward multiplier",
     "error-depth": "build both from one function",
     "error-numbering": "blocks that repeat must be numbered one after the other",
@@ -94,7 +97,7 @@ def help_note(message: str, otherwise: str) -> str:
 
     >>> help_note("'a/w': base (8,), target (16, 2): rank differs; rebuild the base model", OTHER_ERROR)
     'help: docs/help/errors.rst#error-rank'
-    >>> help_note("training: steps=0: give at least 1", OTHER_ERROR)
+    >>> help_note("training: steps=0: give a whole number of at least 1", OTHER_ERROR)
     'help: docs/help/errors.rst#error-other'
     """
     anchors = [anchor for anchor, phrase in PHRASES.items() if phrase in message]

@@ -22,6 +22,8 @@ from haiku_mup.rules.parametrization import Parametrization
 from haiku_mup.tracing.warn_once import warn_once
 
 OUTERMOST = {       # optimizers of optax that must be around the wrapped one, by the names of their states
+    "SAMState": "has optax.contrib.sam inside, whose steps to where the loss is higher would be multiplied by "
+                "the factors of updates; put it around: optax.contrib.sam(mup.wrap_optimizer(…), …)",
     "MechanicState": "has optax.contrib.mechanize inside, which takes sums over all parameters; put it around: "
                      "optax.contrib.mechanize(mup.wrap_optimizer(…))",
     "ScheduleFreeState": "has optax.contrib.schedule_free inside, so that schedule_free_eval_params would mix "

@@ -333,7 +333,7 @@ def read(path: str | os.PathLike[str]) -> Any:
         return json.loads(data, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
         raise MupError(f"{name}: not readable as JSON ({type(error).__name__}: {str(error)[:200]}); it is "
-                       "truncated, or no file of Mup.save") from None
+                       "truncated, or no file of Mup.save; save the base again: mup.save(path)") from None
 
 
 def _no_constant(text: str) -> None:

@@ -67,6 +67,10 @@ class Program:
 
     def __init__(self, trial: Callable[..., Any], names: Sequence[str],
                  placed: dict[int, tuple[Any, Any]] | None = None):
+        if not callable(trial):
+            raise MupError(f"lr_sweep: make_trial returned {type(trial).__name__}; it must return a function "
+                           "trial(lr, key, **hyperparameters) that trains: give haiku_mup.training(make_model, "
+                           "data, loss_fn, optimizer, …)")
         self._names = list(names)
         self._loss_names: list[str] = []
         scalars = [jax.ShapeDtypeStruct((), jnp.result_type(float))] * len(self._names)

@@ -1,11 +1,14 @@
 """The arguments of `lr_sweep`, checked and in one form."""
 import collections
+import contextlib
 import dataclasses
 import importlib.metadata
+import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+from haiku_mup.coordinates.model_inputs import as_widths
 from haiku_mup.errors import MupError
 from haiku_mup.sweep.search import (
     WARM_START_SEEDS,
@@ -50,9 +53,8 @@ class SweepSpec:
         if not self.makers or not self.widths or self.widths[0] < 1:
             raise MupError(f"lr_sweep: widths={self.widths}, parametrizations {list(self.makers)}: give at "
                            "least one of each")
-        if not all(map(callable, self.makers.values())):
-            raise MupError("lr_sweep: make_trial must be a function from a width to a trial, or {name: "
-                           "function}")
+        for name, make_trial in self.makers.items():
+            _check_make_trial(name, make_trial)
         if self.search is SearchMethod.ADAPTIVE and max(self._rates_by_setting().values()) < 2:
             raise MupError("lr_sweep: search='adaptive' looks for the best of several learning rates, but "
                            "each setting of the other hyperparameters has only one: give lrs=[...], or "
@@ -74,7 +76,7 @@ class SweepSpec:
             makers = dict(make_trial)
         else:
             makers = {getattr(make_trial, "name", "trial"): make_trial}
-        return cls(makers=makers, widths=sorted(set(map(int, widths))),
+        return cls(makers=makers, widths=as_widths(widths, "lr_sweep"),
                    points=grid_points(lrs, hyperparameters), seeds=seed_list(seeds),
                    search=_search_method(search), chunk=_chunk(chunk))
 
@@ -198,6 +200,20 @@ def _search_method(search: str) -> SearchMethod:
     if search not in list(SearchMethod):
         raise MupError(f"lr_sweep: search={search!r}: give 'grid' or 'adaptive'")
     return SearchMethod(search)
+
+
+def _check_make_trial(name: str, make_trial: Any) -> None:
+    """Raises for anything but a function of a width, such as a trial in place of a function that makes one."""
+    problem: object = f"it is a {type(make_trial).__name__}" * (not callable(make_trial))
+    with contextlib.suppress(ValueError):       # a function without a signature
+        try:
+            inspect.signature(make_trial).bind(64)
+        except TypeError as error:
+            problem = problem or error
+    if problem:
+        raise MupError(f"lr_sweep: make_trial {name!r} is no function of a width alone: {problem}; give a "
+                       "function from a width to a trial, as haiku_mup.training(make_model, data, loss_fn, "
+                       "optimizer, …) returns, or {name: function}")
 
 
 def _chunk(chunk: int | Literal["auto"]) -> int | None:

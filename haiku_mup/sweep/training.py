@@ -10,7 +10,13 @@ import jax
 import optax
 
 from haiku_mup.coordinates.batches import as_arrays
-from haiku_mup.coordinates.model_inputs import ModelInputs, check_make_model, check_model, model_inputs
+from haiku_mup.coordinates.model_inputs import (
+    ModelInputs,
+    check_make_model,
+    check_model,
+    check_plan,
+    model_inputs,
+)
 from haiku_mup.coordinates.planned_models import MakePlan, PlannedModel
 from haiku_mup.errors import MupError
 from haiku_mup.mup import Mup, captured_model
@@ -104,9 +110,10 @@ def training(make_model: Callable[..., Any], data: Any, loss_fn: Callable[..., j
             raise MupError(f"training: parametrization={parametrization!r}: give 'mup', 'sp', or a "
                            "Parametrization")
         parametrization = PARAMETRIZATIONS[parametrization]()
-    if steps < 1:
-        raise MupError(f"training: steps={steps}: give at least 1")
+    if isinstance(steps, str) or steps != int(steps) or steps < 1:
+        raise MupError(f"training: steps={steps!r}: give a whole number of at least 1")
     check_make_model(make_model)
+    check_plan(plan, "training")
     check_function_of_rate(optimizer)
     return Training(
         name=name, parametrization=parametrization, make_model=make_model, loss_fn=loss_fn, optimizer=optimizer,

@@ -106,6 +106,8 @@ def grid_points(lrs: Iterable[float] | None,
         hyperparameters = [dict(zip(hyperparameters, values))
                            for values in itertools.product(*hyperparameters.values())]
     settings = [{}] if hyperparameters is None else [dict(setting) for setting in hyperparameters]
+    if lrs is not None and not isinstance(lrs, Iterable):
+        raise MupError(f"lr_sweep: lrs={lrs!r}: give a list of learning rates, such as [2**-9, 2**-8, 2**-7]")
     rates = [{}] if lrs is None else [{"lr": lr} for lr in lrs]
     points = [_point(setting, rate) for setting in settings for rate in rates]
     if not points:
@@ -142,7 +144,8 @@ def seed_list(seeds: int | Iterable[int]) -> list[int]:
     >>> seed_list(2), seed_list([7, 5, 7])
     ([0, 1], [7, 5])
     """
-    found = list(range(seeds)) if isinstance(seeds, (int, np.integer)) else list(dict.fromkeys(map(int, seeds)))
+    given = range(seeds) if isinstance(seeds, (int, np.integer)) else seeds
+    found = list(dict.fromkeys(map(int, given))) if isinstance(given, Iterable) else []
     if not found or not all(0 <= seed < 2**32 for seed in found):
         raise MupError(f"lr_sweep: seeds={seeds!r}: give the number of seeds, or a list of seeds from 0 to "
                        "2**32 - 1")

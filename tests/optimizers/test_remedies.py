@@ -99,9 +99,10 @@ def test_wrap_the_plain_optimizer_once(params):
         ours.wrap_optimizer(optax.adam(0.1), adam="adam")
 
 
-def test_put_mechanize_and_schedule_free_around(params):
+def test_put_mechanize_schedule_free_and_sam_around(params):
     for around, words in ((contrib.mechanize, "optax.contrib.mechanize"), (
-            functools.partial(contrib.schedule_free, learning_rate=0.1), "optax.contrib.schedule_free")):
+            functools.partial(contrib.schedule_free, learning_rate=0.1), "optax.contrib.schedule_free"), (
+            functools.partial(contrib.sam, adv_optimizer=optax.sgd(0.05)), "optax.contrib.sam")):
         with pytest.warns(haiku_mup.MupWarning, match=f"put it around: {words}"):
             mup().wrap_optimizer(around(optax.sgd(0.1)), adam=False)
         quiet(lambda around=around: around(mup().wrap_optimizer(optax.sgd(0.1), adam=False)).init(params))
