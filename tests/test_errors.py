@@ -641,7 +641,7 @@ def pair(width):
     (lambda: check(loss_fn=lambda apply, params, batch: 0.0), [
         "loss_fn is no function of (apply, params, rng, batch)", "def loss_fn(apply, params, rng, batch)"]),
     (lambda: check(lambda width: hk.transform(lambda x: hk.Linear(width)(x))), [
-        "captured no parameter: put the model's layers inside `with haiku_mup.apply_mup():`"]),
+        "captured no parameter: put the layers inside `with haiku_mup.apply_mup():`"]),
     (lambda: training(steps="4"), ["training: steps='4'", "give a whole number"]),
     (lambda: training(steps=4.5), ["training: steps=4.5", "give a whole number"]),
     (lambda: training(plan={}), ["training: plan is a dict", "functools.partial"]),

@@ -106,7 +106,7 @@ ORDERS = {
     "and the target inside `with mup.init_target():` first": (
         lambda: haiku_mup.Mup().wrap_model(mlp(32)), lambda: captured(mlp, X)),
     "nothing to save before init_base": (lambda: haiku_mup.Mup().state_dict(), saved),
-    "call the model's init inside it": (nothing_in_a_base, lambda: captured(mlp, X)),
+    "call the model's init inside": (nothing_in_a_base, lambda: captured(mlp, X)),
     "put the layers inside `with haiku_mup.apply_mup():`": (layers_outside, lambda: captured(mlp, X)),
     "inside it, call the init of the plain model": (a_wrapped_init_in_a_base, lambda: captured(mlp, X)),
     "initialise one model in it": (two_models_in_a_base, lambda: captured(mlp, X)),

@@ -75,9 +75,9 @@ class Capture:
             raise MupError(f"{where} captured no parameter: a wrapped model ran in it, which is in μP already; "
                            "inside it, call the init of the plain model that wrap_model was given")
         if not self.records:
-            raise MupError(f"{where} captured no parameter: put the model's layers inside `with "
+            raise MupError(f"{where} captured no parameter: put the layers inside `with "
                            "haiku_mup.apply_mup():`, in the function that is transformed, or in each function "
-                           f"of hk.multi_transform, and call its init inside {where}")
+                           f"of hk.multi_transform, and call the model's init inside {where}")
         self._check_globs()
 
     def _check_globs(self) -> None:
