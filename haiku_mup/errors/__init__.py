@@ -150,7 +150,8 @@ def _note(names: Sequence[str], line: SourceLine) -> str:
 class MupWarning(UserWarning):
     """A model or an optimizer that runs, and is probably not what was meant.
 
-    A `Mup`, or a wrapped optimizer, gives each kind of warning once. The text ends with the entry of the help page that is about it.
+    A `Mup`, or a wrapped optimizer, gives each kind of warning once. The text ends with the entry of the help
+    page that is about it.
 
     To stop at every one of them:
 
