@@ -604,6 +604,46 @@ def test_a_given_array_of_the_wrong_size_on_a_hidden_weight():
         captured(*one(layer))
 
 
+# --- initializers that draw with a key from outside of them ---
+
+def _from_outside(x, width, kind):
+    """Applies a hidden weight, or a readout's, that is drawn with the model's key, not the initializer's."""
+    x, key = jax.nn.relu(hk.Linear(width)(x)), hk.next_rng_key()
+    if kind == "parameter":
+        array = 0.1 * jax.random.normal(key, (width, width))
+        return haiku_mup.Readout(3)(x @ hk.get_parameter("w", [width, width], init=lambda *_: array))
+    if kind == "constant":
+        array = 0.1 * jax.random.normal(key, (width, width))
+        return haiku_mup.Readout(3)(hk.Linear(width, w_init=hk.initializers.Constant(array))(x))
+    if kind == "closure":
+        def init(shape, dtype):
+            return 0.1 * jax.random.normal(key, shape, dtype)
+
+        return haiku_mup.Readout(3)(hk.Linear(width, w_init=init)(x))
+
+    def scaled(shape, dtype):
+        return jax.random.normal(key, shape, dtype) / shape[0]**0.5
+
+    return haiku_mup.Readout(3, w_init=scaled)(x)
+
+
+@pytest.mark.parametrize("kind", ["closure", "constant", "parameter", "readout"])
+@pytest.mark.parametrize("base, target", [
+    ("shapes", "eager"), ("shapes", "jit"), ("eager", "jit"), ("eager", "eager")])
+def test_a_draw_that_ignores_the_initializers_key_is_never_quiet(kind, base, target):
+    """Two keys give one array, which is left as it is; as a tracer it can't even be measured."""
+    run = {"eager": lambda f: f, "jit": jax.jit, "shapes": lambda f: functools.partial(jax.eval_shape, f)}
+    make, x = one(functools.partial(_from_outside, kind=kind))
+    mup = haiku_mup.Mup(fans={"~/w": (0, 1)} if kind == "parameter" else None)
+    known = base == target == "eager"
+    with (pytest.warns(haiku_mup.MupWarning, match="gives one array whatever the key.*hk.next_rng_key") if known
+          else raises("the initializer's std is a traced value", "call init eagerly")):
+        with mup.init_base():
+            run[base](make(8).init)(KEY, x)
+        with mup.init_target():
+            run[target](make(128).init)(KEY, x)
+
+
 # --- arguments of checks and sweeps, as a newcomer may get them wrong ---
 
 BATCH = np.ones((8, *X.shape[1:]), np.float32), np.zeros(8, np.int32)

@@ -51,6 +51,8 @@ PHRASES = {
     "warning-rule": "pass rule=",
     "warning-l2": "has a decay in front of what normalises gradients (an L2 term)",
     "warning-decay-by-norm": "decays weights, by an amount that depends on the width",
+    "warning-nonlinear": "and not in proportion to them",
+    "warning-lbfgs": "has L-BFGS inside",
     "error-muon": "and Muon takes it",
     "error-line-search": "the wrapped optimizer was given a function",
     "warning-untried": "so nothing checks that this rule fits it",

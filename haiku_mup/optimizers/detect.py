@@ -21,6 +21,7 @@ TRACED = 1e-7, 0.1          # in place of traced values: as an ε, the one is sm
 LARGEST = 2**18             # the most entries, of all parameters together, to try in their true shapes
 
 _SIZES = (0.0, 1.0, 2.0)    # of parameters
+LOW, HIGH = 0.01, 1e4       # others: smaller than Adam's updates before their rate, and larger than any bound
 _RUNS = {
     "none": [Run(params=p) for p in _SIZES],
     "small": [Run(params=p, gradient=SMALL_GRADIENT) for p in _SIZES],
@@ -31,6 +32,8 @@ _RUNS = {
     "other": [Run(params=1.0, gradient=SMALL_GRADIENT, first_entry=(4.0, 2.0))],
     "growing": [Run(params=1.0, gradient=1.0, grows=True, first_entry=(first, 1.0)) for first in (1.0, 4.0)],
     "elsewhere": [Run(params=p, initial=0.0) for p in _SIZES[1:]],
+    "low": [Run(params=p, gradient=g) for g in (0.0, SMALL_GRADIENT) for p in (LOW, 2 * LOW)],
+    "high": [Run(params=HIGH)],
     "large": [Run(params=1.0, gradient=LARGE_GRADIENT, first_entry=(1.0, first)) for first in (1.0, 4.0)],
     "twice large": [Run(params=1.0, gradient=2 * LARGE_GRADIENT)],
 }
@@ -48,7 +51,8 @@ class Decay(enum.StrEnum):
     """The kind of an update that an optimizer makes without a gradient."""
 
     LINEAR = "linear"       # it takes away a part of the parameter
-    COUPLED = "coupled"     # anything else, such as an L2 term that Adam normalises
+    COUPLED = "coupled"     # it is normalised together with gradients, as an L2 term in front of Adam is
+    NONLINEAR = "nonlinear" # anything else: an L1 term, a box, a projection
 
 
 class Drift(enum.StrEnum):
@@ -191,8 +195,8 @@ def _traits(updates: Updates) -> Traits:
     """Judges the updates of one parameter in all runs."""
     last = functools.partial(_group, updates.last)
     drift, decay = _without_gradient(last("none"), updates.history[:, _GROUPS["none"]][:, 0])
-    if drift is None:           # a pull back to the parameters that the state was made for
-        decay = decay or _decay(*last("elsewhere"))
+    if drift is None:           # a pull back to the parameters that the state was made for comes last
+        decay = _kind_of_decay(updates.last) or _decay(*last("elsewhere"))
     behaviour = _behaviour(updates, decay)
     return Traits(behaviour, decay, drift, clip=_clip(updates, behaviour))
 
@@ -206,6 +210,9 @@ def _behaviour(updates: Updates, decay: Decay | None) -> Behaviour | None:
         return by_norms
     if _differ(*updates.history[:, _GROUPS["growing"], 1:].swapaxes(0, 1)):
         return Behaviour.CLIPPED_BY_NORM
+    low = np.split(last("low"), 2)
+    if _of_norms(np.array([0.0, *np.abs(low[1] - low[0]).sum(axis=1)]), np.zeros(3), False) is not None:
+        return Behaviour.BY_NORM        # the norm of a parameter bounds its update
     names = ("small", "twice", "tiny", "twice tiny")
     at_zero, at_one = (_answer(*(sizes(name)[at] for name in names)) for at in (0, 1))
     found = _of_answers(at_zero, at_one, decay)
@@ -257,7 +264,8 @@ def _of_answers(at_zero: Behaviour | None, at_one: Behaviour | None, decay: Deca
     """Judges how entrywise updates answer to gradients, at parameters of 0 and 1; None if the two differ."""
     if at_zero is None or at_one is None:
         return at_zero or at_one
-    return at_zero if at_zero is at_one or decay is Decay.COUPLED else None     # a large L2 term
+    # A large L2 term, or a box, may leave nothing of a gradient's update.
+    return at_zero if at_zero is at_one or decay in (Decay.COUPLED, Decay.NONLINEAR) else None
 
 
 def _answer(small: float, twice: float, tiny: float = 0.0, twice_tiny: float = 0.0) -> Behaviour | None:
@@ -321,3 +329,19 @@ def _decay(at_one: np.ndarray, at_two: np.ndarray) -> Decay | None:
     if not at_one.any() or not np.isfinite([at_one, at_two]).all():
         return None
     return Decay.LINEAR if np.allclose(at_two, 2 * at_one, rtol=0.05) else Decay.COUPLED
+
+
+def _kind_of_decay(updates: np.ndarray) -> Decay | None:
+    """Judges an optimizer that rests at parameters of 0 without a gradient, by what it does at others."""
+    (_, one, two), low, (high,) = (_group(updates, name) for name in ("none", "low", "high"))
+    found = {1.0: one, 2.0: two, LOW: low[0], 2 * LOW: low[1]}      # by the size of parameters
+    if not any(update.any() for update in found.values()):
+        return Decay.NONLINEAR if high.any() else None              # a wide box
+    if all(np.allclose(update, size * one, rtol=0.05) for size, update in found.items()
+           if np.isfinite(update).all()):
+        return Decay.LINEAR
+    at_low, at_one = (np.abs(found[size]).sum() for size in (LOW, 1.0))
+    beside_zero, beside_one = _sizes(updates, "small")[:2]
+    # What normalises an L2 term makes much of a small one, and leaves nothing of a gradient beside a large one.
+    is_normalised = at_low > 0.95 * LOW * at_one > 0 and beside_one < 0.9 * beside_zero
+    return Decay.COUPLED if is_normalised else Decay.NONLINEAR

@@ -30,6 +30,9 @@ OUTERMOST = {       # optimizers of optax that must be around the wrapped one, b
                          "parameters with parameters that are divided by their factors; put it around: "
                          "optax.contrib.schedule_free(mup.wrap_optimizer(…), learning_rate)",
 }
+QUASI_NEWTON = ("has L-BFGS inside, which multiplies gradients by steps, and sees parameters that are divided "
+                "by their factors; train the form maximal_update('abcd', optimizer='sgd') with the plain "
+                "optimizer")
 # States of optimizers that divide gradients by their size, and by an ε.
 NORMALISING = {"ScaleByAdamState", "ScaleByAmsgradState", "ScaleByBeliefState", "ScaleByRmsState",
                "ScaleByRStdDevState", "ScaleByRssState"}
@@ -62,8 +65,11 @@ class MismatchCheck:
         self._by_adam = rule is None
         self._call = f"wrap_optimizer({f'adam={adam}' if self._by_adam else f'rule={rule!r}'})"
         self._scalings, self._parametrization = scalings, parametrization
-        self._judged: Collection[str] = () if parametrization.scales_nothing else {
-            name for name, scaling in scalings.items() if any(b.role != FIXED for b in scaling.row_blocks)}
+        growing = {} if parametrization.scales_nothing else {
+            name: factors.of_name(name)[1] != 1 for name, scaling in scalings.items()
+            if any(block.role != FIXED for block in scaling.row_blocks)}
+        # Of those that an optimizer treats alike it gets the last: one that it sees divided, if there is one.
+        self._judged = sorted(growing, key=lambda name: (growing[name], name))
         self._tried: set[tuple[str, tuple[int, ...]]] = set()       # names and shapes
         self._warned: set[str] = set()
 
@@ -87,6 +93,8 @@ class MismatchCheck:
         names = states.class_names()
         for name in sorted(names & set(OUTERMOST)):
             self._warn(name, None, OUTERMOST[name])
+        if "ScaleByLBFGSState" in names:
+            return self._warn("L-BFGS", None, QUASI_NEWTON)
         meant = rule_of_states(names)
         if meant and meant.coupling is Coupling.MODEL and self._rule.coupling is not Coupling.MODEL:
             return self._warn(meant.name, None, self._remedy(meant))
@@ -100,7 +108,7 @@ class MismatchCheck:
             if not self._rule.fits(behaviour, of_name):
                 misfits[behaviour] = name
             self._judge_clip(name, who, traits, behaviour)
-            self._judge_decay(who, traits.decay)
+            self._judge_decay(name, who, traits.decay)
             self._judge_shape_factor(who, traits, of_name)
         for behaviour in (None, *Behaviour):            # the worst first
             if behaviour in misfits:
@@ -152,15 +160,21 @@ class MismatchCheck:
                 "acts harder in wider models; put the clip in front: "
                 "optax.chain(optax.clip_by_global_norm(…), mup.wrap_optimizer(…))"))
 
-    def _judge_decay(self, name: str | None, decay: Decay | None) -> None:
-        """Warns about a decay that depends on the width."""
+    def _judge_decay(self, name: str, who: str | None, decay: Decay | None) -> None:
+        """Warns about a decay that depends on the width, or that acts on divided parameters as it shouldn't."""
+        _, parameter = self._factors.of_name(name)
         if decay and self._rule.coupling is Coupling.PARAMETER:
-            self._warn("decay by norm", name, (
+            self._warn("decay by norm", who, (
                 "decays weights, by an amount that depends on the width, which no factor can correct; take "
                 "the decay out, and apply it behind the wrapped optimizer: optax.chain("
                 "mup.wrap_optimizer(…), optax.add_decayed_weights(-lr * decay))"))
+        elif decay is Decay.NONLINEAR and parameter != 1:
+            self._warn("nonlinear decay", who, (
+                "changes parameters without a gradient, and not in proportion to them, as an L1 term, a box or "
+                "a projection does; but it sees each parameter divided by its factor, so put that part behind "
+                "the wrapped optimizer, with minus its rate: optax.chain(mup.wrap_optimizer(…), part)"))
         elif decay is Decay.COUPLED:
-            self._warn("coupled decay", name, (
+            self._warn("coupled decay", who, (
                 "has a decay in front of what normalises gradients (an L2 term), which can't be made "
                 "independent of the width; apply the decay behind it, as optax.adamw does"))
 
@@ -219,7 +233,7 @@ def find_rule(optimizer: Any, tree: Any) -> OptimizerRule | None:
     >>> [find_rule(optimizer, shapes).name for optimizer in optimizers]
     ['adam', 'sgd', 'any', 'lamb']
     """
-    states, some = states_and_parameters(optimizer, tree, {name for name, _ in named_leaves(tree)})
+    states, some = states_and_parameters(optimizer, tree, sorted(name for name, _ in named_leaves(tree)))
     try:
         found = find_traits(optimizer, (some, tree))
     except CannotTry:

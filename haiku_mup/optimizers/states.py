@@ -1,6 +1,6 @@
 """The named tuples in an optimizer's state: their names, and the parameters that each has masked."""
 import contextlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -44,7 +44,7 @@ class States:
         return {state.name for state in self._states
                 if parameter is None or not any(parameter in masked for masked in state.masks)}
 
-    def representative_parameters(self, tree: Any, names: Collection[str]) -> Any:
+    def representative_parameters(self, tree: Any, names: Sequence[str]) -> Any:
         """Returns one parameter of each group that the optimizer treats differently, to try it on fewer.
 
         The masks tell groups apart (optax.partition, optax.masked), and so do ranks, since optimizers treat
@@ -53,7 +53,7 @@ class States:
 
         Args:
           tree: of parameters' shapes.
-          names: of the parameters to choose from.
+          names: of the parameters to choose from, the last ones first.
         """
         if not all(state.has_masks_inside for state in self._states if state.name == "MaskedState"):
             return tree
@@ -66,7 +66,7 @@ class States:
             state.name == "MaskedState" or state.has_masks_inside for state in self._states)
 
 
-def states_and_parameters(optimizer: Any, tree: Any, names: Collection[str]) -> tuple[States, Any]:
+def states_and_parameters(optimizer: Any, tree: Any, names: Sequence[str]) -> tuple[States, Any]:
     """Returns an optimizer's states, and one parameter of each group that it treats differently.
 
     To save time it first makes the state of one parameter of each rank alone. Only if something in that state
@@ -75,11 +75,11 @@ def states_and_parameters(optimizer: Any, tree: Any, names: Collection[str]) -> 
     Args:
       optimizer: an optax optimizer.
       tree: of parameters' shapes.
-      names: of the parameters to choose from.
+      names: of the parameters to choose from, the last ones first.
 
     >>> import optax
     >>> tree = {"linear": {name: jax.ShapeDtypeStruct((2,), "float32") for name in "abc"}}
-    >>> states_and_parameters(optax.adam(1e-3), tree, {"linear/a", "linear/b"})[1]
+    >>> states_and_parameters(optax.adam(1e-3), tree, ["linear/a", "linear/b"])[1]
     {'linear': {'b': ShapeDtypeStruct(shape=(2,), dtype=float32)}}
     """
     some = _one_of_each_group(tree, names, [])
@@ -90,13 +90,11 @@ def states_and_parameters(optimizer: Any, tree: Any, names: Collection[str]) -> 
     return states, states.representative_parameters(tree, names)
 
 
-def _one_of_each_group(tree: Any, names: Collection[str], masks: Sequence[set[str]]) -> Any:
-    """Returns one parameter, of those with these names, of each rank and each combination of masks."""
-    groups: dict[Any, str] = {}
-    for name, x in named_leaves(tree):
-        if name in names and not is_masked(x):
-            group = len(x.shape), *(i for i, masked in enumerate(masks) if name in masked)
-            groups[group] = max(groups.get(group, ""), name)
+def _one_of_each_group(tree: Any, names: Sequence[str], masks: Sequence[set[str]]) -> Any:
+    """Returns one parameter, the last of these names, of each rank and each combination of masks."""
+    ranks = {name: len(x.shape) for name, x in named_leaves(tree) if not is_masked(x)}
+    groups = {(ranks[name], *(i for i, masked in enumerate(masks) if name in masked)): name
+              for name in names if name in ranks}
     chosen = set(groups.values())
     return selected(tree, lambda name, _: name in chosen)
 

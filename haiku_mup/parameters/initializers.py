@@ -96,9 +96,10 @@ _ARRAY = object()
 def _setting(x: Any) -> Any:
     """Returns an attribute as a number if it is a scalar, nan if unknown, and as `_ARRAY` if it is an array."""
     if isinstance(x, jax.core.Tracer):
-        x = traced_value(x)
-        if x is None:
-            return math.nan
+        known = traced_value(x)
+        if known is None:
+            return math.nan if x.size == 1 else _ARRAY
+        x = known
     if isinstance(x, (np.ndarray, np.generic, jax.Array)):
         return x.item() if x.size == 1 else _ARRAY
     return x

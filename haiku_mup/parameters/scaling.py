@@ -63,6 +63,8 @@ class RuntimeFactors(NamedTuple):
 
 
 _NO_FACTORS = RuntimeFactors()
+_TRACED = ("the initializer's std is a traced value, which depends on what init is given, and must be known "
+           "here; compute it from sizes, with numpy or math, or call init eagerly")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -252,19 +254,24 @@ def _draw(base: Record, target: Record, *, role: rules.Role, factors: rules.Fact
           error: MakeError) -> float:
     """Returns the factor of a draw that makes its std the base's times the rule's factor."""
     was, now = base.moments, target.moments
+    # An array that is left as it is must be known, too, where its std should not stay.
+    left = not now.drawn and not (was.drawn and now.std == 0)
+    matters = role == rules.OUTPUT or factors.init * factors.stored != 1
+    if left and matters and target.inexact and not target.of_tree and any(
+            map(math.isnan, (was.std, now.std, now.mean))):
+        raise error(_TRACED)
     if role == rules.HIDDEN and not now.centred:
         raise error(f"a hidden weight is initialised with mean {now.mean:.3g}, which would grow with "
                     "the width; use an initializer of mean zero" + ("" if target.fans.known else (
                         f"; if it is a bias or a gain, which no product sums over, {as_vector(target)}")))
-    if not now.drawn and not (was.drawn and now.std == 0):
+    if left:
         return 1 / factors.stored
     if not target.inexact or now.std == was.std or (base.shape == target.shape and same_std(was, now)):
         return factors.init
     if math.isnan(was.std) or math.isnan(now.std):
         if target.of_tree:      # a tree of shapes; only draws need to know
             return math.nan
-        raise error("the initializer's std is a traced value, which depends on what init is given, and must "
-                    "be known here; compute it from sizes, with numpy or math, or call init eagerly")
+        raise error(_TRACED)
     # With equal shapes the stds must be equal, with three exceptions: a bias may depend on its layer's fan-in,
     # a block of rows on the whole matrix's, and any parameter on the depth.
     one_shape = base.shape == target.shape and len(base.shape) > 1 and len(base.row_sizes) != 1 and one_depth

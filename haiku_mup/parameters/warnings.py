@@ -32,16 +32,18 @@ class Message(NamedTuple):
 
 def parameter_warning(scaling: ParameterScaling, parametrization: Parametrization) -> Message | None:
     """Returns the warning about a single parameter, if any."""
-    base, target, factors = scaling.base, scaling.target, scaling.row_blocks[0].factors
+    base, target, role = scaling.base, scaling.target, scaling.row_blocks[0].role
+    factors = scaling.row_blocks[0].factors
     was, now, init = base.moments, target.moments, factors.init * factors.stored
     if not parametrization.draws:
         return None
-    is_array = not (was.drawn or now.drawn) and init != 1 and was.std > 0
+    is_array = not (was.drawn or now.drawn) and (init != 1 or role == OUTPUT) and was.std > 0
     if is_array and not 0.8 < rescale(was.std, now.std, init) < 1.25:
+        kind = "a readout" if role == OUTPUT else "a hidden weight"
         return _about("given", scaling, (
-            "a hidden weight's initializer gives one array whatever the key, so the array is left as it is, "
-            f"with std {now.std:.3g} where μP wants {was.std * init:.3g}; draw with hk.next_rng_key(), "
-            "or scale the array"))
+            f"{kind}'s initializer gives one array whatever the key, so the array is left as it is, with std "
+            f"{now.std:.3g} where μP wants {was.std * init:.3g}; draw with hk.next_rng_key(), or scale the "
+            "array"))
     if parametrization.attention and base.key_size != target.key_size and not target.scaled_attention:
         return _about("attention", scaling, (
             f"an attention whose key size grows from {base.key_size} to {target.key_size} "

@@ -1,4 +1,5 @@
 """Warnings about a rule that doesn't fit what an optimizer does."""
+import functools
 import warnings
 
 import jax
@@ -186,6 +187,98 @@ def test_a_pull_to_the_start_is_told_and_put_behind_it_moves_nothing_there():
         lambda g, p: jax.tree.map(lambda g, p, q: g + p - q, g, p, large)), optax.scale(-1e-2))
     message, = told(lambda: captured(mlp, X, target=512).wrap_optimizer(inside))
     assert "too large to try" in message
+
+
+def entrywise(function):
+    """Returns the transformation of each update u and parameter p to function(u, p)."""
+    return optax.stateless(lambda updates, params: jax.tree.map(function, updates, params))
+
+
+def project(function):
+    """Returns the transformation after which a parameter is function of where it would be."""
+    return entrywise(lambda u, p: function(p + u) - p)
+
+
+def shrunk(x):
+    return jnp.sign(x) * jnp.maximum(jnp.abs(x) - 1e-4, 0)
+
+
+def in_ball(x):
+    return x * jnp.minimum(1, 0.5 / (1e-9 + jnp.linalg.norm(x)))
+
+
+NOT_LINEAR = {
+    "box": project(lambda x: jnp.clip(x, -0.05, 0.05)), "wide box": project(lambda x: jnp.clip(x, -10, 10)),
+    "narrow box": project(lambda x: jnp.clip(x, -1e-3, 1e-3)),
+    "unit box": project(lambda x: jnp.clip(x, -1, 1)), "soft threshold": project(shrunk), "ball": project(in_ball),
+    "L1": entrywise(lambda u, p: u - 1e-4 * jnp.sign(p)), "cubic": entrywise(lambda u, p: u - 1e-4 * p**3)}
+
+
+@pytest.mark.parametrize("plain, options", [(optax.adam(1e-3), {}), (optax.sgd(1e-2), {"adam": False})])
+@pytest.mark.parametrize("name", NOT_LINEAR)
+def test_what_is_no_decay_in_proportion_is_told_and_goes_behind(name, plain, options):
+    """Inside, where weights are divided by their factors, a box of ±0.05 would leave ±0.05 / 4 of them."""
+    mup, params, part = captured(mlp, X), mlp(32).init(KEY, X), NOT_LINEAR[name]
+    messages = told(lambda: mup.wrap_optimizer(optax.chain(plain, part), **options))
+    assert "not in proportion to them" in messages[0] and "behind the wrapped optimizer" in messages[0]
+    behind = optax.chain(mup.wrap_optimizer(plain, **options), part)        # quiet
+    updates, _ = behind.update(jax.tree.map(jnp.ones_like, params), behind.init(params), params)
+    if name == "box":
+        new = optax.apply_updates(params, updates)["linear_1"]["w"]
+        assert float(jnp.abs(new).max()) == pytest.approx(0.05, rel=1e-6)
+
+
+@pytest.mark.parametrize("chain", [
+    (optax.add_decayed_weights(1e-2), optax.adam(1e-3)), (optax.add_decayed_weights(1e-4), optax.rmsprop(1e-3)),
+    (entrywise(lambda u, p: u + 0.1 * jnp.sign(p)), optax.adam(1e-3))])
+def test_what_is_normalised_with_gradients_is_told_apart(chain):
+    message, = told(lambda: captured(mlp, X).wrap_optimizer(optax.chain(*chain)))
+    assert "in front of what normalises gradients" in message
+
+
+@pytest.mark.parametrize("plain, options", [
+    (optax.adamw(1e-3, weight_decay=0.1), {}), (optax.lion(1e-3, weight_decay=0.1), {}),
+    (optax.chain(optax.add_decayed_weights(1e-2), optax.sgd(0.1, 0.9)), {"adam": False}),
+    (optax.chain(optax.adam(1e-3), optax.keep_params_nonnegative()), {})])
+def test_decays_in_proportion_are_quiet(plain, options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        captured(mlp, X).wrap_optimizer(plain, **options)
+
+
+@pytest.mark.parametrize("most", [1.0, 10.0])
+def test_an_update_that_the_norm_of_its_parameter_bounds_has_the_rule_of_lamb(most):
+    """Weights are smaller than updates of size 1, so that the bound acts at every step."""
+    bound = entrywise(lambda u, p: u * jnp.minimum(1, most * jnp.linalg.norm(p) / (1e-9 + jnp.linalg.norm(u))))
+    opt = optax.chain(optax.scale_by_adam(), bound, optax.scale(-1e-2))
+    message, = told(lambda: captured(mlp, X).wrap_optimizer(opt))
+    assert "pass rule='lamb'" in message
+    sizes = {}
+    for width in (8, 128):
+        mup, size = captured(mlp, X, target=width), 0.02 * (8 / width)**0.5
+        params = jax.tree.map(functools.partial(jnp.full_like, fill_value=size), mlp(width).init(KEY, X))
+        wrapped = mup.wrap_optimizer(opt, rule="lamb")          # quiet
+        updates, _ = wrapped.update(jax.tree.map(jnp.ones_like, params), wrapped.init(params), params)
+        sizes[width] = float(jnp.abs(updates["linear_1"]["w"]).mean()) * width
+    assert sizes[128] == pytest.approx(sizes[8], rel=1e-3)      # of lr / m
+
+
+@pytest.mark.parametrize("plain", [
+    optax.lbfgs(0.3, linesearch=None), optax.chain(optax.scale_by_lbfgs(), optax.scale(-1e-3)), optax.lbfgs()])
+def test_lbfgs_inside_is_told_and_is_alone_in_the_form_that_is_named(plain):
+    for options in {}, {"adam": False}, {"rule": "any"}:
+        message, = told(lambda options=options: captured(mlp, X).wrap_optimizer(plain, **options))
+        assert "has L-BFGS inside" in message
+    form = haiku_mup.Mup(parametrization=haiku_mup.maximal_update("abcd", optimizer="sgd"))
+    mup, params = captured(mlp, X, mup=form), mlp(32).init(KEY, X)
+    model = mup.wrap_model(mlp(32))
+
+    def loss(params):
+        return (model.apply(params, X)**2).mean()
+
+    opt = optax.lbfgs(0.3, linesearch=None)
+    updates, _ = opt.update(jax.grad(loss)(params), opt.init(params), params)
+    assert loss(optax.apply_updates(params, updates)) < loss(params)
 
 
 def test_a_scale_by_shape_is_told():
