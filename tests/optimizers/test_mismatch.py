@@ -210,7 +210,8 @@ def in_ball(x):
 NOT_LINEAR = {
     "box": project(lambda x: jnp.clip(x, -0.05, 0.05)), "wide box": project(lambda x: jnp.clip(x, -10, 10)),
     "narrow box": project(lambda x: jnp.clip(x, -1e-3, 1e-3)),
-    "unit box": project(lambda x: jnp.clip(x, -1, 1)), "soft threshold": project(shrunk), "ball": project(in_ball),
+    "unit box": project(lambda x: jnp.clip(x, -1, 1)),
+    "soft threshold": project(shrunk), "ball": project(in_ball),
     "L1": entrywise(lambda u, p: u - 1e-4 * jnp.sign(p)), "cubic": entrywise(lambda u, p: u - 1e-4 * p**3)}
 
 
