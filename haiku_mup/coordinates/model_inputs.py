@@ -181,6 +181,6 @@ def as_widths(widths: Iterable[int], function: str) -> list[int]:
         given = list(widths)
         if all(not isinstance(width, str) and width == int(width) for width in given):
             return sorted(set(map(int, given)))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     raise MupError(f"{function}: widths={widths!r}: give a list of whole numbers, such as [64, 128, 256]")

@@ -210,9 +210,11 @@ def _behaviour(updates: Updates, decay: Decay | None) -> Behaviour | None:
         return by_norms
     if _differ(*updates.history[:, _GROUPS["growing"], 1:].swapaxes(0, 1)):
         return Behaviour.CLIPPED_BY_NORM
-    low = np.split(last("low"), 2)
-    if _of_norms(np.array([0.0, *np.abs(low[1] - low[0]).sum(axis=1)]), np.zeros(3), False) is not None:
-        return Behaviour.BY_NORM        # the norm of a parameter bounds its update
+    none, low = np.split(last("low"), 2)
+    bounded = _of_norms(np.array([0.0, *np.abs(low - none).sum(axis=1)]), np.zeros(3), mixes=False)
+    # The norm of a small parameter bounds its update, and it isn't zero that does.
+    if bounded is not None and not np.allclose(low, [[-LOW], [-2 * LOW]]):
+        return bounded
     names = ("small", "twice", "tiny", "twice tiny")
     at_zero, at_one = (_answer(*(sizes(name)[at] for name in names)) for at in (0, 1))
     found = _of_answers(at_zero, at_one, decay)

@@ -110,7 +110,7 @@ def training(make_model: Callable[..., Any], data: Any, loss_fn: Callable[..., j
             raise MupError(f"training: parametrization={parametrization!r}: give 'mup', 'sp', or a "
                            "Parametrization")
         parametrization = PARAMETRIZATIONS[parametrization]()
-    if isinstance(steps, str) or steps != int(steps) or steps < 1:
+    if not _is_count(steps):
         raise MupError(f"training: steps={steps!r}: give a whole number of at least 1")
     check_make_model(make_model)
     check_plan(plan, "training")
@@ -123,6 +123,14 @@ def training(make_model: Callable[..., Any], data: Any, loss_fn: Callable[..., j
         evaluate={name: _evaluated(name, what) for name, what in (evaluate or {}).items()},
         fans=dict(fans) if fans else None, readouts=readouts, finite=dict(finite) if finite else None,
         tied=tied, plan=plan)
+
+
+def _is_count(x: Any) -> bool:
+    """Returns whether something is a whole number of at least 1."""
+    try:
+        return not isinstance(x, str) and bool(x == int(x) >= 1)
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -240,7 +240,7 @@ def test_what_is_normalised_with_gradients_is_told_apart(chain):
 @pytest.mark.parametrize("plain, options", [
     (optax.adamw(1e-3, weight_decay=0.1), {}), (optax.lion(1e-3, weight_decay=0.1), {}),
     (optax.chain(optax.add_decayed_weights(1e-2), optax.sgd(0.1, 0.9)), {"adam": False}),
-    (optax.chain(optax.adam(1e-3), optax.keep_params_nonnegative()), {})])
+    *((optax.chain(optax.adam(lr), optax.keep_params_nonnegative()), {}) for lr in (1e-3, 0.05))])
 def test_decays_in_proportion_are_quiet(plain, options):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
