@@ -14,6 +14,7 @@ from small_models import KEY, MODELS, captured, entry, mlp, one
 from trees import equal
 
 import haiku_mup
+from haiku_mup.coordinates.model_inputs import as_widths
 from haiku_mup.tracing.getters import enclosing
 from haiku_mup.tracing.scope import active_context, applied_context
 
@@ -704,5 +705,5 @@ def test_a_wrong_argument_is_named_with_what_to_give(call, parts):
 
 def test_whole_numbers_of_any_type_are_widths_and_steps():
     for widths in np.array([8, 16]), jnp.array([16, 8, 8]), (8.0, 16.0), range(8, 24, 8):
-        check(widths=widths)
+        assert as_widths(widths, "coord_check") == [8, 16]
     assert training(steps=2.0).steps == training(steps=np.int64(2)).steps == 2

@@ -80,6 +80,8 @@ class MismatchCheck:
         if not self._judged or shapes <= self._tried:
             return
         states, some = states_and_parameters(self._optimizer, tree, self._judged)
+        if "ScaleByLBFGSState" in states.class_names():     # which a trial takes for SGD
+            return self._warn("L-BFGS", None, QUASI_NEWTON)
         try:
             found = find_traits(self._optimizer, (some, tree))
         except CannotTry as error:
@@ -93,8 +95,6 @@ class MismatchCheck:
         names = states.class_names()
         for name in sorted(names & set(OUTERMOST)):
             self._warn(name, None, OUTERMOST[name])
-        if "ScaleByLBFGSState" in names:
-            return self._warn("L-BFGS", None, QUASI_NEWTON)
         meant = rule_of_states(names)
         if meant and meant.coupling is Coupling.MODEL and self._rule.coupling is not Coupling.MODEL:
             return self._warn(meant.name, None, self._remedy(meant))
