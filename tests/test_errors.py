@@ -692,6 +692,7 @@ def pair(width):
     (lambda: training(pair)(8), ["make_model returned tuple", "give plan="]),
     (lambda: sweep(widths=8), ["lr_sweep: widths=8", "give a list of whole numbers"]),
     (lambda: sweep(lrs=0.01), ["lr_sweep: lrs=0.01", "give a list of learning rates"]),
+    (lambda: sweep(lrs=np.array(0.01)), ["lr_sweep: lrs=array(0.01)", "give a list of learning rates"]),
     (lambda: sweep(seeds=1.5), ["lr_sweep: seeds=1.5", "give the number of seeds"]),
     (lambda: sweep(training()(8)), ["lr_sweep: make_trial 'trial'", "'key'", "haiku_mup.training(make_model"]),
     (lambda: sweep(mlp(8)), ["it is a Transformed", "haiku_mup.training(make_model"]),
@@ -701,6 +702,23 @@ def pair(width):
 def test_a_wrong_argument_is_named_with_what_to_give(call, parts):
     with raises(*parts):
         call()
+
+
+def test_a_decorated_function_is_judged_by_its_own_arguments():
+    """Not by those of the function inside, which inspect.signature shows."""
+    def of_logits(inner):
+        @functools.wraps(inner)
+        def outer(apply, params, rng, batch):
+            return inner(apply(params, rng, batch[0]), batch[1])
+        return outer
+
+    @of_logits
+    def decorated(logits, labels):
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    haiku_mup.training(mlp, BATCH, decorated, optax.adam, steps=2, batch_size=4, base_width=8)(8)
+    make_trial = functools.wraps(lambda a, b: None)(lambda width: lambda lr, key: lr)
+    assert haiku_mup.lr_sweep(make_trial, [8], [0.5], 1, progress=False).losses
 
 
 def test_whole_numbers_of_any_type_are_widths_and_steps():

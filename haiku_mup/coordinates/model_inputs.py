@@ -80,7 +80,7 @@ def model_inputs(loss_fn: Any, rng: Any, batch: Any) -> ModelInputs:
 def _check_loss_fn(loss_fn: Any) -> None:
     """Raises for a loss function that can't be called with (apply, params, rng, batch)."""
     try:
-        inspect.signature(loss_fn).bind(None, None, None, None)
+        inspect.signature(loss_fn, follow_wrapped=False).bind(None, None, None, None)
     except TypeError as error:
         raise MupError(f"loss_fn is no function of (apply, params, rng, batch): {error}; write "
                        "def loss_fn(apply, params, rng, batch), which calls apply(params, rng, *inputs) and "

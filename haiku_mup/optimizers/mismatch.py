@@ -94,7 +94,7 @@ class MismatchCheck:
         """Warns about the worst mismatch of all parameters, and about what they do without a gradient."""
         names = states.class_names()
         for name in sorted(names & set(OUTERMOST)):
-            self._warn(name, None, OUTERMOST[name])
+            return self._warn(name, None, OUTERMOST[name])
         meant = rule_of_states(names)
         if meant and meant.coupling is Coupling.MODEL and self._rule.coupling is not Coupling.MODEL:
             return self._warn(meant.name, None, self._remedy(meant))

@@ -25,6 +25,8 @@ MEMORY_SHARE = 8                # trials fill at most one part in so many of suc
 LEVEL = "xla_backend_optimization_level"
 FAST_TO_COMPILE = {LEVEL: 1}
 
+CALLS_OF_PYTHON = "pure_callback", "io_callback", "debug_callback"
+
 TrialLosses = dict[str, np.ndarray]     # by name, arrays [steps] or []
 
 
@@ -32,15 +34,17 @@ class ProgramInfo(NamedTuple):
     """The properties of a program that are known before it runs.
 
     Attributes:
-      fingerprint: a digest of the computation, of its constants and of the compiler's version. Programs with
-        equal fingerprints compute equal losses.
+      fingerprint: a digest of the computation, of its constants and of the compiler's version.
       carry: the bytes of the largest loop state: parameters and the optimizer's state.
       device: the kind of device that the program runs on.
+      token: "", or, if it calls Python while it runs, one of its own: no digest tells what Python computes.
+        Programs with equal information compute equal losses.
     """
 
     fingerprint: str
     carry: int
     device: str
+    token: str = ""
 
 
 class Program:
@@ -89,8 +93,9 @@ class Program:
         self._compiled: dict[int, Callable[..., Any]] = {}          # by the number of lanes
         self._placed = {} if placed is None else placed
         lowered = jax.jit(self._one).lower(self._consts, seed, *scalars)
+        calls_python = any(contains(self._jaxpr, primitive) for primitive in CALLS_OF_PYTHON)
         self.info = ProgramInfo(_fingerprint(lowered.as_text(), self._consts), carry_bytes(self._jaxpr),
-                                jax.local_devices()[0].device_kind)
+                                jax.local_devices()[0].device_kind, os.urandom(8).hex() if calls_python else "")
 
     def auto_chunk(self) -> int:
         """Returns the number of trials that keeps one device busy when they run side by side.

@@ -207,7 +207,7 @@ def _check_make_trial(name: str, make_trial: Any) -> None:
     problem: object = f"it is a {type(make_trial).__name__}" * (not callable(make_trial))
     with contextlib.suppress(ValueError):       # a function without a signature
         try:
-            inspect.signature(make_trial).bind(64)
+            inspect.signature(make_trial, follow_wrapped=False).bind(64)
         except TypeError as error:
             problem = problem or error
     if problem:

@@ -106,7 +106,7 @@ def grid_points(lrs: Iterable[float] | None,
         hyperparameters = [dict(zip(hyperparameters, values))
                            for values in itertools.product(*hyperparameters.values())]
     settings = [{}] if hyperparameters is None else [dict(setting) for setting in hyperparameters]
-    if lrs is not None and not isinstance(lrs, Iterable):
+    if lrs is not None and not _is_iterable(lrs):
         raise MupError(f"lr_sweep: lrs={lrs!r}: give a list of learning rates, such as [2**-9, 2**-8, 2**-7]")
     rates = [{}] if lrs is None else [{"lr": lr} for lr in lrs]
     points = [_point(setting, rate) for setting in settings for rate in rates]
@@ -115,6 +115,15 @@ def grid_points(lrs: Iterable[float] | None,
     if len({tuple(name for name, _ in point) for point in points}) > 1:
         raise MupError("lr_sweep: hyperparameters: every setting must have the same names")
     return list(dict.fromkeys(points))
+
+
+def _is_iterable(x: Any) -> bool:
+    """Returns whether something can be iterated over, which an array without axes can't."""
+    try:
+        iter(x)
+    except TypeError:
+        return False
+    return True
 
 
 def _point(setting: Mapping[str, Any], rate: Mapping[str, Any]) -> Hyperparameters:
@@ -145,7 +154,7 @@ def seed_list(seeds: int | Iterable[int]) -> list[int]:
     ([0, 1], [7, 5])
     """
     given = range(seeds) if isinstance(seeds, (int, np.integer)) else seeds
-    found = list(dict.fromkeys(map(int, given))) if isinstance(given, Iterable) else []
+    found = list(dict.fromkeys(map(int, given))) if _is_iterable(given) else []
     if not found or not all(0 <= seed < 2**32 for seed in found):
         raise MupError(f"lr_sweep: seeds={seeds!r}: give the number of seeds, or a list of seeds from 0 to "
                        "2**32 - 1")

@@ -103,8 +103,9 @@ def test_put_mechanize_schedule_free_and_sam_around(params):
     for around, words in ((contrib.mechanize, "optax.contrib.mechanize"), (
             functools.partial(contrib.schedule_free, learning_rate=0.1), "optax.contrib.schedule_free"), (
             functools.partial(contrib.sam, adv_optimizer=optax.sgd(0.05)), "optax.contrib.sam")):
-        with pytest.warns(haiku_mup.MupWarning, match=f"put it around: {words}"):
+        with pytest.warns(haiku_mup.MupWarning, match=f"put it around: {words}") as seen:
             mup().wrap_optimizer(around(optax.sgd(0.1)), adam=False)
+        assert len(seen) == 1
         quiet(lambda around=around: around(mup().wrap_optimizer(optax.sgd(0.1), adam=False)).init(params))
     around = contrib.schedule_free(mup().wrap_optimizer(optax.sgd(0.1), adam=False), 0.1)
     assert factors(around, contrib.schedule_free(optax.sgd(0.1), 0.1), params) == pytest.approx(SGD, rel=1e-4)

@@ -420,6 +420,19 @@ def test_trials_that_compute_the_same_run_once(tmp_path, cells_run, search, work
         assert _numbers(again) == _numbers(both) and not cells_run
 
 
+def test_trials_that_call_python_run_for_each_parametrization(here, tmp_path):
+    """Their programs have one text, whatever Python computes."""
+    def make(factor):
+        def trial(lr, key):
+            shape = jax.ShapeDtypeStruct((), jnp.float32)
+            return jax.pure_callback(lambda x: np.float32(factor * x), shape, lr, vmap_method="sequential")
+        return lambda width: trial
+
+    for _ in range(2):          # and from the folder
+        found = sweep(here, {"one": make(1), "two": make(2)}, [2], [0.5, 1.0], 1, out=tmp_path)
+        assert [float(losses["train_loss"]) for losses in found.losses.values()] == [0.5, 1.0, 1.0, 2.0]
+
+
 def test_trials_that_failed_are_not_taken_for_those_of_another_parametrization(cells_run, here, monkeypatch):
     count, run = [], Program.run
 
