@@ -93,8 +93,8 @@ class MismatchCheck:
     def _judge(self, states: States, found: Mapping[str, Traits]) -> None:
         """Warns about the worst mismatch of all parameters, and about what they do without a gradient."""
         names = states.class_names()
-        for name in sorted(names & set(OUTERMOST)):
-            return self._warn(name, None, OUTERMOST[name])
+        if outermost := sorted(names & set(OUTERMOST)):
+            return self._warn(outermost[0], None, OUTERMOST[outermost[0]])
         meant = rule_of_states(names)
         if meant and meant.coupling is Coupling.MODEL and self._rule.coupling is not Coupling.MODEL:
             return self._warn(meant.name, None, self._remedy(meant))
