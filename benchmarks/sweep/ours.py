@@ -8,7 +8,6 @@ import haiku_mup
 from benchmarks.sweep.problem import loss_fn, make_model
 from benchmarks.sweep.settings import BASE, BATCH, LRS, SEEDS, STEPS, TRIALS, make_data, timed
 from haiku_mup.sweep.runner.dispatcher import Dispatcher
-from haiku_mup.sweep.runner.executors import TASKS_PER_WORKER
 
 
 def measure(widths, trials):
@@ -17,8 +16,7 @@ def measure(widths, trials):
 
     def end_and_note(dispatcher, task, result):
         if task.cell and isinstance(result, list):      # and not why it failed
-            workers = dispatcher.executor.capacity // TASKS_PER_WORKER
-            ends[task.program[1]].append((time.perf_counter(), len(task.cell), workers))
+            ends[task.program[1]].append((time.perf_counter(), len(task.cell), dispatcher.executor.capacity))
         end(dispatcher, task, result)
 
     Dispatcher._receive = end_and_note

@@ -14,11 +14,10 @@ from haiku_mup.parameters.jaxprs import program_size
 # On a CPU, the older of XLA's two ways to emit kernels and the first level of LLVM's optimizations take two
 # thirds of the time. A step of a wide MLP then runs a fifth faster, one of a wide transformer a tenth slower.
 # (JAX 0.12 does not have the older way, and so saves less.)
-EMITTERS = "xla_cpu_use_fusion_emitters"
-FAST_OPTIONS = {EMITTERS: False, "xla_backend_optimization_level": 1}
+EMITTERS, LEVEL = "xla_cpu_use_fusion_emitters", "xla_backend_optimization_level"
+FAST_OPTIONS = {EMITTERS: False, LEVEL: 1}
 # Without optimizations it takes a quarter of that time, but what isn't a matrix product then runs slower.
-FASTEST_OPTIONS = FAST_OPTIONS | {"xla_backend_optimization_level": 0,
-                                  "xla_cpu_parallel_codegen_split_count": 1}
+FASTEST_OPTIONS = FAST_OPTIONS | {LEVEL: 0, "xla_cpu_parallel_codegen_split_count": 1}
 # To optimize an equation costs 2 to 4 ms; computing an entry of an array costs 0.6 to 5 ns more without it.
 ENTRIES_PER_EQUATION = 1_500_000
 
@@ -72,6 +71,11 @@ def is_worth_optimizing(jaxpr: Any, calls: int) -> bool:
     """
     equations, entries = program_size(jaxpr)
     return entries * calls > equations * ENTRIES_PER_EQUATION
+
+
+def user_sets_level() -> bool:
+    """Returns whether the flags that the user gives XLA choose a level of optimizations."""
+    return LEVEL in os.environ.get("XLA_FLAGS", "")
 
 
 def compile_fast(lowered: Any, options: Mapping[str, Any] = FAST_OPTIONS) -> Any:

@@ -10,6 +10,7 @@ How trials run:
 
 - lr_sweep, search: trains every trial of a grid, or those that an adaptive search asks for.
 - program, loop_state: compiles the trial of a width into a program that runs many of them side by side.
+- split: compiles a trial's draws apart from its training, and draws once for each seed.
 - retrace: finds draws that a trial makes outside of JAX.
 - runner: hands trials to workers, and retries what fails.
 - cell_file: keeps the losses of a few trials in a file.

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import jaxlib.version
 import numpy as np
 
-from haiku_mup.coordinates.compilation import compile_fast
+from haiku_mup.coordinates.compilation import LEVEL, compile_fast, user_sets_level
 from haiku_mup.errors import MupError
 from haiku_mup.sweep.loop_state import carry_bytes, contains
+from haiku_mup.sweep.split import SplitTrial, side_by_side
 from haiku_mup.sweep.trial import Trial, split_into_cells
 
 DEFAULT_LOSS = "train_loss"     # the name of losses that a trial returns without one
@@ -22,7 +23,6 @@ MEMORY_SHARE = 8                # trials fill at most one part in so many of suc
 
 # On a CPU, LLVM's first level of optimizations takes a sixth to a half off the time to compile. Trials of an
 # MLP and of a transformer then run as fast as with all levels; convolutions take 5% to 27% longer.
-LEVEL = "xla_backend_optimization_level"
 FAST_TO_COMPILE = {LEVEL: 1}
 
 CALLS_OF_PYTHON = "pure_callback", "io_callback", "debug_callback"
@@ -162,12 +162,11 @@ class Program:
         Returns:
           A function from such arguments to the losses by name, [lanes, …].
         """
-        devices, in_axes = jax.local_device_count(), (None, *[0] * (1 + len(self._names)))
-        if chunk > 1:
-            on_device = jax.vmap(self._one, in_axes)
-        else:       # without vmap, under which a while loop selects between old and new states at each step
-            def on_device(consts, *args):
-                return jax.tree.map(lambda x: x[None], self._one(consts, *(x[0] for x in args)))
+        devices = jax.local_device_count()
+        if devices == 1 and jax.default_backend() == "cpu" and not self._jaxpr.effects:
+            split = SplitTrial(self._jaxpr, chunk, args, self._options())
+            return lambda *args: jax.tree.unflatten(self._out_tree, split(*args))
+        on_device = side_by_side(self._one, chunk)
         if devices > 1:
             P = jax.sharding.PartitionSpec
             in_specs = P(), *[P("trials")] * (1 + len(self._names))
@@ -178,8 +177,7 @@ class Program:
 
     def _options(self) -> dict[str, Any]:
         """Returns the options to compile with: none where XLA's own serve, which the user's flags may set."""
-        is_set = LEVEL in os.environ.get("XLA_FLAGS", "")
-        return {} if is_set or self._convolves else FAST_TO_COMPILE
+        return {} if user_sets_level() or self._convolves else FAST_TO_COMPILE
 
 
 def _mesh() -> Any:

@@ -53,8 +53,11 @@ class Dispatcher:
         try:
             self._pending.extend(map(Task, programs))
             self._run_tasks()
-            # Threads should change seldom. Large trials go first, so that no worker idles for long at the end.
-            order = sorted(self._traced, key=lambda key: (self._threads[key], -self._traced[key].info.carry))
+            # Threads should change seldom. Small trials go first, to show a curve soon; then the largest, so
+            # that no worker idles for long at the end.
+            small = min((traced.info.carry for traced in self._traced.values()), default=0)
+            order = sorted(self._traced, key=lambda key: (
+                self._threads[key], (carry := self._traced[key].info.carry) > small, -carry))
             self.schedule.start({key: self._traced[key].cell for key in order}, self._failed)
             self._run_tasks()
         except BaseException:
@@ -134,16 +137,18 @@ class Dispatcher:
         return *self._traced[program][:2], *((trial.point, trial.seed) for trial in cell)
 
     def _next_program(self) -> ProgramKey | None:
-        """Returns the first program with waiting cells, if workers have or can now get its number of threads.
+        """Returns a program with waiting cells, if workers have or can now get its number of threads.
 
+        One that no worker runs comes first, so that workers keep to programs that they have traced and loaded.
         A program waits while its first cell compiles it for all workers, and while an equal one runs for both.
         """
         running = {task.program for task in self._running.values()}
         compiling = running - self._compiled if self.executor.shares_compiled else set()
-        for program, cells in self.schedule.waiting.items():
+        for program in sorted(self.schedule.waiting, key=lambda key: (
+                self._threads[key] != self.executor.threads, key in running)):
             info = self._traced[program].info
             others = (self._traced[key].info for key in running - {program})
-            if cells and info not in others and program not in compiling:
+            if self.schedule.waiting[program] and info not in others and program not in compiling:
                 if self._threads[program] != self.executor.threads and not self._running:
                     self.executor.set_threads(self._threads[program])
                 return program if self._threads[program] == self.executor.threads else None

@@ -23,7 +23,6 @@ from haiku_mup.sweep.runner.pickling import class_error
 # Bytes of a trial's state up to which one core serves it; a larger one gets a core for each so many bytes. On 2
 # cores, one each is 1.07 to 1.18 times as fast at 11 MB, and no faster at 35 MB (`python -m benchmarks.sweep`).
 ONE_CORE_BYTES, BYTES_PER_CORE = 16 * 2**20, 8 * 2**20
-TASKS_PER_WORKER = 2            # so that no worker waits for its next task
 
 
 class SweepExecutor:
@@ -36,7 +35,7 @@ class SweepExecutor:
     def __init__(self, executor: Executor | None = None):
         self._executor: Any = executor
         if isinstance(workers := getattr(executor, "_max_workers", None), int):
-            self.capacity = TASKS_PER_WORKER * workers
+            self.capacity = 2 * workers         # so that no worker waits for its next task
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Any:
         """Returns the future of function(*args). Raises an error if no worker will run it."""
@@ -80,7 +79,8 @@ class LokyExecutor(SweepExecutor):
 
     def set_threads(self, threads):
         self.close(at_once=False)
-        self.threads, self.capacity = threads, TASKS_PER_WORKER * max(1, self._cores // threads)
+        self.threads = threads
+        self.capacity = max(1, self._cores // threads)      # the next task of a program goes where the last ran
 
     def submit(self, function, *args):
         with sigint_blocked():
@@ -96,7 +96,7 @@ class LokyExecutor(SweepExecutor):
         if self._executor is None:
             cache = getattr(jax.config, "jax_compilation_cache_dir", None)
             self._executor = ProcessPoolExecutor(
-                self.capacity // TASKS_PER_WORKER, initializer=_initialize_worker,
+                self.capacity, initializer=_initialize_worker,
                 initargs=(os.getpid(), self._folder), env={
                     "NPROC": str(self.threads),             # XLA reads it: DefaultThreadPoolSize, pjrt/utils.cc
                     "LOKY_MAX_MEMORY_LEAK_SIZE": "1e15",    # else loky takes compiled programs for a leak
@@ -137,12 +137,8 @@ class ThreadExecutor(SweepExecutor):
 def choose_executor(executor: Executor | None, runner: Any) -> SweepExecutor:
     """Wraps the caller's executor. Without one, chooses loky on a single CPU device, else a thread.
 
-    Args:
-      executor: the caller's, or None.
-      runner: what workers get.
-
     Warns:
-      MupWarning: processes can't get it, and a thread is chosen.
+      MupWarning: processes can't get the runner, and a thread is chosen.
     """
     if executor is not None:
         return SweepExecutor(executor)

@@ -60,8 +60,7 @@ def dumps(value: Any) -> bytes:
         return bytes(pickler.dumps(value))
     except Exception as error:
         raise MupError(f"lr_sweep: what make_trial is made of can't be sent to another process ({error}); pip "
-                       "install 'haiku-mup[sweep]' for functions that pickle can't take, or make such things, "
-                       "as locks and open files, inside of make_trial") from error
+                       "install cloudpickle, or make locks, open files and the like inside of it") from error
     finally:
         for module in by_value:
             pickler.unregister_pickle_by_value(module)
