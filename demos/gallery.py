@@ -4,6 +4,7 @@ import sys
 
 import haiku_mup
 from demos import coord_check
+from demos.common import flags
 
 OUT, RESULTS = pathlib.Path("docs/figures"), pathlib.Path("results/gallery")
 DPI = 75
@@ -20,9 +21,9 @@ CHECKS = {                          # file -> the flags of demos.coord_check
 def main(checks=CHECKS, out=OUT, results=RESULTS):
     """Runs every check; returns 0 if each passed in μP and failed in the standard parametrization."""
     codes = []
-    for name, flags in checks.items():
-        print(f"\n{coord_check.PROG} {' '.join(flags)}", flush=True)
-        codes.append(coord_check.main([*flags, "--out", str(results / name)]))
+    for name, given in checks.items():
+        print(f"\n{coord_check.PROG} {' '.join(given)}", flush=True)
+        codes.append(coord_check.main([*given, "--out", str(results / name)]))
         if codes[-1] in (2, 130):
             break                       # it was interrupted, or there are no data
         both = haiku_mup.CoordCheck.from_csv(results / name / "coord_check.csv")
@@ -31,4 +32,5 @@ def main(checks=CHECKS, out=OUT, results=RESULTS):
 
 
 if __name__ == "__main__":
+    flags.Parser(prog="python -m demos.gallery", description=__doc__).parse_args()
     sys.exit(main())

@@ -9,7 +9,7 @@ The modules below import in this order, each only from those before it:
 - layers, optimizers, serialization: readouts and attention; wrapped optax optimizers; files of a base.
 - frameworks: adapters for Equinox, Flax NNX and Flax Linen, which import these as they are called.
 - mup, plans: `Mup`, which connects all of these, and `plan`, which does so for trees of other frameworks.
-- coordinates, models: coordinate checks; GPT-2, BERT and RoBERTa.
+- coordinates, models: coordinate checks; GPT-2, Llama, BERT and RoBERTa.
 - sweep, plot: learning-rate sweeps; figures.
 
 Where to add or change something:

@@ -67,8 +67,8 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
       batch: what `loss_fn` gets; with fix_batch=False, a sequence or an iterator of `steps` of them.
       loss_fn: ``loss_fn(apply, params, rng, batch)`` returns a scalar. In it,
         ``apply(params, rng, *inputs, **kwargs)`` returns the model's output; the model's state, if it has one,
-        is kept for you. The model is initialized with the inputs of the first call. Don't call `apply` inside a
-        jax.jit or vmap of your own.
+        is kept for you. The model is initialized with the inputs of the first call. A loss may call `apply`
+        several times, also inside jax.jit, jax.vmap, jax.checkpoint, a scan or a gradient of its own.
       optimizer: a plain optax optimizer, not wrapped.
       parametrization: "mup"; "sp" for the model and the optimizer as they are, which must fail; a
         `Parametrization`; or a function from (mup, model, optimizer) to a model and an optimizer. Parameters
@@ -96,6 +96,8 @@ def coord_check(make_model: Callable[[int], Model], widths: Iterable[int], batch
         parameters, such as running averages, needs none. Outputs of modules of Flax Linen and Flax NNX are
         judged, and arrays that `probe` marks; of other frameworks parameters, updates and outputs alone, which
         the result's text says. fans and readouts are the plan's.
+      compilation_cache: a folder that keeps compiled programs, so that a check of an unchanged model compiles
+        nothing.
 
     Returns:
       A `CoordCheck`.

@@ -17,7 +17,7 @@ class Point(NamedTuple):
       value: the number.
       expected: the slope that μP expects, as "0", "-0.5" or "-0.5..0"; "" for what isn't judged.
       rows: how many vectors of the width the forward pass has of one array, such as batch × tokens; 0 if that
-        is unknown. Until the width is as large, changes may fade: see `slopes.fading_slope`.
+        is unknown. Until the width is as large, changes may fade.
 
     >>> haiku_mup.Point("mup", 64, 0, 0, "activation linear", "l1", 0.8, "0").value
     0.8

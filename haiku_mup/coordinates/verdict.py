@@ -19,7 +19,8 @@ class Verdict(enum.StrEnum):
     Attributes:
       PASSED: all slopes are as expected, and known well enough to tell.
       FAILED: a slope is wrong.
-      UNDECIDED: no slope is wrong beyond its interval, but some intervals are wider than what is looked for.
+      UNDECIDED: no slope is wrong for sure, but some intervals are wider than what is looked for, a slope may
+        be off by chance, or the forward pass has a factor of the width.
 
     >>> haiku_mup.Verdict.PASSED == "passed", [verdict.exit_code for verdict in haiku_mup.Verdict]
     (True, [0, 1, 3])

@@ -118,7 +118,7 @@ def _missing(error: ModuleNotFoundError, framework: str) -> Exception:
     """Returns the error for a framework that isn't installed; another module's own error otherwise."""
     if (error.name or "").partition(".")[0] != framework:
         return error
-    return MupError(f"{framework} isn't installed: pip install 'haiku-mup[{framework}]'")
+    return MupError(f"{framework} isn't installed: pip install {framework}")
 
 
 @contextlib.contextmanager

@@ -219,7 +219,7 @@ class PreTrainingOutput(NamedTuple):
 
 
 class BertForPreTraining(ModelWithHead[BertConfig, PreTrainingOutput]):
-    """BERT that predicts the token at each position, and if the second sentence follows the first.
+    """BERT that predicts the token at each position, and whether the second sentence follows the first.
 
     >>> config = models.BertConfig(vocab_size=100, hidden_size=16, num_attention_heads=2, num_hidden_layers=2)
     >>> def fn(ids):

@@ -19,7 +19,7 @@ class Output(NamedTuple):
     """The output of a model without a head.
 
     Attributes:
-      last_hidden_state: [B, T, D], after the last block and, in GPT-2, the final norm.
+      last_hidden_state: [B, T, D], after the last block and, in GPT-2 and Llama, the final norm.
       pooler_output: [B, D], from BERT's pooler; None for models without one.
       hidden_states: each block's input, and last_hidden_state; None unless requested.
 

@@ -61,7 +61,8 @@ def adamw(mup: OptimizerWrapper, learning_rate: Rate, b1: float = 0.9, b2: float
       lr_mults: see `Mup.wrap_optimizer`. A decay that follows the learning rate is multiplied, too.
       batch_ratio: batch size / that of the base.
       tokens_ratio: number of examples (or tokens) seen in training / that of the base.
-      run_scale: both, with other exponents. Without these three, the `Mup`'s own; it is saved with it.
+      run_scale: a `RunScale`, in place of the two ratios, for other exponents. If none of the three is given,
+        it is the `Mup`'s own, which `Mup.save` keeps.
 
     Returns:
       An optax transformation.

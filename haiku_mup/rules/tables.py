@@ -53,7 +53,7 @@ _NEURAL_TANGENT = Parametrization(
 
 
 def standard(*, embedding_lr: float = 0.0) -> Parametrization:
-    """Returns the standard parametrization: each draw, product and learning rate as it is. The null object.
+    """Returns the standard parametrization: each draw, product and learning rate as it is.
 
     Its table has the init of fan-in initializers (LeCun, Glorot, He), for comparison with other tables. A `Mup`
     with it leaves draws untouched.

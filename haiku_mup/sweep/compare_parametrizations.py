@@ -47,8 +47,7 @@ def compare(make_model: Callable[..., Any], data: Any, loss_fn: Callable[..., An
       loss: the name of the loss to judge by; by default the first of `evaluate`, or the training loss.
       out: a folder, where an interrupted comparison continues: see `lr_sweep`.
       sweep: further arguments of `lr_sweep`: executor, search, chunk, grow, progress.
-      training_arguments: further arguments of `training`: steps, and batch_size, adam, rule, evaluate, fans,
-        readouts.
+      training_arguments: further arguments of `training`, such as steps, batch_size, rule, evaluate and fans.
 
     Returns:
       A `Comparison`, which prints as a table and a paragraph.

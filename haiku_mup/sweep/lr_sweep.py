@@ -61,7 +61,7 @@ def lr_sweep(make_trial: MakeTrial | Mapping[str, MakeTrial], widths: Iterable[i
       executor: runs the cells: any executor of concurrent.futures, such as
         ``distributed.Client(...).get_executor()``, an mpi4py.futures.MPIPoolExecutor, or ThreadPoolExecutor(1)
         for this very process. By default, on a CPU, these are loky's processes, if loky is installed
-        (``pip install 'haiku-mup[sweep]'``): one for each core if models are small, fewer with more threads
+        (``pip install loky``): one for each core if models are small, fewer with more threads
         each if they are large. With other devices, or several, it is a thread of this process.
       search: "grid" runs all trials. "adaptive" runs a third of those of the narrowest width, and of each wider
         width fewer, down to a fifth (but at least three); a third again if the optimum moved by more than an

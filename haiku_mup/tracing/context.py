@@ -30,8 +30,8 @@ def apply_mup() -> Iterator[None]:
     """Puts the parameters that are made below it in μP; use it inside the transformed function.
 
     In `Mup.init_base` it records every parameter's shape and std, in `Mup.init_target` and in the init
-    of a wrapped model it rescales the draws; elsewhere it does nothing. One inside another is one. What is made
-    inside has its factors wherever the wrapped model uses it.
+    of a wrapped model it rescales the draws; elsewhere it does nothing. Nested contexts act as one. Parameters
+    that are made inside keep their factors wherever the wrapped model reads them.
 
     Raises:
       MupError: in a capture, outside of a transformed function; as it ends, in a wrapped model, for a parameter

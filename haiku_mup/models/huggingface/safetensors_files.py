@@ -95,7 +95,7 @@ def _safetensors() -> Any:
     try:
         import safetensors.numpy
     except ImportError as error:
-        raise ImportError("weights are kept in safetensors: pip install 'haiku-mup[safetensors]'") from error
+        raise ImportError("weights are kept in safetensors: pip install safetensors") from error
     return safetensors
 
 
