@@ -11,7 +11,6 @@ from typing import Any
 import haiku_mup
 from demos.common import flags
 from demos.common import report as reports
-from haiku_mup import plot
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,6 +82,8 @@ def cluster(address: str | None) -> Any:
 def report(demo: SweepDemo, args: argparse.Namespace, data: Any, result: haiku_mup.Sweep,
            seconds: float) -> None:
     """Writes summary.json and the figures, and prints the tables."""
+    from haiku_mup import plot  # here, since workers import this module, and draw nothing
+
     records = result.rows()
     summaries = {loss: reports.summarize(records, loss) for loss in demo.figures}
     reports.write_summary(args, data, seconds, demo.settings, {"best": summaries})
