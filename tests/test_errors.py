@@ -1,5 +1,6 @@
 """No quiet mistakes: each error and each warning, by its message, and the contexts afterwards."""
 import functools
+import math
 import re
 import warnings
 from contextlib import nullcontext
@@ -338,24 +339,12 @@ def test_layers_that_look_alike_from_inside_a_lift_and_differ():
         captured(*one(other)).wrap_model(one(other)[0](32))
 
 
-def test_a_creator_that_replaces_the_initializer():
-    def layer(x, width):
-        def larger(next_creator, shape, dtype, init, context):
-            return next_creator(shape, dtype, hk.initializers.RandomNormal(5.0))
-
-        with hk.custom_creator(larger):
-            return hk.Linear(width, w_init=normal)(hk.Linear(width)(x))
-
-    with raises("'linear/w'", "custom creator", "replaced", "around"):
-        captured(*one(layer))
-
-
-def test_a_creator_that_changes_the_draw():
+def test_a_creator_that_adds_a_mean():
     def layer(x, width):
         with hk.custom_creator(lambda create, *args: create(*args[:-1]) + 1.0):
             return hk.Linear(width, w_init=normal)(hk.Linear(width)(x))
 
-    with warns("'linear/w'", "custom creator", "changed", "around"):
+    with raises("'linear/w'", "initialised with mean", "mean zero"):
         captured(*one(layer))
 
 
@@ -643,6 +632,48 @@ def test_a_draw_that_ignores_the_initializers_key_is_never_quiet(kind, base, tar
             run[base](make(8).init)(KEY, x)
         with mup.init_target():
             run[target](make(128).init)(KEY, x)
+
+
+def _given(array):
+    return lambda shape, dtype: jnp.asarray(array(shape), dtype)
+
+
+def _normal(shape):
+    return np.random.RandomState(0).randn(*shape)
+
+
+def _sines(shape):
+    return np.sin(np.arange(shape[0])[:, None] / 1e4**(np.arange(shape[1]) / shape[1]))
+
+
+@pytest.mark.parametrize("array, told", [
+    (lambda shape: _normal(shape) / shape[1]**0.5, True), (_normal, False),
+    (_sines, False), (lambda shape: np.log(1 + np.arange(math.prod(shape))).reshape(shape), False),
+    (lambda shape: np.ones(shape) / shape[1], False)])
+@pytest.mark.parametrize("layer", ["embed", "matrix", "linear", "parameter"])
+def test_a_given_input_weight_whose_std_depends_on_the_width_warns(array, told, layer):
+    """As if it were drawn: tables of sines, frequencies and the like may be as they are."""
+    ids = np.arange(20) % 7
+
+    def network(width):
+        if layer == "embed":
+            x = hk.Embed(50, width, w_init=_given(array))(ids)
+        elif layer == "matrix":
+            x = hk.Embed(50, width, embedding_matrix=jnp.asarray(array((50, width)), jnp.float32))(ids)
+        elif layer == "linear":
+            x = hk.Linear(width, w_init=_given(array))(np.ones((2, 50)))
+        else:
+            x = np.ones((2, 50)) @ hk.get_parameter("w", [50, width], init=_given(array))
+        return haiku_mup.Readout(3)(x)
+
+    make, x = one(lambda _, width: network(width))
+    mup = haiku_mup.Mup()
+    with pytest.warns(haiku_mup.MupWarning, match="an input weight's initializer gives one array") if told \
+            else nullcontext():
+        with mup.init_base():
+            jax.eval_shape(make(8).init, KEY, x)
+        with mup.init_target():
+            make(128).init(KEY, x)
 
 
 # --- arguments of checks and sweeps, as a newcomer may get them wrong ---

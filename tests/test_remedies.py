@@ -1,5 +1,4 @@
 """What messages about captures, wrapped models and names say to do: each by following it."""
-import contextlib
 import functools
 
 import haiku as hk
@@ -355,26 +354,6 @@ def test_name_a_table_of_your_own():
 
 
 # --- creators, stacks, forms ---
-
-@pytest.mark.parametrize("creator, words", [
-    (lambda create, shape, dtype, init, context: create(shape, dtype, NORMAL), "replaced its initializer"),
-    (lambda create, *args: create(*args[:-1]) + 1.0, "changed its draw")])
-def test_put_the_creator_around(creator, words):
-    def layer(x, width, is_inside):
-        with hk.custom_creator(creator) if is_inside else contextlib.nullcontext():
-            with haiku_mup.apply_mup():
-                with hk.custom_creator(creator) if is_inside is None else contextlib.nullcontext():
-                    x = jnp.tanh(hk.Linear(width, w_init=NORMAL)(x))
-                    x = hk.Linear(width, w_init=NORMAL, with_bias=False)(x)
-                    return haiku_mup.Readout(3, with_bias=False)(x)
-
-    texts = told(lambda mup: captured(transformed(functools.partial(layer, is_inside=None)), X, mup=mup))
-    assert all(words in text and "put the creator around apply_mup()" in text for text in texts) and texts
-    mup = haiku_mup.Mup()
-    make = transformed(functools.partial(layer, is_inside=True))
-    assert told(lambda mup: captured(make, X, mup=mup), mup) == []
-    check(mup, {"linear_1/w": HIDDEN, "readout/w": OUTPUT})
-
 
 def test_a_layer_stack_for_a_form_that_draws_by_the_depth():
     def layer(x, width, how):

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from haiku_mup.parameters.row_factors import Factor, scaled
 from haiku_mup.parameters.traced_numbers import traced_value
 
 Initializer = Callable[[Sequence[int], Any], jax.Array]
@@ -46,24 +45,6 @@ def same_std(was: Moments, now: Moments) -> bool:
     if math.isnan(was.std) and math.isnan(now.std):
         return True
     return was.drawn and abs(was.std - now.std) <= 5 * (was.error + now.error) * now.std
-
-
-class Rescaled:
-    """Another initializer whose draws are multiplied by a factor.
-
-    Attributes:
-      result: what the latest call returned; None before the first.
-    """
-
-    def __init__(self, initializer: Initializer, factor: Factor):
-        self.initializer = initializer
-        self.factor = factor
-        self.result: Any = None
-
-    def __call__(self, shape: Sequence[int], dtype: Any) -> Any:
-        """Returns a draw, multiplied."""
-        self.result = scaled(self.initializer(shape, dtype), self.factor)
-        return self.result
 
 
 def moments(init: Initializer, shape: Sequence[int], dtype: Any) -> Moments:

@@ -32,18 +32,11 @@ class Message(NamedTuple):
 
 def parameter_warning(scaling: ParameterScaling, parametrization: Parametrization) -> Message | None:
     """Returns the warning about a single parameter, if any."""
-    base, target, role = scaling.base, scaling.target, scaling.row_blocks[0].role
-    factors = scaling.row_blocks[0].factors
-    was, now, init = base.moments, target.moments, factors.init * factors.stored
+    base, target = scaling.base, scaling.target
     if not parametrization.draws:
         return None
-    is_array = not (was.drawn or now.drawn) and (init != 1 or role == OUTPUT) and was.std > 0
-    if is_array and not 0.8 < rescale(was.std, now.std, init) < 1.25:
-        kind = "a readout" if role == OUTPUT else "a hidden weight"
-        return _about("given", scaling, (
-            f"{kind}'s initializer gives one array whatever the key, so the array is left as it is, with std "
-            f"{now.std:.3g} where μP wants {was.std * init:.3g}; draw with hk.next_rng_key(), or scale the "
-            "array"))
+    if text := _given_array_text(scaling):
+        return _about("given", scaling, text)
     if parametrization.attention and base.key_size != target.key_size and not target.scaled_attention:
         return _about("attention", scaling, (
             f"an attention whose key size grows from {base.key_size} to {target.key_size} "
@@ -52,6 +45,25 @@ def parameter_warning(scaling: ParameterScaling, parametrization: Parametrizatio
             "If its own `__call__` already divides by the size, declare that in a LayerType: "
             "attention=Attention(key_size, scales_logits=True)"))
     return None
+
+
+def _given_array_text(scaling: ParameterScaling) -> str | None:
+    """Returns what to say of an array that is the same for every key, and has not the std that μP wants."""
+    block, was, now = scaling.row_blocks[0], scaling.base.moments, scaling.target.moments
+    wanted = was.std * block.factors.init * block.factors.stored
+    if was.drawn or now.drawn or not was.std > 0:
+        return None
+    tolerance = 1.25
+    if block.role not in (HIDDEN, OUTPUT):
+        noise = [1 / math.sqrt(math.prod(record.shape)) for record in (scaling.base, scaling.target)]
+        if any(moments.mean > 4 * x * moments.std for moments, x in zip((was, now), noise)):
+            return None         # not as if it were drawn: frequencies, positions, decays
+        tolerance *= 1 + 2 * sum(noise)
+    if 1 / tolerance < rescale(wanted, now.std, 1.0) < tolerance:
+        return None
+    kind = {HIDDEN: "a hidden weight", OUTPUT: "a readout"}.get(block.role, "an input weight")
+    return (f"{kind}'s initializer gives one array whatever the key, so the array is left as it is, with std "
+            f"{now.std:.3g} where μP wants {wanted:.3g}; draw with hk.next_rng_key(), or scale the array")
 
 
 def model_warnings(scalings: Mapping[str, ParameterScaling], ties_used: bool, uses: Mapping[str, Set[Use]],

@@ -115,15 +115,15 @@ class Capture:
             if record is not None and record.layer == TIED:
                 self._tied.add(1.0)             # so that its readouts run on, and this error is told
         factor = value.draw if isinstance(value, ParameterScaling) else 1.0
-        return creation.make(value, factor, self.warned)
+        return creation.make(value, factor)
 
     def create_state(self, creation: Creation) -> Any:
         """Makes state, and records it if it is drawn."""
         record = record_state(creation, self.declarations, self.transform_depth)
         if record is None:
-            return creation.make_state(1.0, self.warned)
+            return creation.make(None, 1.0)[0]
         self.states[record.name] = record
-        return creation.make_state(self._state_factor(record), self.warned)
+        return creation.make(None, self._state_factor(record))[0]
 
     def _state_factor(self, record: Record) -> float:
         """Returns the factor of a state's draw: 1 at the base."""

@@ -1,5 +1,6 @@
-"""The making of parameters: what Haiku asks a creator for, and the rescaled draw."""
+"""The making of parameters: what Haiku asks a creator for, what draws, and the rescaled draw."""
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,12 +10,11 @@ import jax.numpy as jnp
 
 from haiku_mup.errors import MupError
 from haiku_mup.parameters.arrangements import is_arrangement
-from haiku_mup.parameters.initializers import Initializer, Rescaled
+from haiku_mup.parameters.initializers import Initializer
 from haiku_mup.parameters.record import Record
-from haiku_mup.parameters.row_factors import Factor
+from haiku_mup.parameters.row_factors import Factor, scaled
 from haiku_mup.parameters.scaling import ParameterScaling
 from haiku_mup.tracing.haiku_internals import Nesting, leaf_name, other_creators
-from haiku_mup.tracing.warn_once import warn_once
 
 
 class CreatedParameter(NamedTuple):
@@ -34,7 +34,7 @@ class CreatedParameter(NamedTuple):
     value: Record | ParameterScaling | MupError | None
 
 
-@dataclasses.dataclass(kw_only=True, slots=True)
+@dataclasses.dataclass(kw_only=True)
 class Creation:
     """A parameter that is to be made: what Haiku gives a creator, and what runs around it.
 
@@ -64,51 +64,41 @@ class Creation:
         self.names = self.nesting.stored_names(self.context, self.leaf)
         self.layer_shape = tuple(map(int, self.context.original_shape))
 
-    def make(self, value: Record | ParameterScaling | MupError | None, factor: Factor,
-             warned: set[str]) -> tuple[Any, CreatedParameter]:
+    @functools.cached_property
+    def drawn_by(self) -> Initializer:
+        """Returns what draws: the initializer, and what the user's creators inside apply_mup() make of it."""
+        create = other_creators(self.next_creator)
+        if create is None or _arranges_draws(create, self.shape, self.dtype):
+            return self.init
+        return lambda shape, dtype: create(shape, dtype, self.init)
+
+    def make(self, value: Record | ParameterScaling | MupError | None, factor: Factor) -> tuple[
+            Any, CreatedParameter]:
         """Makes the parameter, with its draw multiplied by a factor.
 
         Args:
           value: what to keep of it. Where that is an error, the draw stays as it is.
-          factor: multiplies what the initializer draws.
-          warned: the kinds of warning that the Mup has given.
+          factor: multiplies what is drawn.
 
         Returns:
-          The parameter, and what is known of it: an error, where another creator took the rescaled draw away.
-
-        Warns:
-          MupWarning: another creator changed the rescaled draw.
+          The parameter, and what is known of it.
         """
-        if factor == 1 or isinstance(value, MupError):
-            array = self.next_creator(self.shape, self.dtype, self.init)
-            return array, CreatedParameter(self.names, self.leaf, array, value)
-        rescaled, others = Rescaled(self.init, factor), other_creators(self.next_creator)
-        array = self.next_creator(self.shape, self.dtype, rescaled)
-        text = (f"{self.names[0]!r}: shape {tuple(self.shape)}: a custom creator inside apply_mup() {{}}, so "
-                "that it may not be in μP; put the creator around apply_mup()")
-        if rescaled.result is None:
-            value = MupError(text.format("replaced its initializer")).made_at(self.names[0], self.nesting.line)
-        elif rescaled.result is not array and not (others and _arranges_draws(others, self.shape, self.dtype)):
-            warn_once(warned, "creator", text.format("changed its draw"), self.nesting.line)
+        array = self.next_creator(self.shape, self.dtype, self.init)
+        array = array if isinstance(value, MupError) else scaled(array, factor)
         return array, CreatedParameter(self.names, self.leaf, array, value)
-
-    def make_state(self, factor: float, warned: set[str]) -> Any:
-        """Makes state, with its draw multiplied by a factor.
-
-        Raises:
-          MupError: another creator took the rescaled draw away.
-        """
-        array, created = self.make(None, factor, warned)
-        if isinstance(created.value, MupError):
-            raise created.value
-        return array
 
 
 def _arranges_draws(create: Callable[..., Any], shape: Any, dtype: Any) -> bool:
-    """Returns whether creators only stack, cut or move entries of draws, and so keep their std."""
+    """Returns whether creators only stack, cut or move entries of draws, and so keep their std.
+
+    Those that can't be traced are taken not to.
+    """
     def arranged(entry: Any) -> Any:
         with hk.with_rng(jax.random.PRNGKey(0)):
             return create(shape, dtype, lambda shape, dtype: jnp.broadcast_to(entry.astype(dtype), shape))
 
-    program = jax.make_jaxpr(arranged)(jax.ShapeDtypeStruct((), dtype))
+    try:
+        program = jax.make_jaxpr(arranged)(jax.ShapeDtypeStruct((), dtype))
+    except Exception:       # of the user's creator, when it is called apart from the model
+        return False
     return is_arrangement(program.jaxpr)

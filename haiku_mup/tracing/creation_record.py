@@ -43,7 +43,7 @@ def record_creation(creation: Creation, declarations: Declarations, transform_de
         finite.append(known)
     return Record(
         name=name, leaf=leaf, local=context.full_name, shape=shape, fans=fans,
-        moments=moments(creation.init, shape, dtype), layer=_layer_kind(creation, declarations),
+        moments=moments(creation.drawn_by, shape, dtype), layer=_layer_kind(creation, declarations),
         inexact=_is_inexact(dtype), key_size=key_size, scaled_attention=scales_logits,
         row_sizes=row_sizes(context.full_name, call), stacks=nesting.stacked_layers,
         finite=finite_axes(finite, fans, name, shape),
@@ -62,10 +62,10 @@ def record_state(creation: Creation, declarations: Declarations, transform_depth
       declarations, transform_depth: as for `record_creation`.
     """
     shape = creation.layer_shape
-    if known_moments(creation.init, shape) is None and math.prod(shape) > STATE_LIMIT:
+    if known_moments(creation.drawn_by, shape) is None and math.prod(shape) > STATE_LIMIT:
         return None
     try:
-        moments_ = moments(creation.init, shape, jnp.dtype(creation.dtype))
+        moments_ = moments(creation.drawn_by, shape, jnp.dtype(creation.dtype))
     except Exception:       # of the user's initializer, when it is called apart from the model
         return None
     if not shape or not moments_.drawn or math.isnan(moments_.std):

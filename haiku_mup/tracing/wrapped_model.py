@@ -90,7 +90,7 @@ class WrappedModel:
         """Makes a parameter as it was captured."""
         _, factor, *_ = self._captured.get(creation.names[0], (None, 1.0))
         error = self._difference(creation)
-        return creation.make(error, 1.0 if error else factor, self.warned)
+        return creation.make(error, 1.0 if error else factor)
 
     def adopt(self, record: Record, names: tuple[str, ...], array: Any) -> CreatedParameter:
         """Returns what is known of a parameter that was not made by Haiku."""
@@ -103,13 +103,13 @@ class WrappedModel:
 
     def create_state(self, creation: Creation) -> Any:
         """Makes state as it was captured."""
-        return creation.make_state(self._states.get(creation.names[0], 1.0), self.warned)
+        return creation.make(None, self._states.get(creation.names[0], 1.0))[0]
 
     def _difference(self, creation: Creation) -> MupError | None:
         """Returns the error for a parameter that isn't what was captured."""
         name, shape, nesting = creation.names[0], creation.layer_shape, creation.nesting
         captured, _, moments, layers = self._captured.get(name, (None, 1.0, None, None))
-        now = known_moments(creation.init, shape)
+        now = known_moments(creation.drawn_by, shape)
         if captured != shape:
             saw = "" if captured is None else f", which saw {captured}"
             text = f"not captured in init_target{saw}; capture the model that is wrapped"

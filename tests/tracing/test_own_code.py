@@ -1,4 +1,5 @@
 """Models as people write them: declarations reach subclasses, tables, params_dict and stacks of one's own."""
+import contextlib
 import functools
 import warnings
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from remedies import codes, followed, told
 from small_models import KEY, captured, one
+from trees import equal
 
 import haiku_mup
 from haiku_mup.parameters.haiku_layers import Attention, LayerType, register, unregister
@@ -268,10 +270,90 @@ def test_a_stack_of_ones_own_is_drawn_in_mup():
     assert w.shape == (3, 32, 32) and w.std() == pytest.approx(0.05, rel=0.05)      # 3072 entries: 1.3 %
 
 
-def test_a_stack_that_changes_its_draws_warns():
-    make, x = one(functools.partial(own_stack, change=jnp.tanh))
-    (text,) = told(lambda mup: captured(make, x, mup=mup))
-    assert "'block/w'" in text and "changed its draw" in text
+def test_a_stack_that_changes_its_draws_is_in_mup():
+    make, x = one(functools.partial(own_stack, change=lambda x: jnp.tanh(10 * x)))
+    mup = quiet(make, x)
+    base = make(8).init(KEY, x)["block"]["w"]
+    w = mup.wrap_model(make(32)).init(KEY, x)["block"]["w"]
+    assert float(w.std()) == pytest.approx(float(base.std()) / 2, rel=0.15)       # 192 entries at the base: 5 %
+
+
+# --- creators inside of apply_mup ---
+
+NORMAL_CREATOR = lambda create, shape, dtype, init, context: create(  # noqa: E731
+    shape, dtype, hk.initializers.RandomNormal(0.1) if len(shape) == 2 else init)
+GLOROT = lambda create, shape, dtype, init, context: create(  # noqa: E731
+    shape, dtype, hk.initializers.VarianceScaling(1.0, "fan_avg", "normal") if len(shape) == 2 else init)
+DOUBLE = lambda create, *args: 2.0 * create(*args[:-1])  # noqa: E731
+CUT = lambda create, *args: jnp.clip(create(*args[:-1]), -0.1, 0.1)  # noqa: E731
+
+
+@pytest.mark.parametrize("how", ["eager", "shapes"])
+@pytest.mark.parametrize("creator", [NORMAL_CREATOR, GLOROT, DOUBLE, CUT])
+def test_a_creator_inside_is_part_of_the_initializer(creator, how):
+    """Whatever draws, the target's std is the base's times the factor: 1, √(8/128) for hidden weights, 1."""
+    def network(x, width):
+        with hk.custom_creator(creator):
+            for _ in range(2):
+                x = jnp.tanh(hk.Linear(width)(x))
+            return haiku_mup.Readout(64)(x)
+
+    make, x = one(network, (2, 64))
+    base, mup = make(8).init(KEY, x), haiku_mup.Mup()
+    with mup.init_base():
+        assert equal(make(8).init(KEY, x), base) if how == "eager" else jax.eval_shape(make(8).init, KEY, x)
+    with mup.init_target():
+        params = make(128).init(KEY, x)
+    wrapped = mup.wrap_model(make(128)).init(KEY, x)
+    assert equal(params, wrapped)
+    for name, factor in {"linear": 1, "linear_1": 16**-0.5, "readout": 1}.items():
+        found, was = (float(p[name]["w"].std()) for p in (params, base))
+        assert found / was == pytest.approx(factor, rel=0.25), name     # 64 entries of the hidden base: 9 %
+
+
+def test_a_creator_inside_that_only_looks_leaves_draws_as_they_are():
+    seen = []
+
+    def look(create, shape, dtype, init, context):
+        seen.append((context.full_name, init))
+        return create(shape, dtype, init)
+
+    def network(x, width, inside):
+        with hk.custom_creator(look) if inside else contextlib.nullcontext():
+            return haiku_mup.Readout(3)(hk.Linear(width, b_init=jnp.zeros)(x))
+
+    draws = []
+    for inside in (False, True):
+        make, x = one(functools.partial(network, inside=inside))
+        draws.append(quiet(make, x).wrap_model(make(32)).init(KEY, x))
+    assert equal(*draws)
+    assert ("linear/b", jnp.zeros) in seen      # it is given the initializer itself
+
+
+def test_a_creator_inside_that_replaces_a_bias_and_state():
+    def ones(create, shape, dtype, init, context):
+        return create(shape, dtype, jnp.ones)
+
+    def network(x, width):
+        with hk.custom_creator(ones, params=False, state=True):
+            hk.get_state("count", (), init=jnp.zeros)
+        with hk.custom_creator(lambda create, shape, dtype, init, context: create(
+                shape, dtype, jnp.ones if len(shape) == 1 else init)):
+            return haiku_mup.Readout(3)(hk.Linear(width)(x))
+
+    def fn(x, width):
+        with haiku_mup.apply_mup():
+            return network(x, width)
+
+    def make(width):
+        return hk.transform_with_state(functools.partial(fn, width=width))
+
+    x, mup = jnp.ones((2, 6)), haiku_mup.Mup()
+    with mup.init_base():
+        jax.eval_shape(make(8).init, KEY, x)
+    with mup.init_target():
+        params, state = make(32).init(KEY, x)
+    assert (params["linear"]["b"] == 1).all() and state["~"]["count"] == 1
 
 
 # --- attention that overrides __call__ ---
