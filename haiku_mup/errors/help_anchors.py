@@ -36,6 +36,7 @@ PHRASES = {
     "error-init-mults": "init_mults would multiply its mean of",
     "warning-state-draw": "it is state that is drawn",
     "warning-embed-read": "an hk.Embed's matrix is read",
+    "warning-tied-weight": "another product reads this layer's weight",
     "warning-own-table": "tied=",
     "warning-unused-tie": "no SharedReadout reads this SharedEmbed",
     "error-no-shared-embed": "a SharedReadout has no SharedEmbed",

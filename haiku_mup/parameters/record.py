@@ -102,6 +102,12 @@ class Record:
         return not self.fans.known and self.layer is None and bool(self.shape)
 
     @property
+    def is_weight(self) -> bool:
+        """Returns whether it is the matrix of a layer that multiplies by it once, such as hk.Linear."""
+        return (len(self.shape) == 2 and self.layer is None and not self.row_sizes and self.fans.known
+                and bool(self.fans.fan_in and self.fans.fan_out))
+
+    @property
     def module(self) -> str:
         """Returns the name of the module that owns it, without the prefix of a lift."""
         return self.local[:-len(self.leaf) - 1]

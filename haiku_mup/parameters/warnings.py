@@ -13,7 +13,7 @@ from haiku_mup.parameters.fans import Fans
 from haiku_mup.parameters.guesses import Guess
 from haiku_mup.parameters.haiku_layers import TIED
 from haiku_mup.parameters.scaling import ParameterScaling
-from haiku_mup.rules import HIDDEN, OUTPUT, Parametrization, rescale
+from haiku_mup.rules import HIDDEN, INPUT, OUTPUT, Parametrization, rescale
 
 
 class Message(NamedTuple):
@@ -73,7 +73,8 @@ def model_warnings(scalings: Mapping[str, ParameterScaling], ties_used: bool, us
     Args:
       scalings: the model's parameters, by name.
       ties_used: whether a SharedReadout has asked for a multiplier.
-      uses: how the program uses the parameters whose fans are a guess, as far as that is known.
+      uses: how the program uses the parameters whose fans are a guess, as far as that is known, and how it uses
+        a layer's weight that it also reads in another way.
       parametrization: the model's.
     """
     if not parametrization.draws:
@@ -87,6 +88,11 @@ def model_warnings(scalings: Mapping[str, ParameterScaling], ties_used: bool, us
                 yield _about("guess " + re.sub(r"\d+", "#", name), scaling, text)
         elif odd is not None:
             yield _about("mixed", scaling, _odd_fan_in_text(scaling, odd, sizes))
+        if scaling.target.is_weight and scaling.row_blocks[0].role == INPUT and uses.get(name):
+            yield _about("tied weight", scaling, (
+                "another product reads this layer's weight, and sums over its fan-out, which grows: if that "
+                "makes outputs, they lack μP's multiplier; make it a parameter of your own, named in "
+                "Mup(tied=...), and the outputs by haiku_mup.SharedReadout()(w, x)"))
         if (rest := sizes.fixed_part_of_fan_out(scaling)) is not None:
             yield _about("mixed outputs", scaling, (
                 f"its fan-out grows × {float(_fan_out_ratio(scaling)):.4g}, as if {rest} of its outputs stay "

@@ -160,14 +160,15 @@ class Capture:
         self._note_uses([parameter for parameter in created if not isinstance(parameter.value, MupError)])
 
     def _note_uses(self, created: Sequence[CreatedParameter]) -> None:
-        """Notes how the program uses the parameters whose fans are a guess."""
-        arrays = {p.names[0]: (p.array, len(self.records[p.names[0]].shape)) for p in created
-                  if self.records[p.names[0]].is_guess}
-        if not arrays:
-            return
-        found = traced_uses(arrays)
+        """Notes how the program uses the parameters whose fans are a guess, and a layer's weight elsewhere."""
+        records = {p.names[0]: self.records[p.names[0]] for p in created}
+        arrays = {p.names[0]: (p.array, len(records[p.names[0]].shape)) for p in created
+                  if records[p.names[0]].is_guess or records[p.names[0]].is_weight}
+        found = traced_uses(arrays) if arrays else {}
         if found is None:
-            found = self._uses_untraced(arrays)
+            found = self._uses_untraced({name: x for name, x in arrays.items() if records[name].is_guess})
+        found = {name: uses for name, uses in found.items() if records[name].is_guess or any(
+            use.summed.intersection(records[name].fans.fan_out) for use in uses)}
         for parameter in created:
             for name in parameter.names if parameter.names[0] in found else ():
                 self.records[name] = dataclasses.replace(self.records[name], uses=found[parameter.names[0]])

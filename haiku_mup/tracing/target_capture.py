@@ -169,7 +169,7 @@ class TargetCapture(Capture):
     def _uses_untraced(self, arrays: Mapping[str, tuple[Any, int]]) -> dict[str, frozenset[Use]]:
         """Returns the uses that a trace of the running init shows, unless the base's was traced."""
         records = {name: self.records[name] for name in arrays}
-        if any(self.scalings[name].base.uses for name in records):
+        if not records or any(self.scalings[name].base.uses for name in records):
             return {}
         return retraced_uses({name: (record.local, record.shape, arrays[name][0].dtype)
                               for name, record in records.items() if not record.stacks})

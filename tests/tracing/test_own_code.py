@@ -278,6 +278,56 @@ def test_a_stack_that_changes_its_draws_is_in_mup():
     assert float(w.std()) == pytest.approx(float(base.std()) / 2, rel=0.15)       # 192 entries at the base: 5 %
 
 
+# --- weights of layers that are read twice ---
+
+class Autoencoder(hk.Linear):
+    """A layer that also decodes by its weight."""
+
+    def decode(self, x):
+        return x @ hk.get_parameter("w", [self.input_size, self.output_size], init=NORMAL).T
+
+
+def decodes_by_params_dict(x, width):
+    encoder = hk.Linear(width, name="encoder")
+    return jnp.tanh(encoder(x)) @ encoder.params_dict()["encoder/w"].T
+
+
+def decodes_in_a_method(x, width):
+    encoder = Autoencoder(width, name="encoder")
+    return encoder.decode(jnp.tanh(encoder(x)))
+
+
+def decodes_a_table(x, width):
+    w = hk.get_parameter("w", [x.shape[-1], width], init=NORMAL)
+    return haiku_mup.SharedReadout()(w, jnp.tanh(x @ w))
+
+
+def calls_twice(x, width):
+    layer = hk.Linear(width)
+    return haiku_mup.Readout(3)(layer(x) + layer(2 * x))
+
+
+def normalizes(x, width):
+    layer = hk.Linear(width)
+    return haiku_mup.Readout(3)(layer(x) / jnp.linalg.norm(layer.params_dict()["linear/w"]))
+
+
+def reads_a_hidden_weight(x, width):
+    hidden = hk.Linear(width, name="hidden")
+    x = hidden(jnp.tanh(hk.Linear(width)(x)))
+    return haiku_mup.Readout(3)(x @ hidden.params_dict()["hidden/w"].T)
+
+
+@pytest.mark.parametrize("network, tied, warns", [
+    (decodes_by_params_dict, (), True), (decodes_in_a_method, (), True), (decodes_a_table, "~/w", False),
+    (calls_twice, (), False), (normalizes, (), False), (reads_a_hidden_weight, (), False)])
+def test_a_layers_weight_that_also_makes_outputs_warns(network, tied, warns):
+    make, x = one(network)
+    texts = told(lambda mup: captured(make, x, mup=mup), haiku_mup.Mup(tied=tied))
+    assert ["'encoder/w'" in text and "another product reads this layer's weight" in text
+            for text in texts] == [True] * warns
+
+
 # --- creators inside of apply_mup ---
 
 NORMAL_CREATOR = lambda create, shape, dtype, init, context: create(  # noqa: E731
