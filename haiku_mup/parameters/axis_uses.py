@@ -4,6 +4,7 @@ A parameter is followed through the operations that rearrange it, and through th
 with numbers: transposes, reshapes, casts, masks, products of weights. Where it meets activations, each of its
 axes is summed over, kept, or indexed. What the walk can't follow is no use: it claims nothing.
 """
+import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple, TypeAlias
 
@@ -137,14 +138,32 @@ class _Walk:
 
 
 def _sums(equations: Sequence[Any]) -> dict[Any, tuple[int, ...]]:
-    """Returns the axes over which each array is summed that nothing else reads: products written as sums."""
+    """Returns the axes over which each array is summed that nothing else reads: products written as sums.
+
+    Means are left out: they divide by the width as a readout does, and what they average is kept as it is.
+    """
     readers: dict[Any, list[Any]] = {}
     for equation in equations:
         for v in equation.invars:
             if not is_literal(v):
                 readers.setdefault(v, []).append(equation)
     return {v: by[0].params["axes"] for v, by in readers.items()
-            if len(by) == 1 and by[0].primitive.name == "reduce_sum"}
+            if len(by) == 1 and by[0].primitive.name == "reduce_sum" and not _is_mean(by[0], readers)}
+
+
+def _is_mean(total: Any, readers: Mapping[Any, list[Any]]) -> bool:
+    """Returns whether a sum is divided by the number of its terms, and read by nothing else."""
+    shape = total.invars[0].aval.shape
+    count, equation = math.prod(shape[a] for a in total.params["axes"]), total
+    while len(by := readers.get(equation.outvars[0], [])) == 1:
+        equation, = by
+        numbers = [v.val for v in equation.invars if is_literal(v) and not v.aval.shape]
+        if equation.primitive.name in ("div", "mul") and numbers:
+            by_count = count if equation.primitive.name == "div" else 1 / count
+            return math.isclose(numbers[0], by_count, rel_tol=1e-6)
+        if equation.primitive.name not in ("broadcast_in_dim", "reshape", "convert_element_type"):
+            return False
+    return False
 
 
 # --- rules: from an equation and its operands to the labels of its results ---

@@ -41,6 +41,10 @@ class FactorLookup:
                                                     "wrapped", nesting.line)
         return self._by_stacks[key][nesting.stacks]
 
+    def get_here(self, name: str, shape: tuple[int, ...]) -> RuntimeFactors | None:
+        """Returns the factors of the parameter that was added in the stacks that are around; None for none."""
+        return self._by_stacks.get((name, shape), {}).get(Nesting().stacks)
+
     def shapes(self, name: str) -> list[tuple[int, ...]]:
         """Returns the shapes of the parameters of this local name."""
         return [shape for local, shape in self._shared if local == name]

@@ -178,7 +178,8 @@ class TargetCapture(Capture):
 
     def runtime_factors(self, name: str, shape: tuple[int, ...]) -> RuntimeFactors:
         """Returns the factors of a parameter; those predicted from the base if it is not made yet."""
-        found = self._factors.get(name, shape)
+        is_one = len(self._base_by_local.get(name, ())) < 2     # else one that looks the same may be made first
+        found = self._factors.get(name, shape) if is_one else self._factors.get_here(name, shape)
         return self._predicted(name, shape) if found is None else found
 
     def _predicted(self, name: str, shape: tuple[int, ...]) -> RuntimeFactors:

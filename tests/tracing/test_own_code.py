@@ -278,6 +278,28 @@ def test_a_stack_that_changes_its_draws_is_in_mup():
     assert float(w.std()) == pytest.approx(float(base.std()) / 2, rel=0.15)       # 192 entries at the base: 5 %
 
 
+# --- means over the width ---
+
+def total(x, v, **options):
+    return (x[:, None] * v[None]).sum(-1, **options)
+
+
+@pytest.mark.parametrize("pooled, warns", [
+    (lambda x, v: (x[:, None] * v[None]).mean(-1), False),
+    (lambda x, v: (x[:, None] * v[None]).mean(-1, keepdims=True), False),
+    (lambda x, v: total(x, v) / v.shape[-1], False), (lambda x, v: total(x, v) * (1 / v.shape[-1]), False),
+    (total, True), (lambda x, v: total(x, v) / 8.0, True), (lambda x, v: x @ v.T, True)])
+def test_a_mean_over_the_width_needs_no_multiplier(pooled, warns):
+    """As it is, μP's output: it divides by the width, its std stays, and Adam's rate."""
+    def network(x, width):
+        x = jnp.tanh(hk.Linear(width)(jnp.tanh(hk.Linear(width)(x))))
+        return pooled(x, hk.get_parameter("v", [3, width], init=NORMAL))
+
+    make, x = one(network)
+    texts = told(lambda mup: captured(make, x, mup=mup))
+    assert ["the program uses it as an output" in text for text in texts] == [True] * warns
+
+
 # --- weights of layers that are read twice ---
 
 class Autoencoder(hk.Linear):

@@ -581,3 +581,26 @@ def test_mixed_precision(policy):
                                rtol=0.01)
     assert kinds(mup) == kinds(captured(model(lambda x: haiku_mup.Readout(5, name="inner")(
         stacked(2)(block)(x)) @ jnp.ones((5, x.shape[-1])))))
+
+
+@pytest.mark.parametrize("target", [16, 32])
+def test_a_layer_of_a_stack_is_not_taken_for_one_outside_of_its_name_and_shape(target):
+    """At width 16, the first layer and those of the stack are both linear/w, (16, 16)."""
+    def make(width):
+        def fn(x):
+            with haiku_mup.apply_mup():
+                x = jnp.tanh(hk.Linear(width)(x))
+                x = hk.layer_stack(3)(lambda x: x + jnp.tanh(hk.Linear(width)(x)))(x)
+                return haiku_mup.Readout(5)(x)
+        return hk.transform(fn)
+
+    outs, x = [], jnp.ones((2, 16)) / 4
+    for form in ("table8", "table9", "mean_field"):
+        mup = haiku_mup.Mup(parametrization=haiku_mup.maximal_update(form))
+        with mup.init_base():
+            jax.eval_shape(make(8).init, jax.random.PRNGKey(1), x)
+        with mup.init_target():
+            params = make(target).init(jax.random.PRNGKey(1), x)
+        outs.append(mup.wrap_model(make(target)).apply(params, None, x))
+    for out in outs[1:]:
+        np.testing.assert_allclose(out, outs[0], rtol=1e-4, atol=1e-6)      # float32
