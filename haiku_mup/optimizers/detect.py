@@ -81,6 +81,7 @@ class Traits(NamedTuple):
       clip: how large gradients are clipped; None for not at all, or by what divides gradients by their size.
       by_value: whether an entry's own value changes the size of what gradients do to it, otherwise than as a
         norm would.
+      keeps_norm: whether the norm of its updates is one number, whatever the gradient.
     """
 
     behaviour: Behaviour | None = None
@@ -89,6 +90,7 @@ class Traits(NamedTuple):
     shape_factor: float | None = None
     clip: Clip | None = None
     by_value: bool = False
+    keeps_norm: bool = False
 
     def is_like(self, other: "Traits") -> bool:
         """Returns whether two traits are of one kind."""
@@ -203,7 +205,8 @@ def _traits(updates: Updates) -> Traits:
         decay = _kind_of_decay(updates.last) or _decay(*last("elsewhere"))
     behaviour = _behaviour(updates, decay)
     return Traits(behaviour, decay, drift, clip=_clip(updates, behaviour),
-                  by_value=_by_value(last("values"), behaviour, decay))
+                  by_value=_by_value(last("values"), behaviour, decay),
+                  keeps_norm=behaviour is Behaviour.NOT_ENTRYWISE and _keeps_norm(updates.last))
 
 
 def _behaviour(updates: Updates, decay: Decay | None) -> Behaviour | None:
@@ -313,6 +316,14 @@ def _by_value(updates: np.ndarray, behaviour: Behaviour | None, decay: Decay | N
     if behaviour not in ENTRYWISE or decay in (Decay.COUPLED, Decay.NONLINEAR):     # which do, and are told
         return False
     return depends_on_value(updates.reshape(3, len(_VALUES), -1), np.array(_VALUES))
+
+
+def _keeps_norm(updates: np.ndarray) -> bool:
+    """Returns whether gradients of other sizes and directions make updates of one norm."""
+    groups = ("none", 1), ("small", 1), ("twice", 1), ("other", 0)
+    none, *others = (_group(updates, name)[at] for name, at in groups)
+    norms = [float(np.linalg.norm(update - np.nan_to_num(none))) for update in others]
+    return norms[0] > 0 and np.allclose(norms, norms[0], rtol=1e-2)
 
 
 def _differ(history: np.ndarray, other: np.ndarray) -> bool:

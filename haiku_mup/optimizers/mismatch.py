@@ -115,7 +115,7 @@ class MismatchCheck:
         for behaviour in (None, *Behaviour):            # the worst first
             if behaviour in misfits:
                 name = misfits[behaviour]
-                text = self._misfit(behaviour, states.class_names(name))
+                text = self._misfit(behaviour, states.class_names(name), found[name].keeps_norm)
                 return self._warn(f"misfit {behaviour}", None if alike else name, text)
 
     def _judge_drift(self, name: str, who: str | None, traits: Traits) -> bool:
@@ -210,13 +210,15 @@ class MismatchCheck:
         who = f"this optimizer, for {name!r}," if name else "this optimizer"
         warn_once(self._warned, kind, f"{self._call}: {who} {text}")
 
-    def _misfit(self, behaviour: Behaviour | None, states: Set[str]) -> str:
+    def _misfit(self, behaviour: Behaviour | None, states: Set[str], keeps_norm: bool) -> str:
         """Returns the warning about a behaviour that does not fit the rule, with the rule that does."""
         meant = rule_of(behaviour, states)
         if meant is None:
-            return ("makes an entry's update from other entries, too, and no rule describes how; use an "
-                    "optimizer that works entry by entry, or put the part that mixes entries outside of "
-                    "wrap_optimizer")
+            option = self._option(RULES["novograd"])
+            novograd = f"if it divides each parameter's gradient by its norm, {option}; else " * keeps_norm
+            return ("makes an entry's update from other entries, too, and no rule describes how; "
+                    f"{novograd}use an optimizer that works entry by entry, or put the part that mixes entries "
+                    "outside of wrap_optimizer")
         how = f" (tried with gradients of {SMALL_GRADIENT} and twice that)" * (behaviour in ENTRYWISE[1:])
         if meant is RULES["any"] and states & NORMALISING:
             how = (f" at gradients of {SMALL_GRADIENT}, beside which its ε, or what its accumulators start "
