@@ -51,6 +51,7 @@ PHRASES = {
     "warning-rule": "pass rule=",
     "warning-l2": "has a decay in front of what normalises gradients (an L2 term)",
     "warning-decay-by-norm": "decays weights, by an amount that depends on the width",
+    "warning-value": "makes updates whose size depends on the parameter's value",
     "warning-nonlinear": "and not in proportion to them",
     "warning-lbfgs": "has L-BFGS inside",
     "error-muon": "and Muon takes it",

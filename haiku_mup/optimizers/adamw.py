@@ -7,6 +7,7 @@ import optax
 
 from haiku_mup.errors import MupError
 from haiku_mup.rules.exponents import ONE
+from haiku_mup.rules.optimizer_constants import check_constants
 from haiku_mup.rules.parametrization import Parametrization
 from haiku_mup.rules.run_scale import RunScale, scaled_rate
 
@@ -68,9 +69,9 @@ def adamw(mup: OptimizerWrapper, learning_rate: Rate, b1: float = 0.9, b2: float
       An optax transformation.
 
     Raises:
-      MupError: what `Mup.wrap_optimizer` raises; ratios together with run_scale; a batch so large that an
-        average with b1 or b2 would have to forget faster than in one step; decay_follows_lr=False in a
-        parametrization whose decay has a factor of its own.
+      MupError: what `Mup.wrap_optimizer` raises; a constant that can't be, such as a negative clip; ratios
+        together with run_scale; a batch so large that an average with b1 or b2 would have to forget faster than
+        in one step; decay_follows_lr=False in a parametrization whose decay has a factor of its own.
 
     Warns:
       MupWarning: a batch beyond the critical one that run_scale names.
@@ -87,6 +88,8 @@ def adamw(mup: OptimizerWrapper, learning_rate: Rate, b1: float = 0.9, b2: float
     >>> print(mup.summary().splitlines()[-1])
     batch × 4, tokens × 16: Adam lr × 0.5, 1 - β × 0.25, ε × 2, λ × 0.5, SGD lr × 1
     """
+    check_constants("adamw", learning_rate=learning_rate, b1=b1, b2=b2, eps=eps, eps_root=eps_root,
+                    weight_decay=weight_decay, **({} if clip is None else {"clip": clip}))
     if not decay_follows_lr and mup.parametrization.step_decay != ONE:
         raise MupError(f"adamw: decay_follows_lr=False: in {mup.parametrization.name} the decay of hidden "
                        "weights has its own factor, and must follow the learning rate; leave out "

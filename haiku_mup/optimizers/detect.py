@@ -1,7 +1,6 @@
 """Finds what kind of optimizer a black box is, by running it on a few numbers."""
 import enum
 import functools
-import itertools
 import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import numpy as np
 
 from haiku_mup.errors import MupError
 from haiku_mup.optimizers.synthetic_runs import Run, RunShape, Updates, try_runs
+from haiku_mup.optimizers.value_dependence import depends_on_value
 from haiku_mup.optimizers.wrapper import extra_args, inside
 from haiku_mup.rules.optimizers import Behaviour
 
@@ -22,6 +22,7 @@ LARGEST = 2**18             # the most entries, of all parameters together, to t
 
 _SIZES = (0.0, 1.0, 2.0)    # of parameters
 LOW, HIGH = 0.01, 1e4       # others: smaller than Adam's updates before their rate, and larger than any bound
+_VALUES = LOW, 1.0, 10.0    # that show whether an entry's value matters
 _RUNS = {
     "none": [Run(params=p) for p in _SIZES],
     "small": [Run(params=p, gradient=SMALL_GRADIENT) for p in _SIZES],
@@ -36,11 +37,11 @@ _RUNS = {
     "high": [Run(params=HIGH)],
     "large": [Run(params=1.0, gradient=LARGE_GRADIENT, first_entry=(1.0, first)) for first in (1.0, 4.0)],
     "twice large": [Run(params=1.0, gradient=2 * LARGE_GRADIENT)],
+    "values": [Run(params=p, gradient=g) for g in (0.0, SMALL_GRADIENT, -SMALL_GRADIENT) for p in _VALUES],
 }
 _FEW_RUNS = [run for pair in zip(_RUNS["none"][:2], _RUNS["small"]) for run in pair]
-_ALL_RUNS = [run for group in _RUNS.values() for run in group]
-_ENDS = list(itertools.accumulate(map(len, _RUNS.values()), initial=0))
-_GROUPS = {name: slice(*ends) for name, ends in zip(_RUNS, itertools.pairwise(_ENDS))}     # of all runs
+_ALL_RUNS = list(dict.fromkeys(run for group in _RUNS.values() for run in group))          # each once
+_GROUPS = {name: [_ALL_RUNS.index(run) for run in group] for name, group in _RUNS.items()}
 
 
 # Behaviours of an optimizer that works entry by entry, or of which that doesn't show.
@@ -78,6 +79,9 @@ class Traits(NamedTuple):
       drift: what it does without a gradient at parameters of zero; None for nothing.
       shape_factor: how much larger its updates are for an oblong array than for a square one; None for equal.
       clip: how large gradients are clipped; None for not at all, or by what divides gradients by their size.
+      by_value: whether an entry's own value changes the size of what gradients do to it, otherwise than as a
+        norm would.
+      keeps_norm: whether the norm of its updates is one number, whatever the gradient.
     """
 
     behaviour: Behaviour | None = None
@@ -85,11 +89,13 @@ class Traits(NamedTuple):
     drift: Drift | None = None
     shape_factor: float | None = None
     clip: Clip | None = None
+    by_value: bool = False
+    keeps_norm: bool = False
 
     def is_like(self, other: "Traits") -> bool:
         """Returns whether two traits are of one kind."""
         return (self[:3] == other[:3] and (self.shape_factor is None) == (other.shape_factor is None)
-                and self.clip == other.clip)
+                and self[4:] == other[4:])
 
 
 class CannotTry(Exception):
@@ -198,7 +204,9 @@ def _traits(updates: Updates) -> Traits:
     if drift is None:           # a pull back to the parameters that the state was made for comes last
         decay = _kind_of_decay(updates.last) or _decay(*last("elsewhere"))
     behaviour = _behaviour(updates, decay)
-    return Traits(behaviour, decay, drift, clip=_clip(updates, behaviour))
+    return Traits(behaviour, decay, drift, clip=_clip(updates, behaviour),
+                  by_value=_by_value(last("values"), behaviour, decay),
+                  keeps_norm=behaviour is Behaviour.NOT_ENTRYWISE and _keeps_norm(updates.last))
 
 
 def _behaviour(updates: Updates, decay: Decay | None) -> Behaviour | None:
@@ -301,6 +309,21 @@ def _clip(updates: Updates, behaviour: Behaviour | None) -> Clip | None:
         return Clip.BY_NORM
     size, twice = (_sizes(updates.last, name)[0] for name in ("large", "twice large"))
     return Clip.BY_ENTRY if behaviour is Behaviour.SGD_LIKE and 0 < twice < 1.5 * size else None
+
+
+def _by_value(updates: np.ndarray, behaviour: Behaviour | None, decay: Decay | None) -> bool:
+    """Judges whether an entry's own value changes the size of its updates, in an entrywise optimizer."""
+    if behaviour not in ENTRYWISE or decay in (Decay.COUPLED, Decay.NONLINEAR):     # which do, and are told
+        return False
+    return depends_on_value(updates.reshape(3, len(_VALUES), -1), np.array(_VALUES))
+
+
+def _keeps_norm(updates: np.ndarray) -> bool:
+    """Returns whether gradients of other sizes and directions make updates of one norm."""
+    groups = ("none", 1), ("small", 1), ("twice", 1), ("other", 0)
+    none, *others = (_group(updates, name)[at] for name, at in groups)
+    norms = [float(np.linalg.norm(update - np.nan_to_num(none))) for update in others]
+    return norms[0] > 0 and np.allclose(norms, norms[0], rtol=1e-2)
 
 
 def _differ(history: np.ndarray, other: np.ndarray) -> bool:

@@ -3,11 +3,13 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from haiku_mup.errors import MupError
 from haiku_mup.optimizers import muon
 from haiku_mup.optimizers.trees import ByName, by_name
 from haiku_mup.optimizers.wrapper import FactorsByName
-from haiku_mup.parameters.row_factors import Factor
+from haiku_mup.parameters.row_factors import Factor, broadcastable
 from haiku_mup.parameters.scaling import ParameterScaling, RowBlock
 from haiku_mup.rules.exponents import HIDDEN
 from haiku_mup.rules.optimizers import (
@@ -79,6 +81,15 @@ class OptimizerScaling:
         factors = self._factors_of(ADAM if self.optimizer_rule.coupling is Coupling.MATRIX else
                                    self.optimizer_rule)
         return factors.gradient(name), factors.parameter(name)
+
+    def sees_base_sizes(self, name: str) -> bool:
+        """Returns whether the optimizer sees a parameter's entries as large as at the base, as far as known.
+
+        The neural tangent kernel has no Adam's factor, which is the size of a parameter that starts at zero.
+        """
+        scaling, (_, divisor) = self._scalings[name], self.of_name(name)
+        size = broadcastable(scaling.factor(lambda block: _growth(scaling, block, self._shape_scaling).size))
+        return bool(np.all(np.isnan(size) | np.isclose(size, broadcastable(divisor), rtol=1e-6, atol=0.0)))
 
     def _factors_of(self, rule: OptimizerRule) -> FactorsByName:
         """Returns the factors of all parameters by one rule, which are computed once."""

@@ -105,7 +105,9 @@ class MismatchCheck:
             behaviour = _refined(traits.behaviour, of_name)
             if self._judge_drift(name, who, traits) and behaviour in ENTRYWISE:
                 continue                                # the remedy for noise is one for these, too
-            if not self._rule.fits(behaviour, of_name):
+            if traits.by_value:
+                self._judge_value(name, who, behaviour, of_name)
+            elif not self._rule.fits(behaviour, of_name):
                 misfits[behaviour] = name
             self._judge_clip(name, who, traits, behaviour)
             self._judge_decay(name, who, traits.decay)
@@ -113,7 +115,7 @@ class MismatchCheck:
         for behaviour in (None, *Behaviour):            # the worst first
             if behaviour in misfits:
                 name = misfits[behaviour]
-                text = self._misfit(behaviour, states.class_names(name))
+                text = self._misfit(behaviour, states.class_names(name), found[name].keeps_norm)
                 return self._warn(f"misfit {behaviour}", None if alike else name, text)
 
     def _judge_drift(self, name: str, who: str | None, traits: Traits) -> bool:
@@ -144,6 +146,20 @@ class MismatchCheck:
         if self._rule.coupling is Coupling.PARAMETER:
             return "pass scale_eps=True, which makes gradients as large as at the base"
         return f"there is no factor for that with rule={self._rule.name!r}: leave the noise out"
+
+    def _judge_value(self, name: str, who: str | None, behaviour: Behaviour | None, states: Set[str]) -> None:
+        """Warns about updates whose size depends on entries' own values, unless these are as at the base.
+
+        A rule by the parameter's norm divides parameters by their sizes; "lars" makes gradients as large, too.
+        """
+        gradient, _ = self._factors.of_name(name)
+        eps = self._scalings[name].factor(lambda block: 1 / block.factors.eps)
+        fits = gradient == eps or self._rule.fits(behaviour, states)
+        if not (fits and self._factors.sees_base_sizes(name)):
+            self._warn("value", who, (
+                "makes updates whose size depends on the parameter's value, and doesn't see values as large as "
+                "at the base, so that this size changes with the width; take out what depends on the value, or "
+                f"let it see values as at the base: {self._option(_rule_by_value(behaviour))}"))
 
     def _judge_clip(self, name: str, who: str | None, traits: Traits, behaviour: Behaviour | None) -> None:
         """Warns about a clip that sees gradients which are scaled, and so acts ever harder as the width grows.
@@ -194,13 +210,15 @@ class MismatchCheck:
         who = f"this optimizer, for {name!r}," if name else "this optimizer"
         warn_once(self._warned, kind, f"{self._call}: {who} {text}")
 
-    def _misfit(self, behaviour: Behaviour | None, states: Set[str]) -> str:
+    def _misfit(self, behaviour: Behaviour | None, states: Set[str], keeps_norm: bool) -> str:
         """Returns the warning about a behaviour that does not fit the rule, with the rule that does."""
         meant = rule_of(behaviour, states)
         if meant is None:
-            return ("makes an entry's update from other entries, too, and no rule describes how; use an "
-                    "optimizer that works entry by entry, or put the part that mixes entries outside of "
-                    "wrap_optimizer")
+            option = self._option(RULES["novograd"])
+            novograd = f"if it divides each parameter's gradient by its norm, {option}; else " * keeps_norm
+            return ("makes an entry's update from other entries, too, and no rule describes how; "
+                    f"{novograd}use an optimizer that works entry by entry, or put the part that mixes entries "
+                    "outside of wrap_optimizer")
         how = f" (tried with gradients of {SMALL_GRADIENT} and twice that)" * (behaviour in ENTRYWISE[1:])
         if meant is RULES["any"] and states & NORMALISING:
             how = (f" at gradients of {SMALL_GRADIENT}, beside which its ε, or what its accumulators start "
@@ -252,8 +270,14 @@ def find_rule(optimizer: Any, tree: Any) -> OptimizerRule | None:
 
 def _rule_of(behaviour: Behaviour | None, traits: Traits, states: Collection[str]) -> OptimizerRule | None:
     """Returns the rule for how an optimizer treats one parameter, if there is one."""
-    noisy = traits.drift is Drift.NOISE and behaviour in ENTRYWISE
-    return RULES["any"] if noisy else rule_of(behaviour, states)
+    if traits.drift is Drift.NOISE and behaviour in ENTRYWISE:
+        return RULES["any"]
+    return _rule_by_value(behaviour) if traits.by_value else rule_of(behaviour, states)
+
+
+def _rule_by_value(behaviour: Behaviour | None) -> OptimizerRule:
+    """Returns the rule by which optimizers see parameters as at the base, and gradients, too, if need be."""
+    return RULES["lamb" if behaviour is Behaviour.ADAM_LIKE else "lars"]
 
 
 def _refined(behaviour: Behaviour | None, states: Collection[str]) -> Behaviour | None:

@@ -4,6 +4,7 @@
 - parametrization: `Parametrization`, a table of exponents, and the `Factors` that follow from it.
 - tables: standard, neural tangent, and μP in its forms.
 - per_layer: learning rates by layer, for any parametrization and alignment.
+- optimizer_constants: checks learning rates, decays and the like.
 - run_scale: `RunScale`, the constants of optimizers at another batch size or length of training.
 - rule_registry: `OptimizerRule`, the record of a kind of optimizer; how rules are registered and chosen.
 - optimizers: the rules themselves, each with its derivation.

@@ -24,6 +24,7 @@ import math
 from typing import Any
 
 from haiku_mup.errors import MupError
+from haiku_mup.rules.optimizer_constants import check_constants
 
 
 class BetaScaling(enum.StrEnum):
@@ -223,10 +224,11 @@ class RunScale:
           b1, b2, eps, eps_root: as in optax.adamw, at the base.
 
         Raises:
-          MupError: a β that `beta` refuses.
+          MupError: a β that `beta` refuses, or another constant that can't be.
 
         >>> plain = optax.adamw(**haiku_mup.RunScale(batch_ratio=4).adamw(3e-4, b1=0.9, b2=0.99))
         """
+        check_constants("RunScale", weight_decay=weight_decay)
         return self.adam(learning_rate, b1=b1, b2=b2, eps=eps, eps_root=eps_root) | {
             "weight_decay": scaled_rate(weight_decay, self.decay)}
 
@@ -237,6 +239,7 @@ class RunScale:
         >>> haiku_mup.RunScale(batch_ratio=4).adam(1e-3, b1=0.875)["b1"]
         0.5
         """
+        check_constants("RunScale", learning_rate=learning_rate, eps=eps, eps_root=eps_root)
         return {"learning_rate": scaled_rate(learning_rate, self.adam_lr), "b1": self.beta(b1, "b1"),
                 "b2": self.beta(b2, "b2"), "eps": eps * self.eps, "eps_root": eps_root * self.eps**2}
 
@@ -251,11 +254,12 @@ class RunScale:
           momentum: at the base; None for none.
 
         Raises:
-          MupError: a momentum that `beta` refuses.
+          MupError: a momentum that `beta` refuses, or a learning rate that can't be.
 
         >>> haiku_mup.RunScale(batch_ratio=2).sgd(0.25, momentum=0.75)
         {'learning_rate': 1.0, 'momentum': 0.5}
         """
+        check_constants("RunScale", learning_rate=learning_rate)
         if momentum is None:
             return {"learning_rate": scaled_rate(learning_rate, self.sgd_lr), "momentum": None}
         beta = self.beta(momentum, "momentum")

@@ -138,6 +138,20 @@ def test_what_has_no_rule_goes_outside(params):
     assert factors(wrapped, optax.chain(centre, optax.sgd(0.1)), params) == pytest.approx(SGD)
 
 
+def test_what_divides_by_the_gradients_norm_has_the_rule_of_novograd(params):
+    plain = optax.stateless(lambda g, _: jax.tree.map(lambda g: -0.1 * g / jnp.linalg.norm(g), g))
+    words = "if it divides each parameter's gradient by its norm, pass rule='novograd'; else use"
+    for wrong in {}, {"adam": False}, {"rule": "any"}:
+        with pytest.warns(haiku_mup.MupWarning, match=words):
+            mup().wrap_optimizer(plain, **wrong)
+    wrapped = quiet(lambda: mup().wrap_optimizer(plain, rule="novograd"))
+    assert factors(wrapped, plain, params) == pytest.approx((2, 1, 2), rel=0.01)
+    centre = optax.stateless(lambda u, _: jax.tree.map(lambda x: x - 0.1 * x.mean(), u))
+    for other in contrib.galore(1e-2, rank=2), optax.chain(centre, optax.sgd(0.1)):
+        with pytest.warns(haiku_mup.MupWarning, match="no rule describes how; use an optimizer"):
+            mup().wrap_optimizer(other, adam=False)
+
+
 def lost(optimizer, params):
     """Returns the part of each weight that a step without a gradient takes away."""
     update, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
