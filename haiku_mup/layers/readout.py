@@ -43,8 +43,9 @@ class Readout(hk.Linear):
           zero_init: whether the weights start at zero, so that the first outputs are the bias at any width.
 
         Raises:
-          MupError: `zero_init` together with `w_init`.
+          MupError: `zero_init` together with `w_init`; a size or a multiplier that is no number.
         """
+        _check_arguments("Readout", output_size=output_size, output_mult=output_mult)
         if zero_init and w_init is not None:
             raise MupError("Readout: zero_init=True and a w_init: give one of the two")
         super().__init__(output_size, with_bias, jnp.zeros if zero_init else w_init, b_init,
@@ -92,8 +93,9 @@ class ConvReadout(hk.ConvND):
           **kwargs: other arguments of hk.ConvND: stride, padding, with_bias, w_init, data_format, name, ….
 
         Raises:
-          MupError: `zero_init` together with `w_init`.
+          MupError: `zero_init` together with `w_init`; a size or a multiplier that is no number.
         """
+        _check_arguments("ConvReadout", output_channels=output_channels, output_mult=output_mult)
         if zero_init and kwargs.get("w_init") is not None:
             raise MupError("ConvReadout: zero_init=True and a w_init: give one of the two")
         if zero_init:
@@ -113,6 +115,15 @@ class ConvReadout(hk.ConvND):
         """
         out: jax.Array = super().__call__(_multiplied(self, inputs), precision=precision)
         return out
+
+
+def _check_arguments(layer: str, output_mult: Any, **size: Any) -> None:
+    """Checks that a size is a whole number from 1 up, and that a multiplier is a number, which may be traced."""
+    (name, value), = size.items()
+    if isinstance(value, (str, float, bool, type(None))) or isinstance(value, int) and value < 1:
+        raise MupError(f"{layer}: {name}={value!r}: give the number of outputs, 1 or more")
+    if isinstance(output_mult, (str, bool, type(None))):
+        raise MupError(f"{layer}: output_mult={output_mult!r}: give a number, such as 2.0")
 
 
 def _multiplied(layer: Readout | ConvReadout, inputs: jax.Array) -> jax.Array:

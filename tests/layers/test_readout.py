@@ -2,6 +2,7 @@
 import haiku as hk
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from small_models import KEY, both, captured, one
 
 import haiku_mup
@@ -39,3 +40,17 @@ def test_zero_init():
     mup = captured(make, x)
     assert not mup.wrap_model(make(32)).init(KEY, x)["readout"]["w"].any()
     assert mup.table()[2].sgd_lr == 4.0
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (dict(output_size=0), "output_size=0"), (dict(output_size="3"), "output_size='3'"),
+    (dict(output_size=3.0), "output_size=3.0"), (dict(output_size=3, output_mult="a"), "output_mult='a'")])
+def test_arguments_that_can_not_be(arguments, said):
+    def conv(output_size, **others):
+        return haiku_mup.ConvReadout(1, output_size, 1, **others)
+
+    for make, said in ((haiku_mup.Readout, said), (conv, said.replace("output_size", "output_channels"))):
+        with pytest.raises(haiku_mup.MupError, match=f"Readout: {said}: give"):
+            hk.transform(lambda x, make=make: make(**arguments)(x)).init(KEY, X)
+    for size, mult in ((np.int64(3), np.float32(2.0)), (3, jnp.ones(()))):
+        hk.transform(lambda x, size=size, mult=mult: haiku_mup.Readout(size, output_mult=mult)(x)).init(KEY, X)
