@@ -118,7 +118,7 @@ class ConvReadout(hk.ConvND):
 
 
 def _check_arguments(layer: str, output_mult: Any, **size: Any) -> None:
-    """Checks that a size is a whole number from 1 up, and that a multiplier is a number, which may be traced."""
+    """Checks that a size is a number from 1 up, and that a multiplier is a number, which may be traced."""
     (name, value), = size.items()
     if isinstance(value, (str, float, bool, type(None))) or isinstance(value, int) and value < 1:
         raise MupError(f"{layer}: {name}={value!r}: give the number of outputs, 1 or more")

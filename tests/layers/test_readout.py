@@ -49,8 +49,8 @@ def test_arguments_that_can_not_be(arguments, said):
     def conv(output_size, **others):
         return haiku_mup.ConvReadout(1, output_size, 1, **others)
 
-    for make, said in ((haiku_mup.Readout, said), (conv, said.replace("output_size", "output_channels"))):
-        with pytest.raises(haiku_mup.MupError, match=f"Readout: {said}: give"):
+    for make, text in ((haiku_mup.Readout, said), (conv, said.replace("output_size", "output_channels"))):
+        with pytest.raises(haiku_mup.MupError, match=f"Readout: {text}: give"):
             hk.transform(lambda x, make=make: make(**arguments)(x)).init(KEY, X)
     for size, mult in ((np.int64(3), np.float32(2.0)), (3, jnp.ones(()))):
         hk.transform(lambda x, size=size, mult=mult: haiku_mup.Readout(size, output_mult=mult)(x)).init(KEY, X)
