@@ -10,6 +10,7 @@ In the order of a check:
 - recorder, dependents, state_records, array_stats, multipliers, output_gradients, nested_calls: how arrays, the
   multipliers of layers and the gradients of outputs are measured while the model runs.
 - measurements, measured_gradients, quantities, depth_average: points from these numbers, and their names.
+- unit_vectors: arrays of normalised vectors, whose entries shrink as their number grows.
 - slope_range, expected_slopes, model_expectations: the slopes that the rules expect of each quantity.
 - slopes: the slope of each quantity over widths, its interval, and how far it is from the expected ones.
 - forward_factors, factor_walk, factor_rules, factor_scales: factors of the width in the traced program.

@@ -15,6 +15,7 @@ JUDGED = ("l1", "l2")       # sizes, whose slopes are known; other statistics ar
 BLOCK = 1 << 15             # entries that NumPy measures at a time, so that they stay in the processor's cache
 MOVED = "moved"             # the share of entries that are not zero
 SAMPLE = 512                # entries of an array that are kept, to see how far it moves
+NORMS = 2                   # numbers about the norms of its vectors: see `squared_norms`
 _ENTRIES = jax.lax.GatherDimensionNumbers(offset_dims=(), collapsed_slice_dims=(0,), start_index_map=(0,))
 
 STATS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -109,20 +110,22 @@ def _mean(blocks: Callable[[], Iterable[np.ndarray]], of: Callable[[np.ndarray],
 # --- activations ---
 
 def measure_function(stats: Sequence[Stat]) -> Callable[[jax.Array], jax.Array]:
-    """Returns a function from an array to [1 + stats + SAMPLE]: its size, and its size times what is measured.
+    """Returns a function from an array to [1 + stats + SAMPLE + NORMS]: its size, and that times measurements.
 
-    What is measured are the statistics and some of the entries. Results are added up over calls. The first
-    number is then that of all entries; the others, divided by it, are means over the calls, in which large
-    arrays count for more. Under vmap the function measures the whole batch at once instead of each example, so
-    that its result is not batched, and can be kept in Haiku's state.
+    It measures the statistics, some of the entries, and the norms of vectors. Results are added up over calls.
+    The first number is then that of all entries; the others, divided by it, are means over the calls, in which
+    large arrays count for more. Under vmap the function measures the whole batch at once instead of each
+    example, so that its result is not batched, and can be kept in Haiku's state.
     """
     @custom_vmap
     def measure(x):
         x = replicated(x)
-        flat = (jnp.abs(x) if jnp.iscomplexobj(x) else x).astype(jnp.float32).reshape(-1)
+        real = (jnp.abs(x) if jnp.iscomplexobj(x) else x).astype(jnp.float32)
+        flat = real.reshape(-1)
         sample = jax.lax.gather(        # flat[indices], without what jnp adds for negative ones
             flat, _sampled_indices(flat.size)[:, None], _ENTRIES, slice_sizes=(1,), mode="promise_in_bounds")
-        return flat.size * jnp.concatenate([jnp.ones(1, jnp.float32), statistics(x, stats), sample])
+        return flat.size * jnp.concatenate([
+            jnp.ones(1, jnp.float32), statistics(x, stats), sample, squared_norms(real)])
 
     @measure.def_vmap
     def _(axis_size, in_batched, x):
@@ -134,6 +137,17 @@ def measure_function(stats: Sequence[Stat]) -> Callable[[jax.Array], jax.Array]:
         return measured
 
     return measure_constant
+
+
+def squared_norms(x: jax.Array) -> jax.Array:
+    """Returns [NORMS]: the mean of the squared norms along the last axis, and their mean distance from it.
+
+    >>> squared_norms(jnp.array([[3.0, 4.0], [0.0, 5.0]])).tolist()
+    [25.0, 0.0]
+    """
+    squares = jnp.square(x).sum(-1) if x.ndim else jnp.square(x)
+    mean = squares.mean()
+    return jnp.stack([mean, jnp.abs(squares - mean).mean()])
 
 
 def replicated(x: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ from typing import Any
 import haiku as hk
 import jax
 
-from haiku_mup.coordinates.factor_scales import Action, Leftover, ScalingOperation, Value
+from haiku_mup.coordinates.factor_scales import CLOSE, Action, Leftover, ScalingOperation, Value
 from haiku_mup.coordinates.factor_walk import ProgramsDiffer, Walk
 from haiku_mup.coordinates.model_inputs import check_make_model
 from haiku_mup.coordinates.pairs import is_pair
@@ -161,8 +161,21 @@ def _leftovers(base: tuple[Any, list[str]], target: tuple[Any, list[str]],
         *(Value(math.log(multipliers.get(name, 1.0)), weights=True, wide=b.aval.shape != t.aval.shape)
           for name, (b, t) in zip(names, pairs)),
         *(Value(inputs=True) for _ in pairs[len(names):])])
-    walk.leave(outputs)
+    shapes = [[getattr(v, "aval", v).shape for v in program.jaxpr.outvars]
+              for program in (base_program, target_program)]
+    walk.leave(value for value, *sizes in zip(outputs, *shapes) if not _is_unit_vector(value, *sizes))
     return walk.leftovers
+
+
+def _is_unit_vector(value: Value, base: Sequence[int], target: Sequence[int]) -> bool:
+    """Returns whether an output is divided by its own norm, a root of the sum of its entries' squares.
+
+    Its n entries then have the size n^-½, which a product of two such vectors, as in a loss, cancels.
+    """
+    sizes = (*base[-1:], *target[-1:])
+    return len(sizes) == 2 and sizes[0] != sizes[1] and bool(value.operations) and (
+        all(operation.action is Action.SUMMED for operation in value.operations)
+        and abs(value.log_scale + math.log(sizes[1] / sizes[0]) / 2) < CLOSE)
 
 
 def _finding(leftover: Leftover, power: float) -> ForwardFactor:

@@ -9,7 +9,7 @@ import numpy as np
 
 from haiku_mup.coordinates.array_stats import JUDGED
 from haiku_mup.coordinates.expected_slopes import slope
-from haiku_mup.coordinates.quantities import ParameterKind
+from haiku_mup.coordinates.quantities import ParameterKind, RecordKind
 from haiku_mup.coordinates.slope_range import Range
 from haiku_mup.coordinates.trainer import Trainer
 from haiku_mup.coordinates.training_runs import TrainingRuns
@@ -30,12 +30,20 @@ def slopes_of_gradients(runs: TrainingRuns) -> dict[str, float]:
                                    for some in by_width.values())) for name in names}
 
 
-def slopes_of_errors(runs: TrainingRuns) -> list[Range]:
+def slopes_of_errors(runs: TrainingRuns, trainers: Mapping[int, Trainer],
+                     unit_vectors: Mapping[tuple[str, str], Range]) -> list[Range]:
     """Returns, for each step, the slopes of the gradients that the loss sends into the outputs; [] for none.
+
+    An output that has n entries in place of one gets an n-th of the gradient in each, which μP's rates count
+    on, and normalised ones get √n times that. Theirs are the slopes beside this, up to 0: a part of their
+    gradient, as that along a normalised vector, moves nothing.
 
     Args:
       runs: the steps of each width and seed.
+      trainers: the trainer of each width.
+      unit_vectors: of arrays of normalised vectors, the slope of their entries, by module and entry.
     """
+    growing = _slopes_of_growing_outputs(trainers, unit_vectors)
     by_width: dict[int, list[np.ndarray]] = {}
     for (width, _), steps in runs.items():
         by_width.setdefault(width, []).append(np.array([step.errors for step in steps]))    # [steps, outputs]
@@ -46,9 +54,25 @@ def slopes_of_errors(runs: TrainingRuns) -> list[Range]:
         values = {width: 2.0**float(log[step, output]) for width, log in logs.items()}
         if all(map(math.isfinite, values.values())) and all(values.values()):
             rounded = round(slope(values, values.values()), 2) + 0.0
-            found.append((step, Range(rounded, rounded)))
+            beside = round(rounded - growing[output], 2) if output in growing else 0.0
+            found.append((step, Range(min(beside, 0.0), 0.0) if output in growing else Range(rounded, rounded)))
     by_step = [[each for at, each in found if at == step] for step in range(len(next(iter(runs.values()))))]
     return [functools.reduce(operator.or_, some) for some in by_step] if all(by_step) else []
+
+
+def _slopes_of_growing_outputs(trainers: Mapping[int, Trainer],
+                               unit_vectors: Mapping[tuple[str, str], Range]) -> dict[int, float]:
+    """Returns the slope of a right gradient, by number, of each output whose shape follows the width."""
+    by_width = {width: {key: math.prod(info.shape) for key, info in sorted(
+        trainer.records.items(), key=lambda item: item[1].order) if info.kind == RecordKind.OUTPUT}
+        for width, trainer in sorted(trainers.items())}
+    found = {}
+    for number, key in enumerate(next(iter(by_width.values()))):
+        sizes = [outputs.get(key, 0) for outputs in by_width.values()]
+        if min(sizes) and len(set(sizes)) > 1:
+            entries = unit_vectors[key].low if key in unit_vectors else 0.0
+            found[number] = -slope(by_width, sizes) - entries
+    return found
 
 
 def rounding_noise(trainers: Mapping[int, Trainer], runs: TrainingRuns, stats: Sequence[str]) -> set[str]:

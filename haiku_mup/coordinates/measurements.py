@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from haiku_mup.coordinates.array_stats import JUDGED, Stat, stat_name
+from haiku_mup.coordinates.array_stats import JUDGED, SAMPLE, Stat, stat_name
 from haiku_mup.coordinates.depth_average import DepthAverage, Layers
 from haiku_mup.coordinates.expected_slopes import slope
 from haiku_mup.coordinates.findings import Point
@@ -19,6 +19,7 @@ from haiku_mup.coordinates.slope_range import FLAT, ExpectedSlopes, Range
 from haiku_mup.coordinates.state_records import RecordInfo
 from haiku_mup.coordinates.trainer import StepResult, Trainer
 from haiku_mup.coordinates.training_runs import TrainingRuns
+from haiku_mup.coordinates.unit_vectors import of_unit_vectors, unit_vector_slopes
 from haiku_mup.parameters.haiku_layers import TIED
 from haiku_mup.rules.optimizers import OptimizerRule
 
@@ -62,17 +63,20 @@ def as_points(trainers: Mapping[int, Trainer], runs: TrainingRuns, *, parametriz
       activation_changes: whether to measure how far activations move: all steps see the same batch.
       weight_decay: whether the optimizer decays weights.
     """
+    unit_vectors = unit_vector_slopes(trainers, runs)
     expectations = ModelExpectations(
         scalings={width: trainer.scalings for width, trainer in trainers.items()},
         branches={width: trainer.branches for width, trainer in trainers.items()},
-        rule=rule, weight_decay=weight_decay, errors=slopes_of_errors(runs),
+        rule=rule, weight_decay=weight_decay, errors=slopes_of_errors(
+            runs, trainers, unit_vectors),
         gradients=slopes_of_gradients(runs) if rule.serves_entrywise else {},
         multipliers={info.readout or module for trainer in trainers.values()
                      for (module, _), info in trainer.records.items() if info.kind == RecordKind.MULTIPLIER})
     first = {width: steps[0] for (width, _), steps in runs.items()}
     reader = _RunReader(
         stats=tuple(stats), expectations=expectations, activation_changes=activation_changes,
-        weight_decay=weight_decay, names=DepthAverage(_stack_sizes(first[width]) for width in sorted(first)),
+        weight_decay=weight_decay, unit_vectors=unit_vectors,
+        names=DepthAverage(_stack_sizes(first[width]) for width in sorted(first)),
         noise=rounding_noise(trainers, runs, list(map(stat_name, stats))),
         shapes=[{key: info.shape for key, info in trainer.records.items()} for trainer in trainers.values()])
     found = {run: list(_average_blocks(itertools.chain(
@@ -99,6 +103,7 @@ class _RunReader:
       activation_changes: whether to measure how far activations move.
       weight_decay: whether the optimizer decays weights.
       shapes: of each recorded array, by module and entry, at each width.
+      unit_vectors: of arrays of normalised vectors, the slope of their entries, by module and entry.
     """
 
     stats: tuple[Stat, ...]
@@ -108,6 +113,7 @@ class _RunReader:
     activation_changes: bool
     weight_decay: bool
     shapes: Sequence[Mapping[tuple[str, str], tuple[int, ...]]]
+    unit_vectors: Mapping[tuple[str, str], Range]
     _known: dict[Any, list[Any]] = dataclasses.field(default_factory=dict)     # expected slopes, by step
 
     def forward_pass(self, trainer: Trainer, steps: Sequence[StepResult]) -> Iterator[Measurement]:
@@ -118,10 +124,12 @@ class _RunReader:
                 yield from self._multiplier(module, entry, info, steps)
                 continue
             expected = self._known.setdefault(id(info), [])     # the same in all runs of a width
-            expected += [self.expectations.of_record(
+            found = [self.expectations.of_record(
                 representative, info, updates=number, is_output=self._is_output(trainer, info),
                 grows=self._grows((module, entry))) for number in range(len(expected), len(steps))]
-            sums = [step.records[module][entry] for step in steps]             # [layers …, 1 + stats + SAMPLE]
+            entries = self.unit_vectors.get((module, entry))
+            expected += found if entries is None else [of_unit_vectors(each, entries) for each in found]
+            sums = [step.records[module][entry] for step in steps]  # [layers …, 1 + stats + SAMPLE + NORMS]
             for layer in np.ndindex(sums[0].shape[:-1]):
                 quantity = f"{info.kind} {title(name, info.suffix)}{self.names.layer(module, entry, layer)}"
                 if info.kind == RecordKind.OUTPUT:
@@ -165,7 +173,8 @@ class _RunReader:
                 yield Measurement(quantity=quantity, step=step, stat=stat_name(stat), value=float(value),
                                   expected=expected[step].after(step))
             if self.activation_changes and step:
-                change = row[1 + count:] - initial[1 + count:]              # of the entries that are kept
+                kept = slice(1 + count, 1 + count + SAMPLE)                 # entries
+                change = row[kept] - initial[kept]
                 for stat in self.stats:
                     if stat in JUDGED:
                         yield Measurement(

@@ -41,7 +41,7 @@ class StepResult(NamedTuple):
 
     Attributes:
       loss: a number.
-      records: module -> name -> [layers …, 1 + stats + SAMPLE], the sum over calls of what
+      records: module -> name -> [layers …, 1 + stats + SAMPLE + NORMS], the sum over calls of what
         `array_stats.measure_function` returns; of multipliers [layers …, 3], that of `measured_sizes`.
       parameters: "module/name" -> kind -> the statistics [layers …, stats]; of gradients, the share of entries
         that are not zero is behind them.

@@ -19,7 +19,7 @@ How trials run:
 What comes out:
 
 - result, rows: `Sweep`, and its table.
-- loss_curves, optimum: the loss against the learning rate, and the rate at which it is lowest.
+- loss_curves, optimum, ties: the loss against the learning rate, and the rate, or rates, at which it is lowest.
 - recommendation: the learning rate to use, with reasons and warnings.
 - transfer: the law of the best rate over widths, and what errors in it cost.
 - compare_parametrizations, comparison: trains a model in several parametrizations, and compares them.

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from haiku_mup.sweep.optimum import Optimum, argmin_rate, find_optimum, marginal_means
+from haiku_mup.sweep.ties import Ties, find_ties
 
 TAIL = 10           # the loss of a run is the mean over the last of so many parts of its steps
 RESOLUTION = 1e-12  # relative to the losses; standard deviations below it are rounding errors
@@ -89,6 +90,17 @@ class Curve(_Losses):
         -6.8
         """
         return find_optimum(self.log2_lr, self.loss)
+
+    @property
+    def ties(self) -> Ties | None:
+        """Returns the rates that tie for the lowest loss; None if there is one, or all diverged.
+
+        >>> at = np.array([-9.0, -8.0, -7.0, -6.0, -5.0])
+        >>> Curve.of_losses(at, np.array([[1.0], [0.0], [0.0], [0.0], [1.0]])).ties.rates
+        3
+        """
+        finite = np.isfinite(self.mean).any()
+        return find_ties(self.log2_lr, self.loss, argmin_rate(self.loss)) if finite else None
 
 
 CurveTable = dict[str, dict[int, Curve]]        # by parametrization, then by width

@@ -7,6 +7,9 @@
 3. The jackknife gives the interval: each seed is left out in turn, and the parabola is fitted again. The optima
    that result are as far apart as chance in the seeds makes them.
 
+Where several rates tie for the lowest loss, a parabola would claim to know what the losses don't tell. There
+the optimum is the middle of these rates, and the interval contains them all: see `haiku_mup.sweep.ties`.
+
 Only ratios of differences between losses count. So the optimum and its interval stay the same if a number is
 added to all losses, or if all are multiplied by a positive one, and losses may have any sign.
 """
@@ -17,11 +20,11 @@ from typing import NamedTuple
 import numpy as np
 
 from haiku_mup.coordinates.slopes import student
+from haiku_mup.sweep.ties import Ties, find_ties, first_of_lowest, rounding_error
 
 FIT_RADIUS = 1.5        # octaves to either side of the lowest rate that the parabola is fitted to
 MIN_SPACING = 0.25      # octaves; rates closer than this count as this far apart when gaps are filled
 MAX_EXCESS = 1e6        # in units of the valley's scale; losses higher than this count as diverged in a fit
-ROUNDING = 1e-12        # relative to the largest loss; smaller differences between losses count as none
 
 
 class Optimum(NamedTuple):
@@ -32,13 +35,15 @@ class Optimum(NamedTuple):
         octaves of the lowest rate, at most as far away as the next rate that was tried. The higher a loss, the
         less it weighs. It is the lowest rate itself if the parabola has no minimum, and nan if every rate
         diverged. If some rates are farther apart than others, the fit includes points in between (on monotone
-        cubics), so that all stretches of the curve weigh alike.
+        cubics), so that all stretches of the curve weigh alike. If several rates tie for the lowest loss, it is
+        the middle of them.
       low: the lower end of its 95% confidence interval over seeds (jackknife, Student's t). It is the next
         lower rate if the parabola's minimum lies beyond the neighbouring rates, as beside a rate that diverges;
-        nan with a single seed, or without a parabola.
+        nan with a single seed, or without a parabola. If several rates tie for the lowest loss, it is lower by
+        half a step than the lowest of them, and by what chance in the seeds adds.
       high: the upper end, likewise.
-      at_edge: whether the lowest rate is the first or the last that was tried. Then `log2_lr` is that rate, and
-        the optimum may lie beyond.
+      at_edge: whether the rate of the lowest loss, or one that ties with it, is the first or the last that was
+        tried. Then `log2_lr` is that rate, and the optimum may lie beyond.
     """
 
     log2_lr: float
@@ -71,28 +76,56 @@ def find_optimum(log2_lr: np.ndarray, losses: np.ndarray) -> Optimum:
     if not np.isfinite(means).any():
         return Optimum(math.nan)
     index = argmin_rate(losses)
-    lowest = float(log2_lr[index])
-    if index in (0, len(log2_lr) - 1):
-        return Optimum(lowest, at_edge=True)
     # A rate at which one seed diverged must not come back when the jackknife leaves that seed out.
     losses = np.where(np.isinf(losses).any(axis=1, keepdims=True), np.inf, losses)
+    if (ties := find_ties(log2_lr, losses, index)) is not None:
+        return _optimum_of_ties(ties, log2_lr, losses, index)
+    if index in (0, len(log2_lr) - 1):
+        return Optimum(float(log2_lr[index]), at_edge=True)
+    return _optimum_of_parabola(log2_lr, losses, index, means)
+
+
+def _optimum_of_parabola(log2_lr: np.ndarray, losses: np.ndarray, index: int, means: np.ndarray) -> Optimum:
+    """Returns the minimum of a parabola around the lowest rate, which is not the first or the last."""
+    below, lowest, above = map(float, log2_lr[index - 1:index + 2])
     fitted = parabola_minimum(lowest, log2_lr, losses)
     if math.isnan(fitted):
         return Optimum(lowest)
-    below, above = float(log2_lr[index - 1]), float(log2_lr[index + 1])
     # The optimum is no farther away than the neighbours, and not on the side of one that diverged.
     low = max(below, lowest - FIT_RADIUS) if np.isfinite(means[index - 1]) else lowest
     high = min(above, lowest + FIT_RADIUS) if np.isfinite(means[index + 1]) else lowest
     best = float(np.clip(fitted, low, high))
-    margin = jackknife_margin(_leave_one_out(lowest, log2_lr, losses))
+    minima, tied = _leave_one_out(index, log2_lr, losses)
+    margin = jackknife_margin(minima)
+    low, high = best - margin, best + margin
     if best != fitted and not math.isnan(margin):
-        return Optimum(best, below, above)      # no parabola fits here; the neighbours bracket the optimum
-    return Optimum(best, best - margin, best + margin)
+        low, high = below, above        # no parabola fits here; the neighbours bracket the optimum
+    # Rates that tie without one of the seeds are told apart by that seed alone.
+    return Optimum(best, float(np.fmin.reduce([low, *tied])), float(np.fmax.reduce([high, *tied])))
 
 
-def _leave_one_out(center: float, x: np.ndarray, y: np.ndarray) -> list[float]:
-    """Returns the parabola's minimum without each of the seeds in turn."""
-    return [parabola_minimum(center, x, np.delete(y, seed, axis=1)) for seed in range(y.shape[1])]
+def _optimum_of_ties(ties: Ties, log2_lr: np.ndarray, losses: np.ndarray, index: int) -> Optimum:
+    """Returns the middle of tied rates, and an interval that contains them all; or the end that they reach."""
+    if ties.at_end(len(log2_lr)):
+        return Optimum(float(log2_lr[0 if ties.lowest == 0 else -1]), at_edge=True)
+    low, high = ties.around(log2_lr)
+    margin = np.nan_to_num(jackknife_margin(_leave_one_out(index, log2_lr, losses)[0]))
+    return Optimum(ties.middle(log2_lr), float(low - margin), float(high + margin))
+
+
+def _leave_one_out(index: int, x: np.ndarray, y: np.ndarray) -> tuple[list[float], list[float]]:
+    """Returns the minimum near the lowest rate without each seed in turn, and the ends of rates that tie."""
+    minima: list[float] = []
+    ends: list[float] = []
+    for seed in range(y.shape[1]):
+        others = np.delete(y, seed, axis=1)
+        ties = find_ties(x, others, index)
+        if ties is None or ties.at_end(len(x)):
+            minima.append(parabola_minimum(float(x[index]), x, others))
+        else:
+            minima.append(ties.middle(x))
+            ends += ties.around(x)
+    return minima, ends
 
 
 def argmin_rate(losses: np.ndarray) -> int:
@@ -114,24 +147,13 @@ def argmin_rate(losses: np.ndarray) -> int:
     means, count = marginal_means(losses), (~np.isnan(losses)).sum(axis=1)
     with np.errstate(invalid="ignore"):                         # inf - inf
         excess = np.nansum(losses[:, None] - losses, axis=2)            # [lrs, lrs], over the shared seeds
-    excess[abs(excess) <= _rounding_error(losses)] = 0
+    excess[abs(excess) <= rounding_error(losses)] = 0
     beaten = ((excess > 0) & (count[:, None] < count)).any(axis=1)
     enough = 2 * count >= count.max()
     candidates = np.where(enough & ~beaten, means, np.inf)
     winner = first_of_lowest(candidates if np.isfinite(candidates).any() else means)
     lower = ~enough & (excess[:, winner] < 0)
     return first_of_lowest(np.where(lower, means, np.inf)) if lower.any() else winner
-
-
-def first_of_lowest(means: np.ndarray) -> int:
-    """Returns the index of the lowest mean, the first of those that differ by rounding alone."""
-    return int((means <= means.min() + _rounding_error(means)).argmax())
-
-
-def _rounding_error(losses: np.ndarray) -> float:
-    """Returns the largest difference between the lowest losses that may be due to rounding."""
-    lowest = np.nanmin(losses, initial=np.inf)
-    return float(ROUNDING * abs(lowest)) if np.isfinite(lowest) else 0.0
 
 
 def marginal_means(losses: np.ndarray) -> np.ndarray:
@@ -192,7 +214,7 @@ def weights_of(means: np.ndarray) -> np.ndarray:
     array([0.25 , 1.   , 0.444, 0.   ])
     """
     excess = means - means.min()
-    excess[excess <= _rounding_error(means)] = 0
+    excess[excess <= rounding_error(means)] = 0
     risen = np.sort(excess[excess > 0])
     if not len(risen):
         return np.ones(len(means))

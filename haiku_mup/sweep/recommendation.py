@@ -9,6 +9,7 @@ import numpy as np
 
 from haiku_mup.sweep.loss_curves import RESOLUTION, Curve, drift, setback
 from haiku_mup.sweep.optimum import Optimum, argmin_rate
+from haiku_mup.sweep.ties import SAME_RATE, Ties
 
 MAX_DRIFT = 1.0         # octaves that the optimum may move over the widths without a warning
 MAX_HALF_INTERVAL = 0.5     # octaves that an optimum's interval may reach to either side
@@ -100,6 +101,34 @@ class _Evidence:
         return drift({width: self.curves[width] for width in self.converged})
 
     @functools.cached_property
+    def ties(self) -> dict[int, Ties]:
+        """Returns the rates that tie for the lowest loss, at the widths where several do, but not all."""
+        return {width: ties for width, curve in self.curves.items()
+                if (ties := curve.ties) is not None and not _is_flat(curve)}
+
+    @functools.cached_property
+    def coarse(self) -> list[int]:
+        """Returns the widths at which the tied rates reach too far to either side, or to an end."""
+        return [width for width in self.ties
+                if self.optima[width].at_edge or self._span(width) > 2 * MAX_HALF_INTERVAL + SAME_RATE]
+
+    def _span(self, width: int) -> float:
+        """Returns how far it is from the lowest to the highest rate that may be a width's best."""
+        low, high = self._range(width)
+        return high - low
+
+    @functools.cached_property
+    def least_drift(self) -> float:
+        """Returns how far apart the optima are at least, if each tied rate may be its width's best."""
+        ranges = [self._range(width) for width in self.converged]
+        return max(low for low, _ in ranges) - min(high for _, high in ranges)
+
+    def _range(self, width: int) -> tuple[float, float]:
+        """Returns the range of the rates that may be a width's best: of one, unless several tie."""
+        ties, best = self.curves[width].ties, self.optima[width].log2_lr
+        return (best, best) if ties is None else ties.around(self.curves[width].log2_lr)
+
+    @functools.cached_property
     def setback(self) -> float:
         """Returns by how many standard deviations a wider model is worse; nan if that can't be said."""
         return setback(self.curves)
@@ -109,8 +138,11 @@ def _reasons(evidence: _Evidence, optimum: Optimum, judged_by: str | None) -> st
     """Returns the sentences that explain the rate."""
     judged = f", judged by {judged_by}" if judged_by else ""
     interval = "" if math.isnan(optimum.low) else f", 95% interval {optimum.low:.1f} to {optimum.high:.1f}"
+    widest = evidence.converged[-1]
+    ties = evidence.ties.get(widest)
+    best = "the best one" if ties is None else f"among {ties.rates} equally good ones"
     reasons = (f"Use a learning rate of {2**optimum.log2_lr:.3g} (2^{optimum.log2_lr:.1f}{interval}): it is "
-               f"the best one at width {evidence.converged[-1]}, the widest of {len(evidence.curves)}{judged}.")
+               f"{best} at width {widest}, the widest of {len(evidence.curves)}{judged}.")
     if len(evidence.converged) == 1:
         return reasons
     reasons += f" Over the widths the best rate moves by {evidence.drift:.1f} octaves"
@@ -149,6 +181,15 @@ def _unused_rate(evidence: _Evidence) -> str | None:
     return f"But at width {_listed(widths)} the loss is the same at all rates: make the trial use its rate."
 
 
+def _coarse_loss(evidence: _Evidence) -> str | None:
+    """Warns if rates that tie for the lowest loss leave an optimum uncertain."""
+    if not evidence.coarse:
+        return None
+    return (f"But at width {_listed(evidence.coarse)} several rates tie for the lowest loss, which is too "
+            "coarse to tell them apart: judge by a finer one, such as the cross entropy in place of the error "
+            "rate.")
+
+
 def _lowest_rate(evidence: _Evidence) -> str | None:
     """Warns if lower rates than those that were tried may be better at some width."""
     widths = [width for width in _at_edge(evidence) if _is_lowest(evidence, width)]
@@ -167,7 +208,7 @@ def _highest_rate(evidence: _Evidence) -> str | None:
 
 def _large_drift(evidence: _Evidence) -> str | None:
     """Warns if the best rate moves with the width."""
-    if not evidence.drift > MAX_DRIFT:
+    if not evidence.least_drift > MAX_DRIFT:
         return None
     return f"But {evidence.drift:.1f} octaves are too far to call it one rate: it doesn't transfer."
 
@@ -194,7 +235,7 @@ def _wide_interval(evidence: _Evidence) -> str | None:
     if any(curve.loss.shape[1] < 2 for curve in evidence.curves.values()):
         return "But there is only one seed, so no interval is known. Add seeds."
     noisy = [width for width, optimum in evidence.optima.items()
-             if not optimum.at_edge and optimum.half > MAX_HALF_INTERVAL]
+             if not optimum.at_edge and optimum.half > MAX_HALF_INTERVAL and width not in evidence.coarse]
     if not noisy:
         return None
     return (f"But at width {_listed(noisy)} the seeds leave the best rate uncertain by more than half an "
@@ -207,8 +248,8 @@ def _missing_trials(evidence: _Evidence) -> str | None:
 
 
 CHECKS: tuple[Callable[[_Evidence], str | None], ...] = (
-    _standard, _single_width, _diverged, _unused_rate, _lowest_rate, _highest_rate, _large_drift,
-    _large_setback, _rising_loss, _wide_interval, _missing_trials)
+    _standard, _single_width, _diverged, _unused_rate, _coarse_loss, _lowest_rate, _highest_rate,
+    _large_drift, _large_setback, _rising_loss, _wide_interval, _missing_trials)
 
 
 def _at_edge(evidence: _Evidence) -> list[int]:

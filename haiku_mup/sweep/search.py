@@ -13,8 +13,10 @@ stages:
    only a local minimum of the curve.
 2. A bracket, with one seed. While a neighbour of the lowest rate is more than an octave away, the next trial
    halves that distance. If the lowest rate is the outermost one, the next trial is beyond it. (Press et al.,
-   Numerical Recipes, section 10.1, bracket a minimum likewise.) If the lowest rate then is more than an octave
-   from the starting point, the narrower width told little, and this one may run a third of its trials, too.
+   Numerical Recipes, section 10.1, bracket a minimum likewise.) If several rates tie for the lowest loss, the
+   bracket is around all of them, and what follows is around their middle. If the lowest rate then is more than
+   an octave from the starting point, the narrower width told little, and this one may run a third of its
+   trials, too.
 3. Replicates. Seed by seed, trials run at the lowest rate and an octave to each side, then half an octave to
    each side, then one and a half. After each round the lowest rate is chosen anew, and the next round is around
    that one. This goes on until the budget is spent.
@@ -29,7 +31,8 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from haiku_mup.sweep.loss_curves import Curve, final_loss, finite_or_inf
-from haiku_mup.sweep.optimum import first_of_lowest, marginal_means
+from haiku_mup.sweep.optimum import marginal_means
+from haiku_mup.sweep.ties import first_of_lowest, longest_run, ties_with
 from haiku_mup.sweep.trial import Trial
 
 BUDGET_SHARE = 3        # an adaptive search runs at most one in so many of a curve's trials,
@@ -225,12 +228,12 @@ class _CurveSearch:
 
     def _bracket(self) -> list[GridIndex]:
         """Returns the next rates that narrow the bracket around the lowest one, with the first seed."""
-        lowest, tried = self._lowest_rate(), {rate for rate, _ in self._losses}
-        below = min((lowest - rate for rate in tried if rate < lowest), default=0)
-        above = min((rate - lowest for rate in tried if rate > lowest), default=0)
-        steps = -self._bracket_step(below, above), self._bracket_step(above, below)
-        last = len(self._log2_lrs) - 1
-        return [(min(max(lowest + step, 0), last), 0) for step in steps if step]
+        (first, last), tried = self._lowest_rates(), {rate for rate, _ in self._losses}
+        below = min((first - rate for rate in tried if rate < first), default=0)
+        above = min((rate - last for rate in tried if rate > last), default=0)
+        rates = [end + sign * step for end, sign, step in (
+            (first, -1, self._bracket_step(below, above)), (last, 1, self._bracket_step(above, below))) if step]
+        return [(min(max(rate, 0), len(self._log2_lrs) - 1), 0) for rate in rates]
 
     def _bracket_step(self, gap: int, opposite: int) -> int:
         """Returns how far to go to one side of the lowest rate; 0 for nowhere.
@@ -271,5 +274,17 @@ class _CurveSearch:
         return table
 
     def _lowest_rate(self) -> int:
-        """Returns the rate of the lowest mean; the lowest rate of all if every trial diverged."""
-        return first_of_lowest(marginal_means(self._loss_table()))
+        """Returns the rate of the lowest mean; the middle of several; the first of all if each diverged."""
+        return sum(self._lowest_rates()) // 2
+
+    def _lowest_rates(self) -> tuple[int, int]:
+        """Returns the ends of the longest stretch of rates that tie for the lowest mean, as far as tried."""
+        table = self._loss_table()
+        means = marginal_means(table)
+        lowest = first_of_lowest(means)
+        if not np.isfinite(means[lowest]):
+            return lowest, lowest
+        tried = np.flatnonzero(~np.isnan(table).all(axis=1))
+        tied, _ = ties_with(table[tried], int(np.searchsorted(tried, lowest)))
+        first, last = longest_run(tied)
+        return int(tried[first]), int(tried[last])
