@@ -91,19 +91,19 @@ class Curve(_Losses):
         """
         return find_optimum(self.log2_lr, self.loss)
 
-    @property
-    def ties(self) -> Ties | None:
-        """Returns the rates that tie for the lowest loss; None if there is one, or all diverged.
-
-        >>> at = np.array([-9.0, -8.0, -7.0, -6.0, -5.0])
-        >>> Curve.of_losses(at, np.array([[1.0], [0.0], [0.0], [0.0], [1.0]])).ties.rates
-        3
-        """
-        finite = np.isfinite(self.mean).any()
-        return find_ties(self.log2_lr, self.loss, argmin_rate(self.loss)) if finite else None
-
 
 CurveTable = dict[str, dict[int, Curve]]        # by parametrization, then by width
+
+
+def ties_of(curve: Curve) -> Ties | None:
+    """Returns the rates that tie for the lowest loss; None if there is one, or all diverged.
+
+    >>> at = np.array([-9.0, -8.0, -7.0, -6.0, -5.0])
+    >>> ties_of(Curve.of_losses(at, np.array([[1.0], [0.0], [0.0], [0.0], [1.0]]))).rates
+    3
+    """
+    finite = np.isfinite(curve.mean).any()
+    return find_ties(curve.log2_lr, curve.loss, argmin_rate(curve.loss)) if finite else None
 
 
 def final_loss(losses: np.ndarray) -> float:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from haiku_mup.sweep.loss_curves import RESOLUTION, Curve, drift, setback
+from haiku_mup.sweep.loss_curves import RESOLUTION, Curve, drift, setback, ties_of
 from haiku_mup.sweep.optimum import Optimum, argmin_rate
 from haiku_mup.sweep.ties import SAME_RATE, Ties
 
@@ -104,7 +104,7 @@ class _Evidence:
     def ties(self) -> dict[int, Ties]:
         """Returns the rates that tie for the lowest loss, at the widths where several do, but not all."""
         return {width: ties for width, curve in self.curves.items()
-                if (ties := curve.ties) is not None and not _is_flat(curve)}
+                if (ties := ties_of(curve)) is not None and not _is_flat(curve)}
 
     @functools.cached_property
     def coarse(self) -> list[int]:
@@ -125,7 +125,7 @@ class _Evidence:
 
     def _range(self, width: int) -> tuple[float, float]:
         """Returns the range of the rates that may be a width's best: of one, unless several tie."""
-        ties, best = self.curves[width].ties, self.optima[width].log2_lr
+        ties, best = ties_of(self.curves[width]), self.optima[width].log2_lr
         return (best, best) if ties is None else ties.around(self.curves[width].log2_lr)
 
     @functools.cached_property

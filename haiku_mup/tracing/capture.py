@@ -9,7 +9,7 @@ import haiku as hk
 from haiku_mup.errors import MupError
 from haiku_mup.parameters.axis_uses import Use
 from haiku_mup.parameters.declarations import Declarations
-from haiku_mup.parameters.globs import check_globs, multipliers_by_name
+from haiku_mup.parameters.globs import check_globs, matching, multipliers_by_name
 from haiku_mup.parameters.haiku_layers import NAMED, READOUT, TIED, layer_type, weight_leaves
 from haiku_mup.parameters.place import Branch
 from haiku_mup.parameters.record import Record
@@ -163,11 +163,13 @@ class Capture:
         """Notes how the program uses the parameters whose fans are a guess, and a layer's weight elsewhere."""
         records = {p.names[0]: self.records[p.names[0]] for p in created}
         arrays = {p.names[0]: (p.array, len(records[p.names[0]].shape)) for p in created
-                  if records[p.names[0]].is_guess or records[p.names[0]].is_weight}
-        found = traced_uses(arrays) if arrays else {}
+                  if records[p.names[0]].is_guess or records[p.names[0]].is_weight and not matching(
+                      p.names[0], self.declarations.fans)}
+        weights = {name for name in arrays if not records[name].is_guess}
+        found = traced_uses(arrays, weights) if arrays else {}
         if found is None:
-            found = self._uses_untraced({name: x for name, x in arrays.items() if records[name].is_guess})
-        found = {name: uses for name, uses in found.items() if records[name].is_guess or any(
+            found = self._uses_untraced({name: x for name, x in arrays.items() if name not in weights})
+        found = {name: uses for name, uses in found.items() if name not in weights or any(
             use.summed.intersection(records[name].fans.fan_out) for use in uses)}
         for parameter in created:
             for name in parameter.names if parameter.names[0] in found else ():

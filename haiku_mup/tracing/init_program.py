@@ -1,5 +1,5 @@
 """Finds how the init that runs uses parameters: in the program that JAX is tracing, or in a second trace."""
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 import haiku as hk
@@ -7,16 +7,23 @@ import jax
 import jax.numpy as jnp
 
 from haiku_mup.parameters.axis_uses import Use, find_uses
-from haiku_mup.parameters.jaxprs import is_literal
+from haiku_mup.parameters.jaxprs import is_literal, programs_inside
 from haiku_mup.tracing.haiku_internals import RunningInit, running_init
 from haiku_mup.tracing.jax_internals import live_program
 
+_PLAIN = frozenset((         # have no program inside
+    "add", "broadcast_in_dim", "convert_element_type", "div", "dot_general", "exp", "mul", "reduce_sum",
+    "reshape", "rsqrt", "select_n", "slice", "sub", "transpose"))
 
-def traced_uses(arrays: Mapping[str, tuple[Any, int]]) -> dict[str, frozenset[Use]] | None:
+
+def traced_uses(arrays: Mapping[str, tuple[Any, int]],
+                weights: Set[str] = frozenset()) -> dict[str, frozenset[Use]] | None:
     """Returns the uses of parameters in the program that JAX traces as an init runs.
 
     Args:
       arrays: {name: (the parameter as the tree has it, the number of axes in one layer)}.
+      weights: the names of those that layers use in a known way. They are followed only if something else may
+        read them, too, since that takes time.
 
     Returns:
       {name: uses}, without those of parameters that are not traced; None if none of them is.
@@ -31,6 +38,10 @@ def traced_uses(arrays: Mapping[str, tuple[Any, int]]) -> dict[str, frozenset[Us
             if traced is not None and traced.equations_of is program.equations_of:
                 variables[traced.variable] = (name, rank)
         equations = program.equations()
+        once = _read_once(equations) if weights else frozenset()
+        variables = {v: named for v, named in variables.items() if not (named[0] in weights and v in once)}
+        if not variables:
+            continue
         data = _data(equations, program.inputs(), variables)
         found = (found or {}) | _named(find_uses(equations, variables, data))
     return found
@@ -72,6 +83,19 @@ def _run(init: RunningInit, values: Mapping[Any, Any]) -> Any:
             return init.function(*args, **kwargs)
 
     return hk.transform_with_state(function).init(jax.random.PRNGKey(0), *init.args, **init.kwargs)
+
+
+def _read_once(equations: Any) -> Set[Any]:
+    """Returns the variables that one equation reads, which has no program inside."""
+    once: set[Any] = set()
+    more: set[Any] = set()
+    for equation in equations:
+        inner = next(programs_inside(equation), None) if equation.primitive.name not in _PLAIN else None
+        for v in equation.invars:
+            if is_literal(v):
+                continue
+            (more if inner is not None or v in once else once).add(v)
+    return once - more
 
 
 def _data(equations: Any, inputs: list[Any], parameters: Mapping[Any, Any]) -> list[Any]:

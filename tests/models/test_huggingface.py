@@ -254,7 +254,7 @@ def test_without_safetensors(tmp_path, monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match=r"pip install 'haiku-mup\[safetensors\]'"):
+    with pytest.raises(ImportError, match=r"pip install safetensors"):
         models.load_pretrained(tmp_path)
 
 

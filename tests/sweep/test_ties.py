@@ -6,6 +6,7 @@ import pytest
 
 import haiku_mup
 from haiku_mup.sweep import Curve
+from haiku_mup.sweep.loss_curves import ties_of
 from haiku_mup.sweep.search import adaptive_search
 from haiku_mup.sweep.ties import find_ties
 from haiku_mup.sweep.trial import Trial
@@ -89,14 +90,14 @@ def test_rates_that_diverge_or_have_other_seeds_tie_with_none():
 def test_equal_rates_are_one_rate():
     at = np.sort([*np.arange(-13.0, -0.9, 0.5), -6.0, -6.0 + 1e-12])
     found = curve(lambda x, seed: valley(-6.1)(round(x, 6), seed), at)
-    assert found.best == -6 and found.ties is None and found.optimum.half < 0.5
+    assert found.best == -6 and ties_of(found) is None and found.optimum.half < 0.5
 
 
 @pytest.mark.parametrize("best", np.arange(-8.0, -5.0, 0.37))
 def test_fine_losses_have_narrow_intervals_and_coarse_ones_that_hold_the_best(best):
     """The negative twin: where nothing ties, the same valley gives a narrow interval."""
     fine, coarse = (curve(valley(best, grain)) for grain in (0.0, 0.05))
-    assert fine.ties is None and fine.optimum.half < 0.5
+    assert ties_of(fine) is None and fine.optimum.half < 0.5
     assert coarse.optimum.low <= best <= coarse.optimum.high and coarse.optimum.half >= 1
 
 
