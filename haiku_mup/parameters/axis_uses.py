@@ -104,7 +104,7 @@ class _Walk:
         for equation in equations:
             operands = [self._operand(v) for v in equation.invars]
             if any(operand.is_data for operand in operands):
-                self.data.update(equation.outvars)
+                self.data.update(v for v in equation.outvars if v not in self.labels)  # remat returns some
             if any(operand.labels for operand in operands):
                 default = _call if called_program(equation) else _elementwise
                 rule = _PRIMITIVE_USES.get(equation.primitive.name, default)

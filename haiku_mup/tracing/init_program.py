@@ -38,11 +38,12 @@ def traced_uses(arrays: Mapping[str, tuple[Any, int]],
             if traced is not None and traced.equations_of is program.equations_of:
                 variables[traced.variable] = (name, rank)
         equations = program.equations()
-        once = _read_once(equations) if weights else frozenset()
-        variables = {v: named for v, named in variables.items() if not (named[0] in weights and v in once)}
+        again = _read_again(equations) if weights else frozenset()
+        variables = {v: named for v, named in variables.items() if named[0] not in weights or v in again}
         if not variables:
             continue
-        data = _data(equations, program.inputs(), variables)
+        made = {v for v, (name, _) in variables.items() if name not in weights}
+        data = _data(equations, program.inputs(), made)
         found = (found or {}) | _named(find_uses(equations, variables, data))
     return found
 
@@ -85,8 +86,8 @@ def _run(init: RunningInit, values: Mapping[Any, Any]) -> Any:
     return hk.transform_with_state(function).init(jax.random.PRNGKey(0), *init.args, **init.kwargs)
 
 
-def _read_once(equations: Any) -> Set[Any]:
-    """Returns the variables that one equation reads, which has no program inside."""
+def _read_again(equations: Any) -> Set[Any]:
+    """Returns the variables that several equations read, one of which may be that of a program inside."""
     once: set[Any] = set()
     more: set[Any] = set()
     for equation in equations:
@@ -95,16 +96,24 @@ def _read_once(equations: Any) -> Set[Any]:
             if is_literal(v):
                 continue
             (more if inner is not None or v in once else once).add(v)
-    return once - more
+        if inner is not None:
+            once.update(equation.outvars)       # as of remat, where a layer is made and read
+    return more
 
 
-def _data(equations: Any, inputs: list[Any], parameters: Mapping[Any, Any]) -> list[Any]:
-    """Returns a program's inputs other than those that parameters are made from, such as the key."""
+def _data(equations: Any, inputs: list[Any], parameters: Set[Any]) -> list[Any]:
+    """Returns a program's inputs other than those that parameters are made from, and other than keys."""
     makes = set(parameters)
     for equation in reversed(equations):
         if any(v in makes for v in equation.outvars):
             makes.update(v for v in equation.invars if not is_literal(v))
-    return [v for v in inputs if v not in makes]
+    return [v for v in inputs if v not in makes and not _is_key(v.aval)]
+
+
+def _is_key(aval: Any) -> bool:
+    """Returns whether an array is a random key, or may be a raw one."""
+    return jnp.issubdtype(aval.dtype, jax.dtypes.prng_key) or (
+        aval.dtype == jnp.uint32 and aval.shape in ((2,), (4,)))
 
 
 def _named(found: Mapping[Any, set[Use]]) -> dict[str, frozenset[Use]]:

@@ -278,6 +278,20 @@ def test_a_stack_that_changes_its_draws_is_in_mup():
     assert float(w.std()) == pytest.approx(float(base.std()) / 2, rel=0.15)       # 192 entries at the base: 5 %
 
 
+def test_a_layer_made_in_remat_hides_no_use_of_a_parameter_of_ones_own():
+    def network(x, width):
+        w = hk.get_parameter("w", [1, width], init=jnp.zeros)
+        return hk.remat(lambda x: jnp.einsum("zij,ij->z", jnp.tanh(hk.Linear(width)(x)[:, None]), w))(x)
+
+    make, x = one(network)
+    mup = haiku_mup.Mup()
+    with pytest.warns(haiku_mup.MupWarning, match="the program uses it as an output"):
+        with mup.init_base():
+            jax.eval_shape(make(8).init, KEY, x)
+        with mup.init_target():
+            jax.eval_shape(make(32).init, KEY, x)
+
+
 # --- means over the width ---
 
 def total(x, v, **options):
@@ -329,6 +343,16 @@ def calls_twice(x, width):
     return haiku_mup.Readout(3)(layer(x) + layer(2 * x))
 
 
+def decodes_what_remat_makes(x, width):
+    encoder = hk.Linear(width, name="encoder")
+    return hk.remat(encoder)(x) @ encoder.params_dict()["encoder/w"].T
+
+
+def decodes_in_remat(x, width):
+    encoder = hk.Linear(width, name="encoder")
+    return hk.remat(lambda x: jnp.tanh(encoder(x)) @ encoder.params_dict()["encoder/w"].T)(x)
+
+
 def normalizes(x, width):
     layer = hk.Linear(width)
     return haiku_mup.Readout(3)(layer(x) / jnp.linalg.norm(layer.params_dict()["linear/w"]))
@@ -341,7 +365,8 @@ def reads_a_hidden_weight(x, width):
 
 
 @pytest.mark.parametrize("network, tied, warns", [
-    (decodes_by_params_dict, (), True), (decodes_in_a_method, (), True), (decodes_a_table, "~/w", False),
+    (decodes_by_params_dict, (), True), (decodes_in_a_method, (), True),
+    (decodes_what_remat_makes, (), True), (decodes_a_table, "~/w", False),
     (calls_twice, (), False), (normalizes, (), False), (reads_a_hidden_weight, (), False)])
 def test_a_layers_weight_that_also_makes_outputs_warns(network, tied, warns):
     make, x = one(network)
