@@ -1,5 +1,6 @@
 """Compiles a trial in two parts: its draws, which depend on the seed alone, and its training."""
 import functools
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -51,16 +52,23 @@ class SplitTrial:
         self._train = compile_fast(
             jax.jit(side_by_side(train, chunk)).lower(consts, lowered.out_info, *values), options)
         self._drawn: dict[bytes, list[Any]] = {}        # by the seeds; the latest ones, up to KEPT_BYTES
+        self._lock = threading.Lock()                   # executors may run trials in threads
 
     def __call__(self, consts: Sequence[Any], seeds: np.ndarray, *values: Any) -> list[Any]:
         """Returns the program's results for each trial, [chunk, …]."""
         key = seeds.tobytes()
-        drawn = self._drawn.pop(key, None) or self._draw(consts, seeds)
-        self._drawn[key] = drawn
-        while sum(x.nbytes for arrays in self._drawn.values() for x in arrays) > KEPT_BYTES:
-            del self._drawn[next(iter(self._drawn))]
+        drawn = self._drawn.get(key) or self._draw(consts, seeds)
+        self._keep(key, drawn)
         results: list[Any] = self._train(consts, drawn, *values)
         return results
+
+    def _keep(self, key: bytes, drawn: list[Any]) -> None:
+        """Keeps what was drawn for some seeds, and drops the oldest beyond the limit."""
+        with self._lock:
+            self._drawn.pop(key, None)
+            self._drawn[key] = drawn
+            while sum(x.nbytes for arrays in self._drawn.values() for x in arrays) > KEPT_BYTES:
+                del self._drawn[next(iter(self._drawn))]
 
 
 def side_by_side(function: Callable[..., Any], chunk: int) -> Callable[..., Any]:

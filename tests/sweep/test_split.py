@@ -1,5 +1,7 @@
 """A trial's draws, compiled apart from its training: the numbers stay, and equal seeds draw once."""
+import concurrent.futures
 import functools
+import time
 
 import haiku as hk
 import jax
@@ -105,6 +107,18 @@ def test_no_more_draws_are_kept_than_fit(monkeypatch):
     assert count_draws(Program(draw, ["lr"]), monkeypatch, points, chunk=1) == (3, 4)
     monkeypatch.setattr(split, "KEPT_BYTES", 11)
     assert count_draws(Program(draw, ["lr"]), monkeypatch, points, chunk=1) == (4, 4)
+
+
+def test_threads_share_what_is_drawn(monkeypatch):
+    monkeypatch.setattr(split, "KEPT_BYTES", 120)       # ten seeds' three numbers
+    compiled = Program(draw, ["lr"])
+    expected = losses_of(compiled, [(0.5, seed) for seed in range(40)], chunk=1)
+    slow_sum = lambda sizes: (time.sleep(1e-4), sum(sizes))[1]      # noqa: E731 (meanwhile others run)
+    monkeypatch.setattr(split, "sum", slow_sum, raising=False)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for _ in range(20):
+            found = list(pool.map(lambda seed: losses_of(compiled, [(0.5, seed)], chunk=1)[0], range(40)))
+            np.testing.assert_array_equal(found, expected)
 
 
 def test_a_trial_that_calls_python_is_compiled_whole(monkeypatch):
