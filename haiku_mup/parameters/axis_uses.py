@@ -97,15 +97,17 @@ class _Walk:
         self.labels: dict[Any, tuple[Labels, ...]] = {}
         self.data: set[Any] = set()
         self.sums: dict[Any, tuple[int, ...]] = {}
+        self.readers: dict[Any, list[Any]] = {}
 
     def follow(self, equations: Sequence[Any]) -> None:
         """Follows parameters through equations."""
-        self.sums = _sums(equations)
+        self.readers = _readers(equations)
+        self.sums = _sums(self.readers)
         for equation in equations:
             operands = [self._operand(v) for v in equation.invars]
             if any(operand.is_data for operand in operands):
                 self.data.update(v for v in equation.outvars if v not in self.labels)  # remat returns some
-            if any(operand.labels for operand in operands):
+            if any(operand.labels for operand in operands) and not _is_backward(equation):
                 default = _call if called_program(equation) else _elementwise
                 rule = _PRIMITIVE_USES.get(equation.primitive.name, default)
                 for v, labels in zip(equation.outvars, rule(self, equation, operands)):
@@ -137,24 +139,33 @@ class _Walk:
         return [inside.labels.get(v) if not is_literal(v) else None for v in jaxpr.outvars]
 
 
-def _sums(equations: Sequence[Any]) -> dict[Any, tuple[int, ...]]:
-    """Returns the axes over which each array is summed that nothing else reads: products written as sums.
+def _is_backward(equation: Any) -> bool:
+    """Returns whether an equation is of a backward pass, such as a force's, whose factors are the forward's."""
+    return "transpose(" in str(equation.source_info.name_stack)
 
-    Means are left out: they divide by the width as a readout does, and what they average is kept as it is.
-    """
+
+def _readers(equations: Sequence[Any]) -> dict[Any, list[Any]]:
+    """Returns the equations that read each variable."""
     readers: dict[Any, list[Any]] = {}
     for equation in equations:
         for v in equation.invars:
             if not is_literal(v):
                 readers.setdefault(v, []).append(equation)
-    return {v: by[0].params["axes"] for v, by in readers.items()
-            if len(by) == 1 and by[0].primitive.name == "reduce_sum" and not _is_mean(by[0], readers)}
+    return readers
 
 
-def _is_mean(total: Any, readers: Mapping[Any, list[Any]]) -> bool:
-    """Returns whether a sum is divided by the number of its terms, and read by nothing else."""
-    shape = total.invars[0].aval.shape
-    count, equation = math.prod(shape[a] for a in total.params["axes"]), total
+def _sums(readers: Mapping[Any, list[Any]]) -> dict[Any, tuple[int, ...]]:
+    """Returns the axes over which each array is summed that nothing else reads: products written as sums.
+
+    Means are left out: they divide by the width as a readout does, and what they average is kept as it is.
+    """
+    sums = {v: by[0] for v, by in readers.items() if len(by) == 1 and by[0].primitive.name == "reduce_sum"}
+    return {v: total.params["axes"] for v, total in sums.items() if not _is_mean(
+        total, math.prod(v.aval.shape[a] for a in total.params["axes"]), readers)}
+
+
+def _is_mean(equation: Any, count: int, readers: Mapping[Any, list[Any]]) -> bool:
+    """Returns whether a sum of so many terms is divided by their number, and read by nothing else."""
     while len(by := readers.get(equation.outvars[0], [])) == 1:
         equation, = by
         numbers = [v.val for v in equation.invars if is_literal(v) and not v.aval.shape]
@@ -243,8 +254,12 @@ def _dot(walk: _Walk, equation: Any, operands: list[_Operand]) -> Results:
     batch = [_labels(operands[0])[i] | _labels(operands[1])[j] for i, j in zip(*batched)]
     if not any(operand.is_data for operand in operands):
         return [(*batch, *rest[0], *rest[1])]
-    walk.note(summed=[_labels(operand)[i] for side, operand in enumerate(operands) for i in contracted[side]],
-              kept=[*batch, *rest[0], *rest[1]])
+    summed = [_labels(operand)[i] for side, operand in enumerate(operands) for i in contracted[side]]
+    terms = math.prod(operands[0].shape[i] for i in contracted[0])
+    if summed and _is_mean(equation, terms, walk.readers):
+        walk.note(kept=[*summed, *batch, *rest[0], *rest[1]])
+    else:
+        walk.note(summed=summed, kept=[*batch, *rest[0], *rest[1]])
     return []
 
 

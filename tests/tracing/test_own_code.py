@@ -302,6 +302,7 @@ def total(x, v, **options):
     (lambda x, v: (x[:, None] * v[None]).mean(-1), False),
     (lambda x, v: (x[:, None] * v[None]).mean(-1, keepdims=True), False),
     (lambda x, v: total(x, v) / v.shape[-1], False), (lambda x, v: total(x, v) * (1 / v.shape[-1]), False),
+    (lambda x, v: x @ v.T / v.shape[-1], False),
     (total, True), (lambda x, v: total(x, v) / 8.0, True), (lambda x, v: x @ v.T, True)])
 def test_a_mean_over_the_width_needs_no_multiplier(pooled, warns):
     """As it is, μP's output: it divides by the width, its std stays, and Adam's rate."""
@@ -353,6 +354,25 @@ def decodes_in_remat(x, width):
     return hk.remat(lambda x: jnp.tanh(encoder(x)) @ encoder.params_dict()["encoder/w"].T)(x)
 
 
+def decodes_and_divides(x, width):
+    encoder = hk.Linear(width, name="encoder")
+    return jnp.tanh(encoder(x)) @ encoder.params_dict()["encoder/w"].T / width
+
+
+def energy(x, width):
+    layer, readout = hk.Linear(width), haiku_mup.Readout(1)
+    return lambda x: readout(jnp.tanh(layer(x))).sum()
+
+
+def forces(x, width):
+    return hk.value_and_grad(energy(x, width))(x)[1]
+
+
+def penalizes_the_gradient(x, width):
+    value, gradient = hk.value_and_grad(energy(x, width))(x)
+    return value + (gradient**2).sum()
+
+
 def normalizes(x, width):
     layer = hk.Linear(width)
     return haiku_mup.Readout(3)(layer(x) / jnp.linalg.norm(layer.params_dict()["linear/w"]))
@@ -367,6 +387,7 @@ def reads_a_hidden_weight(x, width):
 @pytest.mark.parametrize("network, tied, warns", [
     (decodes_by_params_dict, (), True), (decodes_in_a_method, (), True),
     (decodes_what_remat_makes, (), True), (decodes_a_table, "~/w", False),
+    (decodes_and_divides, (), False), (forces, (), False), (penalizes_the_gradient, (), False),
     (calls_twice, (), False), (normalizes, (), False), (reads_a_hidden_weight, (), False)])
 def test_a_layers_weight_that_also_makes_outputs_warns(network, tied, warns):
     make, x = one(network)
