@@ -29,6 +29,7 @@ PHRASES = {
     "error-traced-std": "the initializer's std is a traced value",
     "error-two-shapes": "one name with two shapes in one context",
     "error-other-target": "an earlier init_target saw",
+    "error-creator": "a custom creator inside apply_mup() changes its draw",
     "warning-guess": "its axes are a guess",
     "error-glob": "matches the name of no",
     "error-two-globs": "several globs match it",

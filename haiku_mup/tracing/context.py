@@ -31,7 +31,9 @@ def apply_mup() -> Iterator[None]:
 
     In `Mup.init_base` it records every parameter's shape and std, in `Mup.init_target` and in the init
     of a wrapped model it rescales the draws; elsewhere it does nothing. Nested contexts act as one. Parameters
-    that are made inside keep their factors wherever the wrapped model reads them.
+    that are made inside keep their factors wherever the wrapped model reads them. Custom creators inside are
+    part of the initializer; those that change what it returns are called more often in a capture, which
+    measures it.
 
     Raises:
       MupError: in a capture, outside of a transformed function; as it ends, in a wrapped model, for a parameter

@@ -57,6 +57,7 @@ class Creation:
     names: tuple[str, ...] = dataclasses.field(init=False)
     leaf: str = dataclasses.field(init=False)
     layer_shape: tuple[int, ...] = dataclasses.field(init=False)
+    _drawn: tuple[Any, ...] = dataclasses.field(default=(), init=False)
 
     def __post_init__(self) -> None:
         """Works out what all contexts ask for."""
@@ -64,13 +65,45 @@ class Creation:
         self.names = self.nesting.stored_names(self.context, self.leaf)
         self.layer_shape = tuple(map(int, self.context.original_shape))
 
+    @property
+    def has_creators(self) -> bool:
+        """Returns whether the user's creators are inside apply_mup(), and may change what is drawn."""
+        return self._others is not None and self.init not in (jnp.zeros, jnp.ones)
+
     @functools.cached_property
     def drawn_by(self) -> Initializer:
-        """Returns what draws: the initializer, and what the user's creators inside apply_mup() make of it."""
-        create = other_creators(self.next_creator)
-        if create is None or _arranges_draws(create, self.shape, self.dtype):
+        """Returns what draws: the initializer, and what the user's creators inside apply_mup() make of it.
+
+        They run once where they hand on what the initializer returns, or only move its entries. Else they are
+        called again, apart from the model, to measure what they draw.
+        """
+        if not self.has_creators:
             return self.init
-        return lambda shape, dtype: create(shape, dtype, self.init)
+        watched = _Watched(self.init)
+        self._drawn = (self.next_creator(self.shape, self.dtype, watched),)
+        if self._drawn[0] is watched.result or _arranges_draws(self._draw_apart, self.shape, self.dtype):
+            return self.init
+        return functools.partial(self._draw_apart, self.init)
+
+    @functools.cached_property
+    def _others(self) -> Callable[..., Any] | None:
+        return other_creators(self.next_creator)
+
+    def _draw_apart(self, init: Initializer, shape: Any, dtype: Any) -> Any:
+        """Runs the user's creators in a transform of its own, whose parameters and state are dropped.
+
+        Raises:
+          MupError: they fail there.
+        """
+        assert self._others is not None
+        create, drawn = self._others, []
+        try:
+            hk.transform_with_state(lambda: drawn.append(create(shape, dtype, init))).init(hk.next_rng_key())
+        except Exception as error:
+            raise MupError(f"{self.names[0]!r}: shape {tuple(self.shape)}: a custom creator inside apply_mup() "
+                           "changes its draw, and fails where it is tried apart from the model "
+                           f"({type(error).__name__}: {error}); put the creator around apply_mup()") from error
+        return drawn[0]
 
     def make(self, value: Record | ParameterScaling | MupError | None, factor: Factor) -> tuple[
             Any, CreatedParameter]:
@@ -83,19 +116,44 @@ class Creation:
         Returns:
           The parameter, and what is known of it.
         """
-        array = self.next_creator(self.shape, self.dtype, self.init)
+        array, = self._drawn or (self.next_creator(self.shape, self.dtype, self.init),)
         array = array if isinstance(value, MupError) else scaled(array, factor)
         return array, CreatedParameter(self.names, self.leaf, array, value)
 
 
-def _arranges_draws(create: Callable[..., Any], shape: Any, dtype: Any) -> bool:
+class _Watched:
+    """An initializer that notes what it returns, and passes for the one that it calls."""
+
+    def __init__(self, init: Initializer):
+        self._init = init
+        self.result: Any = None
+
+    @property       # type: ignore[misc]    # for isinstance
+    def __class__(self) -> type:
+        return type(self._init)
+
+    def __getattr__(self, name: str) -> Any:
+        """Returns an attribute of the initializer."""
+        return getattr(self._init, name)
+
+    def __call__(self, shape: Any, dtype: Any) -> Any:
+        """Returns a draw."""
+        self.result = self._init(shape, dtype)
+        return self.result
+
+
+def _arranges_draws(draw: Callable[..., Any], shape: Any, dtype: Any) -> bool:
     """Returns whether creators only stack, cut or move entries of draws, and so keep their std.
 
     Those that can't be traced are taken not to.
+
+    Args:
+      draw: calls them, for an initializer, a shape and a dtype.
+      shape, dtype: of the parameter.
     """
     def arranged(entry: Any) -> Any:
         with hk.with_rng(jax.random.PRNGKey(0)):
-            return create(shape, dtype, lambda shape, dtype: jnp.broadcast_to(entry.astype(dtype), shape))
+            return draw(lambda shape, dtype: jnp.broadcast_to(entry.astype(dtype), shape), shape, dtype)
 
     try:
         program = jax.make_jaxpr(arranged)(jax.ShapeDtypeStruct((), dtype))

@@ -109,7 +109,7 @@ class WrappedModel:
         """Returns the error for a parameter that isn't what was captured."""
         name, shape, nesting = creation.names[0], creation.layer_shape, creation.nesting
         captured, _, moments, layers = self._captured.get(name, (None, 1.0, None, None))
-        now = known_moments(creation.drawn_by, shape)
+        now = None if creation.has_creators else known_moments(creation.init, shape)
         if captured != shape:
             saw = "" if captured is None else f", which saw {captured}"
             text = f"not captured in init_target{saw}; capture the model that is wrapped"

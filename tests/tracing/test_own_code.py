@@ -1,6 +1,7 @@
 """Models as people write them: declarations reach subclasses, tables, params_dict and stacks of one's own."""
 import contextlib
 import functools
+import itertools
 import warnings
 
 import haiku as hk
@@ -446,6 +447,91 @@ def test_a_creator_inside_that_only_looks_leaves_draws_as_they_are():
         draws.append(quiet(make, x).wrap_model(make(32)).init(KEY, x))
     assert equal(*draws)
     assert ("linear/b", jnp.zeros) in seen      # it is given the initializer itself
+
+
+def counter():
+    """Returns a creator that draws by a key of each call's number."""
+    count = itertools.count()
+
+    def creator(create, shape, dtype, init, context):
+        with hk.with_rng(jax.random.fold_in(jax.random.PRNGKey(7), next(count))):
+            return create(shape, dtype, init)
+    return creator
+
+
+def with_companion(create, shape, dtype, init, context):
+    if len(shape) == 2:
+        hk.get_parameter("g", shape[-1:], init=jnp.ones)
+    return create(shape, dtype, init)
+
+
+def counting_in_state(create, shape, dtype, init, context):
+    hk.set_state("made", hk.get_state("made", [], init=jnp.zeros) + 1)
+    return create(shape, dtype, init)
+
+
+def without_zeros(create, shape, dtype, init, context):
+    return create(shape, dtype, init if init is jnp.zeros or isinstance(init, hk.initializers.TruncatedNormal)
+                  and init.stddev > 0 else None)
+
+
+def scaled_by_state(create, shape, dtype, init, context):
+    return create(shape, dtype, init) * hk.get_state("scale", [], init=lambda *_: jnp.float32(3.0))
+
+
+def doubled_with_companion(create, *args):
+    return 2.0 * with_companion(create, *args)
+
+
+@pytest.mark.parametrize("make_creator", [
+    counter, *(functools.partial(lambda creator: creator, creator) for creator in (
+        with_companion, counting_in_state, without_zeros, scaled_by_state, doubled_with_companion))])
+def test_at_base_width_creators_inside_make_the_plain_model(make_creator):
+    """Those with side effects, too: parameters and state of their own, numbers of calls."""
+    def network(x):
+        with hk.custom_creator(make_creator()):
+            return haiku_mup.Readout(3)(jnp.tanh(hk.Linear(8)(jnp.tanh(hk.Linear(8)(x)))))
+
+    def fn(x):
+        with haiku_mup.apply_mup():
+            return network(x)
+
+    model, x, mup = hk.transform_with_state(fn), jnp.ones((2, 6)), haiku_mup.Mup()
+    plain = hk.transform_with_state(network).init(KEY, x)
+    with mup.init_base():
+        assert equal(model.init(KEY, x), plain)
+    with mup.init_target():
+        assert equal(model.init(KEY, x), plain)
+    assert equal(mup.wrap_model(model).init(KEY, x), plain)
+
+
+class LayerWithState(hk.Linear):
+    """A layer that makes state before its weight."""
+
+    def __call__(self, x):
+        hk.set_state("scale", jnp.float32(3.0))
+        return super().__call__(x)
+
+
+def test_a_creator_that_needs_the_models_state_belongs_around():
+    def scaled(create, *args):
+        return create(*args[:-1]) * hk.get_state("scale")
+
+    def fn(x, width, inside):
+        with contextlib.nullcontext() if inside else hk.custom_creator(scaled):
+            with haiku_mup.apply_mup():
+                with hk.custom_creator(scaled) if inside else contextlib.nullcontext():
+                    return LayerWithState(width, with_bias=False)(x).mean(-1)
+
+    x = jnp.ones((2, 6))
+    for inside in (True, False):
+        mup = haiku_mup.Mup()
+        with pytest.raises(haiku_mup.MupError, match="put the creator around apply_mup") if inside \
+                else contextlib.nullcontext():
+            with mup.init_base():
+                hk.transform_with_state(functools.partial(fn, width=8, inside=inside)).init(KEY, x)
+            with mup.init_target():
+                hk.transform_with_state(functools.partial(fn, width=32, inside=inside)).init(KEY, x)
 
 
 def test_a_creator_inside_that_replaces_a_bias_and_state():
