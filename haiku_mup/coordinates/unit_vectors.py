@@ -1,14 +1,15 @@
 """Finds arrays of normalised vectors, such as CLIP's features, whose entries shrink as their number grows.
 
 The vectors along an array's last axis are normalised where all have one norm: at each width, from each seed and
-in each row. Norms of other activations differ from row to row. The n entries of a normalised vector have the
+in each row. Norms of other activations differ from row to row, but for those of fixed tables, such as sines of
+positions, which no parameter changes: these are not normalised. The n entries of a normalised vector have the
 size n^-½ by construction, and a product of two such vectors, which sums n terms of size 1 / n, keeps its size.
 """
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from haiku_mup.coordinates.array_stats import NORMS
+from haiku_mup.coordinates.array_stats import NORMS, SAMPLE
 from haiku_mup.coordinates.expected_slopes import slope
 from haiku_mup.coordinates.quantities import RecordKind
 from haiku_mup.coordinates.slope_range import ExpectedSlopes, Range
@@ -26,7 +27,7 @@ def unit_vector_slopes(trainers: Mapping[int, Trainer], runs: TrainingRuns) -> d
 
     Args:
       trainers: the trainer of each width.
-      runs: the steps of each width and seed; the first of them tell.
+      runs: the steps of each width and seed; the first of them tell, and the others whether anything changes.
     """
     found: dict[RecordKey, Range] = {}
     widths = sorted(trainers)
@@ -36,8 +37,10 @@ def unit_vector_slopes(trainers: Mapping[int, Trainer], runs: TrainingRuns) -> d
         if info.kind in _OTHERS or not grows:
             continue
         module, entry = key
-        if _have_one_norm((steps[0].records[module][entry] for steps in runs.values()),
-                          TOLERANCE + 2 * info.eps):
+        first = [steps[0].records[module][entry] for steps in runs.values()]
+        of_widest = [step.records[module][entry] for (width, _), steps in runs.items() if width == widths[-1]
+                     for step in steps]
+        if _have_one_norm(first, TOLERANCE + 2 * info.eps) and _change(of_widest):
             exponent = round(slope(widths, [size**-0.5 for size in sizes]), 9)
             found[key] = Range(exponent, exponent)
     return found
@@ -56,6 +59,12 @@ def of_unit_vectors(expected: ExpectedSlopes, entries: Range) -> ExpectedSlopes:
 def _vector_size(info: RecordInfo | None) -> int:
     """Returns how long an array's last axis is; 0 where there is no array, or a single number."""
     return info.shape[-1] if info is not None and info.shape else 0
+
+
+def _change(records: Sequence[np.ndarray]) -> bool:
+    """Returns whether the entries that records keep differ between seeds, or from step to step."""
+    kept = [sums[..., -NORMS - SAMPLE:-NORMS] for sums in records]
+    return any(not np.array_equal(entries, kept[0]) for entries in kept[1:])
 
 
 def _have_one_norm(records: Iterable[np.ndarray], tolerance: float) -> bool:

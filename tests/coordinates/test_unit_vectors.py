@@ -159,6 +159,31 @@ def test_the_layer_behind_normalised_vectors_fails():
 
 # --- the parts ---
 
+class Positions(hk.Module):
+    """A fixed table, whose rows have one norm: of size 1 in each entry, or shrinking with the width."""
+
+    def __call__(self, x, width, shrinks):
+        angles = jnp.arange(len(x))[:, None] / 100.0**(jnp.arange(width // 2) / (width // 2))[None]
+        table = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+        return table / (width / 2)**0.5 if shrinks else table
+
+
+@pytest.mark.parametrize("shrinks", [True, False])
+def test_a_fixed_table_that_shrinks_is_no_unit_vector(shrinks):
+    """Added to activations of size 1, it vanishes."""
+    def positioned(x, width):
+        x = hk.Linear(width)(x) + Positions(name="positions")(x, width, shrinks)
+        return haiku_mup.Readout(4)(jax.nn.relu(hk.Linear(width)(jax.nn.relu(x))))
+
+    def loss_fn(apply, params, rng, batch):
+        return (apply(params, rng, batch)**2).mean()
+
+    result = haiku_mup.coord_check(maker(positioned), WIDTHS, X, loss_fn, optax.adam(2**-7), steps=3, seeds=4,
+                                   progress=False)
+    failed = {finding.quantity for finding in result.failures()}
+    assert ("activation positions" in failed) == shrinks and result.ok == (not shrinks)
+
+
 def test_factors_of_the_width_are_none_in_the_outputs_own_norm():
     def left(function):
         return [f.power for f in haiku_mup.forward_factors(maker(function), [32, 128], X)]
