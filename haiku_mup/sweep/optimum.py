@@ -23,6 +23,7 @@ from haiku_mup.coordinates.slopes import student
 from haiku_mup.sweep.ties import Ties, find_ties, first_of_lowest, rounding_error
 
 FIT_RADIUS = 1.5        # octaves to either side of the lowest rate that the parabola is fitted to
+FLAT = 1e-9              # curvature, per octave² and beside the highest loss, that may be due to rounding
 MIN_SPACING = 0.25      # octaves; rates closer than this count as this far apart when gaps are filled
 MAX_EXCESS = 1e6        # in units of the valley's scale; losses higher than this count as diverged in a fit
 
@@ -101,7 +102,7 @@ def _optimum_of_parabola(log2_lr: np.ndarray, losses: np.ndarray, index: int, me
     if best != fitted and not math.isnan(margin):
         low, high = below, above        # no parabola fits here; the neighbours bracket the optimum
     # Rates that tie without one of the seeds are told apart by that seed alone.
-    return Optimum(best, float(np.fmin.reduce([low, *tied])), float(np.fmax.reduce([high, *tied])))
+    return Optimum(best, float(np.min([low, *tied])), float(np.max([high, *tied])))
 
 
 def _optimum_of_ties(ties: Ties, log2_lr: np.ndarray, losses: np.ndarray, index: int) -> Optimum:
@@ -226,7 +227,7 @@ def weights_of(means: np.ndarray) -> np.ndarray:
 def parabola_minimum(center: float, x: np.ndarray, y: np.ndarray) -> float:
     """Returns the minimum of a parabola through the means of y [lrs, seeds] at x near the center.
 
-    It is nan if fewer than three rates are near, or if the parabola opens downwards.
+    It is nan if fewer than three rates are near, or if the parabola opens downwards or is a straight line.
     """
     tried = ~np.isnan(y).all(axis=1)
     if (tried & (abs(x - center) <= FIT_RADIUS)).sum() < 3:
@@ -240,6 +241,7 @@ def parabola_minimum(center: float, x: np.ndarray, y: np.ndarray) -> float:
         return math.nan
     lowest = means[near].min()
     heights = means - lowest
+    highest = heights[near].max()
     parabola = _fit_parabola(x[near], heights[near], means[near])
     # Where rates are dense, the fit has more points, and would lean towards them. Points between the others
     # even that out. They are interpolated in the residuals, so a curve that is a parabola keeps its minimum.
@@ -249,7 +251,7 @@ def parabola_minimum(center: float, x: np.ndarray, y: np.ndarray) -> float:
         filled = lowest + residuals + np.polyval(parabola, even_x)
         parabola = parabola + _fit_parabola(even_x[near], residuals[near], filled[near])
     curvature, slope, _ = parabola
-    return float(center - slope / (2 * curvature)) if curvature > 0 else math.nan
+    return float(center - slope / (2 * curvature)) if curvature > FLAT * highest else math.nan
 
 
 def _fit_parabola(x: np.ndarray, y: np.ndarray, means: np.ndarray) -> np.ndarray:

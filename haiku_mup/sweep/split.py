@@ -52,6 +52,7 @@ class SplitTrial:
         self._train = compile_fast(
             jax.jit(side_by_side(train, chunk)).lower(consts, lowered.out_info, *values), options)
         self._drawn: dict[bytes, list[Any]] = {}        # by the seeds; the latest ones, up to KEPT_BYTES
+        self._bytes = 0
         self._lock = threading.Lock()                   # executors may run trials in threads
 
     def __call__(self, consts: Sequence[Any], seeds: np.ndarray, *values: Any) -> list[Any]:
@@ -65,10 +66,15 @@ class SplitTrial:
     def _keep(self, key: bytes, drawn: list[Any]) -> None:
         """Keeps what was drawn for some seeds, and drops the oldest beyond the limit."""
         with self._lock:
-            self._drawn.pop(key, None)
+            if self._drawn.pop(key, None) is None:
+                self._bytes += _nbytes(drawn)
             self._drawn[key] = drawn
-            while sum(x.nbytes for arrays in self._drawn.values() for x in arrays) > KEPT_BYTES:
-                del self._drawn[next(iter(self._drawn))]
+            while self._bytes > KEPT_BYTES:
+                self._bytes -= _nbytes(self._drawn.pop(next(iter(self._drawn))))
+
+
+def _nbytes(arrays: Sequence[Any]) -> int:
+    return sum(x.nbytes for x in arrays)
 
 
 def side_by_side(function: Callable[..., Any], chunk: int) -> Callable[..., Any]:

@@ -175,3 +175,22 @@ def test_the_search_looks_at_both_ends(low, high, start):
     assert (a.log2_lr, a.at_edge) == (pytest.approx(b.log2_lr, abs=0.5), b.at_edge)
     if not a.at_edge:
         assert b.low <= low and b.high >= high
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_where_seeds_tie_at_rates_that_differ_the_interval_is_unknown(mirrored):
+    """Without either seed the other one's plateau is all there is, and the two are far apart."""
+    at = np.arange(-10.0, 0.0)
+    losses = np.stack([np.maximum(abs(at + 7) - 1, 0), np.maximum(abs(at + 4) - 1, 0)], axis=1)
+    if mirrored:
+        at, losses = -at[::-1], losses[::-1]
+    found = Curve.of_losses(at, losses).optimum
+    assert math.isnan(found.low) and math.isnan(found.high)
+
+
+def test_no_interval_is_wider_than_rounding_allows():
+    """Without the last seed the losses around the lowest are on a line, but for rounding."""
+    losses = np.array([[2.4, 2.0, 2.4], [1.5, 1.5, 1.4], [0.8, 0.8, 0.9], [0.2, 0.1, 0.1], [0.1, 0.2, 0.0],
+                       [0.1, 0.0, 0.1], [0.2, 0.2, 0.1], [0.5, 0.6, 0.6], [1.2, 1.0, 1.2]])
+    found = Curve.of_losses(np.arange(-10.0, -1.0), losses).optimum
+    assert -7 < found.log2_lr < -4 and not found.half > 9
