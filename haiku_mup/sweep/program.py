@@ -88,6 +88,7 @@ class Program:
 
         closed, shapes = jax.make_jaxpr(losses, return_shape=True)(seed, *scalars)
         self._jaxpr, self._consts = closed.jaxpr, closed.consts
+        self._one_by_one = not str(getattr(jax.config, "jax_default_prng_impl")).startswith("threefry")
         self._convolves = contains(self._jaxpr, "conv_general_dilated")
         self._out_tree = jax.tree.structure(shapes)
         self._compiled: dict[int, Callable[..., Any]] = {}          # by the number of lanes
@@ -101,11 +102,13 @@ class Program:
         """Returns the number of trials that keeps one device busy when they run side by side.
 
         On a CPU it is the number of states that fit into a core's cache, and small: more trials were slower. It
-        is one if the trial convolves. There vmap makes a grouped convolution, which takes 1.4 times as long as
-        separate ones, and two to three times as long to compile. Any other device gets as many as fit into a
-        share of its memory.
+        is one if `run` takes one at a time, or if the trial convolves. There vmap makes a grouped convolution,
+        which takes 1.4 times as long as separate ones, and two to three times as long to compile. Any other
+        device gets as many as fit into a share of its memory.
         """
         device = jax.local_devices()[0]
+        if self._one_by_one:
+            return 1
         if device.platform == "cpu":
             most = 1 if self._convolves else MAX_CHUNK_ON_CPU
             return max(1, min(most, round(CACHE_BYTES / max(self.info.carry, 1))))
@@ -118,8 +121,10 @@ class Program:
         Args:
           trials: any number of trials.
           chunk: how many run side by side on each device. The last batch is filled up with copies of its last
-            trial: results are reproducible bit for bit only if the same program computes them all.
+            trial: results are reproducible bit for bit only if the same program computes them all. Where random
+            numbers aren't Threefry's, it is one: under vmap, those of JAX's rbg depend on the place.
         """
+        chunk = 1 if self._one_by_one else chunk
         lanes = chunk * jax.local_device_count()
         batches = split_into_cells(trials, lanes)
         return [losses for batch in batches for losses in self._run_batch(batch, chunk, lanes)]

@@ -168,7 +168,7 @@ class Training:
     def __call__(self, width: int) -> Callable[..., dict[str, jax.Array]]:
         """Returns the trial of this width; captures the shapes of base and target."""
         key = jax.random.key(0)
-        make_model = functools.partial(self.make_model, **_placeholders(self.make_model, 1.0))
+        make_model = functools.partial(self.make_model, **_placeholders(self.make_model, 0.5))
         target_model = make_model(width)
         # A parametrization without factors has no base: the target serves as its own.
         base = target_model if self.parametrization.scales_nothing else make_model(self.base_width)
@@ -226,7 +226,7 @@ class Training:
         for_optimizer, for_model, init_scale = self._route(hyperparameters)
         model = target.mup.wrap_model(self.make_model(target.width, **for_model))
         optimizer = target.scaled(self.optimizer(lr, **for_optimizer))
-        training_step = TrainingStep(model, optimizer, self.loss_fn)
+        training_step = TrainingStep(model, optimizer, self.loss_fn, is_traced=bool(for_model))
         init_key, data_key, rng = jax.random.split(key, 3)
         params, state = training_step.init(target.inputs, init_key)
         if init_scale is not None:

@@ -22,6 +22,7 @@ class TrainingStep:
       model: a transformed model.
       optimizer: an optax optimizer.
       loss_fn: ``loss_fn(apply, params, rng, batch)`` returns a scalar.
+      is_traced: whether the model was made with traced hyperparameters.
 
     >>> def loss_fn(apply, params, rng, batch):
     ...     return (apply(params, rng, batch)**2).mean()
@@ -35,8 +36,8 @@ class TrainingStep:
     """
 
     def __init__(self, model: Any, optimizer: optax.GradientTransformationExtraArgs,
-                 loss_fn: Callable[..., jax.Array]):
-        self._model, self._loss_fn = model, loss_fn
+                 loss_fn: Callable[..., jax.Array], is_traced: bool = False):
+        self._model, self._loss_fn, self._is_traced = model, loss_fn, is_traced
         self._optimizer = passing_extra_args(optimizer)
         self._stateful = has_state(model)
         self._takes_key = takes_key(model.apply, self._stateful)
@@ -46,7 +47,8 @@ class TrainingStep:
 
         Under vmap each trial draws its own in turn. That compiles twice as fast, and happens once in a run.
         """
-        drawn = sequential_vmap(functools.partial(inputs.init, self._model))(key, inputs.arrays)
+        in_turn = _with_traced_constants if self._is_traced else sequential_vmap
+        drawn = in_turn(functools.partial(inputs.init, self._model))(key, inputs.arrays)
         return drawn if self._stateful else (drawn, {})
 
     def update(self, carry: Any, rng: Any, batch: Any) -> tuple[Any, jax.Array]:
@@ -101,3 +103,16 @@ def takes_key(apply: Callable[..., Any], stateful: bool) -> bool:
     except (TypeError, ValueError):             # a function without a signature
         return True
     return names[1 + stateful:2 + stateful] == ["rng"]
+
+
+def _with_traced_constants(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Does what sequential_vmap does, for functions that close over traced values: it makes them arguments."""
+    def run(*args):
+        program, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+
+        def with_consts(consts, *leaves):
+            return jax.core.eval_jaxpr(program.jaxpr, consts, *leaves)
+
+        out = sequential_vmap(with_consts)(program.consts, *jax.tree.leaves(args))
+        return jax.tree.unflatten(jax.tree.structure(shapes), out)
+    return run

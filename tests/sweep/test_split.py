@@ -71,6 +71,17 @@ def test_what_a_hyperparameter_decides_is_not_drawn_beforehand():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("chunk", [1, 2, 3])
+def test_seeds_decide_the_draws_of_any_generator(chunk):
+    """Under vmap, random bits of rbg depend on their place among the others."""
+    with jax.default_prng_impl("rbg"):
+        found = losses_of(Program(lambda lr, key: 0 * lr + jax.random.normal(key, (3,)), ["lr"]),
+                          [(0.5, 0), (0.25, 0), (0.5, 1), (0.25, 1)], chunk)
+        np.testing.assert_array_equal(found[0], jax.random.normal(jax.random.key(0), (3,)))
+    np.testing.assert_array_equal(found[::2], found[1::2])
+    assert (found[0] != found[2]).all()
+
+
 def count_draws(compiled, monkeypatch, points, chunk):
     """Runs trials; returns how often their draws ran."""
     calls, compile_fast = [], split.compile_fast

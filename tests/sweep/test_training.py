@@ -1,4 +1,5 @@
 """`training`: its trials are plain training loops, in any parametrization."""
+import concurrent.futures
 import functools
 import warnings
 
@@ -16,6 +17,7 @@ ROWS, STEPS, BATCH, BASE, WIDTH = 20, 12, 8, 4, 12
 RNG = np.random.default_rng(0)
 DATA = RNG.normal(size=(ROWS, 3)), RNG.normal(size=(ROWS, 2))
 KEY, LR = jax.random.key(5), 0.02
+ONE_THREAD = concurrent.futures.ThreadPoolExecutor(1)
 slow = pytest.mark.slow
 
 
@@ -110,6 +112,29 @@ def test_an_optimizer_whose_step_depends_on_the_loss_is_given_it(x64, optimizer)
     found = jax.jit(training(optimizer)(WIDTH))(1.0, KEY)["train_loss"]
     np.testing.assert_allclose(found, losses(lambda loss: loss), rtol=1e-9)     # 12 steps of rounding to 1e-16
     assert np.abs(found - losses(lambda loss: 1.0)).max() > 1e-3
+
+
+@pytest.mark.parametrize("chunk", ["auto", 1, 3])
+@pytest.mark.parametrize("required", [True, False])
+def test_a_models_hyperparameter_in_a_sweep_is_that_of_models_made_with_it(required, chunk):
+    """It is traced, side by side with others; a required one is tried at a half, as a dropout rate may be."""
+    def made(width, rate):
+        def fn(x):
+            with haiku_mup.apply_mup():
+                x = hk.dropout(hk.next_rng_key(), rate, jnp.tanh(hk.Linear(width)(x)))
+                return haiku_mup.Readout(2, output_mult=1 + rate)(x)
+        return hk.transform(fn)
+
+    model = made if required else lambda width, rate=0.1: made(width, rate)
+    found = haiku_mup.lr_sweep(training(model=model), [WIDTH], [LR, 2 * LR], 2,
+                               hyperparameters={"rate": [0.2, 0.4]}, executor=ONE_THREAD, chunk=chunk,
+                               progress=False)
+    assert len(found.losses) == 8 and not found.missing
+    for trial, losses in found.losses.items():
+        point = dict(trial.point)
+        alone = training(model=lambda width, rate=point["rate"]: made(width, rate))(WIDTH)
+        expected = alone(point["lr"], jax.random.key(trial.seed))
+        np.testing.assert_allclose(losses["train_loss"], expected["train_loss"], rtol=1e-4)     # float32
 
 
 @slow
