@@ -88,7 +88,7 @@ class Program:
 
         closed, shapes = jax.make_jaxpr(losses, return_shape=True)(seed, *scalars)
         self._jaxpr, self._consts = closed.jaxpr, closed.consts
-        self._one_by_one = not str(getattr(jax.config, "jax_default_prng_impl")).startswith("threefry")
+        self._one_by_one = not str(jax.random.key_impl(jax.random.key(0))).startswith("threefry")
         self._convolves = contains(self._jaxpr, "conv_general_dilated")
         self._out_tree = jax.tree.structure(shapes)
         self._compiled: dict[int, Callable[..., Any]] = {}          # by the number of lanes
