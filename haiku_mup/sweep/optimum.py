@@ -23,7 +23,7 @@ from haiku_mup.coordinates.slopes import student
 from haiku_mup.sweep.ties import Ties, find_ties, first_of_lowest, rounding_error
 
 FIT_RADIUS = 1.5        # octaves to either side of the lowest rate that the parabola is fitted to
-FLAT = 1e-9              # curvature, per octave² and beside the highest loss, that may be due to rounding
+FLAT = 1e-9             # curvature, per octave² and beside the highest loss, that may be due to rounding
 MIN_SPACING = 0.25      # octaves; rates closer than this count as this far apart when gaps are filled
 MAX_EXCESS = 1e6        # in units of the valley's scale; losses higher than this count as diverged in a fit
 

@@ -245,6 +245,8 @@ QUIET = {
     mixer: (X, {"tokens_in/w": FIXED, "tokens_out/w": FIXED, "channels/w": HIDDEN}),
     channels_first: (IMAGES, {"conv2_d/w": INPUT, "~/gain": INPUT, "batch_norm/scale": INPUT}),
     spectral_convolution: (X, {"~/real": HIDDEN, "~/imaginary": HIDDEN}),
+    # Its product with keys is divided by the width in the model, so that it needs no multiplier of a readout.
+    latents: (X, {"~/latents": INPUT, "linear/w": INPUT}),
 }
 
 
@@ -291,9 +293,6 @@ TOLD = {
     kolmogorov_arnold: (X, "a weight from the fixed to the growing width",
                         {"fans": {"~/first": ((0, 2), 1)}, "readouts": "~/last"},
                         {"~/first": INPUT, "~/middle": HIDDEN, "~/last": OUTPUT}),
-    # Its product with keys is divided by the width in the model, so that it needs no multiplier of a readout.
-    latents: (X, "the program uses it as an output", {"fans": {"~/latents": ((), 1, 0)}},
-              {"~/latents": INPUT, "linear/w": INPUT}),
     joined_projections: (X, "the program uses it as", {"fans": {f"~/{name}": (1, 0) for name in "qkv"}},
                          {"~/q": ("hidden", 1, 1 / 4, 4)}),
 }
